@@ -1,0 +1,48 @@
+//! Rights as EMQX enforces them itself: the `acl` rules of a login answer.
+//!
+//! Only allow rules are sent; what none of them allows comes to `/emqx/authz` (CONTRACT.md). So a
+//! right may be missing here, but nothing here may be wider than what [`Rights`] says.
+
+use crate::domain::rights::Rights;
+use crate::domain::topic::{TopicFilter, TopicName};
+
+/// What a rule allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// PUBLISH, wills included.
+    Publish,
+    /// One filter of a SUBSCRIBE.
+    Subscribe,
+}
+
+/// One allow rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AllowRule<'a> {
+    /// What it allows.
+    pub action: Action,
+    /// On which topic or filter.
+    pub topic: &'a str,
+    /// Whether the topic is meant literally (EMQX's `eq ` prefix), wildcards included.
+    pub literal: bool,
+}
+
+/// The rules that carry a device's rights into EMQX, exact topics first.
+pub fn allow_rules(rights: &Rights) -> impl Iterator<Item = AllowRule<'_>> {
+    let publish = rights.publish_grants().iter().filter(|grant| grant.is_exact_in_emqx());
+    let subscribe = rights.subscribe_grants().iter().filter(|grant| grant.is_exact_in_emqx());
+    rights
+        .state_topics()
+        .iter()
+        .map(literal(Action::Publish))
+        .chain(rights.command_topics().iter().map(literal(Action::Subscribe)))
+        .chain(publish.map(matching(Action::Publish)))
+        .chain(subscribe.map(matching(Action::Subscribe)))
+}
+
+fn literal<'a>(action: Action) -> impl Fn(&'a TopicName) -> AllowRule<'a> {
+    move |topic| AllowRule { action, topic: topic.as_str(), literal: true }
+}
+
+fn matching<'a>(action: Action) -> impl Fn(&'a TopicFilter) -> AllowRule<'a> {
+    move |filter| AllowRule { action, topic: filter.as_str(), literal: false }
+}

@@ -1,0 +1,12 @@
+//! What Fleetgate reasons about, with no I/O: names, topics, rights, credentials.
+//!
+//! Every type here parses once and afterwards holds only good values. Nothing in this layer knows
+//! PostgreSQL, HTTP or the wall clock.
+
+pub mod acl;
+pub mod credential;
+pub mod device;
+pub mod name;
+pub mod password_hash;
+pub mod rights;
+pub mod topic;

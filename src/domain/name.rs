@@ -1,0 +1,144 @@
+//! Names of devices, client ids and capabilities.
+//!
+//! A device's name is its MQTT user name, usually its client id and often a level of its topics, so
+//! it may hold nothing that means something in a topic (`+ # / $`) or that a log or a terminal would
+//! act on (control characters). EMQX itself accepts any client id, `+` and `/` included
+//! (CONTRACT.md), which is why this is checked here and again by constraints in `sql/`.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::str::FromStr;
+
+use thiserror::Error;
+
+/// Longest name in bytes of UTF-8. The same number stands in `sql/V1__registry.sql`.
+pub const MAX_NAME_BYTES: usize = 128;
+
+/// Why a text is no name.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum NameError {
+    /// Nothing there.
+    #[error("is empty")]
+    Empty,
+    /// More than [`MAX_NAME_BYTES`].
+    #[error("has {0} bytes; at most {MAX_NAME_BYTES} are allowed")]
+    TooLong(usize),
+    /// A character that topics, logs or terminals give a meaning.
+    #[error("contains {0:?}; the characters + # / $ and control characters are not allowed")]
+    Forbidden(char),
+    /// Leading or trailing white space, which nobody sees.
+    #[error("begins or ends with white space")]
+    Padded,
+}
+
+/// Checks a text against the rules that all names share.
+///
+/// # Errors
+/// The first rule it breaks.
+pub fn check_name(text: &str) -> Result<(), NameError> {
+    if text.is_empty() {
+        return Err(NameError::Empty);
+    }
+    if text.len() > MAX_NAME_BYTES {
+        return Err(NameError::TooLong(text.len()));
+    }
+    if let Some(forbidden) = text.chars().find(|c| is_forbidden(*c)) {
+        return Err(NameError::Forbidden(forbidden));
+    }
+    if text.trim().len() != text.len() {
+        return Err(NameError::Padded);
+    }
+    Ok(())
+}
+
+fn is_forbidden(c: char) -> bool {
+    matches!(c, '+' | '#' | '/' | '$') || c.is_control()
+}
+
+macro_rules! name_type {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(Box<str>);
+
+        impl $name {
+            /// The name as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = NameError;
+
+            fn from_str(text: &str) -> Result<Self, NameError> {
+                check_name(text)?;
+                Ok(Self(text.into()))
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+    };
+}
+
+name_type! {
+    /// A device's name: unique in the registry, and its MQTT user name.
+    DeviceName
+}
+name_type! {
+    /// A client id that a device carries in the registry because it differs from its name.
+    ClientId
+}
+name_type! {
+    /// What a device is (`sensor`, `relay`, …). Only [`DeviceKind::SERVICE`] has a meaning here.
+    DeviceKind
+}
+name_type! {
+    /// A capability's name; also the name of the binding that carries it.
+    CapabilityName
+}
+
+impl DeviceKind {
+    /// The kind of a program that uses the bus: it may open several clients and lives by its grants.
+    pub const SERVICE: &'static str = "service";
+
+    /// Whether this is the kind of a program that uses the bus.
+    #[must_use]
+    pub fn is_service(&self) -> bool {
+        self.as_str() == Self::SERVICE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_people_use_are_accepted() {
+        for name in ["thermo-1", "gerät-ß", "u\"v\\w", "aa:bb:cc:dd:ee:ff", "42", "two words"] {
+            assert_eq!(check_name(name), Ok(()), "{name}");
+        }
+    }
+
+    #[test]
+    fn names_that_mean_something_elsewhere_are_refused() {
+        assert_eq!(check_name(""), Err(NameError::Empty));
+        assert_eq!(check_name("a/b"), Err(NameError::Forbidden('/')));
+        assert_eq!(check_name("${clientid}"), Err(NameError::Forbidden('$')));
+        assert_eq!(check_name("a\0"), Err(NameError::Forbidden('\0')));
+        assert_eq!(check_name("a\u{85}b"), Err(NameError::Forbidden('\u{85}')));
+        assert_eq!(check_name(" a"), Err(NameError::Padded));
+        assert_eq!(check_name(&"a".repeat(129)), Err(NameError::TooLong(129)));
+    }
+}

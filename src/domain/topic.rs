@@ -1,0 +1,233 @@
+//! Topic names and topic filters (MQTT 5 §4.7): validity, matching, coverage.
+
+use std::fmt;
+use std::str::FromStr;
+
+use thiserror::Error;
+
+/// Longest topic in bytes that the registry holds and a decision considers.
+///
+/// MQTT allows 65,535; a PostgreSQL index entry holds under 2,704, and no topic that people write
+/// comes near this number. Anything longer is refused, never cut.
+pub const MAX_TOPIC_BYTES: usize = 1024;
+
+/// Prefixes that tell EMQX *how* to subscribe; what follows them is the filter that counts.
+const SUBSCRIPTION_PREFIXES: [&str; 3] = ["$queue/", "$stream/", "$exclusive/"];
+const SHARED_PREFIX: &str = "$share/";
+
+/// Why a text is no topic name or no topic filter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum TopicError {
+    /// MQTT 5 §4.7.3: at least one character.
+    #[error("is empty")]
+    Empty,
+    /// More than [`MAX_TOPIC_BYTES`].
+    #[error("has {0} bytes; at most {MAX_TOPIC_BYTES} are allowed")]
+    TooLong(usize),
+    /// NUL (MQTT 5 §1.5.4) or another control character.
+    #[error("contains a control character")]
+    Control,
+    /// `+` or `#` in a topic name (MQTT 5 §4.7.1).
+    #[error("contains a wildcard (+ or #); a topic name has none")]
+    Wildcard,
+    /// `#` not last, or a wildcard that shares its level with text (MQTT 5 §4.7.1).
+    #[error("has a misplaced wildcard: + and # stand alone in their level, # only at the end")]
+    MisplacedWildcard,
+    /// `${`, which EMQX would expand (CONTRACT.md, `acl` rules).
+    #[error("contains ${{, which EMQX would take for a placeholder")]
+    Placeholder,
+    /// A binding's topic that begins with `$`, the broker's own name space (MQTT 5 §4.7.2).
+    #[error("begins with $, which is the broker's own name space")]
+    Dollar,
+    /// A grant on a way of subscribing instead of on topics.
+    #[error(
+        "begins with $share/, $queue/, $stream/ or $exclusive/; grant the filter that follows it"
+    )]
+    SubscriptionPrefix,
+}
+
+fn check_text(text: &str) -> Result<(), TopicError> {
+    if text.is_empty() {
+        return Err(TopicError::Empty);
+    }
+    if text.len() > MAX_TOPIC_BYTES {
+        return Err(TopicError::TooLong(text.len()));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(TopicError::Control);
+    }
+    Ok(())
+}
+
+/// Checks that a text is a topic name: what a PUBLISH may carry.
+///
+/// # Errors
+/// The first rule it breaks.
+pub fn check_topic_name(text: &str) -> Result<(), TopicError> {
+    check_text(text)?;
+    if text.contains(['+', '#']) {
+        return Err(TopicError::Wildcard);
+    }
+    Ok(())
+}
+
+/// Checks that a text is a topic filter: what a SUBSCRIBE may carry.
+///
+/// # Errors
+/// The first rule it breaks.
+pub fn check_topic_filter(text: &str) -> Result<(), TopicError> {
+    check_text(text)?;
+    let mut levels = text.split('/').peekable();
+    while let Some(level) = levels.next() {
+        let wildcard = level.contains(['+', '#']);
+        if wildcard && (level.len() > 1 || (level == "#" && levels.peek().is_some())) {
+            return Err(TopicError::MisplacedWildcard);
+        }
+    }
+    Ok(())
+}
+
+/// Takes off the prefix that says how to subscribe, if there is one.
+///
+/// One prefix only: what is left of `$share/a/$share/b/c` begins with `$` again and then needs an
+/// explicit grant, which nobody can write.
+#[must_use]
+pub fn strip_subscription_prefix(filter: &str) -> &str {
+    if let Some(rest) = filter.strip_prefix(SHARED_PREFIX) {
+        return match rest.split_once('/') {
+            Some((group, carried)) if !group.is_empty() && !group.contains(['+', '#']) => carried,
+            _ => filter,
+        };
+    }
+    SUBSCRIPTION_PREFIXES.iter().find_map(|prefix| filter.strip_prefix(prefix)).unwrap_or(filter)
+}
+
+/// Whether a filter matches a topic name (MQTT 5 §4.7.1, §4.7.2). Both must be well formed.
+#[must_use]
+pub fn filter_matches(filter: &str, topic: &str) -> bool {
+    if topic.starts_with('$') && begins_with_wildcard(filter) {
+        return false;
+    }
+    let mut filter_levels = filter.split('/');
+    let mut topic_levels = topic.split('/');
+    loop {
+        match (filter_levels.next(), topic_levels.next()) {
+            (Some("#"), _) | (None, None) => return true,
+            (Some("+"), Some(_)) => {}
+            (Some(wanted), Some(level)) if wanted == level => {}
+            _ => return false,
+        }
+    }
+}
+
+/// Whether a grant covers a filter: every topic that the filter can match, the grant matches.
+///
+/// Both must be well formed. `a/+/c` is covered by `a/#`; `a/#` is not covered by `a/+` nor by
+/// `a/+/#`, because it also matches `a`. At the root that is different: no topic is empty, so `#` and
+/// `/#` match nothing that `+/#` and `/+/#` would not.
+#[must_use]
+pub fn grant_covers(grant: &str, filter: &str) -> bool {
+    if filter.starts_with('$') && begins_with_wildcard(grant) {
+        return false;
+    }
+    match filter {
+        "#" => return matches!(grant, "#" | "+/#"),
+        "/#" if matches!(grant, "/+/#" | "+/+/#") => return true,
+        _ => {}
+    }
+    let mut grant_levels = grant.split('/');
+    let mut filter_levels = filter.split('/');
+    loop {
+        match (grant_levels.next(), filter_levels.next()) {
+            (Some("#"), _) | (None, None) => return true,
+            (_, Some("#")) => return false,
+            (Some("+"), Some(_)) => {}
+            (Some(granted), Some(level)) if granted == level => {}
+            _ => return false,
+        }
+    }
+}
+
+fn begins_with_wildcard(filter: &str) -> bool {
+    filter.starts_with(['+', '#'])
+}
+
+/// The exact topic of a binding: a topic name outside the broker's `$` name space.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TopicName(Box<str>);
+
+impl TopicName {
+    /// The topic as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for TopicName {
+    type Err = TopicError;
+
+    fn from_str(text: &str) -> Result<Self, TopicError> {
+        check_topic_name(text)?;
+        if text.starts_with('$') {
+            return Err(TopicError::Dollar);
+        }
+        if text.contains("${") {
+            return Err(TopicError::Placeholder);
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+impl fmt::Display for TopicName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The topic filter of a grant.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TopicFilter(Box<str>);
+
+impl TopicFilter {
+    /// The filter as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether EMQX decides exactly as [`grant_covers`] does when it is sent this filter as a
+    /// subscribe rule.
+    ///
+    /// EMQX lets a rule's `+` match a subscription's `#` (CONTRACT.md), which widens a filter whose
+    /// end is `+`, and by the same logic one that ends in `+/#`. A wildcard at the root is left to
+    /// Fleetgate as well, so that `$` topics stay out of it.
+    #[must_use]
+    pub fn is_exact_in_emqx(&self) -> bool {
+        let stem = self.0.strip_suffix("/#").unwrap_or(&self.0);
+        !begins_with_wildcard(&self.0) && !stem.ends_with('+')
+    }
+}
+
+impl FromStr for TopicFilter {
+    type Err = TopicError;
+
+    fn from_str(text: &str) -> Result<Self, TopicError> {
+        check_topic_filter(text)?;
+        if text.starts_with(SHARED_PREFIX)
+            || SUBSCRIPTION_PREFIXES.iter().any(|prefix| text.starts_with(prefix))
+        {
+            return Err(TopicError::SubscriptionPrefix);
+        }
+        if text.contains("${") {
+            return Err(TopicError::Placeholder);
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+impl fmt::Display for TopicFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}

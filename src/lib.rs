@@ -1,0 +1,5 @@
+//! Fleetgate lets an EMQX broker know its devices.
+
+pub mod clock;
+pub mod domain;
+pub mod secret;
