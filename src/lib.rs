@@ -1,5 +1,6 @@
 //! Fleetgate lets an EMQX broker know its devices.
 
 pub mod clock;
+pub mod config;
 pub mod domain;
 pub mod secret;

@@ -1,0 +1,32 @@
+//! The configuration: a TOML file and environment variables, checked as a whole.
+//!
+//! `table` is the one list of settings. Reading (`file`, `environment`), refusing unknown
+//! keys, `check-config` and `docs/CONFIGURATION.md` (`reference`) all come from it; `parts`
+//! holds the same settings as types for the rest of the program.
+//!
+//! The walk: [`Sources`] says where to look → `file::read` and `environment::read` give what is
+//! written there → `value::parse` checks each value → `layers` lays environment over file over
+//! default and reads secret files → `settings` builds the parts. No step stops at
+//! the first problem, and no message carries a value of a secret setting or of its `_file` twin
+//! (people do paste the secret there).
+
+mod environment;
+mod file;
+mod given;
+mod layers;
+mod parts;
+mod problem;
+mod reference;
+mod rules;
+mod secret_file;
+mod settings;
+mod sources;
+mod suggestion;
+mod table;
+mod value;
+
+pub use parts::{Cache, Config, Database, Emqx, Hashing, Http, Log, LogFormat, Tokens};
+pub use problem::{Origin, Problem, Problems, Warning};
+pub use reference::reference;
+pub use settings::{GivenSetting, Settings};
+pub use sources::Sources;

@@ -1,0 +1,146 @@
+//! What is wrong with a configuration, where, and what would be right.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+/// Where a value comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", untagged)]
+pub enum Origin {
+    /// A line of the configuration file.
+    File {
+        /// The file, as it was named.
+        file: PathBuf,
+        /// The line, from 1; `None` when the file as a whole is meant.
+        line: Option<usize>,
+    },
+    /// An environment variable.
+    Environment {
+        /// Its name.
+        variable: String,
+    },
+}
+
+impl Origin {
+    /// Orders problems as a reader goes through them: down the file, then the environment.
+    fn reading_order(&self) -> (usize, usize, &str) {
+        match self {
+            Self::File { line, .. } => (0, line.unwrap_or(0), ""),
+            Self::Environment { variable } => (1, 0, variable),
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { file, line: Some(line) } => write!(f, "{}:{line}", file.display()),
+            Self::File { file, line: None } => write!(f, "{}", file.display()),
+            Self::Environment { variable } => f.write_str(variable),
+        }
+    }
+}
+
+/// One thing that is wrong. Never carries a secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// Where it is; `None` when something is missing.
+    pub at: Option<Origin>,
+    /// The setting's key as in the file (`http.listen`), if it is about a setting.
+    pub setting: Option<String>,
+    /// What is wrong, and what would be right.
+    pub message: String,
+}
+
+impl Problem {
+    pub(super) fn at(origin: &Origin, message: impl Into<String>) -> Self {
+        Self { at: Some(origin.clone()), setting: None, message: message.into() }
+    }
+
+    pub(super) fn of(origin: &Origin, setting: &str, message: impl Into<String>) -> Self {
+        Self { setting: Some(setting.to_owned()), ..Self::at(origin, message) }
+    }
+
+    /// What is missing comes last.
+    fn reading_order(&self) -> (usize, usize, &str) {
+        self.at.as_ref().map_or((2, 0, ""), Origin::reading_order)
+    }
+
+    pub(super) fn missing(setting: &str, message: impl Into<String>) -> Self {
+        Self { at: None, setting: Some(setting.to_owned()), message: message.into() }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(origin) = &self.at {
+            write!(f, "{origin}: ")?;
+        }
+        // A variable's name says which setting it is.
+        let named = matches!(self.at, Some(Origin::Environment { .. }));
+        if let Some(setting) = self.setting.as_ref().filter(|_| !named) {
+            write!(f, "{setting}: ")?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+/// Everything that is wrong with a configuration: displays as one line a problem.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Problems(Vec<Problem>);
+
+impl Problems {
+    /// Succeeds with the value when nothing is wrong.
+    pub(super) fn unless_none<T>(mut problems: Vec<Problem>, value: T) -> Result<T, Self> {
+        if problems.is_empty() {
+            return Ok(value);
+        }
+        problems.sort_by(|a, b| a.reading_order().cmp(&b.reading_order()));
+        Err(Self(problems))
+    }
+
+    /// The problems, in reading order: down the file, then the environment, then what is missing.
+    pub fn iter(&self) -> impl Iterator<Item = &Problem> {
+        self.0.iter()
+    }
+}
+
+impl From<Problem> for Problems {
+    fn from(problem: Problem) -> Self {
+        Self(vec![problem])
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Problems {}
+
+/// Something that works and should still be changed. Never carries a secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Warning {
+    /// Where it is.
+    pub at: Origin,
+    /// The setting's key as in the file.
+    pub setting: String,
+    /// What is unwise, and what to do.
+    pub message: String,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}: {}", self.at, self.setting, self.message)
+    }
+}

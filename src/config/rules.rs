@@ -1,0 +1,138 @@
+//! What particular settings demand of their text, beyond being text.
+
+use std::error::Error as _;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+
+use super::table::Rule;
+
+/// Shorter tokens can be guessed.
+const SHORTEST_TOKEN: usize = 16;
+const LONGEST_AUDIENCE: usize = 256;
+
+pub(super) const WEBHOOK_TOKEN: Rule = Rule {
+    check: webhook_token,
+    words: "at least 16 characters of printable ASCII without spaces",
+};
+pub(super) const DATABASE_URL: Rule =
+    Rule { check: database_url, words: "a PostgreSQL URL or keywords, with a host" };
+pub(super) const DATABASE_PASSWORD: Rule = Rule { check: database_password, words: "text" };
+pub(super) const AUDIENCE: Rule =
+    Rule { check: audience, words: "1 to 256 characters, no control characters" };
+pub(super) const LOG_FILTER: Rule =
+    Rule { check: log_filter, words: "a level or comma-separated directives" };
+
+/// The token travels in an HTTP header.
+fn webhook_token(token: &str) -> Result<(), String> {
+    if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(
+            "the token may hold only printable ASCII characters and no spaces, because it \
+                    travels in an HTTP header; `openssl rand -hex 32` makes a good one"
+                .to_owned(),
+        );
+    }
+    if token.len() < SHORTEST_TOKEN {
+        return Err(format!(
+            "the token has {} characters and needs at least {SHORTEST_TOKEN}; `openssl rand -hex \
+             32` makes a good one",
+            token.len()
+        ));
+    }
+    Ok(())
+}
+
+fn database_url(url: &str) -> Result<(), String> {
+    let config: tokio_postgres::Config = url.parse().map_err(|error| unreadable_url(&error))?;
+    if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
+        return Err(format!("the URL names no host; {URL_EXAMPLE}"));
+    }
+    Ok(())
+}
+
+const URL_EXAMPLE: &str = "write it as postgres://user@host:5432/database, with special characters \
+                           percent-encoded, or as host=… user=… dbname=…";
+
+/// Passes on which option is bad. All else the parser says may quote the text, and so the password.
+fn unreadable_url(error: &tokio_postgres::Error) -> String {
+    let cause = error.source().map(ToString::to_string).unwrap_or_default();
+    let option = cause
+        .strip_prefix("invalid value for option `")
+        .and_then(|rest| rest.strip_suffix('`'))
+        .filter(|name| name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'));
+    match option {
+        Some(name) => format!("the URL's part {name:?} has a value PostgreSQL doesn't know"),
+        None => format!("not a PostgreSQL URL; {URL_EXAMPLE}"),
+    }
+}
+
+fn database_password(password: &str) -> Result<(), String> {
+    if password.is_empty() {
+        return Err("the password is empty; remove the setting if there is none".to_owned());
+    }
+    if password.contains('\0') {
+        return Err("the password holds a NUL character, which PostgreSQL can't take".to_owned());
+    }
+    Ok(())
+}
+
+fn audience(audience: &str) -> Result<(), String> {
+    let length = audience.chars().count();
+    if length == 0 || length > LONGEST_AUDIENCE || audience.chars().any(char::is_control) {
+        return Err(format!("{audience:?} is no audience; write {}", AUDIENCE.words));
+    }
+    Ok(())
+}
+
+/// `EnvFilter` takes a bare unknown word as the name of a module to log in full, so that a
+/// misspelt level would flood the log or silence it.
+fn log_filter(filter: &str) -> Result<(), String> {
+    // The parser takes an empty word for `error`.
+    let is_level = |word: &str| !word.is_empty() && word.parse::<LevelFilter>().is_ok();
+    let is_bare = |part: &&str| !part.contains(['=', '[']) && !is_level(part);
+    if let Some(word) = filter.split(',').map(str::trim).find(is_bare) {
+        return Err(format!(
+            "{word:?} is not a level; write error, warn, info, debug, trace or off, or \
+             module=level"
+        ));
+    }
+    let parsed = EnvFilter::builder().parse(filter);
+    parsed.map(drop).map_err(|error| format!("{filter:?} is no log filter: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn webhook_tokens() {
+        assert!(webhook_token("0123456789abcdef").is_ok());
+        assert!(webhook_token("0123456789abcde").is_err_and(|e| e.contains("15 characters")));
+        for token in ["", "0123456789 abcdef", "0123456789abcdefä", "0123456789abcdef\n"] {
+            assert!(webhook_token(token).is_err(), "{token:?}");
+        }
+    }
+
+    #[test]
+    fn database_urls() {
+        for url in ["postgres://u:p@db:5432/x", "host=/run/postgresql user=u", "hostaddr=::1"] {
+            assert_eq!(database_url(url), Ok(()), "{url}");
+        }
+        assert!(database_url("").is_err_and(|e| e.contains("no host")));
+        assert!(database_url("user=u").is_err_and(|e| e.contains("no host")));
+        assert!(database_url("postgres://u@h:port/x").is_err_and(|e| e.contains("\"port\"")));
+        let leaky = database_url("host=h password=top secretword=x").unwrap_err();
+        assert!(!leaky.contains("secretword"), "{leaky}");
+    }
+
+    #[test]
+    fn log_filters() {
+        for filter in ["info", "WARN", "off", "info,fleetgate::http=debug", "[request]=trace"] {
+            assert_eq!(log_filter(filter), Ok(()), "{filter}");
+        }
+        assert!(log_filter("inof").is_err_and(|e| e.contains("\"inof\" is not a level")));
+        assert!(log_filter("info,fleetgate=loud").is_err());
+        assert!(log_filter("info,").is_err_and(|e| e.contains("\"\" is not a level")));
+        assert!(log_filter("").is_err());
+    }
+}

@@ -1,0 +1,64 @@
+//! Secrets that stand in files of their own.
+
+use std::fs::Metadata;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use super::file::read_at_most;
+use super::table::Rule;
+use super::value::secret;
+use crate::secret::Secret;
+
+/// No token, password or URL is longer.
+const MAX_BYTES: u64 = 64 * 1024;
+
+/// Reads a secret; one newline at the end of the file is not part of it.
+///
+/// # Errors
+/// What is wrong. Never the path: people do paste the secret where the path belongs.
+pub(super) fn read(path: &Path, rule: &Rule) -> Result<Secret, String> {
+    let bytes = read_at_most(path, MAX_BYTES).map_err(|error| {
+        format!(
+            "the file named here cannot be read: {error}; write the path of a file that holds only \
+             the secret"
+        )
+    })?;
+    let text = str::from_utf8(&bytes)
+        .map_err(|_| "the file named here is not UTF-8 text; save it as UTF-8".to_owned())?;
+    let text = text.strip_suffix('\n').map_or(text, |text| text.strip_suffix('\r').unwrap_or(text));
+    if text.is_empty() {
+        return Err("the file named here is empty; write the secret into it".to_owned());
+    }
+    secret(rule, text.to_owned()).map_err(|problem| format!("in the file named here, {problem}"))
+}
+
+/// Checks that a path leads to a file that can be opened later.
+///
+/// # Errors
+/// What is wrong; with the path, unless it should lead to a secret.
+pub(super) fn check_exists(path: &Path, private: bool) -> Result<(), String> {
+    let shown = match private {
+        true => "the file named here".to_owned(),
+        false => path.display().to_string(),
+    };
+    match std::fs::metadata(path) {
+        Err(error) => Err(format!("{shown} cannot be used: {error}; write the path of a file")),
+        Ok(found) if found.is_dir() => Err(format!("{shown} is a directory; write a file's path")),
+        Ok(_) => Ok(()),
+    }
+}
+
+/// What is unwise about the permissions of a file that holds a secret, if anything.
+pub(super) fn exposure(path: &Path) -> Option<String> {
+    let found = std::fs::metadata(path).ok().filter(Metadata::is_file)?;
+    let mode = found.permissions().mode() & 0o777;
+    let readers = match (mode & 0o040 != 0, mode & 0o004 != 0) {
+        (_, true) => "everybody on this machine",
+        (true, false) => "its whole group",
+        (false, false) => return None,
+    };
+    let shown = path.display();
+    Some(format!(
+        "{shown} holds a secret and can be read by {readers} (mode {mode:04o}); run: chmod 600 {shown}"
+    ))
+}

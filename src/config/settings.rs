@@ -1,0 +1,167 @@
+//! Putting the layers together: environment over file over default.
+
+use serde::Serialize;
+
+use super::layers::Layers;
+use super::parts::{Cache, Config, Database, Emqx, Hashing, Http, Log, Tokens};
+use super::problem::{Origin, Problem, Problems, Warning};
+use super::sources::Sources;
+use super::{environment, file};
+
+/// A checked configuration, of which parts that nobody gave may be missing.
+///
+/// No `Debug`: it holds secrets.
+pub struct Settings {
+    http: Http,
+    database: Result<Database, Problem>,
+    emqx: Result<Emqx, Problem>,
+    cache: Cache,
+    hashing: Hashing,
+    tokens: Tokens,
+    log: Log,
+    given: Vec<GivenSetting>,
+    warnings: Vec<Warning>,
+}
+
+/// A setting that somebody gave a value, for `check-config`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct GivenSetting {
+    /// The setting's key as in the file.
+    pub setting: &'static str,
+    /// The value as written; `set` for a secret.
+    pub value: String,
+    /// Where it is given.
+    pub at: Origin,
+}
+
+impl Settings {
+    /// Reads and checks everything that is given.
+    ///
+    /// # Errors
+    /// All that is wrong with what is given. That a needed setting is missing is told only by
+    /// [`Settings::config`] and [`Settings::database`], because most commands need few.
+    pub fn load(sources: &Sources) -> Result<Self, Problems> {
+        let mut problems = Vec::new();
+        let in_file = sources.file.as_deref().map(|path| file::read(path, &mut problems));
+        let in_environment = environment::read(&sources.environment, &mut problems);
+        let mut layers = Layers::default();
+        layers.add(in_file.unwrap_or_default(), &mut problems);
+        layers.add(in_environment, &mut problems);
+        let warnings = layers.read_files(&mut problems);
+        layers.check_one_password(&mut problems);
+        layers.add_defaults(&mut problems);
+        Problems::unless_none(problems, ())?;
+        Ok(layers.settings(warnings)?)
+    }
+
+    /// Everything `serve` needs.
+    ///
+    /// # Errors
+    /// The settings that are missing.
+    pub fn config(&self) -> Result<Config, Problems> {
+        let missing = [self.database.as_ref().err(), self.emqx.as_ref().err()];
+        let missing = missing.into_iter().flatten().cloned().collect();
+        Problems::unless_none(missing, ())?;
+        Ok(Config {
+            http: self.http.clone(),
+            database: self.database.clone()?,
+            emqx: self.emqx.clone()?,
+            cache: self.cache.clone(),
+            hashing: self.hashing.clone(),
+            tokens: self.tokens.clone(),
+            log: self.log.clone(),
+        })
+    }
+
+    /// What a command needs that only uses the registry.
+    ///
+    /// # Errors
+    /// When `database.url` is missing.
+    pub fn database(&self) -> Result<Database, Problems> {
+        Ok(self.database.clone()?)
+    }
+
+    /// The settings of device tokens.
+    #[must_use]
+    pub fn tokens(&self) -> &Tokens {
+        &self.tokens
+    }
+
+    /// The settings of the log.
+    #[must_use]
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// What works and should still be changed.
+    #[must_use]
+    pub fn warnings(&self) -> &[Warning] {
+        &self.warnings
+    }
+
+    /// The settings that somebody gave a value, in the order of `docs/CONFIGURATION.md`.
+    #[must_use]
+    pub fn given(&self) -> &[GivenSetting] {
+        &self.given
+    }
+}
+
+impl Layers {
+    fn settings(&self, warnings: Vec<Warning>) -> Result<Settings, Problem> {
+        Ok(Settings {
+            http: self.http()?,
+            database: self.database(),
+            emqx: self.emqx(),
+            cache: self.cache()?,
+            hashing: Hashing {
+                threads: self.get("hashing.threads")?,
+                queue: self.get("hashing.queue")?,
+            },
+            tokens: Tokens {
+                audience: self.get("tokens.audience")?,
+                verification_keys: self.get("tokens.verification_keys")?,
+                signing_key: self.optional("tokens.signing_key"),
+            },
+            log: Log { format: self.get("log.format")?, filter: self.get("log.filter")? },
+            given: self.given(),
+            warnings,
+        })
+    }
+
+    fn http(&self) -> Result<Http, Problem> {
+        Ok(Http {
+            listen: self.get("http.listen")?,
+            workers: self.get("http.workers")?,
+            keep_alive: self.get("http.keep_alive")?,
+            max_connections: self.get("http.max_connections")?,
+            shutdown_grace: self.get("http.shutdown_grace")?,
+        })
+    }
+
+    fn database(&self) -> Result<Database, Problem> {
+        Ok(Database {
+            url: self.get("database.url")?,
+            password: self.optional("database.password"),
+            ca_file: self.optional("database.ca_file"),
+            pool_size: self.get("database.pool_size")?,
+            connect_timeout: self.get("database.connect_timeout")?,
+            query_timeout: self.get("database.query_timeout")?,
+        })
+    }
+
+    fn emqx(&self) -> Result<Emqx, Problem> {
+        Ok(Emqx {
+            webhook_token: self.get("emqx.webhook_token")?,
+            acl_in_login: self.get("emqx.acl_in_login")?,
+        })
+    }
+
+    fn cache(&self) -> Result<Cache, Problem> {
+        Ok(Cache {
+            devices: self.get("cache.devices")?,
+            unknown_names: self.get("cache.unknown_names")?,
+            unknown_ttl: self.get("cache.unknown_ttl")?,
+            max_staleness: self.get("cache.max_staleness")?,
+        })
+    }
+}

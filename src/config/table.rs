@@ -1,0 +1,271 @@
+//! The one list of settings.
+
+use std::ops::RangeInclusive;
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use super::environment::PREFIX;
+use super::rules;
+
+/// One setting.
+pub(super) struct Setting {
+    /// Section and name as in the file: `http.listen`.
+    pub(super) key: &'static str,
+    pub(super) kind: Kind,
+    pub(super) preset: Preset,
+    /// What it means, for `docs/CONFIGURATION.md`.
+    pub(super) meaning: &'static str,
+}
+
+/// What a setting takes.
+pub(super) enum Kind {
+    Address,
+    Count(RangeInclusive<usize>),
+    Duration(RangeInclusive<Duration>),
+    Text(Rule),
+    /// An existing file. `private`: nobody but its owner should read it.
+    Path {
+        private: bool,
+    },
+    /// Existing files.
+    Paths,
+    /// Also taken as `<key>_file`, the path of a file that holds it.
+    Secret(Rule),
+    Choice(&'static [&'static str]),
+    Flag,
+}
+
+/// A further demand on a text. The error says what is wrong and what would be right, and holds
+/// nothing of a secret text.
+pub(super) struct Rule {
+    pub(super) check: fn(&str) -> Result<(), String>,
+    /// The demand in words, for `docs/CONFIGURATION.md`.
+    pub(super) words: &'static str,
+}
+
+/// What holds when nobody gives a value.
+pub(super) enum Preset {
+    /// This value, written as in an environment variable.
+    Value(&'static str),
+    /// A number that depends on the machine.
+    Machine { words: &'static str, count: fn() -> usize },
+    /// Nothing; the words say what that means.
+    Absent(&'static str),
+    /// `serve` can't do without it.
+    Required,
+}
+
+impl Setting {
+    pub(super) fn find(key: &str) -> Option<&'static Self> {
+        SETTINGS.iter().find(|setting| setting.key == key)
+    }
+
+    /// The setting that a key of the file means, and whether it is the `_file` form.
+    pub(super) fn by_file_key(key: &str) -> Option<(&'static Self, bool)> {
+        let in_file = || key.strip_suffix("_file").and_then(Self::find).filter(|s| s.is_secret());
+        Self::find(key).map(|s| (s, false)).or_else(|| in_file().map(|s| (s, true)))
+    }
+
+    pub(super) fn is_secret(&self) -> bool {
+        matches!(self.kind, Kind::Secret(_))
+    }
+
+    /// The `_file` form of the key.
+    pub(super) fn file_key(&self) -> String {
+        format!("{}_file", self.key)
+    }
+
+    pub(super) fn section(&self) -> &'static str {
+        self.key.split('.').next().unwrap_or_default()
+    }
+
+    /// Every key the file may hold.
+    pub(super) fn all_keys() -> impl Iterator<Item = String> {
+        SETTINGS.iter().flat_map(|setting| {
+            let in_file = setting.is_secret().then(|| setting.file_key());
+            std::iter::once(setting.key.to_owned()).chain(in_file)
+        })
+    }
+}
+
+/// The environment variable of a key: `http.listen` is `FLEETGATE_HTTP_LISTEN`.
+pub(super) fn variable_of(key: &str) -> String {
+    format!("{PREFIX}{}", key.replace('.', "_").to_uppercase())
+}
+
+fn cores() -> usize {
+    available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+fn half_the_cores() -> usize {
+    (cores() / 2).max(1)
+}
+
+const fn millis(from: u64, to: u64) -> Kind {
+    Kind::Duration(Duration::from_millis(from)..=Duration::from_millis(to))
+}
+
+const SECOND: u64 = 1_000;
+const MINUTE: u64 = 60 * SECOND;
+const HOUR: u64 = 60 * MINUTE;
+
+/// All settings, in the order of `docs/CONFIGURATION.md`; those of a section stand together.
+pub(super) static SETTINGS: &[Setting] = &[
+    Setting {
+        key: "http.listen",
+        kind: Kind::Address,
+        preset: Preset::Value("127.0.0.1:8080"),
+        meaning: "Address and port to listen on. Port 0 takes a free one.",
+    },
+    Setting {
+        key: "http.workers",
+        kind: Kind::Count(1..=1024),
+        preset: Preset::Machine { words: "number of cores", count: cores },
+        meaning: "Worker threads of the HTTP server.",
+    },
+    Setting {
+        key: "http.keep_alive",
+        kind: millis(SECOND, HOUR),
+        preset: Preset::Value("120s"),
+        meaning: "How long an idle connection stays open. Keep it longer than EMQX keeps its \
+                  idle connections, so that EMQX never sends into one that is just closing.",
+    },
+    Setting {
+        key: "http.max_connections",
+        kind: Kind::Count(1..=1_000_000),
+        preset: Preset::Value("4096"),
+        meaning: "Open connections of the whole process.",
+    },
+    Setting {
+        key: "http.shutdown_grace",
+        kind: millis(0, 10 * MINUTE),
+        preset: Preset::Value("10s"),
+        meaning: "How long requests in flight may take to finish after SIGTERM.",
+    },
+    Setting {
+        key: "database.url",
+        kind: Kind::Secret(rules::DATABASE_URL),
+        preset: Preset::Required,
+        meaning: "Where PostgreSQL is: `postgres://user@host:5432/database?sslmode=require`, or \
+                  `host=… user=… dbname=…`. Counts as a secret because it may hold a password.",
+    },
+    Setting {
+        key: "database.password",
+        kind: Kind::Secret(rules::DATABASE_PASSWORD),
+        preset: Preset::Absent("none"),
+        meaning: "The password, when it is not part of `database.url`. Never in both.",
+    },
+    Setting {
+        key: "database.ca_file",
+        kind: Kind::Path { private: false },
+        preset: Preset::Absent("the operating system's authorities"),
+        meaning: "PEM file of the authorities to trust when PostgreSQL is reached over TLS.",
+    },
+    Setting {
+        key: "database.pool_size",
+        kind: Kind::Count(1..=1000),
+        preset: Preset::Value("8"),
+        meaning: "Connections to PostgreSQL; one more listens for changes.",
+    },
+    Setting {
+        key: "database.connect_timeout",
+        kind: millis(50, MINUTE),
+        preset: Preset::Value("2s"),
+        meaning: "Time to reach PostgreSQL and log in there.",
+    },
+    Setting {
+        key: "database.query_timeout",
+        kind: millis(10, MINUTE),
+        preset: Preset::Value("2s"),
+        meaning: "Time for one query of a login or authorization. EMQX gives up after 5 s.",
+    },
+    Setting {
+        key: "emqx.webhook_token",
+        kind: Kind::Secret(rules::WEBHOOK_TOKEN),
+        preset: Preset::Required,
+        meaning: "The token that EMQX presents with every request; the same as in EMQX's \
+                  configuration.",
+    },
+    Setting {
+        key: "emqx.acl_in_login",
+        kind: Kind::Flag,
+        preset: Preset::Value("false"),
+        meaning: "Whether the answer to a login carries the device's rights, so that EMQX decides \
+                  what they allow by itself. A right that is taken away then stays with the \
+                  session until it ends.",
+    },
+    Setting {
+        key: "cache.devices",
+        kind: Kind::Count(1..=100_000_000),
+        preset: Preset::Value("200000"),
+        meaning: "Most devices kept in memory. Room for all devices in use saves queries.",
+    },
+    Setting {
+        key: "cache.unknown_names",
+        kind: Kind::Count(1..=100_000_000),
+        preset: Preset::Value("20000"),
+        meaning: "Most names kept in memory that are no device.",
+    },
+    Setting {
+        key: "cache.unknown_ttl",
+        kind: millis(10, 10 * MINUTE),
+        preset: Preset::Value("5s"),
+        meaning: "How long a name that is no device is remembered as such.",
+    },
+    Setting {
+        key: "cache.max_staleness",
+        kind: millis(0, 24 * HOUR),
+        preset: Preset::Value("10m"),
+        meaning: "How long the devices in memory are trusted while PostgreSQL is away; `0s`: not \
+                  at all.",
+    },
+    Setting {
+        key: "hashing.threads",
+        kind: Kind::Count(1..=256),
+        preset: Preset::Machine {
+            words: "half the number of cores, at least 1",
+            count: half_the_cores,
+        },
+        meaning: "Threads that check chosen passwords. Each uses 19 MiB.",
+    },
+    Setting {
+        key: "hashing.queue",
+        kind: Kind::Count(1..=65_536),
+        preset: Preset::Value("64"),
+        meaning: "Most logins of the process that wait for such a thread; further ones are \
+                  refused at once with 503.",
+    },
+    Setting {
+        key: "tokens.audience",
+        kind: Kind::Text(rules::AUDIENCE),
+        preset: Preset::Value("fleetgate"),
+        meaning: "The `aud` claim that a device token must carry, and that `token issue` writes.",
+    },
+    Setting {
+        key: "tokens.verification_keys",
+        kind: Kind::Paths,
+        preset: Preset::Value(""),
+        meaning: "PEM files of the Ed25519 public keys whose device tokens are accepted; several \
+                  while keys are exchanged. None: no device token is accepted.",
+    },
+    Setting {
+        key: "tokens.signing_key",
+        kind: Kind::Path { private: true },
+        preset: Preset::Absent("none"),
+        meaning: "PEM file of the Ed25519 private key with which `token issue` signs. `serve` \
+                  doesn't need it.",
+    },
+    Setting {
+        key: "log.format",
+        kind: Kind::Choice(&["text", "json"]),
+        preset: Preset::Value("text"),
+        meaning: "`text` for people, `json` for programs (one object a line).",
+    },
+    Setting {
+        key: "log.filter",
+        kind: Kind::Text(rules::LOG_FILTER),
+        preset: Preset::Value("info"),
+        meaning: "What is logged: a level (`error`, `warn`, `info`, `debug`, `trace`, `off`) or \
+                  directives such as `info,fleetgate::http=debug`.",
+    },
+];
