@@ -3,4 +3,6 @@
 pub mod clock;
 pub mod config;
 pub mod domain;
+pub mod metrics;
+pub mod registry;
 pub mod secret;

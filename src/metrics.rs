@@ -1,0 +1,352 @@
+//! Every metric that Fleetgate exports, in one place.
+//!
+//! The labels of the hot path are resolved to counters once, here, so that counting costs an atomic
+//! addition. Names follow Prometheus' conventions: base units, `_total` for counters.
+
+use prometheus::core::Collector;
+use prometheus::{
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+/// From a cache hit (tens of microseconds) to EMQX's own patience (5 s).
+const LATENCY_SECONDS: [f64; 15] = [
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
+    1.0, 5.0,
+];
+
+/// What became of a request that EMQX made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Decided: yes.
+    Allow,
+    /// Decided: no.
+    Deny,
+    /// 400: not what EMQX sends.
+    BadRequest,
+    /// 401: not the webhook token.
+    Unauthorized,
+    /// 408: the body did not arrive in time.
+    Timeout,
+    /// 413: a body over the limit.
+    TooLarge,
+    /// 503: the hash queue is full.
+    Overloaded,
+    /// 503: the registry cannot be asked.
+    Unavailable,
+}
+
+impl Outcome {
+    /// Every outcome, in the order of their discriminants.
+    const ALL: [(Self, &'static str); 8] = [
+        (Self::Allow, "allow"),
+        (Self::Deny, "deny"),
+        (Self::BadRequest, "bad_request"),
+        (Self::Unauthorized, "unauthorized"),
+        (Self::Timeout, "timeout"),
+        (Self::TooLarge, "too_large"),
+        (Self::Overloaded, "overloaded"),
+        (Self::Unavailable, "unavailable"),
+    ];
+}
+
+/// Requests of one endpoint by outcome, and refusals by reason.
+#[derive(Clone)]
+pub struct EndpointMetrics {
+    endpoint: &'static str,
+    durations: Vec<Histogram>,
+    refusals: IntCounterVec,
+}
+
+impl EndpointMetrics {
+    /// Counts a request that took `seconds`.
+    pub fn observe(&self, outcome: Outcome, seconds: f64) {
+        if let Some(histogram) = self.durations.get(outcome as usize) {
+            histogram.observe(seconds);
+        }
+    }
+
+    /// Counts a refusal for a reason.
+    pub fn refused(&self, reason: &str) {
+        self.refusals.with_label_values(&[self.endpoint, reason]).inc();
+    }
+}
+
+/// The device cache.
+#[derive(Clone)]
+pub struct CacheMetrics {
+    /// Answers from memory.
+    pub hits: IntCounter,
+    /// Answers that needed PostgreSQL or a wait for it.
+    pub misses: IntCounter,
+    /// How long loads take, in seconds.
+    pub load_duration: Histogram,
+    /// Loads that failed.
+    pub load_failures: IntCounter,
+    /// Suspect records served because PostgreSQL did not answer.
+    pub stand_ins: IntCounter,
+}
+
+/// The LISTEN connection.
+#[derive(Clone)]
+pub struct ListenMetrics {
+    /// 1 while somebody listens.
+    pub up: IntGauge,
+    /// Travel time of the last heartbeat, in seconds.
+    pub lag: Gauge,
+    /// Lost connections.
+    pub losses: IntCounter,
+    /// Notifications of changed devices.
+    pub changes: IntCounter,
+}
+
+/// The hash threads for chosen passwords.
+#[derive(Clone)]
+pub struct HashMetrics {
+    /// Hashes of generated secrets, computed on the spot.
+    pub generated: IntCounter,
+    /// Passwords that wait for a thread.
+    pub queued: IntGauge,
+    /// How long they waited, in seconds.
+    pub wait: Histogram,
+    /// How long hashing took, in seconds.
+    pub duration: Histogram,
+    /// Passwords refused because the queue was full.
+    pub shed: IntCounter,
+    /// Passwords not hashed because nobody waited for the answer any more.
+    pub abandoned: IntCounter,
+}
+
+/// Numbers that are read when somebody scrapes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Snapshot {
+    /// Device records in memory.
+    pub known_devices: usize,
+    /// Unknown names in memory.
+    pub unknown_names: usize,
+    /// Open pool connections.
+    pub pool_open: usize,
+    /// Idle pool connections.
+    pub pool_idle: usize,
+    /// Callers that wait for a pool connection.
+    pub pool_waiting: usize,
+}
+
+/// See the module documentation.
+pub struct Metrics {
+    registry: Registry,
+    /// `/emqx/authn`.
+    pub authn: EndpointMetrics,
+    /// `/emqx/authz`.
+    pub authz: EndpointMetrics,
+    /// The device cache.
+    pub cache: CacheMetrics,
+    /// The LISTEN connection.
+    pub listen: ListenMetrics,
+    /// The hash threads.
+    pub hash: HashMetrics,
+    cache_entries: IntGaugeVec,
+    pool: IntGaugeVec,
+}
+
+impl Metrics {
+    /// Registers everything.
+    ///
+    /// # Errors
+    /// Never in practice: only if two metrics shared a name.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let add = Adder { registry: &registry };
+        let durations = add.histograms(
+            "fleetgate_request_duration_seconds",
+            "Requests of EMQX by endpoint and outcome.",
+            &["endpoint", "outcome"],
+        )?;
+        let refusals = add.counters(
+            "fleetgate_refusals_total",
+            "Refused logins and actions by reason.",
+            &["endpoint", "reason"],
+        )?;
+        let endpoint = |endpoint: &'static str| EndpointMetrics {
+            endpoint,
+            durations: Outcome::ALL
+                .iter()
+                .map(|(_, outcome)| durations.with_label_values(&[endpoint, *outcome]))
+                .collect(),
+            refusals: refusals.clone(),
+        };
+        let metrics = Self {
+            authn: endpoint("authn"),
+            authz: endpoint("authz"),
+            cache: add.cache()?,
+            listen: add.listen()?,
+            hash: add.hash()?,
+            cache_entries: add.gauges(
+                "fleetgate_cache_entries",
+                "Device records and unknown names in memory.",
+                &["kind"],
+            )?,
+            pool: add.gauges(
+                "fleetgate_database_pool_connections",
+                "Pool connections by state; waiting counts callers.",
+                &["state"],
+            )?,
+            registry: registry.clone(),
+        };
+        #[cfg(target_os = "linux")]
+        registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        Ok(metrics)
+    }
+
+    /// Everything in Prometheus' text format.
+    ///
+    /// # Errors
+    /// When the encoder fails.
+    pub fn render(&self, now: Snapshot) -> Result<Vec<u8>, prometheus::Error> {
+        set(&self.cache_entries, "known", now.known_devices);
+        set(&self.cache_entries, "unknown", now.unknown_names);
+        set(&self.pool, "open", now.pool_open);
+        set(&self.pool, "idle", now.pool_idle);
+        set(&self.pool, "waiting", now.pool_waiting);
+        let mut text = Vec::with_capacity(16 * 1024);
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+}
+
+fn set(gauge: &IntGaugeVec, label: &str, value: usize) {
+    gauge.with_label_values(&[label]).set(i64::try_from(value).unwrap_or(i64::MAX));
+}
+
+struct Adder<'a> {
+    registry: &'a Registry,
+}
+
+impl Adder<'_> {
+    fn add<M: Collector + Clone + 'static>(&self, metric: M) -> Result<M, prometheus::Error> {
+        self.registry.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    fn counter(&self, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+        self.add(IntCounter::new(name, help)?)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+        self.add(IntGauge::new(name, help)?)
+    }
+
+    fn histogram(&self, name: &str, help: &str) -> Result<Histogram, prometheus::Error> {
+        let options = HistogramOpts::new(name, help).buckets(LATENCY_SECONDS.to_vec());
+        self.add(Histogram::with_opts(options)?)
+    }
+
+    fn histograms(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<HistogramVec, prometheus::Error> {
+        let options = HistogramOpts::new(name, help).buckets(LATENCY_SECONDS.to_vec());
+        self.add(HistogramVec::new(options, labels)?)
+    }
+
+    fn counters(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<IntCounterVec, prometheus::Error> {
+        self.add(IntCounterVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn gauges(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<IntGaugeVec, prometheus::Error> {
+        self.add(IntGaugeVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn cache(&self) -> Result<CacheMetrics, prometheus::Error> {
+        Ok(CacheMetrics {
+            hits: self.counter("fleetgate_cache_hits_total", "Records answered from memory.")?,
+            misses: self.counter(
+                "fleetgate_cache_misses_total",
+                "Records that needed PostgreSQL, or a wait for somebody else's load.",
+            )?,
+            load_duration: self.histogram(
+                "fleetgate_cache_load_duration_seconds",
+                "Loads of one record from PostgreSQL, waiting for a connection included.",
+            )?,
+            load_failures: self.counter(
+                "fleetgate_cache_load_failures_total",
+                "Loads that failed or took too long.",
+            )?,
+            stand_ins: self.counter(
+                "fleetgate_cache_stand_ins_total",
+                "Suspect records served because PostgreSQL did not answer.",
+            )?,
+        })
+    }
+
+    fn listen(&self) -> Result<ListenMetrics, prometheus::Error> {
+        let lag = Gauge::new(
+            "fleetgate_listen_lag_seconds",
+            "Travel time of the last heartbeat through PostgreSQL's NOTIFY.",
+        )?;
+        Ok(ListenMetrics {
+            up: self.gauge("fleetgate_listen_up", "1 while changes are listened to.")?,
+            lag: self.add(lag)?,
+            losses: self.counter("fleetgate_listen_losses_total", "Lost LISTEN connections.")?,
+            changes: self
+                .counter("fleetgate_listen_changes_total", "Notifications of changed devices.")?,
+        })
+    }
+
+    fn hash(&self) -> Result<HashMetrics, prometheus::Error> {
+        Ok(HashMetrics {
+            generated: self.counter(
+                "fleetgate_hash_generated_total",
+                "Hashes of generated secrets, computed without a queue.",
+            )?,
+            queued: self
+                .gauge("fleetgate_hash_queue_depth", "Chosen passwords that wait to be hashed.")?,
+            wait: self
+                .histogram("fleetgate_hash_wait_seconds", "Wait of a chosen password's hash.")?,
+            duration: self
+                .histogram("fleetgate_hash_duration_seconds", "Hashing a chosen password.")?,
+            shed: self.counter(
+                "fleetgate_hash_shed_total",
+                "Logins answered 503 because the hash queue was full.",
+            )?,
+            abandoned: self.counter(
+                "fleetgate_hash_abandoned_total",
+                "Hashes not computed because nobody waited for the answer any more.",
+            )?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_outcome_counts_under_its_own_name() {
+        for (position, (outcome, _)) in Outcome::ALL.iter().enumerate() {
+            assert_eq!(*outcome as usize, position);
+        }
+        let metrics = Metrics::new().unwrap();
+        metrics.authn.observe(Outcome::Overloaded, 0.001);
+        metrics.authz.refused("not_granted");
+        let text = String::from_utf8(metrics.render(Snapshot::default()).unwrap()).unwrap();
+        assert!(text.contains(
+            r#"fleetgate_request_duration_seconds_count{endpoint="authn",outcome="overloaded"} 1"#
+        ));
+        assert!(
+            text.contains(r#"fleetgate_refusals_total{endpoint="authz",reason="not_granted"} 1"#)
+        );
+    }
+}

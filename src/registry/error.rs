@@ -1,0 +1,203 @@
+//! What can go wrong between Fleetgate and PostgreSQL, in words that help.
+
+use std::error::Error as _;
+
+use thiserror::Error;
+use tokio_postgres::error::{DbError, SqlState};
+
+/// Why the registry did not do something. Nothing was changed then.
+#[derive(Debug, Error)]
+pub enum RegistryError {
+    /// A rule of the registry says no. The text names the thing, the rule and the remedy.
+    #[error("{0}")]
+    Refused(String),
+    /// PostgreSQL is away or went away.
+    #[error(
+        "the database cannot be reached ({0}); check that PostgreSQL runs and that the database URL is right"
+    )]
+    Unreachable(String),
+    /// A setting of the database cannot be used; the text names it.
+    #[error("{0}")]
+    Settings(String),
+    /// The tables are not there.
+    #[error("the database has no (or an older) Fleetgate schema; run `fleetgate migrate`")]
+    SchemaMissing,
+    /// The tables are from a newer release.
+    #[error(
+        "the database has schema version {applied}, this fleetgate knows up to {known}; use the newer fleetgate that made it"
+    )]
+    SchemaNewer {
+        /// Version of the database.
+        applied: i64,
+        /// Newest version of this binary.
+        known: i64,
+    },
+    /// A migration failed; the text is refinery's and PostgreSQL's.
+    #[error("the schema migration failed, and its changes were undone: {0}")]
+    Migration(String),
+    /// Two transactions got into each other's way.
+    #[error("{0}: another change got in the way; try again")]
+    Interrupted(String),
+    /// Anything else that PostgreSQL says.
+    #[error("{thing}: PostgreSQL refused: {message}")]
+    Database {
+        /// What it was about.
+        thing: String,
+        /// PostgreSQL's message, code and hint.
+        message: String,
+    },
+}
+
+impl RegistryError {
+    /// Whether waiting for PostgreSQL may help.
+    #[must_use]
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Unreachable(_))
+    }
+
+    /// Explains a PostgreSQL error that came up while working on a thing, such as `device "a"`.
+    pub fn on(thing: impl Into<String>) -> impl FnOnce(tokio_postgres::Error) -> Self {
+        move |error| Self::explain(&error, thing.into())
+    }
+
+    fn explain(error: &tokio_postgres::Error, thing: String) -> Self {
+        match error.as_db_error() {
+            Some(answer) => Self::from_answer(answer, thing),
+            None if is_broken_connection(error) => Self::Unreachable(causes(error)),
+            None => Self::Database { thing, message: causes(error) },
+        }
+    }
+
+    fn from_answer(answer: &DbError, thing: String) -> Self {
+        let code = answer.code();
+        if let Some(sentence) = refusal(answer) {
+            return Self::Refused(format!("{thing}: {sentence}"));
+        }
+        match code.code().get(..2) {
+            _ if is_missing_table(code) => Self::SchemaMissing,
+            Some("40") => Self::Interrupted(thing),
+            Some("08" | "53" | "57") if *code != SqlState::QUERY_CANCELED => {
+                Self::Unreachable(answer.message().to_owned())
+            }
+            Some("23") => Self::Refused(format!("{thing}: {}", verbatim(answer))),
+            _ => Self::Database { thing, message: verbatim(answer) },
+        }
+    }
+}
+
+fn is_missing_table(code: &SqlState) -> bool {
+    [SqlState::UNDEFINED_TABLE, SqlState::UNDEFINED_COLUMN, SqlState::UNDEFINED_FUNCTION]
+        .contains(code)
+}
+
+fn is_broken_connection(error: &tokio_postgres::Error) -> bool {
+    error.is_closed() || error.source().is_some_and(|cause| cause.is::<std::io::Error>())
+}
+
+/// An error and all its causes in one line: tokio-postgres alone says no more than "db error".
+#[must_use]
+pub fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}
+
+fn verbatim(answer: &DbError) -> String {
+    let hint = answer.hint().map(|hint| format!(" {hint}")).unwrap_or_default();
+    format!("{} (SQLSTATE {}).{hint}", answer.message(), answer.code().code())
+}
+
+/// What a refusal means, and what to do; `None` for one that is not known here.
+fn refusal(answer: &DbError) -> Option<String> {
+    if *answer.code() == SqlState::UNTRANSLATABLE_CHARACTER
+        || *answer.code() == SqlState::CHARACTER_NOT_IN_REPERTOIRE
+    {
+        return Some("contains U+0000, which PostgreSQL cannot hold; take it out".to_owned());
+    }
+    let constraint = answer.constraint()?;
+    if constraint == "devices_identity" {
+        return Some(format!("{}. {}", answer.message(), answer.hint().unwrap_or_default()));
+    }
+    sentence(constraint).map(|sentence| match answer.detail() {
+        Some(detail) if is_about_other_rows(answer.code()) => format!("{sentence} [{detail}]"),
+        _ => sentence.to_owned(),
+    })
+}
+
+/// Only then is the detail a key; otherwise it is the whole row, hashes included.
+fn is_about_other_rows(code: &SqlState) -> bool {
+    [SqlState::UNIQUE_VIOLATION, SqlState::FOREIGN_KEY_VIOLATION].contains(code)
+}
+
+/// The rule of names, about one of a row's columns.
+macro_rules! no_name {
+    ($what:literal) => {
+        concat!(
+            $what,
+            " is no name: 1 to 128 bytes, none of + # / $, no control characters, no white space around it"
+        )
+    };
+}
+const TOPIC_RULE: &str = "is no topic for a binding: 1 to 1024 bytes, no + or #, no control characters, not beginning with $, no ${";
+
+/// The constraints of `sql/`, in the order of its tables.
+fn sentence(constraint: &str) -> Option<&'static str> {
+    Some(match constraint {
+        "devices_name_unique" => "a device of this name exists already; choose another name",
+        "devices_client_id_unique" => {
+            "another device connects with this client id; give one of the two another client id"
+        }
+        "devices_name_form" | "capabilities_name_form" | "topic_bindings_name_form" => {
+            no_name!("this")
+        }
+        "devices_client_id_form" => no_name!("its client id"),
+        "devices_area_form" => no_name!("its area"),
+        "devices_floor_form" => no_name!("its floor"),
+        "devices_kind_form" => no_name!("its kind"),
+        "devices_meta_form" => "its meta must be a JSON object, such as {\"room\": \"101\"}",
+        "device_credentials_hash_form" => "the hash is no argon2id PHC string ($argon2id$v=19$…)",
+        "device_credentials_common_name_form" => {
+            "the common name must have 1 to 256 bytes, no control characters, and not be \"undefined\" (what EMQX sends where there is no certificate)"
+        }
+        "device_credentials_label_form" => {
+            "the label must have 1 to 256 bytes and no control characters"
+        }
+        "device_credentials_moments" => {
+            "its moments must lie in the years 1 to 9998; leave one out for \"always\" or \"never\""
+        }
+        "device_credentials_period" => "it would end before it begins; choose a later end",
+        "capabilities_pkey" => "a capability of this name exists already; choose another name",
+        "capabilities_name_reserved" => {
+            "\"main\" is the binding without a capability; choose another name"
+        }
+        "capabilities_state_schema_form" => {
+            "its state schema must be a JSON Schema: a JSON object, true or false"
+        }
+        "capabilities_command_schema_form" => {
+            "its command schema must be a JSON Schema: a JSON object, true or false"
+        }
+        "device_capabilities_pkey" => "the device has this capability already",
+        "device_capabilities_capability" => {
+            "there is no such capability, or devices still have it; see `fleetgate capability list`"
+        }
+        "topic_bindings_pkey" => {
+            "the device has a binding of this name already; remove that one first"
+        }
+        "topic_bindings_state_topic_form" | "topic_bindings_command_topic_form" => TOPIC_RULE,
+        "topic_bindings_some_topic" => {
+            "a binding needs a state topic, a command topic or both; give at least one"
+        }
+        "topic_grants_unique" => "this right is granted already",
+        "topic_grants_topic_filter_form" => {
+            "is no topic filter for a grant: + and # stand alone in their level, # only at the end; no $share/ or other subscription prefix, no ${"
+        }
+        "routing_rules_capability" => {
+            "routing rules still name this capability; remove those rules first"
+        }
+        _ => return None,
+    })
+}

@@ -1,0 +1,160 @@
+//! Loads the one record that a decision needs, with one query.
+
+use serde::Deserialize;
+use tokio_postgres::Row;
+use tokio_postgres::types::Json;
+
+use crate::domain::credential::{CertificateUse, Credential, CredentialId, Proof, Validity};
+use crate::domain::device::{DeviceId, DeviceRecord};
+use crate::domain::name::{DeviceName, NameError};
+use crate::domain::password_hash::PasswordHash;
+use crate::domain::rights::Rights;
+use crate::registry::error::RegistryError;
+
+/// Times travel as microseconds since the Unix epoch. Revoked credentials stay behind; expired ones
+/// come along, because an expired certificate that is required must still refuse.
+const LOAD: &str = "
+    SELECT d.id, d.client_id, d.kind, d.enabled,
+      (SELECT json_agg(json_build_array(c.id, c.kind, c.hash, c.common_name, c.certificate_required,
+              (extract(epoch FROM c.not_before) * 1000000)::bigint,
+              (extract(epoch FROM c.expires_at) * 1000000)::bigint) ORDER BY c.id)
+         FROM device_credentials c WHERE c.device_id = d.id AND c.revoked_at IS NULL) AS credentials,
+      (SELECT json_agg(json_build_array(b.state_topic, b.command_topic))
+         FROM topic_bindings b WHERE b.device_id = d.id) AS bindings,
+      (SELECT json_agg(json_build_array(g.action, g.topic_filter))
+         FROM topic_grants g WHERE g.device_id = d.id) AS grants
+    FROM devices d WHERE d.name = $1";
+
+/// Loads a device by name; `None` when there is none.
+///
+/// A credential or right that Fleetgate cannot read (a hash of another algorithm, say) is left out
+/// and logged: it then allows nothing, and the rest of the device keeps working.
+///
+/// # Errors
+/// When the query fails.
+pub async fn load(
+    client: &deadpool_postgres::Client,
+    name: &DeviceName,
+) -> Result<Option<DeviceRecord>, RegistryError> {
+    let on_device = || RegistryError::on(format!("device {name:?}"));
+    let statement = client.prepare_cached(LOAD).await.map_err(on_device())?;
+    let row = client.query_opt(&statement, &[&name.as_str()]).await.map_err(on_device())?;
+    row.map(|row| record(name, &row)).transpose()
+}
+
+fn record(name: &DeviceName, row: &Row) -> Result<DeviceRecord, RegistryError> {
+    let unreadable = |column: &'static str| {
+        move |why: NameError| RegistryError::Database {
+            thing: format!("device {name:?}"),
+            message: format!("its {column} {why}"),
+        }
+    };
+    let client_id: Option<&str> = column(row, "client_id")?;
+    let kind: &str = column(row, "kind")?;
+    let credentials: Option<Json<Vec<CredentialRow>>> = column(row, "credentials")?;
+    let bindings: Option<Json<Vec<BindingRow>>> = column(row, "bindings")?;
+    let grants: Option<Json<Vec<GrantRow>>> = column(row, "grants")?;
+    Ok(DeviceRecord {
+        id: DeviceId(column(row, "id")?),
+        name: name.clone(),
+        client_id: client_id.map(str::parse).transpose().map_err(unreadable("client_id"))?,
+        kind: kind.parse().map_err(unreadable("kind"))?,
+        enabled: column(row, "enabled")?,
+        credentials: credentials
+            .map(|Json(rows)| rows.into_iter().filter_map(|row| credential(name, row)).collect())
+            .unwrap_or_default(),
+        rights: rights(
+            name,
+            bindings.map(|Json(rows)| rows).unwrap_or_default(),
+            grants.map(|Json(rows)| rows).unwrap_or_default(),
+        ),
+    })
+}
+
+fn column<'a, T: tokio_postgres::types::FromSql<'a>>(
+    row: &'a Row,
+    column: &'static str,
+) -> Result<T, RegistryError> {
+    row.try_get(column).map_err(RegistryError::on("a device's row"))
+}
+
+/// `[id, kind, hash, common_name, certificate_required, not_before, expires_at]`
+#[derive(Deserialize)]
+struct CredentialRow(
+    i64,
+    String,
+    Option<String>,
+    Option<String>,
+    Option<bool>,
+    Option<i64>,
+    Option<i64>,
+);
+
+fn credential(device: &DeviceName, row: CredentialRow) -> Option<Credential> {
+    let CredentialRow(id, kind, hash, common_name, required, not_before, expires_at) = row;
+    let proof = match (kind.as_str(), hash, common_name) {
+        ("secret", Some(hash), _) => stored_hash(device, id, &hash).map(Proof::Secret),
+        ("password", Some(hash), _) => stored_hash(device, id, &hash).map(Proof::Password),
+        ("token", ..) => Some(Proof::Token),
+        ("certificate", _, Some(common_name)) => Some(Proof::Certificate {
+            common_name: common_name.into(),
+            required: match required {
+                Some(false) => CertificateUse::Alone,
+                Some(true) | None => CertificateUse::Required,
+            },
+        }),
+        _ => {
+            tracing::warn!(%device, credential = id, kind, "a credential of this kind is unknown here and allows nothing");
+            None
+        }
+    }?;
+    let validity = Validity {
+        not_before: not_before.unwrap_or(i64::MIN),
+        expires_at: expires_at.unwrap_or(i64::MAX),
+    };
+    Some(Credential { id: CredentialId(id), validity, proof })
+}
+
+fn stored_hash(device: &DeviceName, id: i64, hash: &str) -> Option<PasswordHash> {
+    PasswordHash::parse(hash)
+        .inspect_err(|error| {
+            tracing::warn!(%device, credential = id, %error, "the stored hash of a credential cannot be used; revoke it and add another");
+        })
+        .ok()
+}
+
+/// `[state_topic, command_topic]`
+type BindingRow = (Option<String>, Option<String>);
+/// `[action, topic_filter]`
+type GrantRow = (String, String);
+
+fn rights(device: &DeviceName, bindings: Vec<BindingRow>, grants: Vec<GrantRow>) -> Rights {
+    let (state, command): (Vec<_>, Vec<_>) = bindings.into_iter().unzip();
+    let (publish, subscribe): (Vec<_>, Vec<_>) =
+        grants.into_iter().partition(|(action, _)| action == "publish");
+    Rights::new(
+        readable(device, state.into_iter().flatten()),
+        readable(device, command.into_iter().flatten()),
+        readable(device, publish.into_iter().map(|(_, filter)| filter)),
+        readable(
+            device,
+            subscribe.into_iter().filter(|(action, _)| action == "subscribe").map(|(_, f)| f),
+        ),
+    )
+}
+
+fn readable<T>(device: &DeviceName, topics: impl Iterator<Item = String>) -> Vec<T>
+where
+    T: std::str::FromStr<Err: std::fmt::Display>,
+{
+    topics
+        .filter_map(|topic| {
+            topic
+                .parse()
+                .inspect_err(|error| {
+                    tracing::warn!(%device, topic, %error, "a topic of this device allows nothing");
+                })
+                .ok()
+        })
+        .collect()
+}

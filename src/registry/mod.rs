@@ -1,0 +1,31 @@
+//! The registry: PostgreSQL, the single source of truth, behind a bounded read-through cache.
+//!
+//! ```text
+//!            find(name)                     NOTIFY fleetgate_device
+//!  authn ──► cache.rs ──miss──► load.rs ──► PostgreSQL ──► changes.rs
+//!  authz        ▲                  pool.rs                     │
+//!               └────────────── freshness.rs ◄─────────────────┘
+//! ```
+//!
+//! [`cache`] answers from memory while [`freshness`] vouches for what is there; [`changes`] keeps
+//! the promise of [`freshness`] by listening.
+//!
+//! The remaining files hold one table each and serve the command line. Their functions take a
+//! [`tokio_postgres::GenericClient`], so that they work on a plain client, a pooled one and inside a
+//! transaction. A lookup that finds nothing is `Ok(None)` or `Ok(false)`; what a constraint in `sql/`
+//! refuses is [`error::RegistryError::Refused`] with the thing and the remedy.
+
+pub mod bindings;
+pub mod cache;
+pub mod capabilities;
+pub mod changes;
+pub mod connection;
+pub mod credentials;
+pub mod devices;
+pub mod error;
+pub mod freshness;
+pub mod grants;
+pub mod load;
+pub mod migrate;
+pub mod pool;
+pub mod sessions;

@@ -1,0 +1,48 @@
+//! Sessions: the newest one of each client id (`client_sessions`). Written by presence.
+
+use jiff::Timestamp;
+use serde::Serialize;
+use tokio_postgres::GenericClient;
+
+use crate::domain::device::DeviceId;
+use crate::registry::error::RegistryError;
+
+/// The newest session of a client id.
+#[derive(Debug, Clone, Serialize)]
+pub struct SessionRow {
+    /// The client id.
+    pub client_id: String,
+    /// When it began.
+    pub connected_at: Timestamp,
+    /// Whether it is still open.
+    pub open: bool,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+}
+
+/// Lists the sessions of a device by client id.
+///
+/// # Errors
+/// A database that is away.
+pub async fn list(
+    client: &impl GenericClient,
+    device: DeviceId,
+) -> Result<Vec<SessionRow>, RegistryError> {
+    let rows = client
+        .query(
+            "SELECT client_id, connected_at, open, ended_at FROM client_sessions
+             WHERE device_id = $1 ORDER BY client_id",
+            &[&device.0],
+        )
+        .await
+        .map_err(RegistryError::on("the list of sessions"))?;
+    Ok(rows
+        .iter()
+        .map(|row| SessionRow {
+            client_id: row.get("client_id"),
+            connected_at: row.get("connected_at"),
+            open: row.get("open"),
+            ended_at: row.get("ended_at"),
+        })
+        .collect())
+}
