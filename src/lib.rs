@@ -1,5 +1,7 @@
 //! Fleetgate lets an EMQX broker know its devices.
 
+pub mod authn;
+pub mod authz;
 pub mod clock;
 pub mod config;
 pub mod domain;

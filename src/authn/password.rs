@@ -1,0 +1,246 @@
+//! The hash threads: argon2 for chosen passwords, bounded, away from everything else.
+//!
+//! # Properties kept
+//! - A fixed number of threads hashes; a storm of logins can take no more processors than these, and
+//!   they run at a lower priority, so that other logins and authorizations go first.
+//! - The queue is bounded. A full queue is answered at once ([`HashError::Overloaded`]); nobody waits
+//!   for a place.
+//! - A job whose client went away (its receiver is dropped), or which has waited longer than
+//!   [`PATIENCE`], costs no hash.
+//! - A hash that panics loses its own job, is logged, and leaves the thread working.
+//! - Passwords are wiped as soon as they have been checked or given up.
+//!
+//! # Design
+//! One mutex and one condition variable around a `VecDeque`: a hash takes 15 ms and more, so the lock
+//! is never what is waited for. Each thread keeps its 19 MiB from one hash to the next. All hashes of
+//! one login are one job, so that a device with two passwords takes one place in the queue.
+//!
+//! # Known races
+//! - A client that goes away while its hash is being computed costs the rest of that hash; the check
+//!   is made between hashes.
+//! - Between the queue and the answer a credential may be revoked. [`super::Authenticator`] looks at
+//!   the registry again before it allows.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+use tokio::sync::oneshot;
+use zeroize::Zeroizing;
+
+use crate::domain::password_hash::{HashMemory, PasswordHash};
+use crate::metrics::HashMetrics;
+
+/// How long a job may wait. EMQX gives a login up after 5 seconds (CONTRACT.md); an answer that
+/// nobody reads is not worth a hash.
+pub const PATIENCE: Duration = Duration::from_secs(4);
+
+/// The niceness of hash threads.
+const NICENESS: i32 = 10;
+
+/// Why there is no answer about a password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum HashError {
+    /// The queue is full.
+    #[error("the hash queue is full; raise hashing.threads if processors are idle")]
+    Overloaded,
+    /// The job waited too long, its hash panicked or the threads are being stopped.
+    #[error("the password hash was given up; an earlier log line says why if it was a failure")]
+    GivenUp,
+}
+
+struct Job {
+    password: Zeroizing<Box<[u8]>>,
+    hashes: Vec<PasswordHash>,
+    queued_at: Instant,
+    reply: oneshot::Sender<Option<usize>>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    jobs: VecDeque<Job>,
+    closed: bool,
+}
+
+struct Queue {
+    waiting: Mutex<Waiting>,
+    arrival: Condvar,
+    capacity: usize,
+    metrics: HashMetrics,
+}
+
+/// The queue and its threads. Dropping it stops the threads and waits for the hashes in progress.
+pub struct HashThreads {
+    queue: Arc<Queue>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl HashThreads {
+    /// Starts so many threads behind a queue of so many jobs.
+    ///
+    /// # Errors
+    /// If the operating system gives no thread.
+    pub fn start(threads: usize, capacity: usize, metrics: HashMetrics) -> std::io::Result<Self> {
+        let pool = Self::unstaffed(capacity, metrics);
+        pool.staff(threads)?;
+        Ok(pool)
+    }
+
+    /// The queue alone: whatever comes in waits until [`Self::staff`].
+    fn unstaffed(capacity: usize, metrics: HashMetrics) -> Self {
+        let waiting = Mutex::new(Waiting::default());
+        let queue = Queue { waiting, arrival: Condvar::new(), capacity, metrics };
+        Self { queue: Arc::new(queue), threads: Mutex::new(Vec::new()) }
+    }
+
+    /// What is measured here.
+    #[must_use]
+    pub fn metrics(&self) -> &HashMetrics {
+        &self.queue.metrics
+    }
+
+    fn staff(&self, threads: usize) -> std::io::Result<()> {
+        let mut started = lock(&self.threads);
+        for number in 0..threads {
+            let queue = Arc::clone(&self.queue);
+            let builder = std::thread::Builder::new().name(format!("hash-{number}"));
+            started.push(builder.spawn(move || queue.work())?);
+        }
+        Ok(())
+    }
+
+    /// Which of the hashes this password belongs to, checked in order; `None` for none of them.
+    ///
+    /// The password is copied here, and wiped when it has been checked.
+    ///
+    /// # Errors
+    /// [`HashError::Overloaded`] at once if the queue is full; [`HashError::GivenUp`] if no thread
+    /// could answer.
+    pub async fn find(
+        &self,
+        password: &[u8],
+        hashes: Vec<PasswordHash>,
+    ) -> Result<Option<usize>, HashError> {
+        let answer = self.submit(password, hashes)?;
+        answer.await.map_err(|_| HashError::GivenUp)
+    }
+
+    fn submit(
+        &self,
+        password: &[u8],
+        hashes: Vec<PasswordHash>,
+    ) -> Result<oneshot::Receiver<Option<usize>>, HashError> {
+        let mut waiting = lock(&self.queue.waiting);
+        if waiting.closed {
+            return Err(HashError::GivenUp);
+        }
+        if waiting.jobs.len() >= self.queue.capacity {
+            self.queue.metrics.shed.inc();
+            return Err(HashError::Overloaded);
+        }
+        let (reply, answer) = oneshot::channel();
+        let password = Zeroizing::new(password.into());
+        waiting.jobs.push_back(Job { password, hashes, queued_at: Instant::now(), reply });
+        self.queue.metrics.queued.inc();
+        drop(waiting);
+        self.queue.arrival.notify_one();
+        Ok(answer)
+    }
+
+    /// Stops the threads: hashes in progress finish, jobs that wait are given up. Blocks for one
+    /// hash at most; nothing happens the second time.
+    pub fn stop(&self) {
+        let mut waiting = lock(&self.queue.waiting);
+        waiting.closed = true;
+        let given_up = waiting.jobs.drain(..).count();
+        drop(waiting);
+        self.queue.metrics.queued.sub(i64::try_from(given_up).unwrap_or(i64::MAX));
+        self.queue.arrival.notify_all();
+        for thread in lock(&self.threads).drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a hash thread had ended by a panic");
+            }
+        }
+    }
+}
+
+impl Drop for HashThreads {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Queue {
+    fn work(&self) {
+        lower_priority();
+        let mut memory = HashMemory::default();
+        while let Some(job) = self.next() {
+            self.metrics.wait.observe(job.queued_at.elapsed().as_secs_f64());
+            if guarded(|| self.answer(job, &mut memory)).is_none() {
+                // What a panic left in there is of no use to the next hash.
+                memory = HashMemory::default();
+            }
+        }
+    }
+
+    /// The next job, once there is one; `None` when the threads are to end.
+    fn next(&self) -> Option<Job> {
+        let mut waiting = lock(&self.waiting);
+        loop {
+            if let Some(job) = waiting.jobs.pop_front() {
+                self.metrics.queued.dec();
+                return Some(job);
+            }
+            if waiting.closed {
+                return None;
+            }
+            waiting = self.arrival.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn answer(&self, job: Job, memory: &mut HashMemory) {
+        for (index, hash) in job.hashes.iter().enumerate() {
+            if job.reply.is_closed() || job.queued_at.elapsed() > PATIENCE {
+                self.metrics.abandoned.inc();
+                return;
+            }
+            let timer = self.metrics.duration.start_timer();
+            let matched = hash.verify_with(&job.password, memory);
+            timer.observe_duration();
+            if matched {
+                // The receiver may have gone meanwhile: then nobody wants to know.
+                let _ = job.reply.send(Some(index));
+                return;
+            }
+        }
+        let _ = job.reply.send(None);
+    }
+}
+
+/// Runs a piece of work; a panic in it is logged and becomes `None`.
+fn guarded<T>(work: impl FnOnce() -> T) -> Option<T> {
+    let outcome = catch_unwind(AssertUnwindSafe(work));
+    outcome.inspect_err(|_| tracing::error!("a password hash panicked; its login gets 503")).ok()
+}
+
+/// Nothing panics while it holds these locks, and what they guard is whole at every step.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// On Linux niceness is a thread's own, though POSIX says the process's. A process that was started
+/// nicer than this stays so.
+fn lower_priority() {
+    let thread = Some(rustix::thread::gettid());
+    let lowered = rustix::process::getpriority_process(thread)
+        .and_then(|niceness| rustix::process::setpriority_process(thread, niceness.max(NICENESS)));
+    if let Err(error) = lowered {
+        tracing::warn!(%error, "hash threads keep the normal priority");
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests;

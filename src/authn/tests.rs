@@ -1,0 +1,92 @@
+mod credentials;
+mod work;
+
+use super::*;
+use crate::domain::credential::{CertificateUse, Credential, CredentialId, Proof, Validity};
+use crate::domain::device::DeviceId;
+use crate::domain::password_hash::{Cost, PasswordHash, hash_password};
+use crate::domain::rights::Rights;
+use ed25519_dalek::SigningKey;
+
+/// A moment in the middle of a second.
+pub(super) const NOW: i64 = 1_800_000_000_500_000;
+pub(super) const NOW_SECONDS: i64 = 1_800_000_000;
+
+pub(super) fn signing_key() -> SigningKey {
+    SigningKey::from_bytes(&[1; 32])
+}
+
+pub(super) fn authenticator_with(queue: usize) -> Authenticator {
+    let metrics = password::tests::metrics();
+    let threads = HashThreads::start(1, queue, metrics).unwrap();
+    let tokens = TokenKeys::new("fleetgate", &[signing_key().verifying_key()]);
+    let secret = Secret::new("webhook token".into());
+    Authenticator::new(Clock::manual(NOW), tokens, threads, VerifiedLogins::new(100), &secret)
+}
+
+pub(super) fn authenticator() -> Authenticator {
+    authenticator_with(64)
+}
+
+pub(super) fn hash(password: &str, cost: Cost) -> PasswordHash {
+    PasswordHash::parse(&hash_password(password.as_bytes(), &[9; 16], cost)).unwrap()
+}
+
+pub(super) fn secret(password: &str) -> Credential {
+    let proof = Proof::Secret(hash(password, Cost::Generated));
+    Credential { id: CredentialId(1), validity: Validity::ALWAYS, proof }
+}
+
+pub(super) fn chosen(password: &str) -> Credential {
+    let proof = Proof::Password(hash(password, Cost::Chosen));
+    Credential { id: CredentialId(2), validity: Validity::ALWAYS, proof }
+}
+
+pub(super) fn token_row() -> Credential {
+    Credential { id: CredentialId(3), validity: Validity::ALWAYS, proof: Proof::Token }
+}
+
+pub(super) fn certificate(name: &str, required: CertificateUse) -> Credential {
+    let proof = Proof::Certificate { common_name: name.into(), required };
+    Credential { id: CredentialId(4), validity: Validity::ALWAYS, proof }
+}
+
+pub(super) fn from_until(credential: Credential, not_before: i64, expires_at: i64) -> Credential {
+    Credential { validity: Validity { not_before, expires_at }, ..credential }
+}
+
+pub(super) fn device(credentials: Vec<Credential>) -> DeviceRecord {
+    DeviceRecord {
+        id: DeviceId(1),
+        name: "thermo-1".parse().unwrap(),
+        client_id: None,
+        kind: "sensor".parse().unwrap(),
+        enabled: true,
+        credentials: credentials.into(),
+        rights: Rights::default(),
+    }
+}
+
+pub(super) fn login(password: &str) -> Login<'_> {
+    Login { client_id: "thermo-1", user_name: "thermo-1", password, certificate_common_name: None }
+}
+
+pub(super) fn with_certificate<'a>(password: &'a str, name: &'a str) -> Login<'a> {
+    Login { certificate_common_name: Some(name), ..login(password) }
+}
+
+/// The end of an allowed login, or the reason of a refusal.
+pub(super) fn answer(decision: Decision) -> Result<Option<i64>, Refusal> {
+    match decision {
+        Decision::Allow(allowed) => Ok(allowed.expires_at),
+        Decision::Deny(refusal) => Err(refusal),
+    }
+}
+
+pub(super) async fn decide(
+    authenticator: &Authenticator,
+    device: DeviceRecord,
+    login: Login<'_>,
+) -> Result<Option<i64>, Refusal> {
+    answer(authenticator.decide(Some(Arc::new(device)), &login).await.unwrap())
+}

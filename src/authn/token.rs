@@ -1,0 +1,225 @@
+//! Device tokens: JWTs signed with Ed25519, shown as the password.
+//!
+//! # Properties kept
+//! - One algorithm. The process has no code for another ([`ed25519`] is the only provider installed),
+//!   the header must say `EdDSA`, and `kid` alone chooses the key: no confusion is possible.
+//! - No leeway: a token counts from `nbf` (inclusive, when there is one) to `exp` (exclusive) by our
+//!   own clock.
+//! - Whether a password is judged as a token is decided by the password alone ([`has_token_shape`]),
+//!   never by the device, so that the time of an answer tells nothing about the device. A password of
+//!   that shape is judged as a token only.
+//!
+//! What a token may do is not decided here: the device it names must accept tokens at all, be
+//! enabled and so on, see [`super`].
+
+mod claims;
+mod ed25519;
+mod keys;
+
+use std::collections::HashMap;
+
+use ed25519_dalek::pkcs8::EncodePrivateKey;
+use ed25519_dalek::{SigningKey, VerifyingKey};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use serde::Serialize;
+use thiserror::Error;
+
+use claims::{Claims, TokenHeader};
+pub use keys::{KeyFileError, key_id, read_signing_key, read_verification_key};
+
+/// Longest token in bytes. Ours have about 250.
+pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
+
+/// Why a token is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum TokenError {
+    /// More than [`MAX_TOKEN_BYTES`].
+    #[error("the token is longer than {MAX_TOKEN_BYTES} bytes")]
+    TooLong,
+    /// Not a JWT, a claim is missing or has the wrong type, or `crit` asks for an extension.
+    #[error("the token is no JWT with sub, aud, iat and exp")]
+    Malformed,
+    /// The header's `alg` is not `EdDSA`.
+    #[error("the token is not signed with EdDSA")]
+    Algorithm,
+    /// The header has no `kid`, or one that no verification key has.
+    #[error("the token's kid names none of the verification keys")]
+    UnknownKey,
+    /// The signature does not belong to the key.
+    #[error("the token's signature is wrong")]
+    Signature,
+    /// `aud` is not ours.
+    #[error("the token is meant for another audience")]
+    Audience,
+    /// `exp` has come.
+    #[error("the token has expired")]
+    Expired,
+    /// `nbf` has not come yet.
+    #[error("the token is not valid yet")]
+    NotYetValid,
+}
+
+impl TokenError {
+    /// The reason as a metric label.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::TooLong => "token_too_long",
+            Self::Malformed => "token_malformed",
+            Self::Algorithm => "token_wrong_algorithm",
+            Self::UnknownKey => "token_unknown_key",
+            Self::Signature => "token_wrong_signature",
+            Self::Audience => "token_wrong_audience",
+            Self::Expired => "token_expired",
+            Self::NotYetValid => "token_not_yet_valid",
+        }
+    }
+}
+
+/// What a valid token says. Times are Unix seconds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenClaims {
+    /// The device's name (`sub`).
+    pub device: String,
+    /// When it was issued (`iat`).
+    pub issued_at: i64,
+    /// First second at which it no longer counts (`exp`).
+    pub expires_at: i64,
+}
+
+/// The public keys that tokens may be signed with, by `kid`.
+pub struct TokenKeys {
+    audience: String,
+    keys: HashMap<String, DecodingKey>,
+    validation: Validation,
+}
+
+impl TokenKeys {
+    /// Takes keys in; several at once while keys are being rotated, none to accept no token.
+    #[must_use]
+    pub fn new(audience: &str, keys: &[VerifyingKey]) -> Self {
+        ed25519::install();
+        let decoding = |key: &VerifyingKey| (key_id(key), DecodingKey::from_ed_der(key.as_bytes()));
+        let keys = keys.iter().map(decoding).collect();
+        Self { audience: audience.to_owned(), keys, validation: signature_only() }
+    }
+
+    /// Reads key files: SPKI public keys or PKCS#8 private keys (of which the public half counts),
+    /// PEM each.
+    ///
+    /// # Errors
+    /// Names the file and what to do about it.
+    pub fn load<P: AsRef<std::path::Path>>(
+        audience: &str,
+        files: &[P],
+    ) -> Result<Self, KeyFileError> {
+        let keys = files.iter().map(|file| read_verification_key(file.as_ref()));
+        Ok(Self::new(audience, &keys.collect::<Result<Vec<_>, _>>()?))
+    }
+
+    /// Checks a token at a moment (microseconds since the Unix epoch).
+    ///
+    /// # Errors
+    /// The first rule it breaks. Times and audience are looked at only after the signature.
+    pub fn verify(&self, token: &str, now_micros: i64) -> Result<TokenClaims, TokenError> {
+        if token.len() > MAX_TOKEN_BYTES {
+            return Err(TokenError::TooLong);
+        }
+        let key = self.key(&TokenHeader::of(token).ok_or(TokenError::Malformed)?)?;
+        let claims = jsonwebtoken::decode::<Claims>(token, key, &self.validation);
+        let claims = claims.map_err(|error| refusal(&error))?.claims;
+        self.check(claims, now_micros)
+    }
+
+    fn key(&self, header: &TokenHeader) -> Result<&DecodingKey, TokenError> {
+        if header.alg != "EdDSA" {
+            return Err(TokenError::Algorithm);
+        }
+        if header.crit.is_some() {
+            return Err(TokenError::Malformed);
+        }
+        let kid = header.kid.as_ref().ok_or(TokenError::UnknownKey)?;
+        self.keys.get(kid).ok_or(TokenError::UnknownKey)
+    }
+
+    fn check(&self, claims: Claims, now_micros: i64) -> Result<TokenClaims, TokenError> {
+        if !claims.aud.contains(&self.audience) {
+            return Err(TokenError::Audience);
+        }
+        if claims.exp.micros() <= now_micros {
+            return Err(TokenError::Expired);
+        }
+        if claims.nbf.is_some_and(|nbf| nbf.micros() > now_micros) {
+            return Err(TokenError::NotYetValid);
+        }
+        let (issued_at, expires_at) = (claims.iat.0, claims.exp.0);
+        Ok(TokenClaims { device: claims.sub, issued_at, expires_at })
+    }
+}
+
+/// Whether a password is to be judged as a token: three parts of base64url between dots, the first a
+/// JSON object with an `alg`. No generated secret looks like that.
+#[must_use]
+pub fn has_token_shape(password: &str) -> bool {
+    TokenHeader::of(password).is_some()
+}
+
+/// Writes a token for a device. Times are Unix seconds.
+///
+/// # Errors
+/// If the key cannot be encoded or used, which no key read by [`read_signing_key`] causes.
+pub fn issue(
+    key: &SigningKey,
+    audience: &str,
+    device: &str,
+    issued_at: i64,
+    expires_at: i64,
+) -> Result<String, IssueError> {
+    ed25519::install();
+    let der = key.to_pkcs8_der().map_err(|_| IssueError::Key)?;
+    let header =
+        Header { kid: Some(key_id(&key.verifying_key())), ..Header::new(Algorithm::EdDSA) };
+    let claims = IssuedClaims { sub: device, aud: audience, iat: issued_at, exp: expires_at };
+    let key = EncodingKey::from_ed_der(der.as_bytes());
+    Ok(jsonwebtoken::encode(&header, &claims, &key)?)
+}
+
+/// Why no token could be written.
+#[derive(Debug, Error)]
+pub enum IssueError {
+    /// The key could not be encoded.
+    #[error("the signing key cannot be used; make a new one: openssl genpkey -algorithm ed25519")]
+    Key,
+    /// The JWT library's own reason.
+    #[error("cannot sign the device token: {0}")]
+    Signing(#[from] jsonwebtoken::errors::Error),
+}
+
+#[derive(Serialize)]
+struct IssuedClaims<'a> {
+    sub: &'a str,
+    aud: &'a str,
+    iat: i64,
+    exp: i64,
+}
+
+/// Times and audience are checked here, by a clock that tests can set.
+fn signature_only() -> Validation {
+    let mut validation = Validation::new(Algorithm::EdDSA);
+    validation.required_spec_claims.clear();
+    validation.validate_exp = false;
+    validation.validate_nbf = false;
+    validation.validate_aud = false;
+    validation
+}
+
+fn refusal(error: &jsonwebtoken::errors::Error) -> TokenError {
+    match error.kind() {
+        jsonwebtoken::errors::ErrorKind::InvalidSignature => TokenError::Signature,
+        jsonwebtoken::errors::ErrorKind::InvalidAlgorithm => TokenError::Algorithm,
+        _ => TokenError::Malformed,
+    }
+}
+
+#[cfg(test)]
+mod tests;

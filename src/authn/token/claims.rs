@@ -1,0 +1,82 @@
+//! The parts of a token as they are written.
+
+use base64ct::{Base64UrlUnpadded, Encoding};
+use serde::Deserialize;
+
+/// Latest moment that a claim may name, in Unix seconds: the end of the year 9999.
+pub(super) const LAST_SECOND: i64 = 253_402_300_799;
+
+/// The parts of the header that decide something.
+#[derive(Deserialize)]
+pub(super) struct TokenHeader {
+    pub(super) alg: String,
+    pub(super) kid: Option<String>,
+    pub(super) crit: Option<serde::de::IgnoredAny>,
+}
+
+impl TokenHeader {
+    /// The header of a text in the shape of a token.
+    pub(super) fn of(text: &str) -> Option<Self> {
+        let mut parts = text.split('.');
+        let (header, claims, signature) = (parts.next()?, parts.next()?, parts.next()?);
+        let shaped = parts.next().is_none() && is_base64url(claims) && is_base64url(signature);
+        let header = shaped.then(|| Base64UrlUnpadded::decode_vec(header).ok())??;
+        serde_json::from_slice(&header).ok()
+    }
+}
+
+fn is_base64url(part: &str) -> bool {
+    part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+}
+
+/// The claims that decide something; others are ignored.
+#[derive(Deserialize)]
+pub(super) struct Claims {
+    pub(super) sub: String,
+    pub(super) aud: Audience,
+    pub(super) iat: NumericDate,
+    pub(super) exp: NumericDate,
+    pub(super) nbf: Option<NumericDate>,
+}
+
+/// RFC 7519 §4.1.3: one audience or several.
+#[derive(Deserialize)]
+#[serde(untagged)]
+pub(super) enum Audience {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl Audience {
+    pub(super) fn contains(&self, audience: &str) -> bool {
+        match self {
+            Self::One(one) => one == audience,
+            Self::Several(several) => several.iter().any(|one| one == audience),
+        }
+    }
+}
+
+/// RFC 7519 §2: seconds, possibly with a fraction, which is cut off. Unix seconds from 1970 to 9999.
+#[derive(Deserialize)]
+#[serde(try_from = "serde_json::Number")]
+pub(super) struct NumericDate(pub(super) i64);
+
+impl NumericDate {
+    pub(super) fn micros(&self) -> i64 {
+        self.0.saturating_mul(1_000_000)
+    }
+}
+
+impl TryFrom<serde_json::Number> for NumericDate {
+    type Error = &'static str;
+
+    #[allow(clippy::cast_possible_truncation, reason = "the range is checked after the cast")]
+    fn try_from(number: serde_json::Number) -> Result<Self, &'static str> {
+        // `as` saturates, so what is out of range stays out of range.
+        let fraction =
+            || number.as_f64().filter(|date| date.is_finite()).map(|date| date.floor() as i64);
+        let seconds = number.as_i64().or_else(fraction);
+        let seconds = seconds.filter(|seconds| (0..=LAST_SECOND).contains(seconds));
+        seconds.map(Self).ok_or("a date is out of range")
+    }
+}
