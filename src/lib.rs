@@ -1,10 +1,13 @@
 //! Fleetgate lets an EMQX broker know its devices.
 
+pub mod app;
 pub mod authn;
 pub mod authz;
 pub mod clock;
 pub mod config;
 pub mod domain;
+pub mod http;
+pub mod lifecycle;
 pub mod metrics;
 pub mod registry;
 pub mod secret;

@@ -1,0 +1,261 @@
+//! Puts the parts together: `serve`, `dev` and the tests all run the same [`App`].
+//!
+//! Two kinds of threads: actix workers, each a single-threaded runtime that decides requests, and
+//! one small multi-threaded runtime for everything that talks to PostgreSQL, so that a connection
+//! outlives the worker that first needed it. Hash threads belong to [`crate::authn`].
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::dev::Server;
+use actix_web::http::KeepAlive;
+use actix_web::web::Data;
+use actix_web::{App as Actix, HttpServer};
+use thiserror::Error;
+use tokio::runtime::Runtime;
+use tokio::task::{JoinError, JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use crate::authn::Authenticator;
+use crate::authn::password::HashThreads;
+use crate::authn::token::TokenKeys;
+use crate::authn::verified::VerifiedLogins;
+use crate::authz::Authorizer;
+use crate::clock::Clock;
+use crate::config::{Config, Hashing};
+use crate::http::{Gate, routes};
+use crate::lifecycle::InFlight;
+use crate::metrics::{HashMetrics, Metrics};
+use crate::registry::cache::DeviceCache;
+use crate::registry::changes::ChangeListener;
+use crate::registry::connection::Target;
+use crate::registry::error::RegistryError;
+use crate::registry::freshness::Freshness;
+use crate::registry::migrate::migrate;
+use crate::registry::pool::Postgres;
+
+/// Threads that move PostgreSQL connections along; they hardly ever compute.
+const REGISTRY_THREADS: usize = 2;
+/// Wait between attempts to reach a PostgreSQL that was never seen.
+const FIRST_CONTACT_RETRY: Duration = Duration::from_millis(500);
+
+/// Why the service could not start, or ended before it was told to.
+#[derive(Debug, Error)]
+pub enum AppError {
+    /// The address is taken or not ours.
+    #[error("cannot listen on {address}: {source}; choose another address with http.listen")]
+    Listen {
+        /// The address of the configuration.
+        address: SocketAddr,
+        /// The operating system's reason.
+        source: io::Error,
+    },
+    /// Something of the registry that no waiting repairs.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// A key, a thread or a metric could not be set up.
+    #[error("cannot set up {what}: {why}")]
+    SetUp {
+        /// The part.
+        what: &'static str,
+        /// The reason.
+        why: String,
+    },
+    /// The HTTP server failed.
+    #[error("the HTTP server failed: {0}")]
+    Server(#[source] io::Error),
+    /// The registry's task ended by itself.
+    #[error("the task that listens to PostgreSQL ended; this is a bug")]
+    ListenerEnded,
+}
+
+/// A service that has bound its port and begun to reach for PostgreSQL.
+pub struct App {
+    address: SocketAddr,
+    server: Server,
+    grace: Duration,
+    gate: Data<Gate>,
+    stop: CancellationToken,
+    registry: RegistryTask,
+}
+
+/// What keeps the registry in step, and how to end it.
+struct RegistryTask {
+    runtime: Runtime,
+    task: JoinHandle<Result<(), RegistryError>>,
+    /// Ends the task; changes are heard until the last request is answered.
+    end: CancellationToken,
+}
+
+impl App {
+    /// Builds everything and binds the port. PostgreSQL need not be there yet: until it is,
+    /// `/readyz` says so and every login is answered 503.
+    ///
+    /// Must be called on an actix system; `stop` ends the service gracefully.
+    ///
+    /// # Errors
+    /// When the port, the database URL or a key file is unusable.
+    pub fn build(config: &Config, clock: Clock, stop: CancellationToken) -> Result<Self, AppError> {
+        let runtime = registry_runtime()?;
+        let target = Target::new(&config.database)?;
+        let postgres = Postgres::new(&config.database, runtime.handle().clone())?;
+        let metrics = Metrics::new().map_err(set_up("metrics"))?;
+        let freshness = Arc::new(Freshness::new(config.cache.max_staleness));
+        let devices = Arc::new(DeviceCache::new(
+            &config.cache,
+            postgres.clone(),
+            freshness.clone(),
+            metrics.cache.clone(),
+        ));
+        let listener = ChangeListener::new(
+            target.clone(),
+            devices.clone(),
+            freshness.clone(),
+            metrics.listen.clone(),
+        );
+        let authenticator = authenticator(config, metrics.hash.clone(), clock)?;
+        let gate = Data::new(Gate {
+            webhook_token: config.emqx.webhook_token.clone(),
+            acl_in_login: config.emqx.acl_in_login,
+            authenticator,
+            authorizer: Authorizer::new(devices.clone()),
+            metrics: Arc::new(metrics),
+            devices,
+            freshness: freshness.clone(),
+            postgres,
+            in_flight: InFlight::default(),
+        });
+        let (address, server) = serve(config, gate.clone())?;
+        let end = CancellationToken::new();
+        let task = runtime.spawn(keep_registry(target, freshness, listener, end.clone()));
+        let registry = RegistryTask { runtime, task, end };
+        Ok(Self { address, server, grace: config.http.shutdown_grace, gate, stop, registry })
+    }
+
+    /// The address it listens on, with the real port where the configuration said 0.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until the stop token given to [`App::build`] is cancelled; then accepts no more
+    /// connections, answers what comes on the open ones until they are silent or the grace period is
+    /// over, and closes them.
+    ///
+    /// actix's own graceful stop waits for connections to close, which EMQX's idle ones never do.
+    ///
+    /// # Errors
+    /// When the server or the registry's task fails.
+    pub async fn run(self) -> Result<(), AppError> {
+        let RegistryTask { runtime, task, end } = self.registry;
+        let handle = self.server.handle();
+        let mut server = actix_web::rt::spawn(self.server);
+        let outcome = tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Ok(()),
+            served = &mut server => why_server_ended(served),
+            ended = task => why_registry_ended(ended),
+        };
+        handle.pause().await;
+        let _over = tokio::time::timeout(self.grace, self.gate.in_flight.quiet()).await;
+        handle.stop(false).await;
+        end.cancel();
+        self.gate.authenticator.stop();
+        runtime.shutdown_background();
+        outcome
+    }
+}
+
+fn why_server_ended(ended: Result<io::Result<()>, JoinError>) -> Result<(), AppError> {
+    match ended {
+        Ok(served) => served.map_err(AppError::Server),
+        Err(panic) => Err(AppError::Server(io::Error::other(panic))),
+    }
+}
+
+fn why_registry_ended(ended: Result<Result<(), RegistryError>, JoinError>) -> Result<(), AppError> {
+    match ended {
+        Ok(Err(error)) => Err(AppError::Registry(error)),
+        Ok(Ok(())) | Err(_) => Err(AppError::ListenerEnded),
+    }
+}
+
+fn set_up<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> AppError {
+    move |error| AppError::SetUp { what, why: error.to_string() }
+}
+
+fn authenticator(
+    config: &Config,
+    metrics: HashMetrics,
+    clock: Clock,
+) -> Result<Authenticator, AppError> {
+    let tokens = TokenKeys::load(&config.tokens.audience, &config.tokens.verification_keys)
+        .map_err(set_up("device tokens"))?;
+    let Hashing { threads, queue } = config.hashing;
+    let hash_threads =
+        HashThreads::start(threads, queue, metrics).map_err(set_up("the hash threads"))?;
+    let verified = VerifiedLogins::new(config.cache.devices);
+    Ok(Authenticator::new(clock, tokens, hash_threads, verified, &config.emqx.webhook_token))
+}
+
+fn registry_runtime() -> Result<Runtime, AppError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(REGISTRY_THREADS)
+        .thread_name("registry")
+        .enable_all()
+        .build()
+        .map_err(set_up("the registry's threads"))
+}
+
+fn serve(config: &Config, gate: Data<Gate>) -> Result<(SocketAddr, Server), AppError> {
+    let listen = |source| AppError::Listen { address: config.http.listen, source };
+    let socket = TcpListener::bind(config.http.listen).map_err(listen)?;
+    let address = socket.local_addr().map_err(listen)?;
+    let server = HttpServer::new(move || Actix::new().app_data(gate.clone()).configure(routes))
+        .workers(config.http.workers)
+        .keep_alive(KeepAlive::Timeout(config.http.keep_alive))
+        .max_connections(config.http.max_connections.div_ceil(config.http.workers))
+        .tcp_nodelay(true)
+        // A client that closes its side has gone away: what it asked for is dropped, not hashed.
+        .h1_allow_half_closed(false)
+        .disable_signals()
+        .listen(socket)
+        .map_err(listen)?
+        .run();
+    Ok((address, server))
+}
+
+/// Brings the schema up to date once PostgreSQL is there, then listens until told to stop.
+async fn keep_registry(
+    target: Target,
+    freshness: Arc<Freshness>,
+    listener: ChangeListener,
+    end: CancellationToken,
+) -> Result<(), RegistryError> {
+    while let Err(error) = bring_up_to_date(&target).await {
+        if !error.is_unreachable() {
+            return Err(error);
+        }
+        if !freshness.is_away() {
+            tracing::error!(%error, "waiting for PostgreSQL");
+        }
+        freshness.away();
+        tokio::select! {
+            () = end.cancelled() => return Ok(()),
+            () = tokio::time::sleep(FIRST_CONTACT_RETRY) => {}
+        }
+    }
+    listener.run(end).await;
+    Ok(())
+}
+
+async fn bring_up_to_date(target: &Target) -> Result<(), RegistryError> {
+    let (mut client, _) = target.open(None).await?;
+    let migrated = migrate(&mut client).await?;
+    if !migrated.applied.is_empty() {
+        tracing::info!(applied = ?migrated.applied, "brought the database's schema up to date");
+    }
+    Ok(())
+}

@@ -1,0 +1,78 @@
+//! `POST /emqx/authz`: EMQX's HTTP authorizer.
+
+use std::borrow::Cow;
+use std::time::Instant;
+
+use actix_web::web::{Bytes, Data, Payload};
+use actix_web::{HttpRequest, HttpResponse};
+use serde::Deserialize;
+
+use crate::authz::Question;
+use crate::domain::acl::Action;
+use crate::http::Gate;
+use crate::http::emqx::{Answer, receive};
+use crate::metrics::Outcome;
+
+/// The body, as `emqx-config/` asks EMQX to build it. Further fields are fine.
+#[derive(Deserialize)]
+pub struct AuthzRequest<'a> {
+    /// The client's user name; `""` when it gave none.
+    #[serde(borrow)]
+    pub username: Cow<'a, str>,
+    /// `publish` or `subscribe`.
+    #[serde(borrow)]
+    pub action: Cow<'a, str>,
+    /// A topic name or a topic filter; EMQX has taken `$share/…` and the like off.
+    #[serde(borrow)]
+    pub topic: Cow<'a, str>,
+}
+
+/// Reads a body.
+///
+/// # Errors
+/// When it is not JSON or not of this shape.
+pub fn parse(body: &[u8]) -> Result<AuthzRequest<'_>, serde_json::Error> {
+    serde_json::from_slice(body)
+}
+
+/// Answers one authorization request.
+pub async fn handle(gate: Data<Gate>, request: HttpRequest, payload: Payload) -> HttpResponse {
+    let began = Instant::now();
+    let _passage = gate.in_flight.enter();
+    let answer = match receive(&request, payload, &gate.webhook_token).await {
+        Ok(body) => answer(&gate, &body).await,
+        Err(answer) => answer,
+    };
+    answer.count(&gate.metrics.authz, began.elapsed().as_secs_f64())
+}
+
+async fn answer(gate: &Gate, body: &[u8]) -> Answer {
+    let request = match parse(body) {
+        Ok(request) => request,
+        Err(error) => return Answer::malformed("EMQX's HTTP authorizer", &error),
+    };
+    match gate.authorizer.decide(&question(&request)).await {
+        Ok(Ok(())) => {
+            tracing::debug!(device = ?request.username, topic = ?request.topic, "allowed");
+            Answer::decision(Outcome::Allow, Bytes::from_static(br#"{"result":"allow"}"#))
+        }
+        Ok(Err(refusal)) => {
+            tracing::debug!(device = ?request.username, action = ?request.action, topic = ?request.topic, reason = refusal.label(), "refused an action");
+            gate.metrics.authz.refused(refusal.label());
+            Answer::deny()
+        }
+        Err(error) => Answer::unavailable(Outcome::Unavailable, &error.to_string()),
+    }
+}
+
+fn question<'a>(request: &'a AuthzRequest<'a>) -> Question<'a> {
+    Question {
+        user_name: &request.username,
+        action: match &*request.action {
+            "publish" => Some(Action::Publish),
+            "subscribe" => Some(Action::Subscribe),
+            _ => None,
+        },
+        topic: &request.topic,
+    }
+}

@@ -1,0 +1,138 @@
+//! EMQX's own requests: who may make them, how they are read, how they are answered.
+//!
+//! A decision is always `200` with `{"result":"allow"|"deny"}`. Any other status makes EMQX treat the
+//! call as "no answer", which refuses a login and, with `no_match = deny`, an action (CONTRACT.md).
+
+use std::time::Duration;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{AUTHORIZATION, RETRY_AFTER};
+use actix_web::web::{Bytes, BytesMut, Payload};
+use actix_web::{HttpRequest, HttpResponse};
+use futures_util::StreamExt;
+
+use crate::metrics::{EndpointMetrics, Outcome};
+use crate::secret::Secret;
+
+pub mod authn;
+pub mod authz;
+
+/// Largest body in bytes. A login with a 4 KiB password has 5 KiB.
+pub const MAX_BODY_BYTES: usize = 64 * 1024;
+
+/// Longest time between the head of a request and the end of its body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A response and what it is counted as.
+pub(crate) struct Answer {
+    outcome: Outcome,
+    response: HttpResponse,
+}
+
+impl Answer {
+    /// A decision, with its exact JSON text.
+    fn decision(outcome: Outcome, body: impl Into<Bytes>) -> Self {
+        let response =
+            HttpResponse::Ok().content_type("application/json").body::<Bytes>(body.into());
+        Self { outcome, response }
+    }
+
+    fn deny() -> Self {
+        Self::decision(Outcome::Deny, Bytes::from_static(br#"{"result":"deny"}"#))
+    }
+
+    /// No decision can be made at present: EMQX asks again or refuses.
+    fn unavailable(outcome: Outcome, why: &str) -> Self {
+        let mut answer = Self::error(StatusCode::SERVICE_UNAVAILABLE, outcome, why);
+        answer.response.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
+        answer
+    }
+
+    fn error(status: StatusCode, outcome: Outcome, why: &str) -> Self {
+        let response = HttpResponse::build(status).json(serde_json::json!({ "error": why }));
+        Self { outcome, response }
+    }
+
+    fn malformed(caller: &str, error: &serde_json::Error) -> Self {
+        let why = format!("the body is not what {caller} sends: {}", describe(error));
+        Self::error(StatusCode::BAD_REQUEST, Outcome::BadRequest, &why)
+    }
+
+    fn count(self, metrics: &EndpointMetrics, seconds: f64) -> HttpResponse {
+        metrics.observe(self.outcome, seconds);
+        self.response
+    }
+}
+
+const RETRY_AFTER_SECONDS: actix_web::http::header::HeaderValue =
+    actix_web::http::header::HeaderValue::from_static("1");
+
+/// Says where a body is wrong without repeating what it says: the value may be a password.
+fn describe(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let place = format!("line {} column {}", error.line(), error.column());
+    match (error.classify(), text.split('`').collect::<Vec<_>>().as_slice()) {
+        (serde_json::error::Category::Data, ["missing field ", field, ..]) => {
+            format!("the field {field} is missing")
+        }
+        (serde_json::error::Category::Data, _) => format!("a value of the wrong type at {place}"),
+        _ => format!("not JSON at {place}"),
+    }
+}
+
+/// Reads the body of a request that shows the webhook token.
+///
+/// The token is checked before a byte of the body is read.
+///
+/// # Errors
+/// The finished answer: 401, 408, 413, or 400 for a body that broke off.
+pub(crate) async fn receive(
+    request: &HttpRequest,
+    payload: Payload,
+    token: &Secret,
+) -> Result<Bytes, Answer> {
+    if !shows_token(request, token) {
+        let why = "the authorization header must be `Bearer` and the webhook token";
+        return Err(Answer::error(StatusCode::UNAUTHORIZED, Outcome::Unauthorized, why));
+    }
+    match tokio::time::timeout(BODY_TIMEOUT, read(payload)).await {
+        Ok(body) => body,
+        Err(_) => Err(Answer::error(
+            StatusCode::REQUEST_TIMEOUT,
+            Outcome::Timeout,
+            "the body did not arrive within 5 s",
+        )),
+    }
+}
+
+fn shows_token(request: &HttpRequest, token: &Secret) -> bool {
+    let shown = request.headers().get(AUTHORIZATION).and_then(|value| {
+        let (scheme, shown) = value.as_bytes().split_at_checked(b"Bearer ".len())?;
+        scheme.eq_ignore_ascii_case(b"Bearer ").then_some(shown)
+    });
+    shown.is_some_and(|shown| token.matches(shown))
+}
+
+/// Most bodies come in one piece, which is then not copied.
+async fn read(mut payload: Payload) -> Result<Bytes, Answer> {
+    let mut body = Bytes::new();
+    while let Some(piece) = payload.next().await {
+        let piece = piece.map_err(|error| {
+            let why = format!("the body broke off: {error}");
+            Answer::error(StatusCode::BAD_REQUEST, Outcome::BadRequest, &why)
+        })?;
+        if body.len() + piece.len() > MAX_BODY_BYTES {
+            let why = format!("the body is larger than {MAX_BODY_BYTES} bytes");
+            return Err(Answer::error(StatusCode::PAYLOAD_TOO_LARGE, Outcome::TooLarge, &why));
+        }
+        body = if body.is_empty() { piece } else { joined(&body, &piece) };
+    }
+    Ok(body)
+}
+
+fn joined(body: &[u8], piece: &[u8]) -> Bytes {
+    let mut joined = BytesMut::with_capacity(body.len() + piece.len());
+    joined.extend_from_slice(body);
+    joined.extend_from_slice(piece);
+    joined.freeze()
+}

@@ -1,0 +1,51 @@
+//! HTTP: the calls that EMQX makes and the pages that operators read.
+//!
+//! Routes only; what a request means is decided in [`crate::authn`] and [`crate::authz`].
+
+use std::sync::Arc;
+
+use actix_web::web;
+
+use crate::authn::Authenticator;
+use crate::authz::Authorizer;
+use crate::lifecycle::InFlight;
+use crate::metrics::Metrics;
+use crate::registry::cache::DeviceCache;
+use crate::registry::freshness::Freshness;
+use crate::registry::pool::Postgres;
+use crate::secret::Secret;
+
+pub mod emqx;
+pub mod ops;
+
+/// What handlers work with; one for the process, shared by all workers.
+pub struct Gate {
+    /// What EMQX must show.
+    pub webhook_token: Secret,
+    /// Whether a login answer carries the device's rights.
+    pub acl_in_login: bool,
+    /// Decides logins.
+    pub authenticator: Authenticator,
+    /// Decides actions.
+    pub authorizer: Authorizer,
+    /// Counts everything.
+    pub metrics: Arc<Metrics>,
+    /// The registry in memory.
+    pub devices: Arc<DeviceCache>,
+    /// Whether it can be trusted.
+    pub freshness: Arc<Freshness>,
+    /// Connections to PostgreSQL.
+    pub postgres: Postgres,
+    /// Requests that are not answered yet.
+    pub in_flight: InFlight,
+}
+
+/// Every route that Fleetgate serves.
+pub fn routes(service: &mut web::ServiceConfig) {
+    service
+        .service(web::resource("/emqx/authn").route(web::post().to(emqx::authn::handle)))
+        .service(web::resource("/emqx/authz").route(web::post().to(emqx::authz::handle)))
+        .service(web::resource("/healthz").route(web::get().to(ops::healthz)))
+        .service(web::resource("/readyz").route(web::get().to(ops::readyz)))
+        .service(web::resource("/metrics").route(web::get().to(ops::metrics)));
+}

@@ -1,0 +1,94 @@
+//! Signals, logs, a clean end: what a process owes whoever runs it.
+
+use std::io::{self, IsTerminal};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{Log, LogFormat};
+
+/// How long nothing may arrive before the end: EMQX's connections stay open and idle, so only
+/// silence tells that it has nothing more to say.
+const QUIET: Duration = Duration::from_millis(100);
+
+/// Requests that have been read and not yet answered.
+#[derive(Debug, Default)]
+pub struct InFlight {
+    begun: AtomicU64,
+    ended: AtomicU64,
+}
+
+/// One request in flight, until dropped.
+pub struct Passage<'a>(&'a InFlight);
+
+impl InFlight {
+    /// Counts a request until the returned value is dropped.
+    #[must_use]
+    pub fn enter(&self) -> Passage<'_> {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        Passage(self)
+    }
+
+    /// Waits until every request is answered and none came for a while.
+    pub async fn quiet(&self) {
+        loop {
+            let begun = self.begun.load(Ordering::Acquire);
+            tokio::time::sleep(QUIET).await; // why: it waits for the absence of events
+            let ended = self.ended.load(Ordering::Acquire);
+            if ended == begun && begun == self.begun.load(Ordering::Acquire) {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Passage<'_> {
+    fn drop(&mut self) {
+        self.0.ended.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// Cancelled by the first SIGTERM or SIGINT. A second one ends the process at once.
+///
+/// Must be called on a tokio runtime.
+///
+/// # Errors
+/// When signal handlers cannot be installed.
+pub fn stop_on_signals() -> io::Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let cancel = stop.clone();
+    tokio::spawn(async move {
+        for impatient in [false, true] {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if impatient {
+                std::process::exit(130);
+            }
+            tracing::info!("stopping: finishing what is in flight");
+            cancel.cancel();
+        }
+    });
+    Ok(stop)
+}
+
+/// Sends logs to standard error, so that standard output stays free for results.
+///
+/// A second call in one process changes nothing.
+pub fn start_logging(log: &Log) {
+    // Said by Fleetgate itself, shorter. What the setting says of them comes later and wins.
+    let filter = EnvFilter::new(format!("refinery_core=warn,actix_server=warn,{}", log.filter));
+    let colour = io::stderr().is_terminal();
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colour);
+    let _already_started = match log.format {
+        LogFormat::Text => builder.with_target(false).try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    };
+}
