@@ -3,9 +3,11 @@
 pub mod app;
 pub mod authn;
 pub mod authz;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod domain;
+pub mod embedded;
 pub mod http;
 pub mod lifecycle;
 pub mod metrics;

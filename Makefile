@@ -1,0 +1,57 @@
+# `make` alone tells what there is to make.
+
+SHELL = /bin/sh
+.DEFAULT_GOAL = help
+.PHONY: help dev test lint fuzz prerequisites rust
+
+help:
+	@echo 'make dev            start Fleetgate with a demo fleet on 127.0.0.1:8080; Ctrl-C stops it'
+	@echo 'make test           run every test against a private PostgreSQL'
+	@echo 'make lint           check formatting, lints and documentation'
+	@echo 'make fuzz           fuzz each target for FUZZ_SECONDS (default 30)'
+	@echo 'make prerequisites  install what is missing: a C compiler, PostgreSQL'
+
+# A debug build: it is ready soonest, and Cargo.toml has the password hash optimized in it too.
+# exec: Ctrl-C then goes to Fleetgate alone, and its exit code is the recipe's.
+dev: prerequisites
+	cargo build --locked
+	@exec "$$(cargo metadata --locked --no-deps --format-version 1 \
+	    | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/debug/fleetgate" dev
+
+# Everything that the tests make goes below one temporary directory. A database that a test program
+# owns is removed just after that program ends, so wait for it. Others may walk through the directory
+# because PostgreSQL runs as another user where the tests run as root.
+test: prerequisites
+	@directory=$$(mktemp -d /tmp/fleetgate-test.XXXXXX) && chmod 711 "$$directory" && \
+	trap 'rm -rf "$$directory"' EXIT && trap 'exit 130' INT && trap 'exit 143' TERM HUP && \
+	status=0 && { TMPDIR=$$directory cargo test --locked || status=$$?; } && \
+	waited=0 && while [ $$waited -lt 300 ] && ls -d "$$directory"/fleetgate-* >/dev/null 2>&1; do \
+	    sleep 0.1; waited=$$((waited + 1)); \
+	done && exit $$status
+
+lint: prerequisites
+	cargo fmt --check
+	cargo clippy --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
+
+FUZZ_SECONDS ?= 30
+FUZZ_TARGETS = authn_body authz_body topic_filter password_hash device_token
+
+# On stable Rust, without sanitizer: there is no unsafe code here to watch.
+fuzz: prerequisites
+	@cargo fuzz --version >/dev/null 2>&1 || cargo install cargo-fuzz --locked
+	@set -e; for target in $(FUZZ_TARGETS); do \
+	    mkdir -p tests/fuzz/corpus/$$target; \
+	    cargo fuzz run --fuzz-dir tests/fuzz -s none $$target \
+	        tests/fuzz/corpus/$$target tests/fuzz/seeds/$$target \
+	        -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096; \
+	done
+
+prerequisites: rust
+	@./docker/install-prerequisites.sh
+
+# Not installed for you: which toolchain to use, and how it is kept up to date, is yours to say.
+rust:
+	@command -v cargo >/dev/null || { \
+	    echo 'The Rust toolchain is missing. Install it as https://rustup.rs says, open a new shell,' >&2; \
+	    echo 'and run this again.' >&2; exit 1; }

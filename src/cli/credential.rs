@@ -1,0 +1,184 @@
+//! `fleetgate credential`
+
+use clap::{Args, Subcommand};
+use jiff::Timestamp;
+use serde_json::json;
+
+use crate::authn::token::has_token_shape;
+use crate::cli::context::Context;
+use crate::cli::error::CliError;
+use crate::cli::moment::{parse_future_moment, parse_moment};
+use crate::cli::output::{moment, or_dash, table, yes_no};
+use crate::cli::questions::read_password;
+use crate::domain::credential::{CertificateUse, CredentialId};
+use crate::domain::name::DeviceName;
+use crate::domain::password_hash::{Cost, hash_password};
+use crate::registry::credentials::{self, CredentialRow, NewCredential, Revocation, Terms};
+use crate::registry::devices;
+use crate::secret::{Secret, random_bytes};
+
+/// Credentials, what a device logs in with: add, list, revoke.
+#[derive(Args)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    Add(AddArguments),
+    /// List a device's credentials, revoked and expired ones too.
+    List {
+        /// The device.
+        device: DeviceName,
+    },
+    /// Revoke a credential for ever.
+    Revoke {
+        /// Its number, as the list shows it.
+        id: i64,
+    },
+}
+
+impl Arguments {
+    pub(super) async fn run(self, context: &Context) -> Result<(), CliError> {
+        match self.action {
+            Action::Add(arguments) => arguments.run(context).await,
+            Action::List { device } => list(context, &device).await,
+            Action::Revoke { id } => revoke(context, id).await,
+        }
+    }
+}
+
+/// Give a device a credential. Others it has keep counting, so that they can be rotated.
+#[derive(Args)]
+struct AddArguments {
+    /// The device.
+    device: DeviceName,
+    #[command(flatten)]
+    kind: Kind,
+    /// Take a password of fewer than 8 characters.
+    #[arg(long, conflicts_with_all = ["generate", "certificate_cn"])]
+    allow_weak: bool,
+    /// No other credential of the device counts without this certificate. Otherwise it is enough alone.
+    #[arg(long, conflicts_with_all = ["generate", "password_stdin"])]
+    required: bool,
+    /// What you call it.
+    #[arg(long)]
+    label: Option<String>,
+    /// When it stops counting: 90d, 2027-01-01 or 2027-01-01T00:00:00Z.
+    #[arg(long, value_name = "WHEN", value_parser = parse_future_moment)]
+    expires: Option<Timestamp>,
+    /// When it begins to count, in the same ways.
+    #[arg(long, value_name = "WHEN", value_parser = parse_moment)]
+    not_before: Option<Timestamp>,
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct Kind {
+    /// Generate a secret and print it once.
+    #[arg(long)]
+    generate: bool,
+    /// Read a password from standard input.
+    #[arg(long)]
+    password_stdin: bool,
+    /// A client certificate with this common name.
+    #[arg(long, value_name = "COMMON NAME")]
+    certificate_cn: Option<String>,
+}
+
+impl AddArguments {
+    async fn run(self, context: &Context) -> Result<(), CliError> {
+        let secret = self.kind.generate.then(Secret::generate);
+        let credential = self.credential(secret.as_ref())?;
+        let terms =
+            Terms { label: self.label, not_before: self.not_before, expires_at: self.expires };
+        let device = self.device.as_str();
+        let client = context.connect().await?;
+        let id = devices::find_id(&client, device).await?;
+        let id = id.ok_or_else(|| CliError::no_device(device))?;
+        let CredentialId(id) = credentials::add(&client, id, &credential, &terms).await?;
+        let kind = credential.kind();
+        let text = || {
+            format!(
+                "Device \"{device}\" has the {kind} {id}. To revoke it: fleetgate credential revoke {id}"
+            )
+        };
+        let mut result =
+            json!({"id": id, "device": device, "kind": kind, "expires_at": terms.expires_at});
+        let Some(secret) = secret else { return context.output.result(&result, text) };
+        if let Some(fields) = result.as_object_mut() {
+            fields.insert("secret".to_owned(), secret.expose().into());
+        }
+        context.output.result_with_secret(&result, &secret, text)
+    }
+
+    fn credential(&self, secret: Option<&Secret>) -> Result<NewCredential, CliError> {
+        if let Some(secret) = secret {
+            return Ok(NewCredential::Secret { hash: hash_secret(secret, Cost::Generated) });
+        }
+        if let Some(common_name) = self.kind.certificate_cn.clone() {
+            let required =
+                if self.required { CertificateUse::Required } else { CertificateUse::Alone };
+            return Ok(NewCredential::Certificate { common_name, required });
+        }
+        let password = read_password(self.allow_weak)?;
+        if has_token_shape(password.expose()) {
+            return Err(CliError::Failed(
+                "this password has the shape of a device token and would be judged as one; choose another".into(),
+            ));
+        }
+        Ok(NewCredential::Password { hash: hash_secret(&password, Cost::Chosen) })
+    }
+}
+
+async fn list(context: &Context, device: &DeviceName) -> Result<(), CliError> {
+    let client = context.connect().await?;
+    let id = devices::find_id(&client, device.as_str()).await?;
+    let id = id.ok_or_else(|| CliError::no_device(device.as_str()))?;
+    let found = credentials::list(&client, id).await?;
+    context.output.result(&found, || credential_table(&found))
+}
+
+async fn revoke(context: &Context, id: i64) -> Result<(), CliError> {
+    let client = context.connect().await?;
+    let revocation = credentials::revoke(&client, CredentialId(id)).await?.ok_or_else(|| {
+        CliError::NotFound(format!(
+            "there is no credential {id}; see `fleetgate credential list DEVICE`"
+        ))
+    })?;
+    let was_valid = revocation == Revocation::Revoked;
+    let result = json!({"id": id, "revoked": true, "could_still_count": was_valid});
+    context.output.result(&result, || match revocation {
+        Revocation::Revoked => format!("Credential {id} is revoked."),
+        Revocation::Expired => format!("Credential {id} is revoked; it had expired already."),
+        Revocation::RevokedBefore => format!("Credential {id} was revoked before."),
+    })
+}
+
+/// Credentials, for people.
+pub(super) fn credential_table(credentials: &[CredentialRow]) -> String {
+    let header = ["ID", "KIND", "VALID", "LABEL", "COMMON NAME", "FROM", "UNTIL", "REVOKED"];
+    let rows = credentials.iter().map(|credential| {
+        let kind = match credential.certificate_required {
+            Some(true) => "certificate (required)",
+            _ => &credential.kind,
+        };
+        [
+            credential.id.to_string(),
+            kind.to_owned(),
+            yes_no(credential.valid),
+            or_dash(credential.label.as_deref()),
+            or_dash(credential.common_name.as_deref()),
+            moment(credential.not_before),
+            moment(credential.expires_at),
+            moment(credential.revoked_at),
+        ]
+    });
+    table(header, rows)
+}
+
+/// Hashes a secret under a fresh salt into a PHC string.
+pub(super) fn hash_secret(secret: &Secret, cost: Cost) -> String {
+    hash_password(secret.expose().as_bytes(), &random_bytes(), cost)
+}

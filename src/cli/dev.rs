@@ -1,0 +1,256 @@
+//! `fleetgate dev`: everything at once, for a first look and for development.
+//!
+//! Starts a private PostgreSQL below `.fleetgate/`, migrates, fills an empty registry with a demo
+//! fleet, serves, and prints what to try. Order of things, and why:
+//!
+//! * The address is tried first, because it fails most often and then nothing else has happened.
+//! * Signals are caught before PostgreSQL starts, so that Ctrl-C at any moment ends in order: the
+//!   service first, then PostgreSQL.
+//! * The demo's secrets are on disk (`demo.json`) before the transaction that creates the demo fleet
+//!   commits: a crash in between leaves a file that the next start replaces, never a fleet whose
+//!   secrets nobody has.
+
+mod demo;
+mod home;
+mod load;
+mod ready;
+mod record;
+mod welcome;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+
+use clap::Args;
+use thiserror::Error;
+use tokio::task::JoinError;
+use tokio_postgres::{Client, NoTls};
+use tokio_util::sync::CancellationToken;
+
+use crate::app::{App, AppError};
+use crate::cli::error::CliError;
+use crate::cli::output::{print, remark};
+use crate::cli::token::TokenCommandError;
+use crate::clock::Clock;
+use crate::config::{Config, Problems, Settings};
+use crate::embedded::{EmbeddedError, PrivatePostgres};
+use crate::lifecycle;
+use crate::registry::connection::connect;
+use crate::registry::error::RegistryError;
+use crate::registry::migrate::migrate;
+use crate::secret::Secret;
+use home::DevHome;
+use ready::ready;
+use record::Record;
+use welcome::Welcome;
+
+/// Room for the service, for other commands and for `psql`.
+const MAX_CONNECTIONS: u16 = 50;
+const DATABASE: &str = "fleetgate";
+
+/// Start everything with a demo fleet: a private PostgreSQL, and the service over it.
+#[derive(Debug, Args)]
+pub(super) struct DevArgs {
+    /// Directory that keeps the database and the demo's secrets.
+    #[arg(long, value_name = "DIR", default_value = ".fleetgate")]
+    home: PathBuf,
+    /// Address and port to listen on; port 0 takes a free one.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+}
+
+/// Why `fleetgate dev` could not start, or ended before it was told to.
+#[derive(Debug, Error)]
+pub(super) enum DevError {
+    /// The address is taken or not ours.
+    #[error(
+        "cannot listen on {address}: {source}; stop what uses it (another `fleetgate dev`?) or choose \
+         another address with --listen"
+    )]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The operating system's reason.
+        source: io::Error,
+    },
+    /// A file below the home could not be written or read.
+    #[error("cannot {doing} {}: {source}; check its permissions, or choose another --home", path.display())]
+    File {
+        /// What was being done.
+        doing: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: io::Error,
+    },
+    /// `demo.json` is not what `dev` wrote.
+    #[error(
+        "{} cannot be read ({why}); remove it: the demo fleet stays, and the next start says how to \
+         give its devices new secrets", path.display()
+    )]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// PostgreSQL did not start or stop.
+    #[error(transparent)]
+    Postgres(#[from] EmbeddedError),
+    /// The configuration is wrong: that is the environment here, for dev writes the file itself.
+    #[error("{0}")]
+    Configuration(#[from] Problems),
+    /// The registry said no, or could not be asked.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The service failed.
+    #[error(transparent)]
+    App(#[from] AppError),
+    /// The key for device tokens could not be made.
+    #[error(transparent)]
+    TokenKey(#[from] TokenCommandError),
+    /// Something of the operating system's.
+    #[error("cannot set up {what}: {source}")]
+    SetUp {
+        /// The part.
+        what: &'static str,
+        /// The reason.
+        source: io::Error,
+    },
+    /// The welcome could not be printed.
+    #[error("{0}")]
+    Output(String),
+    /// The demo fleet breaks a rule of names or topics.
+    #[error("the demo fleet is wrong: {0}; this is a bug")]
+    Demo(String),
+}
+
+impl From<DevError> for CliError {
+    fn from(error: DevError) -> Self {
+        match error {
+            DevError::Configuration(problems) => Self::Configuration(problems),
+            DevError::Registry(error) => Self::Registry(error),
+            DevError::App(error) => Self::Service(error),
+            other => Self::Failed(other.to_string()),
+        }
+    }
+}
+
+/// Starts everything and serves until SIGTERM or SIGINT. `environment` are the variables of this
+/// process; those about the database, EMQX and the address are dev's own to set.
+///
+/// # Errors
+/// See [`DevError`].
+pub(super) fn run(args: &DevArgs, environment: &[(String, String)]) -> Result<(), DevError> {
+    try_address(args.listen)?;
+    actix_web::rt::System::new().block_on(async {
+        let stop = lifecycle::stop_on_signals()
+            .map_err(|source| DevError::SetUp { what: "signals", source })?;
+        let home = DevHome::make(&args.home)?;
+        remark("Starting PostgreSQL ...");
+        let data = home.postgres();
+        let postgres = blocking(move || PrivatePostgres::start(&data, MAX_CONNECTIONS)).await??;
+        let served = serve(args, environment, &home, &postgres, stop).await;
+        remark("Stopping PostgreSQL ...");
+        blocking(move || postgres.stop()).await??;
+        remark("Stopped. The next start keeps the data.");
+        served
+    })
+}
+
+async fn serve(
+    args: &DevArgs,
+    environment: &[(String, String)],
+    home: &DevHome,
+    postgres: &PrivatePostgres,
+    stop: CancellationToken,
+) -> Result<(), DevError> {
+    let url = postgres.connection_string(DATABASE);
+    create_database(postgres).await?;
+    let known = Record::read(&home.demo())?;
+    let webhook_token = known.as_ref().map_or_else(Secret::generate, Record::webhook_token);
+    home.write_configuration(args.listen, &url, &webhook_token)?;
+    let config = Settings::load(&home.sources(environment))?.config()?;
+    lifecycle::start_logging(&config.log);
+    let record = fill(&config, home, known, &webhook_token).await?;
+    let app = App::build(&config, Clock::System, stop.clone())?;
+    let address = app.address();
+    home.write_configuration(address, &url, &webhook_token)?;
+    let welcome = Welcome { home, postgres, address, record: &record };
+    let (served, greeted) = tokio::join!(app.run(), greet(&welcome, &config, &stop));
+    served?;
+    greeted
+}
+
+/// Says what to try, once it would work. What goes wrong here ends the service as well.
+async fn greet(
+    welcome: &Welcome<'_>,
+    config: &Config,
+    stop: &CancellationToken,
+) -> Result<(), DevError> {
+    // Whatever happens here, the service must not go on without having been announced.
+    let stop_unless_greeted = stop.clone().drop_guard();
+    let text = welcome.text(&connect(&config.database).await?).await?;
+    if ready(welcome.reachable(), stop).await {
+        print(&text).map_err(|error| DevError::Output(error.to_string()))?;
+    }
+    stop_unless_greeted.disarm();
+    Ok(())
+}
+
+/// Brings the schema up to date, and an empty registry to life.
+async fn fill(
+    config: &Config,
+    home: &DevHome,
+    known: Option<Record>,
+    webhook_token: &Secret,
+) -> Result<Record, DevError> {
+    let mut client = connect(&config.database).await?;
+    migrate(&mut client).await?;
+    if load::is_empty(&client).await? {
+        return load::load(&mut client, webhook_token, &home.demo()).await;
+    }
+    match known {
+        Some(record) => Ok(record),
+        // The secrets are lost; the token at least is known again from now on.
+        None => {
+            let record = Record::without_devices(webhook_token);
+            record.write(&home.demo())?;
+            Ok(record)
+        }
+    }
+}
+
+fn try_address(address: SocketAddr) -> Result<(), DevError> {
+    let tried = TcpListener::bind(address);
+    tried.map(drop).map_err(|source| DevError::Listen { address, source })
+}
+
+async fn create_database(postgres: &PrivatePostgres) -> Result<(), DevError> {
+    let client = administrator(&postgres.connection_string("postgres")).await?;
+    let on_database = || RegistryError::on(format!("database {DATABASE:?}"));
+    let found = client
+        .query_opt("SELECT 1 FROM pg_database WHERE datname = $1", &[&DATABASE])
+        .await
+        .map_err(on_database())?;
+    if found.is_none() {
+        let create = format!("CREATE DATABASE {DATABASE}");
+        client.batch_execute(&create).await.map_err(on_database())?;
+    }
+    Ok(())
+}
+
+async fn administrator(url: &str) -> Result<Client, RegistryError> {
+    let connecting = tokio_postgres::connect(url, NoTls).await;
+    let (client, connection) = connecting.map_err(RegistryError::on("the private PostgreSQL"))?;
+    // Its error reaches whoever uses the client.
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, DevError> {
+    let gone = |error: JoinError| DevError::SetUp { what: "a thread", source: error.into() };
+    tokio::task::spawn_blocking(work).await.map_err(gone)
+}

@@ -1,0 +1,139 @@
+//! The directory that `fleetgate dev` keeps things in.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::DevError;
+use crate::cli::token::{TokenCommandError, generate_key};
+use crate::config::Sources;
+use crate::embedded::Home;
+use crate::secret::Secret;
+
+/// Variables that dev sets itself; the configuration file holds them.
+const OWN_VARIABLES: [&str; 4] =
+    ["FLEETGATE_DATABASE_", "FLEETGATE_EMQX_", "FLEETGATE_HTTP_LISTEN", "FLEETGATE_CONFIG"];
+const CONFIGURATION_HEAD: &str =
+    "# Written anew by every start of `fleetgate dev`; for other commands, with --config.\n";
+
+/// `.fleetgate/`, or what `--home` names.
+pub(super) struct DevHome {
+    path: PathBuf,
+}
+
+impl DevHome {
+    /// Makes the directory if it is not there, closed to others.
+    pub(super) fn make(path: &Path) -> Result<Self, DevError> {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+        made.map_err(failed("make the directory", path))?;
+        let home = Self { path: path.to_owned() };
+        // It holds secrets, and people start `dev` inside their repositories.
+        write_private(&home.path.join(".gitignore"), "*\n")?;
+        match generate_key(&home.token_key()) {
+            Ok(_) | Err(TokenCommandError::Exists(_)) => Ok(home),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    pub(super) fn postgres(&self) -> Home {
+        Home::Kept(self.path.join("postgres"))
+    }
+
+    pub(super) fn configuration(&self) -> PathBuf {
+        self.path.join("fleetgate.toml")
+    }
+
+    pub(super) fn demo(&self) -> PathBuf {
+        self.path.join("demo.json")
+    }
+
+    fn token_key(&self) -> PathBuf {
+        self.path.join("token-key.pem")
+    }
+
+    /// Writes what dev decides itself. The socket's directory changes with every start.
+    pub(super) fn write_configuration(
+        &self,
+        listen: SocketAddr,
+        database_url: &str,
+        webhook_token: &Secret,
+    ) -> Result<(), DevError> {
+        let path = self.configuration();
+        // Relative paths in the file start from the directory of the file.
+        let key = Path::new("token-key.pem");
+        let configuration = Configuration {
+            http: Http { listen },
+            database: Database { url: database_url },
+            emqx: Emqx { webhook_token: webhook_token.expose() },
+            tokens: Tokens { verification_keys: [key], signing_key: key },
+        };
+        let text = toml::to_string(&configuration)
+            .map_err(|error| failed("write", &path)(io::Error::other(error)))?;
+        write_private(&path, &format!("{CONFIGURATION_HEAD}{text}"))
+    }
+
+    /// The configuration of the service: dev's file, and what of the environment is left to it.
+    pub(super) fn sources(&self, environment: &[(String, String)]) -> Sources {
+        let own = |name: &str| OWN_VARIABLES.iter().any(|own| name.starts_with(own));
+        let environment = environment.iter().filter(|(name, _)| !own(name)).cloned().collect();
+        Sources { file: Some(self.configuration()), environment }
+    }
+}
+
+#[derive(Serialize)]
+struct Configuration<'a> {
+    http: Http,
+    database: Database<'a>,
+    emqx: Emqx<'a>,
+    tokens: Tokens<'a>,
+}
+
+#[derive(Serialize)]
+struct Http {
+    listen: SocketAddr,
+}
+
+#[derive(Serialize)]
+struct Database<'a> {
+    url: &'a str,
+}
+
+#[derive(Serialize)]
+struct Emqx<'a> {
+    webhook_token: &'a str,
+}
+
+#[derive(Serialize)]
+struct Tokens<'a> {
+    verification_keys: [&'a Path; 1],
+    signing_key: &'a Path,
+}
+
+/// Writes a file of mode 0600 as a whole: it is the old one or the new one, also after a crash.
+pub(super) fn write_private(path: &Path, text: &str) -> Result<(), DevError> {
+    let unfinished = path.with_extension("unfinished");
+    let written = write_new(&unfinished, text)
+        .and_then(|()| fs::rename(&unfinished, path))
+        .and_then(|()| File::open(path.parent().unwrap_or(path))?.sync_all());
+    written.map_err(failed("write", path))
+}
+
+fn write_new(path: &Path, text: &str) -> io::Result<()> {
+    // What a crash left there may have other permissions.
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+pub(super) fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DevError {
+    let path = path.to_owned();
+    move |source| DevError::File { doing, path, source }
+}

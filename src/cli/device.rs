@@ -1,0 +1,160 @@
+//! `fleetgate device`
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use crate::cli::context::Context;
+use crate::cli::error::CliError;
+use crate::cli::output::{moment, or_dash, shell_word, table, yes_no};
+use crate::cli::questions::confirm;
+use crate::cli::{device_add, device_show};
+use crate::domain::name::DeviceName;
+use crate::registry::devices::{self, DeviceFilter, DeviceRow, MAX_PAGE};
+
+/// Devices: add, list, show, enable, disable, remove.
+#[derive(Args)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    Add(Box<device_add::Arguments>),
+    List(Box<ListArguments>),
+    Show(device_show::Arguments),
+    /// Let a device use the bus again.
+    Enable {
+        /// Its name.
+        name: DeviceName,
+    },
+    /// Refuse a device's logins and all of its rights.
+    Disable {
+        /// Its name.
+        name: DeviceName,
+    },
+    /// Remove a device with its credentials, bindings, grants and state.
+    Remove {
+        /// Its name.
+        name: DeviceName,
+        /// Don't ask.
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+impl Arguments {
+    pub(super) async fn run(self, context: &Context) -> Result<(), CliError> {
+        match self.action {
+            Action::Add(arguments) => arguments.run(context).await,
+            Action::List(arguments) => arguments.run(context).await,
+            Action::Show(arguments) => arguments.run(context).await,
+            Action::Enable { name } => set_enabled(context, &name, true).await,
+            Action::Disable { name } => set_enabled(context, &name, false).await,
+            Action::Remove { name, yes } => remove(context, &name, yes).await,
+        }
+    }
+}
+
+async fn set_enabled(context: &Context, name: &DeviceName, enabled: bool) -> Result<(), CliError> {
+    let client = context.connect().await?;
+    if !devices::set_enabled(&client, name.as_str(), enabled).await? {
+        return Err(CliError::no_device(name.as_str()));
+    }
+    context.output.result(&json!({"name": name.as_str(), "enabled": enabled}), || {
+        format!("Device \"{name}\" is {}.", if enabled { "enabled" } else { "disabled" })
+    })
+}
+
+async fn remove(context: &Context, name: &DeviceName, yes: bool) -> Result<(), CliError> {
+    let question =
+        format!("Remove device \"{name}\" with its credentials, bindings, grants and state?");
+    confirm(&question, yes)?;
+    let client = context.connect().await?;
+    if !devices::remove(&client, name.as_str()).await? {
+        return Err(CliError::no_device(name.as_str()));
+    }
+    context.output.result(&json!({"name": name.as_str(), "removed": true}), || {
+        format!("Device \"{name}\" is removed.")
+    })
+}
+
+/// List devices by name, a page at a time.
+#[derive(Args)]
+struct ListArguments {
+    /// Only of this area.
+    #[arg(long)]
+    area: Option<String>,
+    /// Only of this floor.
+    #[arg(long)]
+    floor: Option<String>,
+    /// Only of this kind.
+    #[arg(long)]
+    kind: Option<String>,
+    /// Only those online.
+    #[arg(long, conflicts_with = "offline")]
+    online: bool,
+    /// Only those not online.
+    #[arg(long)]
+    offline: bool,
+    /// Only those enabled.
+    #[arg(long, conflicts_with = "disabled")]
+    enabled: bool,
+    /// Only those disabled.
+    #[arg(long)]
+    disabled: bool,
+    /// Begin after this name.
+    #[arg(long, value_name = "NAME")]
+    after: Option<String>,
+    /// How many at most.
+    #[arg(long, value_name = "COUNT", default_value_t = 100,
+        value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_PAGE)))]
+    limit: u16,
+}
+
+impl ListArguments {
+    async fn run(self, context: &Context) -> Result<(), CliError> {
+        let limit = self.limit;
+        let client = context.connect().await?;
+        let found = devices::list(&client, &self.filter(), limit).await?;
+        let full = found.len() == usize::from(limit);
+        let next = found.last().filter(|_| full).map(|device| device.name.clone());
+        context.output.result(&json!({"devices": found, "next": next}), || device_table(&found))?;
+        if let Some(next) = next {
+            context.output.hint(&format!("There may be more: add --after {}", shell_word(&next)));
+        }
+        Ok(())
+    }
+
+    fn filter(self) -> DeviceFilter {
+        DeviceFilter {
+            area: self.area,
+            floor: self.floor,
+            kind: self.kind,
+            online: either(self.online, self.offline),
+            enabled: either(self.enabled, self.disabled),
+            after: self.after,
+        }
+    }
+}
+
+/// What two flags that exclude each other ask for.
+fn either(yes: bool, no: bool) -> Option<bool> {
+    (yes || no).then_some(yes)
+}
+
+fn device_table(devices: &[DeviceRow]) -> String {
+    let header = ["NAME", "KIND", "AREA", "FLOOR", "ENABLED", "ONLINE", "LAST SEEN"];
+    let rows = devices.iter().map(|device| {
+        [
+            device.name.clone(),
+            device.kind.clone(),
+            or_dash(device.area.as_deref()),
+            or_dash(device.floor.as_deref()),
+            yes_no(device.enabled),
+            yes_no(device.online),
+            moment(device.last_seen),
+        ]
+    });
+    table(header, rows)
+}

@@ -1,0 +1,104 @@
+//! Checks that need nothing but the configuration and the files it names.
+
+use super::finding::{Finding, Report, Status, counted};
+use crate::authn::token::{key_id, read_signing_key, read_verification_key};
+use crate::config::{Problem, Problems, Settings, Sources, Tokens};
+
+const CONFIGURATION: &str = "configuration";
+const WEBHOOK_TOKEN: &str = "webhook token";
+const ACL_IN_LOGIN: &str = "rights in login";
+const VERIFICATION_KEYS: &str = "verification keys";
+const SIGNING_KEY: &str = "signing key";
+
+/// The checks that need a configuration.
+pub(super) const DEPENDENT: [&str; 4] =
+    [WEBHOOK_TOKEN, ACL_IN_LOGIN, VERIFICATION_KEYS, SIGNING_KEY];
+
+/// The configuration is wrong: one finding a problem.
+pub(super) fn refuse(problems: &Problems, report: &mut Report) {
+    for problem in problems.iter() {
+        report.add(Finding::error(CONFIGURATION, problem));
+    }
+}
+
+pub(super) fn examine(settings: &Settings, sources: &Sources, report: &mut Report) {
+    let file = match &sources.file {
+        Some(file) => file.display().to_string(),
+        None => "no file".to_owned(),
+    };
+    let given = counted(settings.given().len(), "setting");
+    report.add(Finding::ok(CONFIGURATION, format!("valid ({file}; {given} given)")));
+    for warning in settings.warnings() {
+        let found = format!("{}: {}", warning.at, warning.setting);
+        report.add(Finding::warning(CONFIGURATION, found, &warning.message));
+    }
+    let missing = settings.config().err();
+    let missing = |key: &str| missing.iter().flat_map(Problems::iter).find(|p| concerns(p, key));
+    if let Some(problem) = missing("database.url") {
+        report.add(Finding::error(CONFIGURATION, problem));
+    }
+    report.add(match missing("emqx.webhook_token") {
+        Some(problem) => Finding::error(WEBHOOK_TOKEN, problem),
+        None => Finding::ok(WEBHOOK_TOKEN, "set; it must be the same in EMQX's configuration"),
+    });
+    report.add(acl_in_login(settings));
+    examine_keys(settings.tokens(), report);
+}
+
+fn concerns(problem: &Problem, key: &str) -> bool {
+    problem.setting.as_deref() == Some(key)
+}
+
+/// Fleetgate cannot throw sessions out yet, so the rights that a session has taken along stay.
+fn acl_in_login(settings: &Settings) -> Finding {
+    let given = settings.given().iter().find(|given| given.setting == "emqx.acl_in_login");
+    if given.is_none_or(|given| given.value != "true") {
+        return Finding::ok(ACL_IN_LOGIN, "off: EMQX asks for every action");
+    }
+    Finding::warning(
+        ACL_IN_LOGIN,
+        "emqx.acl_in_login is on, and fleetgate cannot throw sessions out: rights taken away stay in \
+         force in open sessions until they reconnect",
+        "set emqx.acl_in_login = false, or disconnect a device by hand in EMQX whenever you take a \
+         right away from it",
+    )
+}
+
+fn examine_keys(tokens: &Tokens, report: &mut Report) {
+    let mut kids = Vec::new();
+    for file in &tokens.verification_keys {
+        match read_verification_key(file) {
+            Ok(key) => kids.push(key_id(&key)),
+            Err(error) => report.add(Finding::error(VERIFICATION_KEYS, error)),
+        }
+    }
+    if !kids.is_empty() {
+        let count = counted(kids.len(), "key");
+        report.add(Finding::ok(VERIFICATION_KEYS, format!("{count}: {}", kids.join(", "))));
+    } else if tokens.verification_keys.is_empty() {
+        let found = "none (tokens.verification_keys): no device token is accepted";
+        report.add(Finding::ok(VERIFICATION_KEYS, found));
+    }
+    report.add(signing_key(tokens, &kids));
+}
+
+/// `serve` does without a signing key, so what is wrong with it stops nothing.
+fn signing_key(tokens: &Tokens, kids: &[String]) -> Finding {
+    let Some(file) = &tokens.signing_key else {
+        return Finding::ok(SIGNING_KEY, "none (tokens.signing_key): no token can be issued here");
+    };
+    let kid = match read_signing_key(file) {
+        Ok(key) => key_id(&key.verifying_key()),
+        Err(error) => {
+            return Finding { status: Status::Warning, ..Finding::error(SIGNING_KEY, error) };
+        }
+    };
+    if kids.contains(&kid) {
+        return Finding::ok(SIGNING_KEY, format!("{kid}, which is among the verification keys"));
+    }
+    Finding::warning(
+        SIGNING_KEY,
+        format!("{kid} is not among the verification keys: tokens issued here are refused here"),
+        format!("add {} or its public half to tokens.verification_keys", file.display()),
+    )
+}

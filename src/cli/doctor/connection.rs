@@ -1,0 +1,215 @@
+//! Checks of the server and the way to it.
+
+use std::time::{Duration, Instant};
+
+use tokio_postgres::Client;
+
+use super::finding::{Finding, Report};
+use super::session::Session;
+use super::{Clock, LIMIT};
+use crate::config::Database;
+use crate::registry::connection::Target;
+use crate::registry::error::RegistryError;
+use crate::secret::random_bytes;
+
+pub(super) const DATABASE: &str = "database";
+const SERVER_VERSION: &str = "server version";
+const CLOCK: &str = "clock";
+const CONNECTIONS: &str = "connections";
+const LISTEN: &str = "listen and notify";
+
+/// The checks of this module, in order.
+pub(super) const CHECKS: [&str; 5] = [DATABASE, SERVER_VERSION, CLOCK, CONNECTIONS, LISTEN];
+
+/// A login that is not in memory waits for one query; more than this is felt when a fleet reconnects.
+const SLOW_QUERY: Duration = Duration::from_millis(50);
+/// Tokens and expiries are judged by the clock of this machine.
+const SKEW_TO_MENTION: Duration = Duration::from_secs(1);
+const SKEW_TO_REFUSE: Duration = Duration::from_secs(30);
+/// The oldest server that has what the schema uses (`sql/V1__registry.sql` refuses older ones).
+const OLDEST_SERVER: i32 = 15;
+/// What is given up here after [`LIMIT`] does not go on for long on the server.
+const STATEMENT_TIMEOUT: &str = "SET statement_timeout = '6s'";
+
+/// A connection, and how to open another.
+pub(super) struct Connected {
+    pub(super) client: Client,
+    target: Target,
+}
+
+/// Connects, and reports how that went.
+pub(super) async fn open(settings: &Database, report: &mut Report) -> Option<Connected> {
+    match tokio::time::timeout(LIMIT, connect(settings)).await {
+        Ok(Ok((connected, finding))) => {
+            report.add(finding);
+            return Some(connected);
+        }
+        Ok(Err(error)) => report.add(Finding::error(DATABASE, error)),
+        Err(_) => report.add(Finding::failure(
+            DATABASE,
+            format!("no connection within {LIMIT:?}"),
+            "check that PostgreSQL runs, that database.url is right, and that no firewall is between",
+        )),
+    }
+    None
+}
+
+async fn connect(settings: &Database) -> Result<(Connected, Finding), RegistryError> {
+    let target = Target::new(settings)?;
+    let began = Instant::now();
+    let (client, _) = target.open(None).await?;
+    let connecting = began.elapsed();
+    client.batch_execute(STATEMENT_TIMEOUT).await.map_err(RegistryError::on(DATABASE))?;
+    let began = Instant::now();
+    client.batch_execute("SELECT 1").await.map_err(RegistryError::on(DATABASE))?;
+    let finding = latency(connecting, began.elapsed());
+    Ok((Connected { client, target }, finding))
+}
+
+fn latency(connecting: Duration, query: Duration) -> Finding {
+    let found = format!("connected in {connecting:.1?}, a query takes {query:.1?}");
+    if query <= SLOW_QUERY {
+        return Finding::ok(DATABASE, found);
+    }
+    let remedy = "every login of a device that is not in memory waits this long: bring fleetgate and \
+                  PostgreSQL closer together";
+    Finding::warning(DATABASE, found, remedy)
+}
+
+pub(super) async fn examine(
+    connected: &Connected,
+    settings: &Database,
+    clock: &Clock,
+    session: &mut Session<'_>,
+) {
+    let client = &connected.client;
+    session.check(SERVER_VERSION, server_version(client)).await;
+    session.check(CLOCK, clock_skew(client, clock)).await;
+    session.check(CONNECTIONS, connections(client, settings.pool_size)).await;
+    session.check(LISTEN, listen(connected)).await;
+}
+
+async fn server_version(client: &Client) -> Result<Finding, RegistryError> {
+    let row = client
+        .query_one("SELECT current_setting('server_version_num')::integer, current_setting('server_version')", &[])
+        .await
+        .map_err(RegistryError::on(SERVER_VERSION))?;
+    let (number, version): (i32, String) = (row.get(0), row.get(1));
+    if number / 10_000 >= OLDEST_SERVER {
+        return Ok(Finding::ok(SERVER_VERSION, format!("PostgreSQL {version}")));
+    }
+    let found = format!("PostgreSQL {version} is older than {OLDEST_SERVER}");
+    Ok(Finding::failure(SERVER_VERSION, found, "upgrade PostgreSQL, or use another server"))
+}
+
+/// The database's answer lies somewhere between question and answer: half of that is uncertain.
+async fn clock_skew(client: &Client, clock: &Clock) -> Result<Finding, RegistryError> {
+    let asked = clock.now_micros();
+    let row = client
+        .query_one("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint", &[])
+        .await
+        .map_err(RegistryError::on(CLOCK))?;
+    let answered = clock.now_micros();
+    let (database, middle): (i64, i64) = (row.get(0), asked + (answered - asked) / 2);
+    Ok(skew(middle - database, answered - asked))
+}
+
+/// All in microseconds; ahead is positive.
+fn skew(ahead: i64, round_trip: i64) -> Finding {
+    let size = Duration::from_micros(ahead.unsigned_abs());
+    let certain = size.saturating_sub(Duration::from_micros(round_trip.unsigned_abs() / 2));
+    let direction = if ahead < 0 { "behind" } else { "ahead of" };
+    let found = format!("this machine is {size:.1?} {direction} the database");
+    let remedy = "tokens and expiries are judged by this machine's clock: let both machines keep time \
+                  by NTP (timedatectl set-ntp true)";
+    if certain > SKEW_TO_REFUSE {
+        Finding::failure(CLOCK, found, remedy)
+    } else if certain > SKEW_TO_MENTION {
+        Finding::warning(CLOCK, found, remedy)
+    } else {
+        Finding::ok(CLOCK, found)
+    }
+}
+
+/// What the server leaves to this role and database; -1 stands for no limit of their own.
+const CONNECTION_LIMITS: &str = "
+    SELECT current_setting('max_connections')::bigint
+               - current_setting('superuser_reserved_connections')::bigint,
+           (SELECT rolconnlimit::bigint FROM pg_roles WHERE rolname = current_user),
+           (SELECT datconnlimit::bigint FROM pg_database WHERE datname = current_database())";
+
+async fn connections(client: &Client, pool_size: usize) -> Result<Finding, RegistryError> {
+    let row =
+        client.query_one(CONNECTION_LIMITS, &[]).await.map_err(RegistryError::on(CONNECTIONS))?;
+    let limits: [Option<i64>; 3] = [row.get(0), row.get(1), row.get(2)];
+    let limit = limits.into_iter().flatten().filter(|limit| *limit >= 0).min().unwrap_or(0);
+    Ok(room(pool_size + 1, usize::try_from(limit).unwrap_or(0)))
+}
+
+/// A replica needs its pool and one connection that listens.
+fn room(needed: usize, available: usize) -> Finding {
+    let found = format!("a replica uses up to {needed} (database.pool_size + 1) of {available}");
+    let remedy = "raise max_connections in PostgreSQL (or the limit of the role or database), or lower \
+                  database.pool_size";
+    if needed > available {
+        Finding::failure(CONNECTIONS, found, remedy)
+    } else if needed * 2 > available {
+        Finding::warning(CONNECTIONS, format!("{found}; a second replica has no room"), remedy)
+    } else {
+        Finding::ok(CONNECTIONS, found)
+    }
+}
+
+/// Listens on one connection and notifies on another, as a change by another process does. The
+/// channel is one that no replica listens to.
+async fn listen(connected: &Connected) -> Result<Finding, RegistryError> {
+    let on_listen = || RegistryError::on("LISTEN");
+    let channel = format!("fleetgate_doctor_{:016x}", u64::from_ne_bytes(random_bytes()));
+    let (listener, mut notifications) = connected.target.open_listener().await?;
+    listener.batch_execute(&format!("LISTEN {channel}")).await.map_err(on_listen())?;
+    let began = Instant::now();
+    let notify = format!("NOTIFY {channel}");
+    connected.client.batch_execute(&notify).await.map_err(on_listen())?;
+    let heard = tokio::time::timeout(LIMIT / 2, notifications.recv()).await;
+    Ok(match heard {
+        Ok(Some(_)) => {
+            Finding::ok(LISTEN, format!("a notification arrives after {:.1?}", began.elapsed()))
+        }
+        _ => Finding::failure(
+            LISTEN,
+            "a notification of our own did not arrive: changes would not be noticed",
+            "connect straight to PostgreSQL, or through a pooler in session mode (PgBouncer's \
+             transaction mode loses LISTEN)",
+        ),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::doctor::Status;
+
+    #[test]
+    fn clocks_apart() {
+        assert_eq!(skew(900_000, 0).status, Status::Ok);
+        assert_eq!(skew(-1_500_000, 0).status, Status::Warning);
+        assert!(skew(-1_500_000, 0).found.contains("1.5s behind"));
+        assert_eq!(skew(31_000_000, 0).status, Status::Failure);
+        // Half of a slow answer may explain it.
+        assert_eq!(skew(1_500_000, 2_000_000).status, Status::Ok);
+    }
+
+    #[test]
+    fn room_for_replicas() {
+        assert_eq!(room(9, 97).status, Status::Ok);
+        assert_eq!(room(9, 17).status, Status::Warning);
+        assert_eq!(room(9, 8).status, Status::Failure);
+    }
+
+    #[test]
+    fn a_far_database_is_worth_a_word() {
+        let (near, far) = (Duration::from_millis(1), Duration::from_millis(80));
+        assert_eq!(latency(near, near).status, Status::Ok);
+        assert_eq!(latency(near, far).status, Status::Warning);
+    }
+}

@@ -1,0 +1,164 @@
+//! Checks of what is in the registry.
+
+use std::pin::pin;
+
+use futures_util::TryStreamExt;
+use tokio_postgres::{Client, Row};
+
+use super::finding::{Finding, counted};
+use super::session::Session;
+use crate::config::Tokens;
+use crate::domain::password_hash::PasswordHash;
+use crate::registry::error::RegistryError;
+
+const HASHES: &str = "stored hashes";
+const EXPIRING: &str = "expiring credentials";
+const WITHOUT_CREDENTIAL: &str = "devices without credential";
+const TOKENS: &str = "token credentials";
+
+/// The checks of this module, in order.
+pub(super) const CHECKS: [&str; 4] = [HASHES, EXPIRING, WITHOUT_CREDENTIAL, TOKENS];
+
+/// Most hashes that are read, the newest first: about a second.
+const MOST_HASHES: i64 = 100_000;
+/// Most devices that a finding names.
+const MOST_NAMES: usize = 5;
+
+pub(super) async fn examine(tokens: &Tokens, session: &mut Session<'_>) {
+    let client = session.client;
+    session.check(HASHES, hashes(client)).await;
+    session.check(EXPIRING, expiring(client)).await;
+    session.check(WITHOUT_CREDENTIAL, without_credential(client)).await;
+    session.check(TOKENS, token_credentials(client, tokens)).await;
+}
+
+/// The constraint in `sql/` looks at the form only: costs out of bounds, for one, pass it.
+async fn hashes(client: &Client) -> Result<Finding, RegistryError> {
+    let on_hashes = || RegistryError::on(HASHES);
+    let newest = "SELECT devices.name, newest.hash FROM (
+             SELECT id, device_id, hash FROM device_credentials
+             WHERE hash IS NOT NULL AND revoked_at IS NULL ORDER BY id DESC LIMIT $1) AS newest
+         JOIN devices ON devices.id = newest.device_id";
+    let rows = client.query_raw(newest, [MOST_HASHES]).await.map_err(on_hashes())?;
+    let mut rows = pin!(rows);
+    let (mut read, mut unusable) = (0, Devices::default());
+    while let Some(row) = rows.try_next().await.map_err(on_hashes())? {
+        read += 1;
+        if PasswordHash::parse(row.get(1)).is_err() {
+            unusable.add(&row);
+        }
+    }
+    if unusable.count == 0 {
+        return Ok(Finding::ok(HASHES, format!("{read} read, all usable")));
+    }
+    Ok(Finding::failure(
+        HASHES,
+        format!("{} of {read} allow no login, of {}", unusable.count, unusable.named()),
+        "see `fleetgate credential list DEVICE`; revoke each and add another with `fleetgate \
+         credential add`",
+    ))
+}
+
+async fn expiring(client: &Client) -> Result<Finding, RegistryError> {
+    let soon = select(
+        client,
+        EXPIRING,
+        "SELECT devices.name, count(*) OVER () FROM device_credentials
+         JOIN devices ON devices.id = device_id AND enabled
+         WHERE revoked_at IS NULL AND expires_at > now() AND expires_at <= now() + interval '14 days'
+         ORDER BY expires_at LIMIT $1",
+    )
+    .await?;
+    if soon.count == 0 {
+        return Ok(Finding::ok(EXPIRING, "none within 14 days"));
+    }
+    Ok(Finding::warning(
+        EXPIRING,
+        format!("{} within 14 days, first of {}", soon.count, soon.named()),
+        "give the devices new ones in time with `fleetgate credential add`; old and new count side by \
+         side",
+    ))
+}
+
+/// A certificate that is only needed beside another credential lets nobody in by itself.
+async fn without_credential(client: &Client) -> Result<Finding, RegistryError> {
+    let without = select(
+        client,
+        WITHOUT_CREDENTIAL,
+        "SELECT name, count(*) OVER () FROM devices
+         WHERE enabled AND NOT EXISTS (
+             SELECT 1 FROM device_credentials
+             WHERE device_id = devices.id AND revoked_at IS NULL
+               AND coalesce(not_before <= now(), true) AND coalesce(expires_at > now(), true)
+               AND certificate_required IS NOT TRUE)
+         ORDER BY name LIMIT $1",
+    )
+    .await?;
+    if without.count == 0 {
+        return Ok(Finding::ok(WITHOUT_CREDENTIAL, "every enabled device can log in"));
+    }
+    Ok(Finding::warning(
+        WITHOUT_CREDENTIAL,
+        format!("{} enabled but cannot log in: {}", without.count, without.named()),
+        "give each a credential with `fleetgate credential add`, or disable it with `fleetgate device \
+         disable`",
+    ))
+}
+
+async fn token_credentials(client: &Client, tokens: &Tokens) -> Result<Finding, RegistryError> {
+    let accepting = select(
+        client,
+        TOKENS,
+        "SELECT devices.name, count(*) OVER () FROM device_credentials
+         JOIN devices ON devices.id = device_id AND enabled
+         WHERE device_credentials.kind = 'token' AND revoked_at IS NULL
+           AND coalesce(expires_at > now(), true)
+         ORDER BY devices.name LIMIT $1",
+    )
+    .await?;
+    let found = format!("{} accepting device tokens", counted(accepting.count, "device"));
+    if accepting.count == 0 || !tokens.verification_keys.is_empty() {
+        return Ok(Finding::ok(TOKENS, found));
+    }
+    Ok(Finding::warning(
+        TOKENS,
+        format!("{found}, but there is no key to check them with: {}", accepting.named()),
+        "set tokens.verification_keys to the public half of the signing key (`fleetgate token key show`)",
+    ))
+}
+
+/// How many devices there are, and the first of them.
+#[derive(Default)]
+struct Devices {
+    count: usize,
+    first: Vec<String>,
+}
+
+impl Devices {
+    fn add(&mut self, row: &Row) {
+        self.count += 1;
+        if self.first.len() < MOST_NAMES {
+            self.first.push(format!("{:?}", row.get::<_, &str>(0)));
+        }
+    }
+
+    fn named(&self) -> String {
+        let more = if self.count > self.first.len() { ", …" } else { "" };
+        format!("{}{more}", self.first.join(", "))
+    }
+}
+
+/// Asks for names, of which only the first come, and how many there are.
+async fn select(
+    client: &Client,
+    check: &'static str,
+    query: &str,
+) -> Result<Devices, RegistryError> {
+    let most = i64::try_from(MOST_NAMES).unwrap_or(i64::MAX);
+    let rows = client.query(query, &[&most]).await.map_err(RegistryError::on(check))?;
+    let count = rows.first().map_or(0, |row| row.get::<_, i64>(1));
+    let mut devices = Devices::default();
+    rows.iter().for_each(|row| devices.add(row));
+    devices.count = usize::try_from(count).unwrap_or(usize::MAX);
+    Ok(devices)
+}

@@ -1,0 +1,148 @@
+//! `fleetgate grant`
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::json;
+use tokio_postgres::Client;
+
+use crate::cli::context::Context;
+use crate::cli::error::CliError;
+use crate::cli::output::table;
+use crate::domain::acl;
+use crate::domain::device::DeviceId;
+use crate::domain::name::DeviceName;
+use crate::domain::topic::TopicFilter;
+use crate::registry::devices;
+use crate::registry::grants::{self, GrantRow};
+
+/// Grants, a device's rights beyond its bindings: add, list, remove.
+#[derive(Args)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    action: Command,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Action {
+    Publish,
+    Subscribe,
+}
+
+impl From<Action> for acl::Action {
+    fn from(action: Action) -> Self {
+        match action {
+            Action::Publish => Self::Publish,
+            Action::Subscribe => Self::Subscribe,
+        }
+    }
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Let a device publish to, or subscribe within, a topic filter.
+    Add {
+        /// The device.
+        device: DeviceName,
+        /// What it may do.
+        action: Action,
+        /// On which topics; + and # are wildcards.
+        filter: TopicFilter,
+    },
+    /// List a device's grants.
+    List {
+        /// The device.
+        device: DeviceName,
+    },
+    /// Take a grant away: by its number, or by DEVICE ACTION FILTER.
+    Remove {
+        /// The number of the grant, as the list shows it, or the device.
+        #[arg(value_name = "ID|DEVICE")]
+        grant: String,
+        /// What the device may do.
+        #[arg(requires = "filter")]
+        action: Option<Action>,
+        /// On which topics.
+        filter: Option<TopicFilter>,
+    },
+}
+
+impl Arguments {
+    pub(super) async fn run(self, context: &Context) -> Result<(), CliError> {
+        match self.action {
+            Command::Add { device, action, filter } => add(context, &device, action, &filter).await,
+            Command::List { device } => list(context, &device).await,
+            Command::Remove { grant, action: Some(action), filter: Some(filter) } => {
+                remove_of(context, &grant, action, &filter).await
+            }
+            Command::Remove { grant, .. } => remove(context, &grant).await,
+        }
+    }
+}
+
+async fn device_id(client: &Client, device: &str) -> Result<DeviceId, CliError> {
+    devices::find_id(client, device).await?.ok_or_else(|| CliError::no_device(device))
+}
+
+async fn add(
+    context: &Context,
+    device: &DeviceName,
+    action: Action,
+    filter: &TopicFilter,
+) -> Result<(), CliError> {
+    let client = context.connect().await?;
+    let device_id = device_id(&client, device.as_str()).await?;
+    let id = grants::add(&client, device_id, action.into(), filter).await?;
+    let action = grants::action_text(action.into());
+    let result = json!({"id": id, "device": device.as_str(), "action": action, "topic_filter": filter.as_str()});
+    context
+        .output
+        .result(&result, || format!("Device \"{device}\" may now {action} {filter} (grant {id})."))
+}
+
+async fn list(context: &Context, device: &DeviceName) -> Result<(), CliError> {
+    let client = context.connect().await?;
+    let id = device_id(&client, device.as_str()).await?;
+    let found = grants::list(&client, id).await?;
+    context.output.result(&found, || grant_table(&found))
+}
+
+async fn remove(context: &Context, id: &str) -> Result<(), CliError> {
+    let id: i64 = id.parse().map_err(|_| {
+        CliError::Usage(format!(
+            "{id:?} is no number of a grant; write its number, or DEVICE publish|subscribe FILTER"
+        ))
+    })?;
+    let client = context.connect().await?;
+    if !grants::remove(&client, id).await? {
+        return Err(no_grant(&id.to_string()));
+    }
+    context.output.result(&json!({"id": id, "removed": true}), || format!("Grant {id} is removed."))
+}
+
+async fn remove_of(
+    context: &Context,
+    device: &str,
+    action: Action,
+    filter: &TopicFilter,
+) -> Result<(), CliError> {
+    let client = context.connect().await?;
+    let id = device_id(&client, device).await?;
+    let action_text = grants::action_text(action.into());
+    let grant = format!("of device {device:?} to {action_text} {filter}");
+    if !grants::remove_of(&client, id, action.into(), filter).await? {
+        return Err(no_grant(&grant));
+    }
+    let result = json!({"device": device, "action": action_text, "topic_filter": filter.as_str(), "removed": true});
+    context.output.result(&result, || format!("The grant {grant} is removed."))
+}
+
+fn no_grant(grant: &str) -> CliError {
+    CliError::NotFound(format!("there is no grant {grant}; see `fleetgate grant list DEVICE`"))
+}
+
+/// Grants, for people.
+pub(super) fn grant_table(grants: &[GrantRow]) -> String {
+    let rows = grants
+        .iter()
+        .map(|grant| [grant.id.to_string(), grant.action.clone(), grant.topic_filter.clone()]);
+    table(["ID", "ACTION", "TOPIC FILTER"], rows)
+}

@@ -1,0 +1,137 @@
+//! The command line: one file a subcommand.
+//!
+//! A subcommand parses into a typed `Arguments`, so that a bad value is refused before anything is
+//! opened, and runs against a [`context::Context`]. Results go to standard output, remarks and errors to
+//! standard error; with `--json` results and errors are JSON. To add a subcommand: a `mod` line, a
+//! variant of [`Command`], an arm of [`Command::run`].
+
+mod binding;
+mod capability;
+pub mod check_config;
+mod completions;
+mod context;
+mod convention;
+mod credential;
+mod dev;
+mod device;
+mod device_add;
+mod device_show;
+pub mod doctor;
+mod error;
+mod grant;
+mod migrate;
+mod moment;
+mod output;
+mod questions;
+mod serve;
+mod token;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use context::Context;
+use error::CliError;
+use output::Output;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed, or refused by a rule; nothing was changed
+  2  wrong usage: an unknown option, a bad value, a wrong configuration
+  3  there is no such device, credential, binding, grant or capability
+  4  the database cannot be reached";
+
+/// Device authentication, authorization and presence for EMQX over a PostgreSQL registry.
+#[derive(Parser)]
+#[command(name = "fleetgate", version, about, after_help = EXIT_CODES)]
+struct Cli {
+    /// Configuration file.
+    #[arg(long, global = true, value_name = "PATH")]
+    config: Option<PathBuf>,
+    /// Print results and errors as JSON.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Dev(dev::DevArgs),
+    Serve(serve::Arguments),
+    Migrate(migrate::Arguments),
+    Device(device::Arguments),
+    Credential(credential::Arguments),
+    Binding(binding::Arguments),
+    Grant(grant::Arguments),
+    Capability(capability::Arguments),
+    Token(token::TokenArgs),
+    CheckConfig(check_config::Arguments),
+    Doctor(doctor::DoctorArgs),
+    Completions(completions::Arguments),
+}
+
+impl Command {
+    fn run(self, context: &Context) -> Result<(), CliError> {
+        match self {
+            Self::Dev(arguments) => Ok(dev::run(&arguments, &context.sources().environment)?),
+            Self::Serve(arguments) => arguments.run(context),
+            Self::Migrate(arguments) => context.block_on(arguments.run(context)),
+            Self::Device(arguments) => context.block_on(arguments.run(context)),
+            Self::Credential(arguments) => context.block_on(arguments.run(context)),
+            Self::Binding(arguments) => context.block_on(arguments.run(context)),
+            Self::Grant(arguments) => context.block_on(arguments.run(context)),
+            Self::Capability(arguments) => context.block_on(arguments.run(context)),
+            Self::Token(arguments) => {
+                Ok(token::run(&arguments, &context.sources(), context.output.json)?)
+            }
+            Self::Doctor(arguments) => {
+                Ok(doctor::run(&arguments, &context.sources(), context.output.json)?)
+            }
+            Self::CheckConfig(arguments) => arguments.run(context),
+            Self::Completions(arguments) => arguments.run::<Cli>(context),
+        }
+    }
+}
+
+/// Runs the command line of this process and tells its exit code (see `--help`).
+#[must_use]
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refuse_usage(&error),
+    };
+    let context = Context { config: cli.config, output: Output { json: cli.json } };
+    match cli.command.run(&context) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            context.output.error(&error);
+            error.exit_code()
+        }
+    }
+}
+
+/// Prints what clap says, which for `--help` and `--version` is no error.
+fn refuse_usage(error: &clap::Error) -> ExitCode {
+    let json = std::env::args_os().any(|argument| argument == "--json");
+    if error.use_stderr() && json {
+        let message = error.render().to_string();
+        let message = message.trim().trim_start_matches("error: ").to_owned();
+        Output { json }.error(&CliError::Usage(message));
+    } else if error.print().is_err() {
+        return ExitCode::FAILURE;
+    }
+    u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_declaration_is_sound() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,148 @@
+//! Results for people (tables) and for programs (JSON).
+
+use std::io::{self, Write};
+
+use comfy_table::{Table, presets};
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::cli::error::CliError;
+use crate::secret::Secret;
+
+/// Where results go.
+#[derive(Clone, Copy)]
+pub(super) struct Output {
+    /// Whether they are JSON.
+    pub(super) json: bool,
+}
+
+impl Output {
+    /// Prints a result: as JSON, or as the text that stands for it.
+    pub(super) fn result(
+        self,
+        value: &impl Serialize,
+        text: impl FnOnce() -> String,
+    ) -> Result<(), CliError> {
+        if self.json { self.print_json(value) } else { print(&text()) }
+    }
+
+    /// Prints a result that carries a secret. For people the secret stands alone on standard output,
+    /// so that a script can take it, and everything else on standard error.
+    pub(super) fn result_with_secret(
+        self,
+        value: &impl Serialize,
+        secret: &Secret,
+        text: impl FnOnce() -> String,
+    ) -> Result<(), CliError> {
+        if self.json {
+            self.print_json(value)?;
+        } else {
+            remark(&text());
+            print(secret.expose())?;
+        }
+        remark("This secret is shown once and stored nowhere: keep it now.");
+        Ok(())
+    }
+
+    fn print_json(self, value: &impl Serialize) -> Result<(), CliError> {
+        let text = serde_json::to_string_pretty(value)
+            .map_err(|error| CliError::Failed(format!("the result is no JSON: {error}")))?;
+        print(&text)
+    }
+
+    /// Prints a remark for people; programs don't need it.
+    pub(super) fn hint(self, text: &str) {
+        if !self.json {
+            remark(text);
+        }
+    }
+
+    /// Prints why a command failed.
+    pub(super) fn error(self, error: &CliError) {
+        if self.json {
+            let body =
+                serde_json::json!({"error": {"kind": error.kind(), "message": error.to_string()}});
+            remark(&body.to_string());
+        } else {
+            remark(&format!("error: {error}"));
+        }
+    }
+}
+
+/// Prints to standard output. A reader that has seen enough (`| head`) is no failure.
+pub(super) fn print(text: &str) -> Result<(), CliError> {
+    let mut stdout = io::stdout().lock();
+    match writeln!(stdout, "{}", text.trim_end()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(CliError::Failed(format!("standard output cannot be written: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Prints to standard error. When even that fails there is nobody left to tell.
+pub(super) fn remark(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{}", text.trim_end());
+}
+
+/// A table without lines, which is easy to read and to cut.
+pub(super) fn table<const N: usize>(
+    header: [&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header);
+    table.add_rows(rows.into_iter().map(|row| row.map(|cell| visible(&cell))));
+    table.trim_fmt()
+}
+
+/// A text without anything that a terminal would act on.
+pub(super) fn visible(text: &str) -> String {
+    text.chars()
+        .flat_map(|c| if c.is_control() { c.escape_unicode().collect() } else { vec![c] })
+        .collect()
+}
+
+/// What is there, or a dash.
+pub(super) fn or_dash(text: Option<&str>) -> String {
+    text.unwrap_or("-").to_owned()
+}
+
+/// A moment to the second, or a dash.
+pub(super) fn moment(moment: Option<Timestamp>) -> String {
+    moment
+        .map_or_else(|| "-".to_owned(), |moment| moment.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
+}
+
+/// `yes` or `no`.
+pub(super) fn yes_no(value: bool) -> String {
+    if value { "yes" } else { "no" }.to_owned()
+}
+
+/// A word as a POSIX shell takes it literally.
+pub(super) fn shell_word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@%=,".contains(c);
+    if !text.is_empty() && !text.starts_with('-') && text.chars().all(plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shell_words_are_quoted_where_needed() {
+        assert_eq!(shell_word("thermo-1"), "thermo-1");
+        assert_eq!(shell_word("two words"), "'two words'");
+        assert_eq!(shell_word("it's"), "'it'\\''s'");
+        assert_eq!(shell_word(""), "''");
+    }
+
+    #[test]
+    fn nothing_reaches_a_terminal_that_it_would_act_on() {
+        assert_eq!(visible("a\u{1b}[2J"), "a\\u{1b}[2J");
+    }
+}

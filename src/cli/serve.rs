@@ -1,0 +1,38 @@
+//! `fleetgate serve`
+
+use clap::Args;
+
+use crate::app::{App, AppError};
+use crate::cli::context::Context;
+use crate::cli::error::CliError;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::lifecycle;
+
+/// Serve EMQX until SIGTERM or SIGINT. Brings the database's schema up to date first.
+#[derive(Args)]
+pub(super) struct Arguments {}
+
+impl Arguments {
+    pub(super) fn run(self, context: &Context) -> Result<(), CliError> {
+        let settings = context.settings()?;
+        let config = settings.config()?;
+        lifecycle::start_logging(&config.log);
+        for warning in settings.warnings() {
+            tracing::warn!("{warning}");
+        }
+        Ok(serve(&config)?)
+    }
+}
+
+fn serve(config: &Config) -> Result<(), AppError> {
+    actix_web::rt::System::new().block_on(async {
+        let stop = lifecycle::stop_on_signals()
+            .map_err(|error| AppError::SetUp { what: "signals", why: error.to_string() })?;
+        let app = App::build(config, Clock::System, stop)?;
+        tracing::info!(address = %app.address(), "serving");
+        app.run().await?;
+        tracing::info!("stopped");
+        Ok(())
+    })
+}

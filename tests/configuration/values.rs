@@ -1,0 +1,247 @@
+//! Values: defaults, precedence, and what is said of bad ones.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use fleetgate::cli::check_config::check_config;
+use fleetgate::config::{LogFormat, Sources, reference};
+
+use crate::operator::{NEEDED, Operator, TOKEN, told_of};
+
+#[test]
+fn defaults_hold_when_only_the_needed_is_given() {
+    let config = Operator::writes(NEEDED).loads().config().unwrap_or_else(|p| panic!("{p}"));
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    assert_eq!(config.http.listen.to_string(), "127.0.0.1:8080");
+    assert_eq!(config.http.workers, cores);
+    assert_eq!(config.http.keep_alive, Duration::from_secs(120));
+    assert_eq!(config.http.max_connections, 4096);
+    assert_eq!(config.http.shutdown_grace, Duration::from_secs(10));
+    assert_eq!(config.database.url.expose(), "postgres://fleetgate@db/fleetgate");
+    assert!(config.database.password.is_none());
+    assert_eq!(config.database.ca_file, None);
+    assert_eq!(config.database.pool_size, 8);
+    assert_eq!(config.database.connect_timeout, Duration::from_secs(2));
+    assert_eq!(config.database.query_timeout, Duration::from_secs(2));
+    assert_eq!(config.emqx.webhook_token.expose(), TOKEN);
+    assert!(!config.emqx.acl_in_login);
+    assert_eq!(config.cache.devices, 200_000);
+    assert_eq!(config.cache.unknown_names, 20_000);
+    assert_eq!(config.cache.unknown_ttl, Duration::from_secs(5));
+    assert_eq!(config.cache.max_staleness, Duration::from_secs(600));
+    assert_eq!(config.hashing.threads, (cores / 2).max(1));
+    assert_eq!(config.hashing.queue, 64);
+    assert_eq!(config.tokens.audience, "fleetgate");
+    assert!(config.tokens.verification_keys.is_empty());
+    assert_eq!(config.tokens.signing_key, None);
+    assert_eq!(config.log.format, LogFormat::Text);
+    assert_eq!(config.log.filter, "info");
+}
+
+#[test]
+fn every_setting_can_be_a_variable() {
+    let operator = Operator::writes("");
+    let key = operator.saves("key.pem", "", 0o600);
+    let key = key.to_str().expect("text");
+    let paths = format!("{key}:{key}");
+    let operator = operator
+        .sets("FLEETGATE_HTTP_LISTEN", "[::1]:0")
+        .sets("FLEETGATE_HTTP_WORKERS", "3")
+        .sets("FLEETGATE_HTTP_KEEP_ALIVE", "90s")
+        .sets("FLEETGATE_HTTP_MAX_CONNECTIONS", "10")
+        .sets("FLEETGATE_HTTP_SHUTDOWN_GRACE", "0s")
+        .sets("FLEETGATE_DATABASE_URL", "host=/run/postgresql")
+        .sets("FLEETGATE_DATABASE_PASSWORD", "p w")
+        .sets("FLEETGATE_DATABASE_CA_FILE", key)
+        .sets("FLEETGATE_DATABASE_POOL_SIZE", "2")
+        .sets("FLEETGATE_DATABASE_CONNECT_TIMEOUT", "250ms")
+        .sets("FLEETGATE_DATABASE_QUERY_TIMEOUT", "1s 500ms")
+        .sets("FLEETGATE_EMQX_WEBHOOK_TOKEN", TOKEN)
+        .sets("FLEETGATE_EMQX_ACL_IN_LOGIN", "true")
+        .sets("FLEETGATE_CACHE_DEVICES", "1")
+        .sets("FLEETGATE_CACHE_UNKNOWN_NAMES", "2")
+        .sets("FLEETGATE_CACHE_UNKNOWN_TTL", "1m")
+        .sets("FLEETGATE_CACHE_MAX_STALENESS", "1h")
+        .sets("FLEETGATE_HASHING_THREADS", "5")
+        .sets("FLEETGATE_HASHING_QUEUE", "6")
+        .sets("FLEETGATE_TOKENS_AUDIENCE", "lab")
+        .sets("FLEETGATE_TOKENS_VERIFICATION_KEYS", &paths)
+        .sets("FLEETGATE_TOKENS_SIGNING_KEY", key)
+        .sets("FLEETGATE_LOG_FORMAT", "json")
+        .sets("FLEETGATE_LOG_FILTER", "warn");
+    let settings = operator.loads();
+    let config = settings.config().unwrap_or_else(|p| panic!("{p}"));
+    let key = PathBuf::from(key);
+    assert_eq!(config.http.listen.to_string(), "[::1]:0");
+    assert_eq!((config.http.workers, config.http.max_connections), (3, 10));
+    assert_eq!(config.http.keep_alive, Duration::from_secs(90));
+    assert_eq!(config.http.shutdown_grace, Duration::ZERO);
+    assert_eq!(config.database.url.expose(), "host=/run/postgresql");
+    assert!(config.database.password.is_some_and(|p| p.expose() == "p w"));
+    assert_eq!(config.database.ca_file, Some(key.clone()));
+    assert_eq!(config.database.pool_size, 2);
+    assert_eq!(config.database.connect_timeout, Duration::from_millis(250));
+    assert_eq!(config.database.query_timeout, Duration::from_millis(1500));
+    assert_eq!(config.emqx.webhook_token.expose(), TOKEN);
+    assert!(config.emqx.acl_in_login);
+    assert_eq!((config.cache.devices, config.cache.unknown_names), (1, 2));
+    assert_eq!(config.cache.unknown_ttl, Duration::from_secs(60));
+    assert_eq!(config.cache.max_staleness, Duration::from_secs(3600));
+    assert_eq!((config.hashing.threads, config.hashing.queue), (5, 6));
+    assert_eq!(config.tokens.audience, "lab");
+    assert_eq!(config.tokens.verification_keys, [key.clone(), key.clone()]);
+    assert_eq!(config.tokens.signing_key, Some(key));
+    assert_eq!(config.log.format, LogFormat::Json);
+    assert_eq!(config.log.filter, "warn");
+    let variables = operator.environment.len();
+    assert_eq!(settings.given().len(), variables, "check-config names every one");
+    let rows = reference().matches("| `FLEETGATE_").count() - 2;
+    assert_eq!(rows, variables, "this test misses a setting");
+}
+
+#[test]
+fn environment_counts_more_than_file_and_file_more_than_default() {
+    let operator = Operator::writes("http.workers = 2\nhttp.max_connections = 5\n")
+        .sets("FLEETGATE_HTTP_WORKERS", "3")
+        .sets("FLEETGATE_HTTP_MAX_CONNECTIONS", "");
+    let given: Vec<String> = operator
+        .loads()
+        .given()
+        .iter()
+        .map(|g| {
+            format!("{} = {} {}", g.setting, g.value, g.at)
+                .replace(operator.directory.path().to_str().unwrap(), "")
+        })
+        .collect();
+    assert_eq!(
+        given,
+        ["http.workers = 3 FLEETGATE_HTTP_WORKERS", "http.max_connections = 5 /fleetgate.toml:2",]
+    );
+}
+
+#[test]
+fn bad_values_are_named_with_the_remedy() {
+    let cases = [
+        (
+            "http.listen = '8080'",
+            r#"http.listen: "8080" is not an address; write "127.0.0.1:8080""#,
+        ),
+        ("http.listen = 9000", r#"http.listen: 9000 is not an address; write "127.0.0.1:9000""#),
+        (
+            "http.workers = '8'",
+            r#"http.workers: "8" is not a whole number; write one from 1 to 1024, without quotes"#,
+        ),
+        ("http.workers = 0", "http.workers: 0 is out of range; write a number from 1 to 1024"),
+        ("http.workers = -1", "http.workers: -1 is out of range; write a number from 1 to 1024"),
+        (
+            "http.workers = 1.5",
+            "http.workers: a fraction is not a whole number; write one from 1 to 1024, without quotes",
+        ),
+        (
+            "http.keep_alive = 5",
+            r#"http.keep_alive: 5 says no unit; write the unit as well, for example "5s" for seconds or "5ms" for milliseconds"#,
+        ),
+        (
+            "http.keep_alive = '5'",
+            r#"http.keep_alive: 5 says no unit; write the unit as well, for example "5s" for seconds or "5ms" for milliseconds"#,
+        ),
+        (
+            "http.keep_alive = 'long'",
+            r#"http.keep_alive: "long" is not a duration; write a number with its unit, from "1s" to "1h""#,
+        ),
+        (
+            "http.keep_alive = '-5s'",
+            r#"http.keep_alive: "-5s" is not a duration; write a number with its unit, from "1s" to "1h""#,
+        ),
+        (
+            "http.keep_alive = '2h'",
+            r#"http.keep_alive: "2h" is out of range; write a duration from "1s" to "1h""#,
+        ),
+        (
+            "emqx.acl_in_login = 'yes'",
+            r#"emqx.acl_in_login: "yes" is no yes or no; write true or false"#,
+        ),
+        ("log.format = 'xml'", r#"log.format: "xml" is not known; write "text" or "json""#),
+        (
+            "log.filter = 'inof'",
+            r#"log.filter: "inof" is not a level; write error, warn, info, debug, trace or off, or module=level"#,
+        ),
+        ("log.filter = 3", "log.filter: 3 is a number; write text in quotes"),
+        (
+            "tokens.audience = ''",
+            r#"tokens.audience: "" is no audience; write 1 to 256 characters, no control characters"#,
+        ),
+        (
+            "tokens.verification_keys = 'a.pem'",
+            r#"tokens.verification_keys: "a.pem" is not a list; write ["path", "path"]"#,
+        ),
+        (
+            "tokens.verification_keys = [1]",
+            "tokens.verification_keys: 1 in the list is no path; write text in quotes",
+        ),
+        (
+            "tokens.verification_keys = ['a.pem']",
+            "tokens.verification_keys: a.pem cannot be used: No such file or directory (os error 2); write the path of a file",
+        ),
+        (
+            "tokens.signing_key = 'a.pem'",
+            "tokens.signing_key: the file named here cannot be used: No such file or directory (os error 2); write the path of a file",
+        ),
+        ("tokens.signing_key = ['a.pem']", "tokens.signing_key: is a list; write text in quotes"),
+        ("database.ca_file = ''", "database.ca_file: the path is empty; write the path of a file"),
+        (
+            "database.ca_file = true",
+            "database.ca_file: true is true or false; write text in quotes",
+        ),
+        (
+            "database.password = ''",
+            "database.password: the password is empty; remove the setting if there is none",
+        ),
+        (
+            "database.password_file = 'none'",
+            "database.password_file: the file named here cannot be read: No such file or directory (os error 2); write the path of a file that holds only the secret",
+        ),
+    ];
+    for (line, told) in cases {
+        assert_eq!(told_of(line), format!("fleetgate.toml:3: {told}"), "{line}");
+    }
+}
+
+#[test]
+fn missing_settings_are_told_to_those_who_need_them() {
+    let operator = Operator::writes("log.format = 'json'\n");
+    let settings = operator.loads();
+    assert_eq!(settings.log().format, LogFormat::Json);
+    assert_eq!(settings.tokens().audience, "fleetgate");
+    let database = settings.database().err().map(|p| p.to_string()).expect("a problem");
+    assert_eq!(
+        database,
+        "database.url: is needed and not given; write it in the configuration file or set \
+         FLEETGATE_DATABASE_URL, or name a file that holds it with database.url_file or \
+         FLEETGATE_DATABASE_URL_FILE"
+    );
+    let told = operator.is_told();
+    assert_eq!(told[0], database);
+    assert!(told[1].starts_with("emqx.webhook_token: is needed"), "{told:?}");
+}
+
+#[test]
+fn check_config_reports_for_people_and_programs() {
+    let operator = Operator::writes(NEEDED).sets("FLEETGATE_LOG_FORMAT", "json");
+    let report = check_config(&operator.sources()).unwrap_or_else(|p| panic!("{p}"));
+    let directory = operator.directory.path().display().to_string();
+    assert_eq!(
+        report.to_string().replace(&directory, ""),
+        "configuration is valid\nfile: /fleetgate.toml\n  database.url = set  \
+         (/fleetgate.toml:1)\n  emqx.webhook_token = set  (/fleetgate.toml:2)\n  log.format = \
+         \"json\"  (FLEETGATE_LOG_FORMAT)\n"
+    );
+    let json = serde_json::to_value(&report).expect("JSON");
+    assert_eq!(json["given"][1]["value"], "set");
+    assert_eq!(json["given"][1]["at"]["line"], 2);
+    assert_eq!(json["given"][2]["at"]["variable"], "FLEETGATE_LOG_FORMAT");
+    let problems = check_config(&Sources::default()).expect_err("nothing is given");
+    let json = serde_json::to_value(&problems).expect("JSON");
+    assert_eq!(json[0]["setting"], "database.url");
+    assert_eq!(json[0]["at"], serde_json::Value::Null);
+}

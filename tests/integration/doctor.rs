@@ -1,0 +1,192 @@
+//! `fleetgate doctor`: finds what is wrong, and nothing where all is well.
+
+use std::time::{Duration, Instant};
+
+use fleetgate::cli::doctor::{LIMIT, Report, Status, examine};
+use fleetgate::clock::Clock;
+use fleetgate::config::Sources;
+
+use crate::support::fleet::Fleet;
+use crate::support::postgres::{TestDatabase, fresh_database, new_server};
+
+fn sources(url: &str, more: &[(&str, &str)]) -> Sources {
+    let needed = [
+        ("FLEETGATE_DATABASE_URL", url),
+        ("FLEETGATE_DATABASE_CONNECT_TIMEOUT", "1s"),
+        ("FLEETGATE_EMQX_WEBHOOK_TOKEN", "0123456789abcdef"),
+    ];
+    let all = needed.iter().chain(more);
+    let environment = all.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    Sources { file: None, environment: environment.collect() }
+}
+
+async fn report(url: &str, more: &[(&str, &str)]) -> Report {
+    examine(&sources(url, more), &Clock::System).await
+}
+
+/// How the first finding of a check ended, and its words.
+fn found(report: &Report, check: &str) -> (Status, String) {
+    let finding = report.findings.iter().find(|finding| finding.check == check);
+    let finding = finding.unwrap_or_else(|| panic!("no {check} in\n{report}"));
+    (finding.status, format!("{} {}", finding.found, finding.remedy.as_deref().unwrap_or("")))
+}
+
+async fn registry() -> (TestDatabase, Fleet) {
+    let database = fresh_database().await;
+    let fleet = Fleet::connect(&database.url).await;
+    (database, fleet)
+}
+
+#[tokio::test]
+async fn a_healthy_system_has_nothing_to_say() {
+    let (database, fleet) = registry().await;
+    fleet.device("a").await.secret("a").await;
+    let report = report(&database.url, &[]).await;
+    assert!(report.findings.iter().all(|finding| finding.status == Status::Ok), "{report}");
+    assert_eq!(report.findings.len(), 16, "{report}");
+    assert!(found(&report, "listen and notify").1.contains("arrives after"));
+}
+
+#[tokio::test]
+async fn what_depends_on_an_unreachable_database_is_skipped() {
+    let report = report("host=/nowhere user=fleetgate", &[]).await;
+    assert_eq!(report.failures(), 1);
+    assert_eq!(found(&report, "database").0, Status::Failure);
+    for check in ["server version", "clock", "listen and notify", "schema", "stored hashes"] {
+        assert_eq!(found(&report, check).0, Status::Skipped, "{check}");
+    }
+    assert_eq!(found(&report, "webhook token").0, Status::Ok);
+}
+
+#[tokio::test]
+async fn a_wrong_configuration_is_told_whole() {
+    let wrong = [("FLEETGATE_HTTP_LISTEN", "here"), ("FLEETGATE_HTTP_WORKERS", "none")];
+    let report = report("host=/nowhere", &wrong).await;
+    let failures: Vec<_> =
+        report.findings.iter().filter(|finding| finding.status == Status::Failure).collect();
+    assert_eq!(failures.len(), 2, "{report}");
+    assert_eq!(found(&report, "database").0, Status::Skipped);
+}
+
+#[tokio::test]
+async fn missing_settings_are_failures() {
+    let report = examine(&Sources::default(), &Clock::System).await;
+    assert_eq!(found(&report, "webhook token").0, Status::Failure);
+    assert!(report.to_string().contains("database.url"), "{report}");
+    assert_eq!(found(&report, "database").0, Status::Skipped);
+}
+
+#[tokio::test]
+async fn clocks_apart_are_found() {
+    let (database, _fleet) = registry().await;
+    for (ahead, expected) in [(40, Status::Failure), (5, Status::Warning)] {
+        let clock = Clock::manual(Clock::System.now_micros());
+        clock.advance(Duration::from_secs(ahead));
+        let report = examine(&sources(&database.url, &[]), &clock).await;
+        assert_eq!(found(&report, "clock").0, expected, "{report}");
+    }
+}
+
+#[tokio::test]
+async fn another_schema_is_found() {
+    let (database, fleet) = registry().await;
+    fleet.sql("UPDATE fleetgate_schema_history SET version = version + 1000", &[]).await;
+    let newer = report(&database.url, &[]).await;
+    assert!(found(&newer, "schema").1.contains("newer fleetgate"), "{newer}");
+    assert_eq!(found(&newer, "privileges").0, Status::Skipped);
+    fleet.sql("DELETE FROM fleetgate_schema_history", &[]).await;
+    let older = report(&database.url, &[]).await;
+    assert!(found(&older, "schema").1.contains("fleetgate migrate"), "{older}");
+}
+
+#[tokio::test]
+async fn missing_privileges_are_found() {
+    let (database, fleet) = registry().await;
+    fleet.sql("CREATE ROLE doctor_reader LOGIN", &[]).await;
+    let url = database.url.replace("user=fleetgate", "user=doctor_reader");
+    let nothing = report(&url, &[]).await;
+    assert_eq!(found(&nothing, "schema").0, Status::Failure, "{nothing}");
+    fleet.sql("GRANT SELECT ON fleetgate_schema_history TO doctor_reader", &[]).await;
+    let little = report(&url, &[]).await;
+    assert_eq!(found(&little, "privileges").0, Status::Failure, "{little}");
+    assert_eq!(found(&little, "stored hashes").0, Status::Skipped);
+    fleet.sql("GRANT SELECT ON ALL TABLES IN SCHEMA public TO doctor_reader", &[]).await;
+    let serving = report(&url, &[]).await;
+    let (status, words) = found(&serving, "privileges");
+    assert_eq!(status, Status::Warning, "{serving}");
+    assert!(words.contains("INSERT on devices"), "{words}");
+    assert_eq!(found(&serving, "stored hashes").0, Status::Ok);
+}
+
+#[tokio::test]
+async fn too_small_a_server_is_found() {
+    let (database, _fleet) = registry().await;
+    let report = report(&database.url, &[("FLEETGATE_DATABASE_POOL_SIZE", "999")]).await;
+    assert_eq!(found(&report, "connections").0, Status::Failure, "{report}");
+}
+
+#[tokio::test]
+async fn credentials_that_need_care_are_counted() {
+    let (database, fleet) = registry().await;
+    let impossible = "$argon2id$v=19$m=99999999,t=1,p=1$c2FsdHNhbHRzYWx0$aGFzaGhhc2hoYXNoaGFzaA";
+    fleet.device("broken").await.hash("broken", "secret", impossible).await;
+    fleet.device("ending").await.secret("ending").await;
+    fleet.sql("UPDATE device_credentials SET expires_at = now() + interval '13 days' WHERE device_id = (SELECT id FROM devices WHERE name = 'ending')", &[]).await;
+    fleet.device("bare").await.certificate("bare", "cn", true).await;
+    fleet.device("off").await.enabled("off", false).await;
+    let report = report(&database.url, &[]).await;
+    let (status, words) = found(&report, "stored hashes");
+    assert_eq!(status, Status::Failure, "{report}");
+    assert!(words.contains("1 of 2") && words.contains("\"broken\""), "{words}");
+    let (status, words) = found(&report, "expiring credentials");
+    assert!(status == Status::Warning && words.contains("\"ending\""), "{words}");
+    let (status, words) = found(&report, "devices without credential");
+    assert!(status == Status::Warning && words.starts_with("1 ") && words.contains("\"bare\""));
+}
+
+#[tokio::test]
+async fn keys_and_rights_are_looked_at() {
+    let (database, fleet) = registry().await;
+    fleet.device("a").await;
+    fleet
+        .sql("INSERT INTO device_credentials (device_id, kind, not_before) SELECT id, 'token', now() FROM devices", &[])
+        .await;
+    let without_keys = report(&database.url, &[]).await;
+    assert_eq!(found(&without_keys, "token credentials").0, Status::Warning, "{without_keys}");
+
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().to_str().unwrap();
+    let more = [
+        ("FLEETGATE_TOKENS_VERIFICATION_KEYS", path),
+        ("FLEETGATE_TOKENS_SIGNING_KEY", path),
+        ("FLEETGATE_EMQX_ACL_IN_LOGIN", "true"),
+    ];
+    let report = report(&database.url, &more).await;
+    assert_eq!(found(&report, "verification keys").0, Status::Failure, "{report}");
+    assert_eq!(found(&report, "signing key").0, Status::Warning, "{report}");
+    let (status, words) = found(&report, "rights in login");
+    assert!(status == Status::Warning && words.contains("until they reconnect"), "{words}");
+}
+
+#[tokio::test]
+async fn a_frozen_server_does_not_hold_it_up() {
+    let mut server = new_server().await;
+    server.pause().unwrap();
+    let began = Instant::now();
+    let report = report(&server.connection_string("postgres"), &[]).await;
+    assert!(began.elapsed() < LIMIT, "{:?}", began.elapsed());
+    assert_eq!(found(&report, "database").0, Status::Failure, "{report}");
+}
+
+#[tokio::test]
+async fn a_locked_table_costs_the_time_of_one_check() {
+    let (database, fleet) = registry().await;
+    fleet.sql("BEGIN", &[]).await;
+    fleet.sql("LOCK TABLE devices", &[]).await;
+    let began = Instant::now();
+    let report = report(&database.url, &[]).await;
+    assert!(began.elapsed() < LIMIT * 2, "{:?}", began.elapsed());
+    let (status, words) = found(&report, "stored hashes");
+    assert!(status == Status::Failure && words.contains("no answer within 5s"), "{words}");
+    assert_eq!(found(&report, "expiring credentials").0, Status::Skipped, "{report}");
+}

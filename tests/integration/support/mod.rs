@@ -1,0 +1,9 @@
+//! What several tests need.
+
+pub(crate) mod app;
+pub(crate) mod commands;
+pub(crate) mod database;
+pub(crate) mod fleet;
+pub(crate) mod postgres;
+pub(crate) mod proxy;
+pub(crate) mod wire;

@@ -1,0 +1,75 @@
+//! Databases for tests: one private PostgreSQL for the whole test program, a fresh database a test.
+//!
+//! The server is started by the first test that asks, and goes, files and all, when the program ends.
+//! A database is a copy of a template that was migrated once.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use fleetgate::embedded::{Home, PrivatePostgres};
+use fleetgate::registry::migrate::migrate;
+use tokio::sync::OnceCell;
+use tokio_postgres::{Client, NoTls};
+
+/// Tests run side by side, each with pools of its own.
+const MAX_CONNECTIONS: u16 = 300;
+
+const TEMPLATE: &str = "fleetgate_template";
+
+/// A database that only one test uses.
+pub(crate) struct TestDatabase {
+    /// How to connect to it: a libpq connection string.
+    pub(crate) url: String,
+}
+
+/// A fresh, migrated database on the shared server.
+pub(crate) async fn fresh_database() -> TestDatabase {
+    new_database(shared().await).await
+}
+
+/// An empty database on the shared server.
+pub(crate) async fn empty_database() -> TestDatabase {
+    create_database(shared().await, "").await
+}
+
+/// The unix socket of the shared server, for a proxy in front of it.
+pub(crate) async fn socket_path() -> PathBuf {
+    shared().await.socket_path()
+}
+
+async fn shared() -> &'static PrivatePostgres {
+    static SHARED: OnceCell<PrivatePostgres> = OnceCell::const_new();
+    SHARED.get_or_init(new_server).await
+}
+
+/// A server of the test's own, for tests that stop, kill or freeze it.
+pub(crate) async fn new_server() -> PrivatePostgres {
+    let start = || PrivatePostgres::start(&Home::Temporary, MAX_CONNECTIONS);
+    let server = tokio::task::spawn_blocking(start).await.unwrap().unwrap();
+    let admin = connect(&server.connection_string("postgres")).await;
+    admin.batch_execute(&format!("CREATE DATABASE {TEMPLATE}")).await.unwrap();
+    let mut template = connect(&server.connection_string(TEMPLATE)).await;
+    migrate(&mut template).await.unwrap();
+    server
+}
+
+/// A fresh, migrated database on a server made by [`new_server`].
+pub(crate) async fn new_database(server: &PrivatePostgres) -> TestDatabase {
+    create_database(server, &format!("TEMPLATE {TEMPLATE} STRATEGY wal_log")).await
+}
+
+async fn create_database(server: &PrivatePostgres, options: &str) -> TestDatabase {
+    static NUMBER: AtomicU32 = AtomicU32::new(1);
+    let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+    let admin = connect(&server.connection_string("postgres")).await;
+    admin.batch_execute(&format!("CREATE DATABASE {name} {options}")).await.unwrap();
+    TestDatabase { url: server.connection_string(&name) }
+}
+
+/// A plain connection, driven by a task of the current runtime.
+pub(crate) async fn connect(url: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    // Its error reaches whoever uses the client.
+    tokio::spawn(connection);
+    client
+}

@@ -1,0 +1,100 @@
+//! A TCP proxy in front of PostgreSQL's unix socket that can delay, freeze, refuse and cut.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// What the network does at present.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Weather {
+    /// Every chunk is held back this long, in each direction.
+    Delay(Duration),
+    /// Nothing passes; connections stay open.
+    Frozen,
+    /// Connections are closed as soon as they are made.
+    Refusing,
+}
+
+pub(crate) struct Proxy {
+    port: u16,
+    weather: watch::Sender<Weather>,
+    connections: Arc<Mutex<CancellationToken>>,
+}
+
+impl Proxy {
+    pub(crate) async fn start(upstream: PathBuf) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (weather, forecast) = watch::channel(Weather::Delay(Duration::ZERO));
+        let connections = Arc::new(Mutex::new(CancellationToken::new()));
+        let current = connections.clone();
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                if *forecast.borrow() == Weather::Refusing {
+                    continue;
+                }
+                let cut = current.lock().unwrap().clone();
+                tokio::spawn(forward(client, upstream.clone(), forecast.clone(), cut));
+            }
+        });
+        Self { port, weather, connections }
+    }
+
+    /// The database URL through the proxy, from one that goes directly.
+    pub(crate) fn url(&self, direct: &str) -> String {
+        let kept = direct.split_whitespace().filter(|word| !word.starts_with("host="));
+        let kept: Vec<&str> = kept.filter(|word| !word.starts_with("port=")).collect();
+        format!("host=127.0.0.1 port={} {}", self.port, kept.join(" "))
+    }
+
+    pub(crate) fn set(&self, weather: Weather) {
+        self.weather.send_replace(weather);
+    }
+
+    /// Ends every connection there is.
+    pub(crate) fn cut(&self) {
+        let old = std::mem::take(&mut *self.connections.lock().unwrap());
+        old.cancel();
+    }
+}
+
+async fn forward(
+    client: TcpStream,
+    upstream: PathBuf,
+    weather: watch::Receiver<Weather>,
+    cut: CancellationToken,
+) {
+    let Ok(server) = UnixStream::connect(upstream).await else { return };
+    let (client_read, client_write) = client.into_split();
+    let (server_read, server_write) = server.into_split();
+    tokio::select! {
+        () = pump(client_read, server_write, weather.clone()) => {}
+        () = pump(server_read, client_write, weather) => {}
+        () = cut.cancelled() => {}
+    }
+}
+
+async fn pump(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    mut weather: watch::Receiver<Weather>,
+) {
+    let mut chunk = vec![0; 16 * 1024];
+    while let Ok(length @ 1..) = from.read(&mut chunk).await {
+        let Ok(now) = weather.wait_for(|weather| *weather != Weather::Frozen).await.map(|now| *now)
+        else {
+            return;
+        };
+        if let Weather::Delay(delay) = now {
+            tokio::time::sleep(delay).await; // why: the delay is the fault being injected
+        }
+        if to.write_all(&chunk[..length]).await.is_err() {
+            return;
+        }
+    }
+}

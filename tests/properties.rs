@@ -1,0 +1,170 @@
+//! Topics and rights against a naive reference that enumerates every topic of a small world.
+//!
+//! The world has the levels `""`, `a`, `b`, `$x` and `z` (which no filter names) and topics of up to
+//! four levels; filters have up to three. Nothing that distinguishes two filters of that length needs
+//! a larger one, so within it the properties are checked exhaustively; random ones go beyond it.
+
+#[path = "properties/reference.rs"]
+mod reference;
+
+use fleetgate::domain::acl::{Action, allow_rules};
+use fleetgate::domain::rights::Rights;
+use fleetgate::domain::topic::{
+    TopicFilter, TopicName, check_topic_filter, check_topic_name, filter_matches, grant_covers,
+    strip_subscription_prefix,
+};
+use proptest::prelude::*;
+use reference::{all_filters, all_topics, emqx_rule_allows, matches};
+
+#[test]
+fn every_filter_matches_exactly_the_topics_of_the_reference() {
+    let topics = all_topics();
+    for filter in all_filters() {
+        for topic in &topics {
+            assert_eq!(filter_matches(&filter, topic), matches(&filter, topic), "{filter} {topic}");
+        }
+    }
+}
+
+#[test]
+fn a_grant_covers_a_filter_exactly_when_it_matches_every_topic_of_it() {
+    let topics = all_topics();
+    let filters = all_filters();
+    let matched: Vec<Vec<bool>> = filters
+        .iter()
+        .map(|filter| topics.iter().map(|topic| matches(filter, topic)).collect())
+        .collect();
+    let (mut covered, mut uncovered) = (0, 0);
+    for (grant, granted) in filters.iter().zip(&matched) {
+        for (filter, wanted) in filters.iter().zip(&matched) {
+            let expected = wanted.iter().zip(granted).all(|(wanted, granted)| !wanted || *granted);
+            assert_eq!(grant_covers(grant, filter), expected, "grant {grant} filter {filter}");
+            if expected { covered += 1 } else { uncovered += 1 }
+        }
+    }
+    assert!(covered > 1000 && uncovered > 1000, "{covered} {uncovered}");
+}
+
+#[test]
+fn no_allow_rule_is_wider_in_emqx_than_the_rights() {
+    let (topics, filters) = (all_topics(), all_filters());
+    let mut rules = 0;
+    for grant in filters.iter().filter_map(|text| text.parse::<TopicFilter>().ok()) {
+        let publish = Rights::new(vec![], vec![], vec![grant.clone()], vec![]);
+        let subscribe = Rights::new(vec![], vec![], vec![], vec![grant]);
+        rules += allow_rules(&publish).count() + allow_rules(&subscribe).count();
+        for topic in &topics {
+            let allowed = in_emqx(&publish, Action::Publish, topic);
+            assert!(!allowed || publish.may_publish(topic), "{topic}");
+            assert!(!in_emqx(&subscribe, Action::Publish, topic));
+        }
+        for filter in &filters {
+            let allowed = in_emqx(&subscribe, Action::Subscribe, filter);
+            assert!(!allowed || subscribe.may_subscribe(filter), "{filter}");
+            assert!(!in_emqx(&publish, Action::Subscribe, filter));
+        }
+    }
+    assert!(rules > 100, "{rules}");
+}
+
+#[test]
+fn the_rules_of_bindings_say_exactly_what_the_rights_say() {
+    let (topics, filters) = (all_topics(), all_filters());
+    for topic in topics.iter().filter_map(|text| text.parse::<TopicName>().ok()) {
+        let rights = Rights::new(vec![topic.clone()], vec![topic], vec![], vec![]);
+        for asked in topics.iter().chain(&filters) {
+            let publish = in_emqx(&rights, Action::Publish, asked);
+            assert_eq!(publish, rights.may_publish(asked), "{asked}");
+            let subscribe = in_emqx(&rights, Action::Subscribe, asked);
+            assert_eq!(subscribe, rights.may_subscribe(asked), "{asked}");
+        }
+    }
+}
+
+#[test]
+fn what_the_world_holds_is_well_formed() {
+    assert!(all_topics().iter().all(|topic| check_topic_name(topic).is_ok()));
+    assert!(all_filters().iter().all(|filter| check_topic_filter(filter).is_ok()));
+}
+
+/// Whether EMQX itself would allow an action by a device's rules.
+fn in_emqx(rights: &Rights, action: Action, asked: &str) -> bool {
+    let mut rules = allow_rules(rights).filter(|rule| rule.action == action);
+    rules.any(|rule| match rule.literal {
+        true => rule.topic == asked,
+        false => emqx_rule_allows(rule.topic, asked),
+    })
+}
+
+fn filter() -> impl Strategy<Value = String> {
+    let level = prop_oneof![Just(""), Just("a"), Just("+"), Just("$x"), Just("é")];
+    let stem = prop::collection::vec(level, 1..7).prop_map(|levels| levels.join("/"));
+    let whole = (stem, any::<bool>()).prop_map(|(stem, deep)| match deep {
+        true => format!("{stem}/#"),
+        false => stem,
+    });
+    whole.prop_map(|filter| if filter.is_empty() { "#".to_owned() } else { filter })
+}
+
+fn topic() -> impl Strategy<Value = String> {
+    let level = prop_oneof![Just(""), Just("a"), Just("b"), Just("$x"), Just("é")];
+    let path = prop::collection::vec(level, 1..8).prop_map(|levels| levels.join("/"));
+    path.prop_map(|topic| if topic.is_empty() { "/".to_owned() } else { topic })
+}
+
+fn config(cases: u32) -> ProptestConfig {
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+proptest! {
+    #![proptest_config(config(2000))]
+
+    #[test]
+    fn longer_filters_match_as_the_reference_says(filter in filter(), topic in topic()) {
+        prop_assert_eq!(filter_matches(&filter, &topic), matches(&filter, &topic));
+    }
+
+    #[test]
+    fn what_a_covered_filter_matches_the_grant_matches(
+        grant in filter(), filter in filter(), topic in topic(),
+    ) {
+        if grant_covers(&grant, &filter) && filter_matches(&filter, &topic) {
+            prop_assert!(filter_matches(&grant, &topic));
+        }
+    }
+
+    #[test]
+    fn coverage_is_a_preorder(a in filter(), b in filter(), c in filter()) {
+        prop_assert!(grant_covers(&a, &a));
+        if grant_covers(&a, &b) && grant_covers(&b, &c) {
+            prop_assert!(grant_covers(&a, &c));
+        }
+    }
+
+    #[test]
+    fn a_subscription_prefix_comes_off_whatever_it_carries(filter in filter(), group in "[a-z$é]{1,5}") {
+        for prefix in ["$queue/", "$stream/", "$exclusive/", &format!("$share/{group}/")] {
+            let prefixed = format!("{prefix}{filter}");
+            prop_assert_eq!(strip_subscription_prefix(&prefixed), filter.as_str());
+        }
+    }
+
+    #[test]
+    fn nothing_else_comes_off(filter in filter(), bad in "[a-z]*[+#][a-z]*") {
+        let plain = !["$share/", "$queue/", "$stream/", "$exclusive/"].iter().any(|p| filter.starts_with(p));
+        prop_assume!(plain);
+        prop_assert_eq!(strip_subscription_prefix(&filter), filter.as_str());
+        for malformed in [format!("$share//{filter}"), format!("$share/{bad}/{filter}"), "$share/group".into()] {
+            prop_assert_eq!(strip_subscription_prefix(&malformed), malformed.as_str());
+        }
+    }
+
+    #[test]
+    fn checking_any_text_is_total_and_names_are_filters(text in any::<String>()) {
+        if check_topic_name(&text).is_ok() {
+            prop_assert!(check_topic_filter(&text).is_ok());
+            prop_assert!(filter_matches(&text, &text) && grant_covers(&text, &text));
+        }
+        let _ = strip_subscription_prefix(&text);
+    }
+}
