@@ -25,7 +25,9 @@ use crate::authn::verified::VerifiedLogins;
 use crate::authz::Authorizer;
 use crate::clock::Clock;
 use crate::config::{Config, Hashing};
+use crate::http::emqx::events::Complaints;
 use crate::http::{Gate, routes};
+use crate::ingest::Ingest;
 use crate::lifecycle::InFlight;
 use crate::metrics::{HashMetrics, Metrics};
 use crate::registry::cache::DeviceCache;
@@ -35,11 +37,15 @@ use crate::registry::error::RegistryError;
 use crate::registry::freshness::Freshness;
 use crate::registry::migrate::migrate;
 use crate::registry::pool::Postgres;
+use crate::registry::schemas::SchemaCache;
 
 /// Threads that move PostgreSQL connections along; they hardly ever compute.
 const REGISTRY_THREADS: usize = 2;
 /// Wait between attempts to reach a PostgreSQL that was never seen.
 const FIRST_CONTACT_RETRY: Duration = Duration::from_millis(500);
+
+/// How long the writer may take for what is queued after the HTTP side has ended.
+const LAST_WRITES: Duration = Duration::from_secs(5);
 
 /// Why the service could not start, or ended before it was told to.
 #[derive(Debug, Error)]
@@ -69,6 +75,9 @@ pub enum AppError {
     /// The registry's task ended by itself.
     #[error("the task that listens to PostgreSQL ended; this is a bug")]
     ListenerEnded,
+    /// The writer of events ended by itself.
+    #[error("the task that writes events ended; this is a bug")]
+    WriterEnded,
 }
 
 /// A service that has bound its port and begun to reach for PostgreSQL.
@@ -85,7 +94,8 @@ pub struct App {
 struct RegistryTask {
     runtime: Runtime,
     task: JoinHandle<Result<(), RegistryError>>,
-    /// Ends the task; changes are heard until the last request is answered.
+    writer: JoinHandle<()>,
+    /// Ends both tasks: changes are heard and events written until the last request is answered.
     end: CancellationToken,
 }
 
@@ -109,11 +119,20 @@ impl App {
             freshness.clone(),
             metrics.cache.clone(),
         ));
+        let schemas = Arc::new(SchemaCache::new(postgres.clone(), freshness.clone()));
         let listener = ChangeListener::new(
             target.clone(),
             devices.clone(),
+            schemas.clone(),
             freshness.clone(),
             metrics.listen.clone(),
+        );
+        let (ingest, writer) = Ingest::new(
+            &config.ingest,
+            devices.clone(),
+            schemas,
+            postgres.clone(),
+            metrics.events.clone(),
         );
         let authenticator = authenticator(config, metrics.hash.clone(), clock)?;
         let gate = Data::new(Gate {
@@ -121,6 +140,9 @@ impl App {
             acl_in_login: config.emqx.acl_in_login,
             authenticator,
             authorizer: Authorizer::new(devices.clone()),
+            ingest,
+            max_payload: config.ingest.max_payload,
+            complaints: Complaints::default(),
             metrics: Arc::new(metrics),
             devices,
             freshness: freshness.clone(),
@@ -130,7 +152,8 @@ impl App {
         let (address, server) = serve(config, gate.clone())?;
         let end = CancellationToken::new();
         let task = runtime.spawn(keep_registry(target, freshness, listener, end.clone()));
-        let registry = RegistryTask { runtime, task, end };
+        let writer = runtime.spawn(writer.run(end.clone()));
+        let registry = RegistryTask { runtime, task, writer, end };
         Ok(Self { address, server, grace: config.http.shutdown_grace, gate, stop, registry })
     }
 
@@ -149,7 +172,7 @@ impl App {
     /// # Errors
     /// When the server or the registry's task fails.
     pub async fn run(self) -> Result<(), AppError> {
-        let RegistryTask { runtime, task, end } = self.registry;
+        let RegistryTask { runtime, task, mut writer, end } = self.registry;
         let handle = self.server.handle();
         let mut server = actix_web::rt::spawn(self.server);
         let outcome = tokio::select! {
@@ -157,11 +180,20 @@ impl App {
             () = self.stop.cancelled() => Ok(()),
             served = &mut server => why_server_ended(served),
             ended = task => why_registry_ended(ended),
+            _ = &mut writer => Err(AppError::WriterEnded),
         };
         handle.pause().await;
-        let _over = tokio::time::timeout(self.grace, self.gate.in_flight.quiet()).await;
+        let patience = self.grace * 3 / 4;
+        if tokio::time::timeout(patience, self.gate.in_flight.quiet()).await.is_err() {
+            let _over = tokio::time::timeout(self.grace / 4, self.gate.in_flight.idle()).await;
+        }
         handle.stop(false).await;
         end.cancel();
+        if !writer.is_finished() && tokio::time::timeout(LAST_WRITES, writer).await.is_err() {
+            tracing::error!(
+                "events were still being written after {LAST_WRITES:?}; EMQX was told nothing about them"
+            );
+        }
         self.gate.authenticator.stop();
         runtime.shutdown_background();
         outcome

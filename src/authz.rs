@@ -106,7 +106,7 @@ mod tests {
             enabled,
             credentials: Box::default(),
             rights: Rights::new(
-                vec!["lab/2/temp".parse().unwrap()],
+                vec![("lab/2/temp".parse().unwrap(), "main".into())],
                 vec!["lab/2/relay/set".parse().unwrap()],
                 vec!["logs/#".parse().unwrap()],
                 vec!["alarms/+/lab".parse().unwrap(), "$SYS/brokers".parse().unwrap()],

@@ -2,7 +2,8 @@
 
 use std::io::{self, IsTerminal};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -13,6 +14,9 @@ use crate::config::{Log, LogFormat};
 /// How long nothing may arrive before the end: EMQX's connections stay open and idle, so only
 /// silence tells that it has nothing more to say.
 const QUIET: Duration = Duration::from_millis(100);
+
+/// Time between two looks at the requests in flight, at the end of the grace period.
+const GLANCE: Duration = Duration::from_millis(1);
 
 /// Requests that have been read and not yet answered.
 #[derive(Debug, Default)]
@@ -43,11 +47,40 @@ impl InFlight {
             }
         }
     }
+
+    /// Waits for a moment in which every request is answered. Under steady traffic that is all that
+    /// can be had; a connection with more than one request waiting has no such moment.
+    pub async fn idle(&self) {
+        while self.ended.load(Ordering::Acquire) != self.begun.load(Ordering::Acquire) {
+            tokio::time::sleep(GLANCE).await; // why: the counters are not worth a lock a request
+        }
+    }
 }
 
 impl Drop for Passage<'_> {
     fn drop(&mut self) {
         self.0.ended.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// Time between two log lines about the same thing.
+const SELDOM: Duration = Duration::from_secs(60);
+
+/// Lets one log line a minute through and counts the others.
+#[derive(Debug, Default)]
+pub struct Seldom(Mutex<(Option<Instant>, u64)>);
+
+impl Seldom {
+    /// Whether it is time to say something: then how often it was not since the last time.
+    pub fn now(&self) -> Option<u64> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (last, silent) = &mut *state;
+        if last.is_some_and(|last| last.elapsed() < SELDOM) {
+            *silent += 1;
+            return None;
+        }
+        *last = Some(Instant::now());
+        Some(std::mem::take(silent))
     }
 }
 

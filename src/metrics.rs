@@ -9,6 +9,10 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+mod events;
+
+pub use events::EventMetrics;
+
 /// From a cache hit (tens of microseconds) to EMQX's own patience (5 s).
 const LATENCY_SECONDS: [f64; 15] = [
     0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
@@ -22,6 +26,8 @@ pub enum Outcome {
     Allow,
     /// Decided: no.
     Deny,
+    /// 204: an event is dealt with.
+    Accepted,
     /// 400: not what EMQX sends.
     BadRequest,
     /// 401: not the webhook token.
@@ -30,7 +36,7 @@ pub enum Outcome {
     Timeout,
     /// 413: a body over the limit.
     TooLarge,
-    /// 503: the hash queue is full.
+    /// 503: a queue is full.
     Overloaded,
     /// 503: the registry cannot be asked.
     Unavailable,
@@ -38,9 +44,10 @@ pub enum Outcome {
 
 impl Outcome {
     /// Every outcome, in the order of their discriminants.
-    const ALL: [(Self, &'static str); 8] = [
+    const ALL: [(Self, &'static str); 9] = [
         (Self::Allow, "allow"),
         (Self::Deny, "deny"),
+        (Self::Accepted, "accepted"),
         (Self::BadRequest, "bad_request"),
         (Self::Unauthorized, "unauthorized"),
         (Self::Timeout, "timeout"),
@@ -130,6 +137,10 @@ pub struct Snapshot {
     pub pool_idle: usize,
     /// Callers that wait for a pool connection.
     pub pool_waiting: usize,
+    /// Events that wait for a transaction.
+    pub events_queued: usize,
+    /// How long the oldest event that is not committed has waited, in seconds; 0 without any.
+    pub oldest_event_seconds: f64,
 }
 
 /// See the module documentation.
@@ -139,6 +150,10 @@ pub struct Metrics {
     pub authn: EndpointMetrics,
     /// `/emqx/authz`.
     pub authz: EndpointMetrics,
+    /// `/emqx/events`.
+    pub events_endpoint: EndpointMetrics,
+    /// Events and their batches.
+    pub events: EventMetrics,
     /// The device cache.
     pub cache: CacheMetrics,
     /// The LISTEN connection.
@@ -147,6 +162,8 @@ pub struct Metrics {
     pub hash: HashMetrics,
     cache_entries: IntGaugeVec,
     pool: IntGaugeVec,
+    events_queued: IntGauge,
+    oldest_event: Gauge,
 }
 
 impl Metrics {
@@ -178,6 +195,8 @@ impl Metrics {
         let metrics = Self {
             authn: endpoint("authn"),
             authz: endpoint("authz"),
+            events_endpoint: endpoint("events"),
+            events: add.events()?,
             cache: add.cache()?,
             listen: add.listen()?,
             hash: add.hash()?,
@@ -191,6 +210,12 @@ impl Metrics {
                 "Pool connections by state; waiting counts callers.",
                 &["state"],
             )?,
+            events_queued: add
+                .gauge("fleetgate_ingest_queue_depth", "Events that wait for a transaction.")?,
+            oldest_event: add.add(Gauge::new(
+                "fleetgate_ingest_oldest_event_seconds",
+                "How long the oldest event that is not committed has waited; 0 without any.",
+            )?)?,
             registry: registry.clone(),
         };
         #[cfg(target_os = "linux")]
@@ -208,6 +233,8 @@ impl Metrics {
         set(&self.pool, "open", now.pool_open);
         set(&self.pool, "idle", now.pool_idle);
         set(&self.pool, "waiting", now.pool_waiting);
+        self.events_queued.set(i64::try_from(now.events_queued).unwrap_or(i64::MAX));
+        self.oldest_event.set(now.oldest_event_seconds);
         let mut text = Vec::with_capacity(16 * 1024);
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)

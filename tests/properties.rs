@@ -71,7 +71,7 @@ fn no_allow_rule_is_wider_in_emqx_than_the_rights() {
 fn the_rules_of_bindings_say_exactly_what_the_rights_say() {
     let (topics, filters) = (all_topics(), all_filters());
     for topic in topics.iter().filter_map(|text| text.parse::<TopicName>().ok()) {
-        let rights = Rights::new(vec![topic.clone()], vec![topic], vec![], vec![]);
+        let rights = Rights::new(vec![(topic.clone(), "main".into())], vec![topic], vec![], vec![]);
         for asked in topics.iter().chain(&filters) {
             let publish = in_emqx(&rights, Action::Publish, asked);
             assert_eq!(publish, rights.may_publish(asked), "{asked}");

@@ -11,6 +11,7 @@ use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::output::{table, yes_no};
 use crate::domain::name::CapabilityName;
+use crate::domain::schema::StateSchema;
 use crate::registry::capabilities::{self, CapabilityRow, NewCapability};
 
 /// Largest schema file in bytes.
@@ -91,7 +92,11 @@ fn read_schema(path: &Path) -> Result<Value, CliError> {
         )));
     }
     match serde_json::from_str(&text) {
-        Ok(schema @ (Value::Object(_) | Value::Bool(_))) => Ok(schema),
+        Ok(schema @ (Value::Object(_) | Value::Bool(_))) => {
+            StateSchema::compile(&schema)
+                .map_err(|error| refuse(format!("is no usable JSON Schema: {error}")))?;
+            Ok(schema)
+        }
         Ok(_) => {
             Err(refuse("is no JSON Schema; a schema is a JSON object, true or false".to_owned()))
         }

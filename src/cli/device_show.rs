@@ -1,11 +1,13 @@
 //! `fleetgate device show`
 
 use clap::Args;
+use serde_json::Value;
 
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::output::{moment, or_dash, table, visible, yes_no};
 use crate::cli::{binding, credential, grant};
+use crate::clock::Clock;
 use crate::domain::name::DeviceName;
 use crate::registry::devices::{self, DeviceDetails};
 use crate::registry::sessions::SessionRow;
@@ -28,8 +30,13 @@ impl Arguments {
 
 /// A device in full, for people.
 pub(super) fn text(details: &DeviceDetails) -> String {
-    let mut text = facts(details);
+    let now_ms = Clock::System.now_micros() / 1000;
+    let mut text = facts(details, now_ms);
+    let states = details.state.as_object().into_iter().flatten();
+    let states = states.map(|(binding, entry)| state_row(binding, entry, now_ms));
+    let states = states.collect::<Vec<_>>();
     let sections = [
+        ("State", states.is_empty(), table(["BINDING", "VALUE", "AGE"], states)),
         ("Bindings", details.bindings.is_empty(), binding::binding_table(&details.bindings)),
         ("Grants", details.grants.is_empty(), grant::grant_table(&details.grants)),
         (
@@ -46,7 +53,7 @@ pub(super) fn text(details: &DeviceDetails) -> String {
     text
 }
 
-fn facts(details: &DeviceDetails) -> String {
+fn facts(details: &DeviceDetails, now_ms: i64) -> String {
     let device = &details.device;
     let facts = [
         ("Name", device.name.clone()),
@@ -62,11 +69,39 @@ fn facts(details: &DeviceDetails) -> String {
             or_dash(Some(details.capabilities.join(", ").as_str()).filter(|s| !s.is_empty())),
         ),
         ("Meta", device.meta.to_string()),
-        ("State", details.state.to_string()),
+        ("Violation", details.last_violation.as_ref().map_or_else(dash, |v| violation(v, now_ms))),
         ("Added", moment(Some(device.created_at))),
         ("Changed", moment(Some(device.updated_at))),
     ];
     facts.map(|(title, value)| format!("{title:<13} {}", visible(&value))).join("\n")
+}
+
+fn dash() -> String {
+    or_dash(None)
+}
+
+fn state_row(binding: &str, entry: &Value, now_ms: i64) -> [String; 3] {
+    let value = entry.get("value").map_or_else(dash, Value::to_string);
+    [binding.to_owned(), value, age(entry, now_ms)]
+}
+
+/// `temperature at /celsius breaks "minimum" of the schema, 5m ago`
+fn violation(violation: &Value, now_ms: i64) -> String {
+    let text = |key| violation.get(key).and_then(Value::as_str).unwrap_or("?");
+    let place = match text("pointer") {
+        "" => String::new(),
+        pointer => format!(" at {pointer}"),
+    };
+    format!("{}{place} {}, {} ago", text("binding"), text("message"), age(violation, now_ms))
+}
+
+/// How long ago something was reported, in its largest unit. The broker's clock may run ahead.
+fn age(entry: &Value, now_ms: i64) -> String {
+    let Some(at) = entry.get("at").and_then(Value::as_i64) else { return dash() };
+    let seconds = now_ms.saturating_sub(at).max(0) / 1000;
+    let units = [(86_400, "d"), (3_600, "h"), (60, "m")];
+    let unit = units.iter().find(|(size, _)| seconds >= *size);
+    unit.map_or_else(|| format!("{seconds}s"), |(size, unit)| format!("{}{unit}", seconds / size))
 }
 
 fn session_table(sessions: &[SessionRow]) -> String {
@@ -79,4 +114,25 @@ fn session_table(sessions: &[SessionRow]) -> String {
         ]
     });
     table(["CLIENT ID", "CONNECTED", "OPEN", "ENDED"], rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn values_are_shown_with_their_age() {
+        let row = |entry: Value| state_row("main", &entry, 100_000_000);
+        assert_eq!(row(json!({"value": {"c": 1}, "at": 99_940_000})), ["main", r#"{"c":1}"#, "1m"]);
+        assert_eq!(row(json!({"at": 3_000_000})), ["main", "-", "1d"]);
+        assert_eq!(row(json!({"value": "x", "at": 100_000_500}))[2], "0s");
+    }
+
+    #[test]
+    fn a_violation_is_one_line() {
+        let broken = json!({"at": 0, "binding": "t", "pointer": "/c", "message": "breaks it"});
+        assert_eq!(violation(&broken, 7_200_000), "t at /c breaks it, 2h ago");
+    }
 }

@@ -21,6 +21,8 @@ pub struct Config {
     pub cache: Cache,
     /// The threads that hash chosen passwords.
     pub hashing: Hashing,
+    /// Events on their way into the registry.
+    pub ingest: Ingest,
     /// Device tokens (JWT).
     pub tokens: Tokens,
     /// Logging.
@@ -88,6 +90,19 @@ pub struct Hashing {
     pub threads: usize,
     /// Most logins of the process that wait for a thread; further ones are refused with 503.
     pub queue: usize,
+}
+
+/// Events on their way into the registry.
+#[derive(Debug, Clone)]
+pub struct Ingest {
+    /// Most events that wait to be written; further ones are answered 503.
+    pub queue: usize,
+    /// Most events that share one transaction.
+    pub batch: usize,
+    /// How long a transaction that isn't full waits for more events.
+    pub linger: Duration,
+    /// Largest payload that is stored, in bytes.
+    pub max_payload: usize,
 }
 
 /// Device tokens (JWT).

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::layers::Layers;
-use super::parts::{Cache, Config, Database, Emqx, Hashing, Http, Log, Tokens};
+use super::parts::{Cache, Config, Database, Emqx, Hashing, Http, Ingest, Log, Tokens};
 use super::problem::{Origin, Problem, Problems, Warning};
 use super::sources::Sources;
 use super::{environment, file};
@@ -17,6 +17,7 @@ pub struct Settings {
     emqx: Result<Emqx, Problem>,
     cache: Cache,
     hashing: Hashing,
+    ingest: Ingest,
     tokens: Tokens,
     log: Log,
     given: Vec<GivenSetting>,
@@ -68,6 +69,7 @@ impl Settings {
             emqx: self.emqx.clone()?,
             cache: self.cache.clone(),
             hashing: self.hashing.clone(),
+            ingest: self.ingest.clone(),
             tokens: self.tokens.clone(),
             log: self.log.clone(),
         })
@@ -116,6 +118,12 @@ impl Layers {
             hashing: Hashing {
                 threads: self.get("hashing.threads")?,
                 queue: self.get("hashing.queue")?,
+            },
+            ingest: Ingest {
+                queue: self.get("ingest.queue")?,
+                batch: self.get("ingest.batch")?,
+                linger: self.get("ingest.linger")?,
+                max_payload: self.get("ingest.max_payload")?,
             },
             tokens: Tokens {
                 audience: self.get("tokens.audience")?,

@@ -236,6 +236,32 @@ pub(super) static SETTINGS: &[Setting] = &[
                   refused at once with 503.",
     },
     Setting {
+        key: "ingest.queue",
+        kind: Kind::Count(1..=1_000_000),
+        preset: Preset::Value("10000"),
+        meaning: "Most events that wait to be written; further ones are answered 503 at once, and \
+                  EMQX sends them again.",
+    },
+    Setting {
+        key: "ingest.batch",
+        kind: Kind::Count(1..=10_000),
+        preset: Preset::Value("512"),
+        meaning: "Most events that share one transaction.",
+    },
+    Setting {
+        key: "ingest.linger",
+        kind: millis(0, SECOND),
+        preset: Preset::Value("1ms"),
+        meaning: "How long a transaction that isn't full waits for more events; `0s`: not at all.",
+    },
+    Setting {
+        key: "ingest.max_payload",
+        kind: Kind::Count(1..=16_777_216),
+        preset: Preset::Value("65536"),
+        meaning: "Largest payload that is stored, in bytes. A larger one counts as heard from, no \
+                  more.",
+    },
+    Setting {
         key: "tokens.audience",
         kind: Kind::Text(rules::AUDIENCE),
         preset: Preset::Value("fleetgate"),

@@ -1,4 +1,4 @@
-//! What Fleetgate reasons about, with no I/O: names, topics, rights, credentials.
+//! What Fleetgate reasons about, with no I/O: names, topics, rights, credentials, events.
 //!
 //! Every type here parses once and afterwards holds only good values. Nothing in this layer knows
 //! PostgreSQL, HTTP or the wall clock.
@@ -6,7 +6,10 @@
 pub mod acl;
 pub mod credential;
 pub mod device;
+pub mod event;
 pub mod name;
 pub mod password_hash;
 pub mod rights;
+pub mod schema;
 pub mod topic;
+pub mod value;

@@ -2,28 +2,36 @@
 
 use crate::domain::topic::{TopicFilter, TopicName, filter_matches, grant_covers};
 
+/// Names of bindings, at the position of the topic that they share.
+type BindingsByTopic = Box<[Box<[Box<str>]>]>;
+
 /// The rights of one device, ready to be asked.
 ///
 /// Exact topics are sorted, so that a device with a thousand bindings is decided in ten compares.
 #[derive(Debug, Default)]
 pub struct Rights {
     state_topics: Box<[TopicName]>,
+    /// For each state topic the bindings that it carries, at the same position.
+    reported_bindings: BindingsByTopic,
     command_topics: Box<[TopicName]>,
     publish_grants: Box<[TopicFilter]>,
     subscribe_grants: Box<[TopicFilter]>,
 }
 
 impl Rights {
-    /// Gathers rights from bindings (exact topics) and grants (filters), in any order.
+    /// Gathers rights from bindings (exact topics, state topics with the binding's name) and grants
+    /// (filters), in any order.
     #[must_use]
     pub fn new(
-        state_topics: Vec<TopicName>,
+        state_topics: Vec<(TopicName, Box<str>)>,
         command_topics: Vec<TopicName>,
         publish_grants: Vec<TopicFilter>,
         subscribe_grants: Vec<TopicFilter>,
     ) -> Self {
+        let (state_topics, reported_bindings) = by_topic(state_topics);
         Self {
-            state_topics: sorted(state_topics),
+            state_topics,
+            reported_bindings,
             command_topics: sorted(command_topics),
             publish_grants: publish_grants.into(),
             subscribe_grants: subscribe_grants.into(),
@@ -34,6 +42,16 @@ impl Rights {
     #[must_use]
     pub fn state_topics(&self) -> &[TopicName] {
         &self.state_topics
+    }
+
+    /// The names of the bindings whose state a topic carries: none, one, or several that share it.
+    #[must_use]
+    pub fn reported_bindings(&self, topic: &str) -> &[Box<str>] {
+        self.state_topics
+            .binary_search_by(|known| known.as_str().cmp(topic))
+            .ok()
+            .and_then(|position| self.reported_bindings.get(position))
+            .map_or(&[], |bindings| bindings)
     }
 
     /// Topics that the device listens on.
@@ -70,6 +88,20 @@ impl Rights {
     }
 }
 
+fn by_topic(mut reported: Vec<(TopicName, Box<str>)>) -> (Box<[TopicName]>, BindingsByTopic) {
+    reported.sort_unstable();
+    let mut by_topic: Vec<(TopicName, Vec<Box<str>>)> = Vec::new();
+    for (topic, binding) in reported {
+        match by_topic.last_mut() {
+            Some((last, bindings)) if *last == topic => bindings.push(binding),
+            _ => by_topic.push((topic, vec![binding])),
+        }
+    }
+    let (topics, bindings): (Vec<_>, Vec<_>) =
+        by_topic.into_iter().map(|(topic, bindings)| (topic, bindings.into())).unzip();
+    (topics.into(), bindings.into())
+}
+
 fn sorted(mut topics: Vec<TopicName>) -> Box<[TopicName]> {
     topics.sort_unstable();
     topics.dedup();
@@ -78,4 +110,20 @@ fn sorted(mut topics: Vec<TopicName>) -> Box<[TopicName]> {
 
 fn contains(topics: &[TopicName], topic: &str) -> bool {
     topics.binary_search_by(|known| known.as_str().cmp(topic)).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_topic_knows_its_bindings() {
+        let bound = |topic: &str, binding: &str| (topic.parse().unwrap(), binding.into());
+        let bindings = vec![bound("b", "main"), bound("a", "z"), bound("a", "y")];
+        let rights = Rights::new(bindings, vec![], vec![], vec![]);
+        assert_eq!(rights.state_topics().len(), 2);
+        assert_eq!(rights.reported_bindings("a"), ["y".into(), "z".into()]);
+        assert_eq!(rights.reported_bindings("b"), ["main".into()]);
+        assert!(rights.reported_bindings("c").is_empty());
+    }
 }

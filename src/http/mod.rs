@@ -1,6 +1,7 @@
 //! HTTP: the calls that EMQX makes and the pages that operators read.
 //!
-//! Routes only; what a request means is decided in [`crate::authn`] and [`crate::authz`].
+//! Routes only; what a request means is decided in [`crate::authn`], [`crate::authz`]
+//! and [`crate::ingest`].
 
 use std::sync::Arc;
 
@@ -8,6 +9,8 @@ use actix_web::web;
 
 use crate::authn::Authenticator;
 use crate::authz::Authorizer;
+use crate::http::emqx::events::Complaints;
+use crate::ingest::Ingest;
 use crate::lifecycle::InFlight;
 use crate::metrics::Metrics;
 use crate::registry::cache::DeviceCache;
@@ -28,6 +31,12 @@ pub struct Gate {
     pub authenticator: Authenticator,
     /// Decides actions.
     pub authorizer: Authorizer,
+    /// Takes events in.
+    pub ingest: Ingest,
+    /// Largest payload that is stored, in bytes.
+    pub max_payload: usize,
+    /// What was complained of lately.
+    pub complaints: Complaints,
     /// Counts everything.
     pub metrics: Arc<Metrics>,
     /// The registry in memory.
@@ -45,6 +54,7 @@ pub fn routes(service: &mut web::ServiceConfig) {
     service
         .service(web::resource("/emqx/authn").route(web::post().to(emqx::authn::handle)))
         .service(web::resource("/emqx/authz").route(web::post().to(emqx::authz::handle)))
+        .service(web::resource("/emqx/events").route(web::post().to(emqx::events::handle)))
         .service(web::resource("/healthz").route(web::get().to(ops::healthz)))
         .service(web::resource("/readyz").route(web::get().to(ops::readyz)))
         .service(web::resource("/metrics").route(web::get().to(ops::metrics)));

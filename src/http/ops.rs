@@ -44,6 +44,8 @@ pub async fn metrics(gate: Data<Gate>) -> HttpResponse {
         pool_open: pool.open,
         pool_idle: pool.idle,
         pool_waiting: pool.waiting,
+        events_queued: gate.ingest.queued(),
+        oldest_event_seconds: gate.ingest.oldest_seconds(),
     };
     match gate.metrics.render(snapshot) {
         Ok(text) => {

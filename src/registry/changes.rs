@@ -27,10 +27,14 @@ use crate::registry::cache::DeviceCache;
 use crate::registry::connection::{Target, timed_out};
 use crate::registry::error::RegistryError;
 use crate::registry::freshness::Freshness;
+use crate::registry::schemas::SchemaCache;
 use crate::secret::random_bytes;
 
 /// The channel that the triggers in `sql/` notify, with the device's name as payload.
 pub const DEVICE_CHANNEL: &str = "fleetgate_device";
+
+/// The channel that the triggers on `capabilities` notify, with the capability's name as payload.
+pub const CAPABILITY_CHANNEL: &str = "fleetgate_capability";
 
 /// Time between two heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -43,6 +47,7 @@ const RETRY_MAX: Duration = Duration::from_secs(1);
 pub struct ChangeListener {
     target: Target,
     cache: Arc<DeviceCache>,
+    schemas: Arc<SchemaCache>,
     freshness: Arc<Freshness>,
     metrics: ListenMetrics,
     /// This replica's own channel for heartbeats.
@@ -61,12 +66,13 @@ impl ChangeListener {
     pub fn new(
         target: Target,
         cache: Arc<DeviceCache>,
+        schemas: Arc<SchemaCache>,
         freshness: Arc<Freshness>,
         metrics: ListenMetrics,
     ) -> Self {
         let own = u64::from_ne_bytes(random_bytes());
         let heartbeat_channel = format!("fleetgate_heartbeat_{own:016x}");
-        Self { target, cache, freshness, metrics, heartbeat_channel }
+        Self { target, cache, schemas, freshness, metrics, heartbeat_channel }
     }
 
     /// Listens, and connects again whenever the connection is lost, until `stop` is cancelled.
@@ -103,7 +109,8 @@ impl ChangeListener {
 
     async fn connect(&self) -> Result<(Client, mpsc::Receiver<Notification>), RegistryError> {
         let (client, notifications) = self.target.open_listener().await?;
-        let listen = format!("LISTEN {DEVICE_CHANNEL}; LISTEN {}", self.heartbeat_channel);
+        let own = &self.heartbeat_channel;
+        let listen = format!("LISTEN {DEVICE_CHANNEL}; LISTEN {CAPABILITY_CHANNEL}; LISTEN {own}");
         match timeout(ECHO_TIMEOUT, client.batch_execute(&listen)).await {
             Ok(listening) => {
                 listening.map_err(RegistryError::on("LISTEN"))?;
@@ -152,12 +159,12 @@ impl ChangeListener {
     }
 
     fn take(&self, notification: &Notification) {
-        if notification.channel() != DEVICE_CHANNEL {
-            return;
-        }
-        match notification.payload() {
-            "" => self.cache.everything_changed(),
-            name => self.cache.changed(name),
+        match (notification.channel(), notification.payload()) {
+            (DEVICE_CHANNEL, "") => self.cache.everything_changed(),
+            (DEVICE_CHANNEL, name) => self.cache.changed(name),
+            (CAPABILITY_CHANNEL, "") => return self.schemas.everything_changed(),
+            (CAPABILITY_CHANNEL, name) => return self.schemas.changed(name),
+            _ => return,
         }
         self.metrics.changes.inc();
     }

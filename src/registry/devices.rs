@@ -74,8 +74,11 @@ pub struct DeviceDetails {
     /// Its row.
     #[serde(flatten)]
     pub device: DeviceRow,
-    /// Last known values by binding name.
+    /// Last known values by binding name, each with `at` (ms since 1970), the message's `id` and,
+    /// unless it was cleared, its `value`.
     pub state: Value,
+    /// The newest report that broke its capability's schema: `at`, `binding`, `pointer`, `message`.
+    pub last_violation: Option<Value>,
     /// What it can do.
     pub capabilities: Vec<String>,
     /// Its topics.
@@ -220,7 +223,7 @@ pub async fn find(
 ) -> Result<Option<DeviceDetails>, RegistryError> {
     let row = client
         .query_opt(
-            "SELECT devices.*, last_seen, coalesce(state, '{}') AS state,
+            "SELECT devices.*, last_seen, coalesce(state, '{}') AS state, last_violation,
                     ARRAY(SELECT capability FROM device_capabilities
                           WHERE device_id = devices.id ORDER BY capability) AS capabilities
              FROM devices LEFT JOIN device_state ON device_state.device_id = devices.id
@@ -235,6 +238,7 @@ pub async fn find(
     Ok(Some(DeviceDetails {
         device,
         state: row.get("state"),
+        last_violation: row.get("last_violation"),
         capabilities: row.get("capabilities"),
         bindings: bindings::list(client, id).await?,
         grants: grants::list(client, id).await?,

@@ -38,6 +38,9 @@ pub enum RegistryError {
     /// Two transactions got into each other's way.
     #[error("{0}: another change got in the way; try again")]
     Interrupted(String),
+    /// A value that PostgreSQL cannot hold (SQLSTATE class 22).
+    #[error("a value that cannot be stored: {0}")]
+    BadData(String),
     /// Anything else that PostgreSQL says.
     #[error("{thing}: PostgreSQL refused: {message}")]
     Database {
@@ -53,6 +56,12 @@ impl RegistryError {
     #[must_use]
     pub fn is_unreachable(&self) -> bool {
         matches!(self, Self::Unreachable(_))
+    }
+
+    /// Whether PostgreSQL objects to what it was given, so that giving it again cannot help.
+    #[must_use]
+    pub fn is_about_data(&self) -> bool {
+        matches!(self, Self::BadData(_) | Self::Refused(_))
     }
 
     /// Explains a PostgreSQL error that came up while working on a thing, such as `device "a"`.
@@ -79,6 +88,7 @@ impl RegistryError {
             Some("08" | "53" | "57") if *code != SqlState::QUERY_CANCELED => {
                 Self::Unreachable(answer.message().to_owned())
             }
+            Some("22") => Self::BadData(format!("{thing}: {}", verbatim(answer))),
             Some("23") => Self::Refused(format!("{thing}: {}", verbatim(answer))),
             _ => Self::Database { thing, message: verbatim(answer) },
         }

@@ -19,7 +19,7 @@ const LOAD: &str = "
               (extract(epoch FROM c.not_before) * 1000000)::bigint,
               (extract(epoch FROM c.expires_at) * 1000000)::bigint) ORDER BY c.id)
          FROM device_credentials c WHERE c.device_id = d.id AND c.revoked_at IS NULL) AS credentials,
-      (SELECT json_agg(json_build_array(b.state_topic, b.command_topic))
+      (SELECT json_agg(json_build_array(b.name, b.state_topic, b.command_topic))
          FROM topic_bindings b WHERE b.device_id = d.id) AS bindings,
       (SELECT json_agg(json_build_array(g.action, g.topic_filter))
          FROM topic_grants g WHERE g.device_id = d.id) AS grants
@@ -123,17 +123,20 @@ fn stored_hash(device: &DeviceName, id: i64, hash: &str) -> Option<PasswordHash>
         .ok()
 }
 
-/// `[state_topic, command_topic]`
-type BindingRow = (Option<String>, Option<String>);
+/// `[name, state_topic, command_topic]`
+type BindingRow = (Box<str>, Option<String>, Option<String>);
 /// `[action, topic_filter]`
 type GrantRow = (String, String);
 
 fn rights(device: &DeviceName, bindings: Vec<BindingRow>, grants: Vec<GrantRow>) -> Rights {
-    let (state, command): (Vec<_>, Vec<_>) = bindings.into_iter().unzip();
+    let (state, command): (Vec<_>, Vec<_>) =
+        bindings.into_iter().map(|(name, state, command)| ((name, state), command)).unzip();
+    let state =
+        state.into_iter().filter_map(|(name, topic)| Some((readable_one(device, &topic?)?, name)));
     let (publish, subscribe): (Vec<_>, Vec<_>) =
         grants.into_iter().partition(|(action, _)| action == "publish");
     Rights::new(
-        readable(device, state.into_iter().flatten()),
+        state.collect(),
         readable(device, command.into_iter().flatten()),
         readable(device, publish.into_iter().map(|(_, filter)| filter)),
         readable(
@@ -147,14 +150,17 @@ fn readable<T>(device: &DeviceName, topics: impl Iterator<Item = String>) -> Vec
 where
     T: std::str::FromStr<Err: std::fmt::Display>,
 {
-    topics
-        .filter_map(|topic| {
-            topic
-                .parse()
-                .inspect_err(|error| {
-                    tracing::warn!(%device, topic, %error, "a topic of this device allows nothing");
-                })
-                .ok()
+    topics.filter_map(|topic| readable_one(device, &topic)).collect()
+}
+
+fn readable_one<T>(device: &DeviceName, topic: &str) -> Option<T>
+where
+    T: std::str::FromStr<Err: std::fmt::Display>,
+{
+    topic
+        .parse()
+        .inspect_err(|error| {
+            tracing::warn!(%device, topic, %error, "a topic of this device allows nothing");
         })
-        .collect()
+        .ok()
 }

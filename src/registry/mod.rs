@@ -8,7 +8,7 @@
 //! ```
 //!
 //! [`cache`] answers from memory while [`freshness`] vouches for what is there; [`changes`] keeps
-//! the promise of [`freshness`] by listening.
+//! the promise of [`freshness`] by listening, also that of [`schemas`].
 //!
 //! The remaining files hold one table each and serve the command line. Their functions take a
 //! [`tokio_postgres::GenericClient`], so that they work on a plain client, a pooled one and inside a
@@ -28,4 +28,7 @@ pub mod grants;
 pub mod load;
 pub mod migrate;
 pub mod pool;
+pub mod presence;
+pub mod reports;
+pub mod schemas;
 pub mod sessions;

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use deadpool_postgres::{
-    Connect, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod,
+    Connect, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Transaction,
 };
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::runtime::Handle;
@@ -18,6 +18,9 @@ use tokio_postgres::{Client, Config};
 use crate::config::Database;
 use crate::registry::connection::{Target, timed_out};
 use crate::registry::error::RegistryError;
+
+/// How often a transaction that got into another's way is begun.
+const TRANSACTION_ATTEMPTS: u32 = 5;
 
 /// The pool that loads run on.
 #[derive(Clone)]
@@ -65,6 +68,59 @@ impl Postgres {
         }
     }
 
+    /// Runs `work` in a transaction and commits it. One that PostgreSQL undid because it got into
+    /// another's way (SQLSTATE class 40) is begun again, [`TRANSACTION_ATTEMPTS`] times in all; each
+    /// attempt may take the query time-out. `work` gives a boxed future because a task that moves
+    /// between threads cannot yet hold that of an `AsyncFn` with a borrowed argument.
+    ///
+    /// After an error nothing is known: a COMMIT whose answer was lost may have happened.
+    ///
+    /// # Errors
+    /// [`RegistryError::Unreachable`] without connection or in time-out, else what `work` says.
+    pub async fn transact<T>(
+        &self,
+        work: impl for<'t> Fn(&'t Transaction<'t>) -> BoxFuture<'t, Result<T, RegistryError>> + Sync,
+    ) -> Result<T, RegistryError> {
+        let mut attempts = 1;
+        loop {
+            let deadline = Instant::now() + self.query_timeout;
+            match self.attempt_transaction(deadline, &work).await {
+                Err(RegistryError::Interrupted(_)) if attempts < TRANSACTION_ATTEMPTS => {
+                    attempts += 1;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn attempt_transaction<T>(
+        &self,
+        deadline: Instant,
+        work: &(impl for<'t> Fn(&'t Transaction<'t>) -> BoxFuture<'t, Result<T, RegistryError>> + Sync),
+    ) -> Result<T, RegistryError> {
+        let mut client = self.connection(deadline).await?;
+        let outcome = timeout_at(deadline, async {
+            let on_transaction = || RegistryError::on("a transaction");
+            let transaction = client.transaction().await.map_err(on_transaction())?;
+            let outcome = work(&transaction).await?;
+            transaction.commit().await.map_err(on_transaction())?;
+            Ok(outcome)
+        })
+        .await
+        .unwrap_or_else(|_| Err(timed_out("a transaction", self.query_timeout)));
+        if let Err(RegistryError::Unreachable(_)) = outcome {
+            drop(Object::take(client));
+        }
+        outcome
+    }
+
+    async fn connection(&self, deadline: Instant) -> Result<Object, RegistryError> {
+        timeout_at(deadline, self.pool.get())
+            .await
+            .map_err(|_| timed_out("waiting for a connection", self.query_timeout))?
+            .map_err(no_connection)
+    }
+
     /// A connection that broke or whose query was given up is not used again: the next query would
     /// wait behind it.
     async fn attempt<T>(
@@ -72,10 +128,7 @@ impl Postgres {
         deadline: Instant,
         work: &impl AsyncFn(&deadpool_postgres::Client) -> Result<T, RegistryError>,
     ) -> Result<T, RegistryError> {
-        let client = timeout_at(deadline, self.pool.get())
-            .await
-            .map_err(|_| timed_out("waiting for a connection", self.query_timeout))?
-            .map_err(no_connection)?;
+        let client = self.connection(deadline).await?;
         let outcome = timeout_at(deadline, work(&client))
             .await
             .unwrap_or_else(|_| Err(timed_out("a query", self.query_timeout)));

@@ -10,6 +10,7 @@ use fleetgate::registry::changes::ChangeListener;
 use fleetgate::registry::connection::Target;
 use fleetgate::registry::freshness::Freshness;
 use fleetgate::registry::pool::Postgres;
+use fleetgate::registry::schemas::SchemaCache;
 use prometheus::IntCounter;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -29,13 +30,19 @@ fn cache(url: &str, stop: CancellationToken) -> (Arc<DeviceCache>, Arc<Freshness
     let postgres = Postgres::new(&config.database, Handle::current()).unwrap();
     let cache = Arc::new(DeviceCache::new(
         &config.cache,
-        postgres,
+        postgres.clone(),
         freshness.clone(),
         metrics.cache.clone(),
     ));
+    let schemas = Arc::new(SchemaCache::new(postgres, freshness.clone()));
     let target = Target::new(&config.database).unwrap();
-    let listener =
-        ChangeListener::new(target, cache.clone(), freshness.clone(), metrics.listen.clone());
+    let listener = ChangeListener::new(
+        target,
+        cache.clone(),
+        schemas,
+        freshness.clone(),
+        metrics.listen.clone(),
+    );
     tokio::spawn(listener.run(stop));
     (cache, freshness, metrics)
 }

@@ -138,6 +138,26 @@ async fn a_device_is_provisioned_by_the_convention() {
 }
 
 #[tokio::test]
+async fn a_device_is_shown_with_what_it_reported() {
+    let fleet = Fleet::new().await;
+    fleet.run("device add thermo --kind sensor").ok();
+    let client = fleet.database.connect().await;
+    client
+        .batch_execute(
+            r#"INSERT INTO device_state (device_id, last_seen, state, last_violation)
+               SELECT id, '2026-11-22T14:00:00Z', '{"main": {"value": {"c": 21.50}, "at": 0, "id": "00"}}',
+                      '{"at": 0, "binding": "main", "pointer": "/c", "message": "breaks it"}' FROM devices"#,
+        )
+        .await
+        .unwrap();
+    let shown = fleet.run("device show thermo").ok().stdout;
+    for part in ["2026-11-22T14:00:00Z", r#"{"c":21.5}"#, "main at /c breaks it", "d ago"] {
+        assert!(shown.contains(part), "{shown}");
+    }
+    assert_eq!(fleet.show("thermo")["last_violation"]["pointer"], "/c");
+}
+
+#[tokio::test]
 async fn secrets_stand_alone_on_standard_output() {
     let fleet = Fleet::new().await;
     let added = fleet.run("device add a --kind sensor --generate").ok();
@@ -308,6 +328,8 @@ async fn a_device_that_breaks_a_rule_is_not_added() {
     let file = |file: &tempfile::NamedTempFile| file.path().display().to_string();
     let add = |path: &str| fleet.run(&format!("capability add x --state-schema {path}"));
     add(&file(&no_schema)).failed(1, &[&file(&no_schema), "JSON object"]);
+    let unusable = schema_file(r#"{"type": "nonsense"}"#);
+    add(&file(&unusable)).failed(1, &[&file(&unusable), "no usable JSON Schema", "/type"]);
     add(&file(&no_json)).failed(1, &[&file(&no_json), "line 1"]);
     add("/nowhere").failed(1, &["/nowhere", "cannot be opened"]);
     fleet.run("capability add main").failed(1, &["\"main\"", "another name"]);

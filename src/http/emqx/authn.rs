@@ -12,7 +12,7 @@ use crate::authn::{Allowed, Decision, Login, LoginError};
 use crate::domain::acl::{Action, AllowRule, allow_rules};
 use crate::domain::rights::Rights;
 use crate::http::Gate;
-use crate::http::emqx::{Answer, receive};
+use crate::http::emqx::{Answer, DECISION_LIMIT, receive};
 use crate::metrics::Outcome;
 
 /// The body, as `emqx-config/` asks EMQX to build it. Every value is a string; what the client did
@@ -48,7 +48,7 @@ pub fn parse(body: &[u8]) -> Result<AuthnRequest<'_>, serde_json::Error> {
 pub async fn handle(gate: Data<Gate>, request: HttpRequest, payload: Payload) -> HttpResponse {
     let began = Instant::now();
     let _passage = gate.in_flight.enter();
-    let answer = match receive(&request, payload, &gate.webhook_token).await {
+    let answer = match receive(&request, payload, &gate.webhook_token, DECISION_LIMIT).await {
         Ok(body) => answer(&gate, &body).await,
         Err(answer) => answer,
     };

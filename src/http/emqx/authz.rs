@@ -10,7 +10,7 @@ use serde::Deserialize;
 use crate::authz::Question;
 use crate::domain::acl::Action;
 use crate::http::Gate;
-use crate::http::emqx::{Answer, receive};
+use crate::http::emqx::{Answer, DECISION_LIMIT, receive};
 use crate::metrics::Outcome;
 
 /// The body, as `emqx-config/` asks EMQX to build it. Further fields are fine.
@@ -39,7 +39,7 @@ pub fn parse(body: &[u8]) -> Result<AuthzRequest<'_>, serde_json::Error> {
 pub async fn handle(gate: Data<Gate>, request: HttpRequest, payload: Payload) -> HttpResponse {
     let began = Instant::now();
     let _passage = gate.in_flight.enter();
-    let answer = match receive(&request, payload, &gate.webhook_token).await {
+    let answer = match receive(&request, payload, &gate.webhook_token, DECISION_LIMIT).await {
         Ok(body) => answer(&gate, &body).await,
         Err(answer) => answer,
     };

@@ -16,9 +16,23 @@ use crate::secret::Secret;
 
 pub mod authn;
 pub mod authz;
+pub mod events;
 
-/// Largest body in bytes. A login with a 4 KiB password has 5 KiB.
+/// Largest body in bytes of a login or action. A login with a 4 KiB password has 5 KiB.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
+
+/// How large a body may be.
+#[derive(Clone, Copy)]
+pub(crate) struct Limit {
+    /// In bytes; a larger one is answered 413.
+    pub(crate) bytes: usize,
+    /// Up to this many bytes such a body is read to its end all the same: the connection then stays
+    /// usable, with the requests that wait on it.
+    pub(crate) discarded: usize,
+}
+
+/// The limit of logins and actions.
+pub(crate) const DECISION_LIMIT: Limit = Limit { bytes: MAX_BODY_BYTES, discarded: 0 };
 
 /// Longest time between the head of a request and the end of its body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -35,6 +49,11 @@ impl Answer {
         let response =
             HttpResponse::Ok().content_type("application/json").body::<Bytes>(body.into());
         Self { outcome, response }
+    }
+
+    /// 204: an event is dealt with.
+    fn accepted() -> Self {
+        Self { outcome: Outcome::Accepted, response: HttpResponse::NoContent().finish() }
     }
 
     fn deny() -> Self {
@@ -90,12 +109,13 @@ pub(crate) async fn receive(
     request: &HttpRequest,
     payload: Payload,
     token: &Secret,
+    limit: Limit,
 ) -> Result<Bytes, Answer> {
     if !shows_token(request, token) {
         let why = "the authorization header must be `Bearer` and the webhook token";
         return Err(Answer::error(StatusCode::UNAUTHORIZED, Outcome::Unauthorized, why));
     }
-    match tokio::time::timeout(BODY_TIMEOUT, read(payload)).await {
+    match tokio::time::timeout(BODY_TIMEOUT, read(payload, limit)).await {
         Ok(body) => body,
         Err(_) => Err(Answer::error(
             StatusCode::REQUEST_TIMEOUT,
@@ -114,20 +134,30 @@ fn shows_token(request: &HttpRequest, token: &Secret) -> bool {
 }
 
 /// Most bodies come in one piece, which is then not copied.
-async fn read(mut payload: Payload) -> Result<Bytes, Answer> {
+async fn read(mut payload: Payload, limit: Limit) -> Result<Bytes, Answer> {
     let mut body = Bytes::new();
     while let Some(piece) = payload.next().await {
         let piece = piece.map_err(|error| {
             let why = format!("the body broke off: {error}");
             Answer::error(StatusCode::BAD_REQUEST, Outcome::BadRequest, &why)
         })?;
-        if body.len() + piece.len() > MAX_BODY_BYTES {
-            let why = format!("the body is larger than {MAX_BODY_BYTES} bytes");
+        if body.len() + piece.len() > limit.bytes {
+            let read = body.len() + piece.len();
+            discard(payload, limit.discarded.saturating_sub(read)).await;
+            let why = format!("the body is larger than {} bytes", limit.bytes);
             return Err(Answer::error(StatusCode::PAYLOAD_TOO_LARGE, Outcome::TooLarge, &why));
         }
         body = if body.is_empty() { piece } else { joined(&body, &piece) };
     }
     Ok(body)
+}
+
+async fn discard(mut payload: Payload, mut bytes: usize) {
+    while bytes > 0
+        && let Some(Ok(piece)) = payload.next().await
+    {
+        bytes = bytes.saturating_sub(piece.len());
+    }
 }
 
 fn joined(body: &[u8], piece: &[u8]) -> Bytes {

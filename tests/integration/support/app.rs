@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use fleetgate::app::{App, AppError};
 use fleetgate::clock::Clock;
-use fleetgate::config::{Cache, Config, Database, Emqx, Hashing, Http, Log, LogFormat, Tokens};
+use fleetgate::config::{
+    Cache, Config, Database, Emqx, Hashing, Http, Ingest, Log, LogFormat, Tokens,
+};
 use fleetgate::secret::Secret;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -50,6 +52,12 @@ pub(crate) fn config(database_url: &str) -> Config {
             max_staleness: Duration::from_secs(600),
         },
         hashing: Hashing { threads: 1, queue: 64 },
+        ingest: Ingest {
+            queue: 10_000,
+            batch: 512,
+            linger: Duration::from_millis(1),
+            max_payload: 64 * 1024,
+        },
         tokens: Tokens {
             audience: "fleetgate".to_owned(),
             verification_keys: Vec::new(),
@@ -140,6 +148,11 @@ impl TestApp {
 
     pub(crate) async fn publishes(&self, name: &str, topic: &str) -> String {
         self.action(name, "publish", topic).await.result()
+    }
+
+    /// What an event is answered with.
+    pub(crate) async fn event(&self, event: &Value) -> Response {
+        self.post("/emqx/events", &event.to_string()).await
     }
 
     /// The value of one metric line, by its name with labels.

@@ -1,6 +1,7 @@
 //! What several tests need.
 
 pub(crate) mod app;
+pub(crate) mod bus;
 pub(crate) mod commands;
 pub(crate) mod database;
 pub(crate) mod fleet;

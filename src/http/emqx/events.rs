@@ -1,0 +1,133 @@
+//! `POST /emqx/events`: EMQX's rule-engine action.
+//!
+//! EMQX sends an event again after 503 and gives it up for good after any other status but 2xx
+//! (CONTRACT.md), so 503 is for what may pass and 400 and 413 are for what never will. One request
+//! that is late holds up those behind it on its connection, never those of other connections.
+
+use std::time::Instant;
+
+use actix_web::http::StatusCode;
+use actix_web::web::{Data, Payload};
+use actix_web::{HttpRequest, HttpResponse};
+
+use crate::domain::event::{Event, Happening};
+use crate::http::Gate;
+use crate::http::emqx::{Answer, Limit, receive};
+use crate::ingest::{Fate, IngestError};
+use crate::lifecycle::Seldom;
+use crate::metrics::Outcome;
+
+pub mod wire;
+
+pub use wire::{Malformed, Told, parse};
+
+/// What an event's body has besides its payload: topic, client, properties.
+const ENVELOPE_BYTES: usize = 16 * 1024;
+/// Largest body that is read to its end and thrown away, so that the requests behind it on the
+/// connection are answered; EMQX's own limit of a packet is 1 MiB unless somebody raised it.
+const DISCARDED_BYTES: usize = 16 * 1024 * 1024;
+
+/// Largest body in bytes for a payload limit. A rule may select the payload twice, as in the
+/// recordings: as base64, four bytes of three, and as text, where JSON may write six bytes for one.
+#[must_use]
+pub fn max_body(max_payload: usize) -> usize {
+    max_payload.div_ceil(3) * 4 + max_payload * 6 + ENVELOPE_BYTES
+}
+
+/// What is told to the log once a minute, by reason.
+#[derive(Default)]
+pub struct Complaints {
+    json: Seldom,
+    missing: Seldom,
+    base64: Seldom,
+    time: Seldom,
+    id: Seldom,
+}
+
+impl Complaints {
+    fn about(&self, malformed: &Malformed) -> (&'static str, &Seldom) {
+        match malformed {
+            Malformed::Json(_) => ("json", &self.json),
+            Malformed::Missing(_) => ("missing_field", &self.missing),
+            Malformed::Base64 => ("base64", &self.base64),
+            Malformed::Time(_) => ("time", &self.time),
+            Malformed::Id => ("id", &self.id),
+        }
+    }
+}
+
+/// Answers one event.
+pub async fn handle(gate: Data<Gate>, request: HttpRequest, payload: Payload) -> HttpResponse {
+    let began = Instant::now();
+    let _passage = gate.in_flight.enter();
+    let limit = Limit { bytes: max_body(gate.max_payload), discarded: DISCARDED_BYTES };
+    let answer = match receive(&request, payload, &gate.webhook_token, limit).await {
+        Ok(body) => answer(&gate, &body).await,
+        Err(answer) => answer,
+    };
+    if answer.outcome == Outcome::TooLarge {
+        gate.metrics.events.count("unreadable", "too_large");
+    }
+    answer.count(&gate.metrics.events_endpoint, began.elapsed().as_secs_f64())
+}
+
+async fn answer(gate: &Gate, body: &[u8]) -> Answer {
+    match parse(body) {
+        Ok(Told::Event(event)) => take(gate, event).await,
+        Ok(Told::Other) => {
+            gate.metrics.events.count("other", "unknown_event");
+            Answer::accepted()
+        }
+        Err(malformed) => refuse(gate, &malformed, body),
+    }
+}
+
+async fn take(gate: &Gate, event: Event<'_>) -> Answer {
+    let kind = kind(&event);
+    let taken = gate.ingest.take(event).await;
+    let label = taken.as_ref().map_or_else(IngestError::label, |fate: &Fate| fate.label());
+    gate.metrics.events.count(kind, label);
+    match taken {
+        Ok(_) => Answer::accepted(),
+        Err(error @ IngestError::Refused(_)) => {
+            Answer::error(StatusCode::BAD_REQUEST, Outcome::BadRequest, &error.to_string())
+        }
+        Err(error @ IngestError::QueueFull) => {
+            Answer::unavailable(Outcome::Overloaded, &error.to_string())
+        }
+        Err(error) => Answer::unavailable(Outcome::Unavailable, &error.to_string()),
+    }
+}
+
+fn kind(event: &Event<'_>) -> &'static str {
+    match event.happening {
+        Happening::Connected { .. } => "connected",
+        Happening::Disconnected { .. } => "disconnected",
+        Happening::Published(_) => "message",
+    }
+}
+
+/// A body that is no event.
+fn refuse(gate: &Gate, malformed: &Malformed, body: &[u8]) -> Answer {
+    let (reason, seldom) = gate.complaints.about(malformed);
+    gate.metrics.events.malformed(reason);
+    gate.metrics.events.count("unreadable", "malformed");
+    if let Some(unsaid) = seldom.now() {
+        let why = match malformed {
+            Malformed::Json(error) => super::describe(error),
+            other => other.to_string(),
+        };
+        tracing::warn!(
+            reason,
+            why,
+            bytes = body.len(),
+            sample = wire::sample(body),
+            unsaid,
+            "an event was malformed and is dropped; `unsaid` more were since the last such line"
+        );
+    }
+    match malformed {
+        Malformed::Json(error) => Answer::malformed("EMQX's rule action", error),
+        other => Answer::error(StatusCode::BAD_REQUEST, Outcome::BadRequest, &other.to_string()),
+    }
+}

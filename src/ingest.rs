@@ -1,0 +1,179 @@
+//! From events to rows: an acknowledged event is committed.
+//!
+//! # What it keeps
+//! 1. [`Ingest::take`] succeeds only after COMMIT, or when the event changes nothing by its nature (no
+//!    such device, a service's message).
+//! 2. Whatever the order, number and split over replicas in which events arrive, the rows end the
+//!    same: sessions by `presence`, values by (time, message id), `last_seen` by the latest moment.
+//!    So a caller that is told "not now" may send the event again, and so may one that was told
+//!    nothing.
+//! 3. Memory is bounded: a queue of `ingest.queue` events; a full one refuses at once.
+//! 4. One event that PostgreSQL refuses cannot hold up others, and no outage is answered with a
+//!    refusal of the event itself.
+//!
+//! # Design
+//! ```text
+//! take() ─► appraise: whose, what does it change? ─► queue ─► writer: gather ─► batch ─► COMMIT
+//!   ▲        (device cache, schema cache)                                                  │
+//!   └───────────────────────────── one answer a caller ────────────────────────────────────┘
+//! ```
+//! One writer a process. It takes what waits, up to `ingest.batch`; if that is not a full batch it
+//! waits `ingest.linger` for more. While a transaction commits the next batch gathers, so batches grow
+//! with the load by themselves. A batch is coalesced to one row a client id and one a device, and
+//! locks rows in one order: devices by id, sessions by client id, states by device id.
+//!
+//! A batch that PostgreSQL refuses for its data (SQLSTATE class 22 or 23) is halved and each half
+//! written on its own, down to the event that is at fault; that one is refused and logged. Any other
+//! failure is answered "not now" to every caller of the batch. Deadlocks and serialization failures
+//! are tried again a few times first (`registry::pool`).
+//!
+//! # Races
+//! - *A caller goes away while its event waits*: it is written all the same.
+//! - *COMMIT happened but its answer was lost*: callers are told "not now"; the events come again and
+//!   change nothing (2).
+//! - *A device or its bindings change between appraisal and write*: the event counts as it was when
+//!   it arrived. A device deleted meanwhile is skipped in SQL; one deleted *within* the statement
+//!   breaks a foreign key, and halving the batch comes round to it again.
+//! - *A schema changes meanwhile*: the value was judged by the newest schema heard of on arrival.
+//! - *Shutdown*: the writer ends after the HTTP side is silent, and writes what is still queued.
+//! - *The writer panics*: every waiting caller is told "not now" and the service stops.
+
+mod appraise;
+mod batch;
+mod writer;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Instant;
+
+use thiserror::Error;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::config;
+use crate::domain::event::Event;
+use crate::metrics::EventMetrics;
+use crate::registry::cache::{CacheError, DeviceCache};
+use crate::registry::pool::Postgres;
+use crate::registry::presence::SessionMove;
+use crate::registry::reports::DeviceNews;
+use crate::registry::schemas::SchemaCache;
+
+pub use appraise::Fate;
+pub use writer::Writer;
+
+/// Why an event is not committed.
+#[derive(Debug, Clone, Error)]
+pub enum IngestError {
+    /// Too many events wait already.
+    #[error("too many events wait to be written")]
+    QueueFull,
+    /// The registry cannot be asked about the event's device.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// The transaction failed, or nobody knows whether it did.
+    #[error("the event could not be written: {0}")]
+    NotCommitted(Arc<str>),
+    /// PostgreSQL refuses this very event; sending it again cannot help.
+    #[error("the database refuses this event: {0}")]
+    Refused(Arc<str>),
+    /// The service is ending.
+    #[error("the service is stopping")]
+    Stopped,
+}
+
+impl IngestError {
+    /// The outcome as metrics name it.
+    #[must_use]
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::QueueFull => "queue_full",
+            Self::Cache(_) | Self::NotCommitted(_) | Self::Stopped => "unavailable",
+            Self::Refused(_) => "refused",
+        }
+    }
+}
+
+/// What one event changes.
+struct Change {
+    session: Option<SessionMove>,
+    news: DeviceNews,
+}
+
+/// A change on its way, and who waits for it.
+struct Submission {
+    change: Change,
+    since: Instant,
+    answer: oneshot::Sender<Result<(), IngestError>>,
+}
+
+/// When the oldest event that is not committed was submitted: microseconds after `started`, 0: none.
+struct Oldest {
+    started: Instant,
+    micros: AtomicU64,
+}
+
+/// Takes events in. See the module documentation.
+pub struct Ingest {
+    devices: Arc<DeviceCache>,
+    schemas: Arc<SchemaCache>,
+    max_payload: usize,
+    queue: mpsc::Sender<Submission>,
+    oldest: Arc<Oldest>,
+    metrics: EventMetrics,
+}
+
+impl Ingest {
+    /// The way in, and the writer that has to run for it.
+    #[must_use]
+    pub fn new(
+        settings: &config::Ingest,
+        devices: Arc<DeviceCache>,
+        schemas: Arc<SchemaCache>,
+        postgres: Postgres,
+        metrics: EventMetrics,
+    ) -> (Self, Writer) {
+        let (queue, waiting) = mpsc::channel(settings.queue);
+        let oldest = Arc::new(Oldest { started: Instant::now(), micros: AtomicU64::new(0) });
+        let writer = Writer::new(settings, waiting, postgres, oldest.clone(), metrics.clone());
+        let max_payload = settings.max_payload;
+        (Self { devices, schemas, max_payload, queue, oldest, metrics }, writer)
+    }
+
+    /// Takes an event in; returns when what it changes is committed.
+    ///
+    /// # Errors
+    /// [`IngestError::Refused`] when sending the event again cannot help; any other when it may.
+    pub async fn take(&self, event: Event<'_>) -> Result<Fate, IngestError> {
+        let (fate, change) = self.appraise(event).await?;
+        if let Some(change) = change {
+            self.commit(change).await?;
+        }
+        if fate == Fate::Violation {
+            self.metrics.violations.inc();
+        }
+        Ok(fate)
+    }
+
+    /// Events that wait for a transaction.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.queue.max_capacity() - self.queue.capacity()
+    }
+
+    /// How long the oldest event that is not committed has waited, in seconds.
+    #[must_use]
+    pub fn oldest_seconds(&self) -> f64 {
+        self.oldest.seconds()
+    }
+
+    async fn commit(&self, change: Change) -> Result<(), IngestError> {
+        let (answer, answered) = oneshot::channel();
+        let submission = Submission { change, since: Instant::now(), answer };
+        self.queue.try_send(submission).map_err(|error| match error {
+            TrySendError::Full(_) => IngestError::QueueFull,
+            TrySendError::Closed(_) => IngestError::Stopped,
+        })?;
+        answered.await.unwrap_or(Err(IngestError::Stopped))
+    }
+}

@@ -1,0 +1,131 @@
+//! Whose event it is, and what it changes.
+
+use crate::domain::device::DeviceRecord;
+use crate::domain::event::{Event, Happening, Message};
+use crate::domain::name::check_name;
+use crate::domain::value::StateValue;
+use crate::ingest::{Change, Ingest, IngestError};
+use crate::presence::{Said, said};
+use crate::registry::reports::{BrokenReport, DeviceNews, Report};
+
+/// The binding that has no capability, and so no schema.
+const MAIN_BINDING: &str = "main";
+
+/// What became of an event that was dealt with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// What it says is committed.
+    Written,
+    /// Only that the device was heard is committed.
+    Seen,
+    /// No device has its user name.
+    NoDevice,
+    /// A service's message, which says nothing about a device.
+    Service,
+    /// A report with a payload over the limit; the device was heard.
+    TooLarge,
+    /// A report that breaks its capability's schema; that is committed instead.
+    Violation,
+}
+
+impl Fate {
+    /// The fate as metrics name it.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Written => "written",
+            Self::Seen => "seen",
+            Self::NoDevice => "no_device",
+            Self::Service => "service",
+            Self::TooLarge => "too_large",
+            Self::Violation => "violation",
+        }
+    }
+}
+
+impl Ingest {
+    pub(super) async fn appraise(
+        &self,
+        event: Event<'_>,
+    ) -> Result<(Fate, Option<Change>), IngestError> {
+        let Some(user_name) = &event.user_name else { return Ok((Fate::NoDevice, None)) };
+        let Some(device) = self.devices.find(user_name).await? else {
+            return Ok((Fate::NoDevice, None));
+        };
+        let news = DeviceNews::seen(device.id, event.at_ms());
+        if let Happening::Published(message) = event.happening {
+            return self.appraise_message(&device, message, news).await;
+        }
+        let (fate, session) = match said(&event, device.id) {
+            Said::Move(session) if check_name(&session.client_id).is_ok() => {
+                (Fate::Written, Some(session))
+            }
+            Said::Move(_) => self.stale("client_id"),
+            Said::GoesOn(reason) => self.stale(reason),
+            Said::Nothing => (Fate::Seen, None),
+        };
+        Ok((fate, Some(Change { session, news })))
+    }
+
+    fn stale<T>(&self, reason: &str) -> (Fate, Option<T>) {
+        self.metrics.stale(reason, 1);
+        (Fate::Seen, None)
+    }
+
+    async fn appraise_message(
+        &self,
+        device: &DeviceRecord,
+        message: Message<'_>,
+        mut news: DeviceNews,
+    ) -> Result<(Fate, Option<Change>), IngestError> {
+        if device.kind.is_service() {
+            return Ok((Fate::Service, None));
+        }
+        let bindings = device.rights.reported_bindings(&message.topic);
+        let fate = if bindings.is_empty() {
+            Fate::Seen
+        } else if message.payload.len() > self.max_payload {
+            Fate::TooLarge
+        } else {
+            let value = StateValue::read(&message.payload);
+            let mut fate = Fate::Written;
+            for binding in bindings {
+                if !self.report(&mut news, binding, &message, value.as_ref()).await? {
+                    fate = Fate::Violation;
+                }
+            }
+            fate
+        };
+        Ok((fate, Some(Change { session: None, news })))
+    }
+
+    /// Adds a report to the news, or the violation that it is; `false` for the latter.
+    async fn report(
+        &self,
+        news: &mut DeviceNews,
+        binding: &str,
+        message: &Message<'_>,
+        value: Option<&StateValue>,
+    ) -> Result<bool, IngestError> {
+        if let Some(value) = value
+            && binding != MAIN_BINDING
+            && let Err(violation) = self.schemas.check(binding, value.value()).await?
+        {
+            let broken = BrokenReport {
+                at_ms: message.received_at_ms,
+                binding: binding.into(),
+                pointer: violation.pointer,
+                message: violation.message,
+            };
+            news.violation = news.violation.take().max(Some(broken));
+            return Ok(false);
+        }
+        let report = Report {
+            at_ms: message.received_at_ms,
+            id: message.id.as_ref().into(),
+            value: value.map(|value| value.json().into()),
+        };
+        news.reports.insert(binding.into(), report);
+        Ok(true)
+    }
+}
