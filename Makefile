@@ -35,7 +35,7 @@ lint: prerequisites
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
 
 FUZZ_SECONDS ?= 30
-FUZZ_TARGETS = authn_body authz_body topic_filter password_hash device_token
+FUZZ_TARGETS = authn_body authz_body event_body topic_filter password_hash device_token
 
 # On stable Rust, without sanitizer: there is no unsafe code here to watch.
 fuzz: prerequisites

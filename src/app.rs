@@ -4,6 +4,8 @@
 //! one small multi-threaded runtime for everything that talks to PostgreSQL, so that a connection
 //! outlives the worker that first needed it. Hash threads belong to [`crate::authn`].
 
+mod background;
+
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -15,8 +17,11 @@ use actix_web::web::Data;
 use actix_web::{App as Actix, HttpServer};
 use thiserror::Error;
 use tokio::runtime::Runtime;
+use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
+
+use background::{broker, keep_registry};
 
 use crate::authn::Authenticator;
 use crate::authn::password::HashThreads;
@@ -35,14 +40,11 @@ use crate::registry::changes::ChangeListener;
 use crate::registry::connection::Target;
 use crate::registry::error::RegistryError;
 use crate::registry::freshness::Freshness;
-use crate::registry::migrate::migrate;
 use crate::registry::pool::Postgres;
 use crate::registry::schemas::SchemaCache;
 
 /// Threads that move PostgreSQL connections along; they hardly ever compute.
 const REGISTRY_THREADS: usize = 2;
-/// Wait between attempts to reach a PostgreSQL that was never seen.
-const FIRST_CONTACT_RETRY: Duration = Duration::from_millis(500);
 
 /// How long the writer may take for what is queued after the HTTP side has ended.
 const LAST_WRITES: Duration = Duration::from_secs(5);
@@ -120,12 +122,14 @@ impl App {
             metrics.cache.clone(),
         ));
         let schemas = Arc::new(SchemaCache::new(postgres.clone(), freshness.clone()));
+        let evictions = Arc::new(Notify::new());
         let listener = ChangeListener::new(
             target.clone(),
             devices.clone(),
             schemas.clone(),
             freshness.clone(),
             metrics.listen.clone(),
+            evictions.clone(),
         );
         let (ingest, writer) = Ingest::new(
             &config.ingest,
@@ -134,6 +138,7 @@ impl App {
             postgres.clone(),
             metrics.events.clone(),
         );
+        let broker = broker(config, &target, &devices, evictions, &metrics, &clock)?;
         let authenticator = authenticator(config, metrics.hash.clone(), clock)?;
         let gate = Data::new(Gate {
             webhook_token: config.emqx.webhook_token.clone(),
@@ -151,7 +156,7 @@ impl App {
         });
         let (address, server) = serve(config, gate.clone())?;
         let end = CancellationToken::new();
-        let task = runtime.spawn(keep_registry(target, freshness, listener, end.clone()));
+        let task = runtime.spawn(keep_registry(target, freshness, listener, broker, end.clone()));
         let writer = runtime.spawn(writer.run(end.clone()));
         let registry = RegistryTask { runtime, task, writer, end };
         Ok(Self { address, server, grace: config.http.shutdown_grace, gate, stop, registry })
@@ -172,20 +177,21 @@ impl App {
     /// # Errors
     /// When the server or the registry's task fails.
     pub async fn run(self) -> Result<(), AppError> {
-        let RegistryTask { runtime, task, mut writer, end } = self.registry;
+        let RegistryTask { runtime, mut task, mut writer, end } = self.registry;
         let handle = self.server.handle();
         let mut server = actix_web::rt::spawn(self.server);
         let outcome = tokio::select! {
             biased;
             () = self.stop.cancelled() => Ok(()),
             served = &mut server => why_server_ended(served),
-            ended = task => why_registry_ended(ended),
+            ended = &mut task => why_registry_ended(ended),
             _ = &mut writer => Err(AppError::WriterEnded),
         };
         handle.pause().await;
+        let deadline = tokio::time::Instant::now() + self.grace;
         let patience = self.grace * 3 / 4;
         if tokio::time::timeout(patience, self.gate.in_flight.quiet()).await.is_err() {
-            let _over = tokio::time::timeout(self.grace / 4, self.gate.in_flight.idle()).await;
+            let _over = tokio::time::timeout_at(deadline, self.gate.in_flight.idle()).await;
         }
         handle.stop(false).await;
         end.cancel();
@@ -195,6 +201,10 @@ impl App {
             );
         }
         self.gate.authenticator.stop();
+        if outcome.is_ok() {
+            // What is being asked of EMQX is struck out, so that no other replica asks it again.
+            let _over = tokio::time::timeout_at(deadline, task).await;
+        }
         runtime.shutdown_background();
         outcome
     }
@@ -257,37 +267,4 @@ fn serve(config: &Config, gate: Data<Gate>) -> Result<(SocketAddr, Server), AppE
         .map_err(listen)?
         .run();
     Ok((address, server))
-}
-
-/// Brings the schema up to date once PostgreSQL is there, then listens until told to stop.
-async fn keep_registry(
-    target: Target,
-    freshness: Arc<Freshness>,
-    listener: ChangeListener,
-    end: CancellationToken,
-) -> Result<(), RegistryError> {
-    while let Err(error) = bring_up_to_date(&target).await {
-        if !error.is_unreachable() {
-            return Err(error);
-        }
-        if !freshness.is_away() {
-            tracing::error!(%error, "waiting for PostgreSQL");
-        }
-        freshness.away();
-        tokio::select! {
-            () = end.cancelled() => return Ok(()),
-            () = tokio::time::sleep(FIRST_CONTACT_RETRY) => {}
-        }
-    }
-    listener.run(end).await;
-    Ok(())
-}
-
-async fn bring_up_to_date(target: &Target) -> Result<(), RegistryError> {
-    let (mut client, _) = target.open(None).await?;
-    let migrated = migrate(&mut client).await?;
-    if !migrated.applied.is_empty() {
-        tracing::info!(applied = ?migrated.applied, "brought the database's schema up to date");
-    }
-    Ok(())
 }

@@ -9,9 +9,15 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+mod emqx;
 mod events;
+mod hash;
+mod registry;
 
+pub use emqx::{EmqxMetrics, EvictionMetrics, SweepMetrics};
 pub use events::EventMetrics;
+pub use hash::HashMetrics;
+pub use registry::{CacheMetrics, ListenMetrics};
 
 /// From a cache hit (tens of microseconds) to EMQX's own patience (5 s).
 const LATENCY_SECONDS: [f64; 15] = [
@@ -79,51 +85,6 @@ impl EndpointMetrics {
     }
 }
 
-/// The device cache.
-#[derive(Clone)]
-pub struct CacheMetrics {
-    /// Answers from memory.
-    pub hits: IntCounter,
-    /// Answers that needed PostgreSQL or a wait for it.
-    pub misses: IntCounter,
-    /// How long loads take, in seconds.
-    pub load_duration: Histogram,
-    /// Loads that failed.
-    pub load_failures: IntCounter,
-    /// Suspect records served because PostgreSQL did not answer.
-    pub stand_ins: IntCounter,
-}
-
-/// The LISTEN connection.
-#[derive(Clone)]
-pub struct ListenMetrics {
-    /// 1 while somebody listens.
-    pub up: IntGauge,
-    /// Travel time of the last heartbeat, in seconds.
-    pub lag: Gauge,
-    /// Lost connections.
-    pub losses: IntCounter,
-    /// Notifications of changed devices.
-    pub changes: IntCounter,
-}
-
-/// The hash threads for chosen passwords.
-#[derive(Clone)]
-pub struct HashMetrics {
-    /// Hashes of generated secrets, computed on the spot.
-    pub generated: IntCounter,
-    /// Passwords that wait for a thread.
-    pub queued: IntGauge,
-    /// How long they waited, in seconds.
-    pub wait: Histogram,
-    /// How long hashing took, in seconds.
-    pub duration: Histogram,
-    /// Passwords refused because the queue was full.
-    pub shed: IntCounter,
-    /// Passwords not hashed because nobody waited for the answer any more.
-    pub abandoned: IntCounter,
-}
-
 /// Numbers that are read when somebody scrapes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Snapshot {
@@ -160,6 +121,12 @@ pub struct Metrics {
     pub listen: ListenMetrics,
     /// The hash threads.
     pub hash: HashMetrics,
+    /// EMQX's REST API.
+    pub emqx: EmqxMetrics,
+    /// Sessions that have to end.
+    pub evictions: EvictionMetrics,
+    /// Sweeps.
+    pub sweep: SweepMetrics,
     cache_entries: IntGaugeVec,
     pool: IntGaugeVec,
     events_queued: IntGauge,
@@ -200,6 +167,9 @@ impl Metrics {
             cache: add.cache()?,
             listen: add.listen()?,
             hash: add.hash()?,
+            emqx: add.emqx()?,
+            evictions: add.evictions()?,
+            sweep: add.sweep()?,
             cache_entries: add.gauges(
                 "fleetgate_cache_entries",
                 "Device records and unknown names in memory.",
@@ -294,65 +264,6 @@ impl Adder<'_> {
         labels: &[&str],
     ) -> Result<IntGaugeVec, prometheus::Error> {
         self.add(IntGaugeVec::new(Opts::new(name, help), labels)?)
-    }
-
-    fn cache(&self) -> Result<CacheMetrics, prometheus::Error> {
-        Ok(CacheMetrics {
-            hits: self.counter("fleetgate_cache_hits_total", "Records answered from memory.")?,
-            misses: self.counter(
-                "fleetgate_cache_misses_total",
-                "Records that needed PostgreSQL, or a wait for somebody else's load.",
-            )?,
-            load_duration: self.histogram(
-                "fleetgate_cache_load_duration_seconds",
-                "Loads of one record from PostgreSQL, waiting for a connection included.",
-            )?,
-            load_failures: self.counter(
-                "fleetgate_cache_load_failures_total",
-                "Loads that failed or took too long.",
-            )?,
-            stand_ins: self.counter(
-                "fleetgate_cache_stand_ins_total",
-                "Suspect records served because PostgreSQL did not answer.",
-            )?,
-        })
-    }
-
-    fn listen(&self) -> Result<ListenMetrics, prometheus::Error> {
-        let lag = Gauge::new(
-            "fleetgate_listen_lag_seconds",
-            "Travel time of the last heartbeat through PostgreSQL's NOTIFY.",
-        )?;
-        Ok(ListenMetrics {
-            up: self.gauge("fleetgate_listen_up", "1 while changes are listened to.")?,
-            lag: self.add(lag)?,
-            losses: self.counter("fleetgate_listen_losses_total", "Lost LISTEN connections.")?,
-            changes: self
-                .counter("fleetgate_listen_changes_total", "Notifications of changed devices.")?,
-        })
-    }
-
-    fn hash(&self) -> Result<HashMetrics, prometheus::Error> {
-        Ok(HashMetrics {
-            generated: self.counter(
-                "fleetgate_hash_generated_total",
-                "Hashes of generated secrets, computed without a queue.",
-            )?,
-            queued: self
-                .gauge("fleetgate_hash_queue_depth", "Chosen passwords that wait to be hashed.")?,
-            wait: self
-                .histogram("fleetgate_hash_wait_seconds", "Wait of a chosen password's hash.")?,
-            duration: self
-                .histogram("fleetgate_hash_duration_seconds", "Hashing a chosen password.")?,
-            shed: self.counter(
-                "fleetgate_hash_shed_total",
-                "Logins answered 503 because the hash queue was full.",
-            )?,
-            abandoned: self.counter(
-                "fleetgate_hash_abandoned_total",
-                "Hashes not computed because nobody waited for the answer any more.",
-            )?,
-        })
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod configuration;
 mod connection;
+mod emqx;
 mod finding;
 mod fleet;
 mod schema;
@@ -72,12 +73,14 @@ pub async fn examine(sources: &Sources, clock: &Clock) -> Report {
     match Settings::load(sources) {
         Ok(settings) => {
             configuration::examine(&settings, sources, &mut report);
+            emqx::examine(&settings, &mut report).await;
             examine_database(&settings, clock, &mut report).await;
         }
         Err(problems) => {
             configuration::refuse(&problems, &mut report);
             let why = "the configuration cannot be used";
             report.skip(&configuration::DEPENDENT, why);
+            report.skip(&emqx::CHECKS, why);
             report.skip(&connection::CHECKS, why);
             report.skip(&schema::CHECKS, why);
             report.skip(&fleet::CHECKS, why);

@@ -24,6 +24,7 @@ mod moment;
 mod output;
 mod questions;
 mod serve;
+mod sweep;
 mod token;
 
 use std::path::PathBuf;
@@ -68,6 +69,7 @@ enum Command {
     Grant(grant::Arguments),
     Capability(capability::Arguments),
     Token(token::TokenArgs),
+    Sweep(sweep::Arguments),
     CheckConfig(check_config::Arguments),
     Doctor(doctor::DoctorArgs),
     Completions(completions::Arguments),
@@ -90,6 +92,7 @@ impl Command {
             Self::Doctor(arguments) => {
                 Ok(doctor::run(&arguments, &context.sources(), context.output.json)?)
             }
+            Self::Sweep(arguments) => context.block_on(arguments.run(context)),
             Self::CheckConfig(arguments) => arguments.run(context),
             Self::Completions(arguments) => arguments.run::<Cli>(context),
         }

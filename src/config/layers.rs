@@ -98,6 +98,10 @@ impl Layers {
         self.entries.get(key).and_then(|entry| entry.value.clone().try_into().ok())
     }
 
+    pub(super) fn is_given(&self, key: &str) -> bool {
+        self.entries.get(key).is_some_and(|entry| entry.origin.is_some())
+    }
+
     pub(super) fn given(&self) -> Vec<GivenSetting> {
         let given = |setting: &Setting| {
             let entry = self.entries.get(setting.key)?;

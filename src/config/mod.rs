@@ -25,7 +25,9 @@ mod suggestion;
 mod table;
 mod value;
 
-pub use parts::{Cache, Config, Database, Emqx, Hashing, Http, Ingest, Log, LogFormat, Tokens};
+pub use parts::{
+    Cache, Config, Database, Emqx, EmqxApi, Hashing, Http, Ingest, Log, LogFormat, Tokens,
+};
 pub use problem::{Origin, Problem, Problems, Warning};
 pub use reference::reference;
 pub use settings::{GivenSetting, Settings};

@@ -68,6 +68,23 @@ pub struct Emqx {
     pub webhook_token: Secret,
     /// Whether the answer to a login carries the device's rights.
     pub acl_in_login: bool,
+    /// EMQX's REST API; `None`: it is never called.
+    pub api: Option<EmqxApi>,
+    /// Time between two sweeps of one process, before jitter.
+    pub sweep_interval: Duration,
+}
+
+/// How to call EMQX's REST API.
+#[derive(Clone)]
+pub struct EmqxApi {
+    /// `http://host:port` or `https://host:port`, possibly with a path; no slash at the end.
+    pub url: String,
+    /// The API key; no colon in it.
+    pub key: String,
+    /// Its secret.
+    pub secret: Secret,
+    /// PEM file of the authorities to trust for TLS; `None`: those of the operating system.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// The cache of devices. All sizes are entries of one process.

@@ -18,6 +18,14 @@ pub(super) const WEBHOOK_TOKEN: Rule = Rule {
 pub(super) const DATABASE_URL: Rule =
     Rule { check: database_url, words: "a PostgreSQL URL or keywords, with a host" };
 pub(super) const DATABASE_PASSWORD: Rule = Rule { check: database_password, words: "text" };
+pub(super) const API_URL: Rule = Rule {
+    check: api_url,
+    words: "URL with `http` or `https` and a host; no user name, password or query",
+};
+pub(super) const API_KEY: Rule =
+    Rule { check: api_key, words: "printable ASCII without spaces and colons" };
+pub(super) const API_SECRET: Rule =
+    Rule { check: api_secret, words: "printable ASCII without spaces" };
 pub(super) const AUDIENCE: Rule =
     Rule { check: audience, words: "1 to 256 characters, no control characters" };
 pub(super) const LOG_FILTER: Rule =
@@ -38,6 +46,44 @@ fn webhook_token(token: &str) -> Result<(), String> {
              32` makes a good one",
             token.len()
         ));
+    }
+    Ok(())
+}
+
+/// Says nothing of the text: people do paste `user:password@` into URLs.
+fn api_url(text: &str) -> Result<(), String> {
+    const EXAMPLE: &str = "write it as http://emqx:18083";
+    let url = reqwest::Url::parse(text).map_err(|error| format!("no URL: {error}; {EXAMPLE}"))?;
+    if !["http", "https"].contains(&url.scheme()) || url.host().is_none() {
+        return Err(format!("the URL must begin with http:// or https:// and a host; {EXAMPLE}"));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(
+            "the URL holds a user name or password; write them as emqx.api_key and emqx.api_secret"
+                .to_owned(),
+        );
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(format!("the URL holds a query or fragment; {EXAMPLE}"));
+    }
+    Ok(())
+}
+
+/// Basic authentication (RFC 7617) ends the user name at the first colon.
+fn api_key(key: &str) -> Result<(), String> {
+    match api_secret(key) {
+        Ok(()) if !key.contains(':') => Ok(()),
+        _ => Err(
+            "the key must be printable ASCII without spaces and colons; copy it from EMQX, the \
+             secret goes into emqx.api_secret"
+                .to_owned(),
+        ),
+    }
+}
+
+fn api_secret(secret: &str) -> Result<(), String> {
+    if secret.is_empty() || !secret.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err("must be printable ASCII without spaces; copy it from EMQX".to_owned());
     }
     Ok(())
 }
@@ -123,6 +169,26 @@ mod tests {
         assert!(database_url("postgres://u@h:port/x").is_err_and(|e| e.contains("\"port\"")));
         let leaky = database_url("host=h password=top secretword=x").unwrap_err();
         assert!(!leaky.contains("secretword"), "{leaky}");
+    }
+
+    #[test]
+    fn api_urls() {
+        for url in ["http://emqx:18083", "https://emqx.example.net/", "http://[::1]:18083/mqtt"] {
+            assert_eq!(api_url(url), Ok(()), "{url}");
+        }
+        for url in ["emqx:18083", "http://", "ftp://emqx", "http://emqx?x=1", "http://emqx#x", ""] {
+            assert!(api_url(url).is_err_and(|e| e.contains("http://emqx:18083")), "{url:?}");
+        }
+        let leaky = api_url("http://key:topsecret@emqx").unwrap_err();
+        assert!(leaky.contains("emqx.api_key") && !leaky.contains("topsecret"), "{leaky}");
+    }
+
+    #[test]
+    fn api_keys() {
+        assert!(api_key("ee26b0dd4af7e749").is_ok() && api_secret("a:b").is_ok());
+        for key in ["", "key:secret", "a b", "ä"] {
+            assert!(api_key(key).is_err(), "{key:?}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::layers::Layers;
-use super::parts::{Cache, Config, Database, Emqx, Hashing, Http, Ingest, Log, Tokens};
+use super::parts::{Cache, Config, Database, Emqx, EmqxApi, Hashing, Http, Ingest, Log, Tokens};
 use super::problem::{Origin, Problem, Problems, Warning};
 use super::sources::Sources;
 use super::{environment, file};
@@ -15,6 +15,7 @@ pub struct Settings {
     http: Http,
     database: Result<Database, Problem>,
     emqx: Result<Emqx, Problem>,
+    emqx_api: Result<Option<EmqxApi>, Problem>,
     cache: Cache,
     hashing: Hashing,
     ingest: Ingest,
@@ -60,7 +61,12 @@ impl Settings {
     /// # Errors
     /// The settings that are missing.
     pub fn config(&self) -> Result<Config, Problems> {
-        let missing = [self.database.as_ref().err(), self.emqx.as_ref().err()];
+        let missing = [
+            self.database.as_ref().err(),
+            self.emqx.as_ref().err(),
+            // Where the webhook token is missing as well, both are told.
+            self.emqx_api.as_ref().err().filter(|api| self.emqx.as_ref().err() != Some(*api)),
+        ];
         let missing = missing.into_iter().flatten().cloned().collect();
         Problems::unless_none(missing, ())?;
         Ok(Config {
@@ -81,6 +87,14 @@ impl Settings {
     /// When `database.url` is missing.
     pub fn database(&self) -> Result<Database, Problems> {
         Ok(self.database.clone()?)
+    }
+
+    /// How to call EMQX's REST API, when that is configured.
+    ///
+    /// # Errors
+    /// When some of its settings are given and others missing.
+    pub fn emqx_api(&self) -> Result<Option<EmqxApi>, Problems> {
+        Ok(self.emqx_api.clone()?)
     }
 
     /// The settings of device tokens.
@@ -114,6 +128,7 @@ impl Layers {
             http: self.http()?,
             database: self.database(),
             emqx: self.emqx(),
+            emqx_api: self.emqx_api(),
             cache: self.cache()?,
             hashing: Hashing {
                 threads: self.get("hashing.threads")?,
@@ -158,10 +173,26 @@ impl Layers {
     }
 
     fn emqx(&self) -> Result<Emqx, Problem> {
-        Ok(Emqx {
-            webhook_token: self.get("emqx.webhook_token")?,
-            acl_in_login: self.get("emqx.acl_in_login")?,
-        })
+        let webhook_token = self.get("emqx.webhook_token")?;
+        let api = self.emqx_api()?;
+        // Rights that travel with the login can only be taken back by ending the session.
+        let acl_in_login = self.optional("emqx.acl_in_login").unwrap_or(api.is_some());
+        let sweep_interval = self.get("emqx.sweep_interval")?;
+        Ok(Emqx { webhook_token, acl_in_login, api, sweep_interval })
+    }
+
+    /// All of the API's settings or none: half of them is a mistake, not "off".
+    fn emqx_api(&self) -> Result<Option<EmqxApi>, Problem> {
+        let needed = ["emqx.api_url", "emqx.api_key", "emqx.api_secret"];
+        if !needed.iter().any(|key| self.is_given(key)) {
+            return Ok(None);
+        }
+        Ok(Some(EmqxApi {
+            url: self.get::<String>("emqx.api_url")?.trim_end_matches('/').to_owned(),
+            key: self.get("emqx.api_key")?,
+            secret: self.get("emqx.api_secret")?,
+            ca_file: self.optional("emqx.api_ca_file"),
+        }))
     }
 
     fn cache(&self) -> Result<Cache, Problem> {

@@ -165,7 +165,8 @@ pub(super) static SETTINGS: &[Setting] = &[
         key: "database.pool_size",
         kind: Kind::Count(1..=1000),
         preset: Preset::Value("8"),
-        meaning: "Connections to PostgreSQL; one more listens for changes.",
+        meaning: "Connections to PostgreSQL for requests; up to three more listen for changes, end \
+                  sessions and repair presence.",
     },
     Setting {
         key: "database.connect_timeout",
@@ -189,10 +190,43 @@ pub(super) static SETTINGS: &[Setting] = &[
     Setting {
         key: "emqx.acl_in_login",
         kind: Kind::Flag,
-        preset: Preset::Value("false"),
+        preset: Preset::Absent("`true` with `api_url`, else `false`"),
         meaning: "Whether the answer to a login carries the device's rights, so that EMQX decides \
-                  what they allow by itself. A right that is taken away then stays with the \
-                  session until it ends.",
+                  what they allow by itself: several times the messages a second. With `api_url`, \
+                  a session whose rights are taken away is ended; without, it keeps them until it \
+                  ends by itself.",
+    },
+    Setting {
+        key: "emqx.api_url",
+        kind: Kind::Text(rules::API_URL),
+        preset: Preset::Absent("none: EMQX is never called"),
+        meaning: "Where EMQX's REST API is: `http://emqx:18083`. Needed to end sessions whose \
+                  rights are taken away, and to repair presence.",
+    },
+    Setting {
+        key: "emqx.api_key",
+        kind: Kind::Text(rules::API_KEY),
+        preset: Preset::Absent("none; needed with `api_url`"),
+        meaning: "The API key, made in EMQX's dashboard or by its `api_key.bootstrap_file`.",
+    },
+    Setting {
+        key: "emqx.api_secret",
+        kind: Kind::Secret(rules::API_SECRET),
+        preset: Preset::Absent("none; needed with `api_url`"),
+        meaning: "The API key's secret.",
+    },
+    Setting {
+        key: "emqx.api_ca_file",
+        kind: Kind::Path { private: false },
+        preset: Preset::Absent("the operating system's authorities"),
+        meaning: "PEM file of the authorities to trust when `api_url` begins with `https`.",
+    },
+    Setting {
+        key: "emqx.sweep_interval",
+        kind: millis(SECOND, 24 * HOUR),
+        preset: Preset::Value("60s"),
+        meaning: "How often the registry's presence is compared with EMQX's list of clients, give \
+                  or take a tenth; one replica does it for all.",
     },
     Setting {
         key: "cache.devices",

@@ -17,7 +17,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_postgres::{Client, Notification};
 use tokio_util::sync::CancellationToken;
@@ -35,6 +35,9 @@ pub const DEVICE_CHANNEL: &str = "fleetgate_device";
 
 /// The channel that the triggers on `capabilities` notify, with the capability's name as payload.
 pub const CAPABILITY_CHANNEL: &str = "fleetgate_capability";
+/// The channel that says that sessions have to end. A transaction's notice on it comes after those on
+/// [`DEVICE_CHANNEL`].
+pub const EVICTION_CHANNEL: &str = "fleetgate_eviction";
 
 /// Time between two heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -50,6 +53,8 @@ pub struct ChangeListener {
     schemas: Arc<SchemaCache>,
     freshness: Arc<Freshness>,
     metrics: ListenMetrics,
+    /// Woken when sessions may have to end.
+    evictions: Arc<Notify>,
     /// This replica's own channel for heartbeats.
     heartbeat_channel: String,
 }
@@ -69,10 +74,11 @@ impl ChangeListener {
         schemas: Arc<SchemaCache>,
         freshness: Arc<Freshness>,
         metrics: ListenMetrics,
+        evictions: Arc<Notify>,
     ) -> Self {
         let own = u64::from_ne_bytes(random_bytes());
         let heartbeat_channel = format!("fleetgate_heartbeat_{own:016x}");
-        Self { target, cache, schemas, freshness, metrics, heartbeat_channel }
+        Self { target, cache, schemas, freshness, metrics, evictions, heartbeat_channel }
     }
 
     /// Listens, and connects again whenever the connection is lost, until `stop` is cancelled.
@@ -110,7 +116,9 @@ impl ChangeListener {
     async fn connect(&self) -> Result<(Client, mpsc::Receiver<Notification>), RegistryError> {
         let (client, notifications) = self.target.open_listener().await?;
         let own = &self.heartbeat_channel;
-        let listen = format!("LISTEN {DEVICE_CHANNEL}; LISTEN {CAPABILITY_CHANNEL}; LISTEN {own}");
+        let listen = [DEVICE_CHANNEL, CAPABILITY_CHANNEL, EVICTION_CHANNEL, own]
+            .map(|channel| format!("LISTEN {channel}"))
+            .join(";");
         match timeout(ECHO_TIMEOUT, client.batch_execute(&listen)).await {
             Ok(listening) => {
                 listening.map_err(RegistryError::on("LISTEN"))?;
@@ -120,6 +128,7 @@ impl ChangeListener {
         let recovered = self.freshness.is_away();
         self.freshness.listening();
         self.metrics.up.set(1);
+        self.evictions.notify_one();
         if recovered {
             tracing::info!("PostgreSQL is back; listening for changes");
         }
@@ -164,6 +173,7 @@ impl ChangeListener {
             (DEVICE_CHANNEL, name) => self.cache.changed(name),
             (CAPABILITY_CHANNEL, "") => return self.schemas.everything_changed(),
             (CAPABILITY_CHANNEL, name) => return self.schemas.changed(name),
+            (EVICTION_CHANNEL, _) => return self.evictions.notify_one(),
             _ => return,
         }
         self.metrics.changes.inc();

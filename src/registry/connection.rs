@@ -6,11 +6,8 @@
 
 use std::future::poll_fn;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -152,37 +149,18 @@ async fn drive<S, T>(
 }
 
 fn tls(ca_file: Option<&Path>) -> Result<MakeRustlsConnect, RegistryError> {
-    let mut roots = rustls::RootCertStore::empty();
-    match ca_file {
-        Some(path) => {
-            for certificate in read_certificates(path)? {
-                roots.add(certificate).map_err(|error| unusable_ca(path, &error))?;
-            }
-        }
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| RegistryError::Unreachable(error.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(MakeRustlsConnect::new(config))
+    crate::tls::trusting(ca_file)
+        .map(MakeRustlsConnect::new)
+        .map_err(|problem| RegistryError::Settings(format!("database.ca_file: {problem}")))
 }
 
-fn unusable_ca(path: &Path, error: &dyn std::error::Error) -> RegistryError {
-    let path = path.display();
-    RegistryError::Settings(format!(
-        "database.ca_file: {path} holds no usable certificate: {error}"
-    ))
-}
-
-fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, RegistryError> {
-    CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect)
-        .map_err(|error| unusable_ca(path, &error))
+/// Ends a query that takes longer than `limit`. Its connection is then of no more use: the next query
+/// would wait behind it.
+pub(crate) async fn within<T>(
+    limit: Duration,
+    query: impl Future<Output = Result<T, RegistryError>>,
+) -> Result<T, RegistryError> {
+    tokio::time::timeout(limit, query).await.unwrap_or_else(|_| Err(timed_out("a query", limit)))
 }
 
 pub(crate) fn timed_out(what: &str, limit: Duration) -> RegistryError {

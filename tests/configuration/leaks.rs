@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use crate::operator::Operator;
 
 /// Everything that can be wrong around or with a secret; `{}` is the secret.
-const BAD: [&str; 22] = [
+const BAD: [&str; 25] = [
     "emqx.webhook_token = '{} with spaces'",
     "emqx.webhook_token = '{}",
     "emqx.webhook_token = {}",
@@ -30,6 +30,9 @@ const BAD: [&str; 22] = [
     "database.url = 'postgres://u:{}@h/x'\ndatabase.password = '{}'",
     "database.password = '{}\\0'\nhttp.listen = 1",
     "tokens.signing_key = '{}'",
+    "emqx.api_secret = '{} with spaces'",
+    "emqx.api_url = 'http://fleetgate:{}@emqx:18083'\nhttp.listen = 1",
+    "emqx.api_key = 'fleetgate:{}'",
 ];
 
 proptest! {

@@ -25,6 +25,8 @@ fn defaults_hold_when_only_the_needed_is_given() {
     assert_eq!(config.database.query_timeout, Duration::from_secs(2));
     assert_eq!(config.emqx.webhook_token.expose(), TOKEN);
     assert!(!config.emqx.acl_in_login);
+    assert!(config.emqx.api.is_none());
+    assert_eq!(config.emqx.sweep_interval, Duration::from_secs(60));
     assert_eq!(config.cache.devices, 200_000);
     assert_eq!(config.cache.unknown_names, 20_000);
     assert_eq!(config.cache.unknown_ttl, Duration::from_secs(5));
@@ -61,6 +63,11 @@ fn every_setting_can_be_a_variable() {
         .sets("FLEETGATE_DATABASE_QUERY_TIMEOUT", "1s 500ms")
         .sets("FLEETGATE_EMQX_WEBHOOK_TOKEN", TOKEN)
         .sets("FLEETGATE_EMQX_ACL_IN_LOGIN", "true")
+        .sets("FLEETGATE_EMQX_API_URL", "https://emqx:18084/")
+        .sets("FLEETGATE_EMQX_API_KEY", "fleetgate")
+        .sets("FLEETGATE_EMQX_API_SECRET", "top:secret")
+        .sets("FLEETGATE_EMQX_API_CA_FILE", key)
+        .sets("FLEETGATE_EMQX_SWEEP_INTERVAL", "5m")
         .sets("FLEETGATE_CACHE_DEVICES", "1")
         .sets("FLEETGATE_CACHE_UNKNOWN_NAMES", "2")
         .sets("FLEETGATE_CACHE_UNKNOWN_TTL", "1m")
@@ -91,6 +98,11 @@ fn every_setting_can_be_a_variable() {
     assert_eq!(config.database.query_timeout, Duration::from_millis(1500));
     assert_eq!(config.emqx.webhook_token.expose(), TOKEN);
     assert!(config.emqx.acl_in_login);
+    let api = config.emqx.api.expect("an API");
+    assert_eq!((api.url.as_str(), api.key.as_str()), ("https://emqx:18084", "fleetgate"));
+    assert_eq!(api.secret.expose(), "top:secret");
+    assert_eq!(api.ca_file, Some(key.clone()));
+    assert_eq!(config.emqx.sweep_interval, Duration::from_secs(300));
     assert_eq!((config.cache.devices, config.cache.unknown_names), (1, 2));
     assert_eq!(config.cache.unknown_ttl, Duration::from_secs(60));
     assert_eq!(config.cache.max_staleness, Duration::from_secs(3600));
@@ -106,6 +118,37 @@ fn every_setting_can_be_a_variable() {
     assert_eq!(settings.given().len(), variables, "check-config names every one");
     let rows = reference().matches("| `FLEETGATE_").count() - 2;
     assert_eq!(rows, variables, "this test misses a setting");
+}
+
+const API: &str = "emqx.api_url = 'http://emqx:18083'\nemqx.api_key = 'fleetgate'\n\
+                   emqx.api_secret = 'secret'\n";
+
+#[test]
+fn rights_travel_with_the_login_where_sessions_can_be_ended() {
+    let acl_in_login = |text: String| {
+        let config = Operator::writes(&(NEEDED.to_owned() + &text)).loads().config();
+        config.unwrap_or_else(|p| panic!("{p}")).emqx.acl_in_login
+    };
+    assert!(!acl_in_login(String::new()));
+    assert!(acl_in_login(API.to_owned()));
+    assert!(!acl_in_login(format!("{API}emqx.acl_in_login = false\n")));
+    assert!(acl_in_login("emqx.acl_in_login = true\n".to_owned()));
+}
+
+#[test]
+fn half_an_api_is_a_mistake() {
+    for missing in ["api_url", "api_key", "api_secret"] {
+        let rest: String = API
+            .lines()
+            .filter(|line| !line.contains(missing))
+            .fold(NEEDED.to_owned(), |text, line| text + line + "\n");
+        let settings = Operator::writes(&rest).loads();
+        for problems in [settings.config().err(), settings.emqx_api().err()] {
+            let told = problems.expect("a problem").to_string();
+            assert!(told.contains(&format!("emqx.{missing}")), "{told}");
+            assert!(told.contains("is needed"), "{told}");
+        }
+    }
 }
 
 #[test]

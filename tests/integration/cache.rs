@@ -42,6 +42,7 @@ fn cache(url: &str, stop: CancellationToken) -> (Arc<DeviceCache>, Arc<Freshness
         schemas,
         freshness.clone(),
         metrics.listen.clone(),
+        Arc::default(),
     );
     tokio::spawn(listener.run(stop));
     (cache, freshness, metrics)

@@ -6,6 +6,9 @@ use fleetgate::cli::doctor::{LIMIT, Report, Status, examine};
 use fleetgate::clock::Clock;
 use fleetgate::config::Sources;
 
+use crate::support::app::{TestApp, config};
+use crate::support::bus::connected;
+use crate::support::fake_emqx::FakeEmqx;
 use crate::support::fleet::Fleet;
 use crate::support::postgres::{TestDatabase, fresh_database, new_server};
 
@@ -43,7 +46,7 @@ async fn a_healthy_system_has_nothing_to_say() {
     fleet.device("a").await.secret("a").await;
     let report = report(&database.url, &[]).await;
     assert!(report.findings.iter().all(|finding| finding.status == Status::Ok), "{report}");
-    assert_eq!(report.findings.len(), 16, "{report}");
+    assert_eq!(report.findings.len(), 17, "{report}");
     assert!(found(&report, "listen and notify").1.contains("arrives after"));
 }
 
@@ -111,11 +114,28 @@ async fn missing_privileges_are_found() {
     assert_eq!(found(&little, "privileges").0, Status::Failure, "{little}");
     assert_eq!(found(&little, "stored hashes").0, Status::Skipped);
     fleet.sql("GRANT SELECT ON ALL TABLES IN SCHEMA public TO doctor_reader", &[]).await;
+    let reading = report(&url, &[]).await;
+    let (status, words) = found(&reading, "privileges");
+    assert!(status == Status::Failure && words.contains("UPDATE on devices"), "{reading}");
+    for grant in [
+        "GRANT UPDATE ON devices TO doctor_reader",
+        "GRANT INSERT, UPDATE ON client_sessions, device_state, presence_sweeps TO doctor_reader",
+        "GRANT INSERT, UPDATE, DELETE ON session_evictions TO doctor_reader",
+    ] {
+        fleet.sql(grant, &[]).await;
+    }
     let serving = report(&url, &[]).await;
     let (status, words) = found(&serving, "privileges");
     assert_eq!(status, Status::Warning, "{serving}");
     assert!(words.contains("INSERT on devices"), "{words}");
     assert_eq!(found(&serving, "stored hashes").0, Status::Ok);
+    // That is enough indeed.
+    fleet.device("thermo").await.bind("thermo", "main", Some("t"), None).await;
+    let app = TestApp::start(config(&url)).await;
+    app.ready().await;
+    assert_eq!(app.publishes("thermo", "t").await, "allow");
+    assert_eq!(app.event(&connected("thermo", "thermo", 1_000)).await.status, 204);
+    assert!(fleet.value::<bool>("SELECT online FROM devices WHERE name = 'thermo'").await);
 }
 
 #[tokio::test]
@@ -166,6 +186,32 @@ async fn keys_and_rights_are_looked_at() {
     assert_eq!(found(&report, "signing key").0, Status::Warning, "{report}");
     let (status, words) = found(&report, "rights in login");
     assert!(status == Status::Warning && words.contains("until they reconnect"), "{words}");
+}
+
+#[tokio::test]
+async fn emqx_is_asked_whether_it_takes_the_key() {
+    let (database, _fleet) = registry().await;
+    let none = report(&database.url, &[]).await;
+    assert!(found(&none, "EMQX's REST API").1.contains("keep rights"), "{none}");
+    let emqx = FakeEmqx::start().await;
+    let api = emqx.settings();
+    let more = |secret| {
+        [
+            ("FLEETGATE_EMQX_API_URL", api.url.as_str()),
+            ("FLEETGATE_EMQX_API_KEY", api.key.as_str()),
+            ("FLEETGATE_EMQX_API_SECRET", secret),
+        ]
+    };
+    let good = report(&database.url, &more(api.secret.expose())).await;
+    assert_eq!(found(&good, "EMQX's REST API").0, Status::Ok, "{good}");
+    assert!(found(&good, "rights in login").1.starts_with("on"), "{good}");
+    let wrong = report(&database.url, &more("wrong")).await;
+    let (status, words) = found(&wrong, "EMQX's REST API");
+    assert!(status == Status::Failure && words.contains("emqx.api_secret"), "{words}");
+    emqx.go_away();
+    let away = report(&database.url, &more(api.secret.expose())).await;
+    let (status, words) = found(&away, "EMQX's REST API");
+    assert!(status == Status::Failure && words.contains("emqx.api_url"), "{words}");
 }
 
 #[tokio::test]

@@ -49,19 +49,26 @@ fn concerns(problem: &Problem, key: &str) -> bool {
     problem.setting.as_deref() == Some(key)
 }
 
-/// Fleetgate cannot throw sessions out yet, so the rights that a session has taken along stay.
+/// Rights that a session has taken along can only be taken back by ending it.
 fn acl_in_login(settings: &Settings) -> Finding {
     let given = settings.given().iter().find(|given| given.setting == "emqx.acl_in_login");
-    if given.is_none_or(|given| given.value != "true") {
-        return Finding::ok(ACL_IN_LOGIN, "off: EMQX asks for every action");
+    let can_end_sessions = settings.emqx_api().is_ok_and(|api| api.is_some());
+    let on = given.map_or(can_end_sessions, |given| given.value == "true");
+    match (on, can_end_sessions) {
+        (false, _) => Finding::ok(
+            ACL_IN_LOGIN,
+            "off: EMQX asks for every action, which costs it most of the messages it could carry",
+        ),
+        (true, true) => {
+            Finding::ok(ACL_IN_LOGIN, "on: sessions whose rights are taken away are ended")
+        }
+        (true, false) => Finding::warning(
+            ACL_IN_LOGIN,
+            "emqx.acl_in_login is on, and without emqx.api_url fleetgate cannot end sessions: rights \
+             taken away stay in force in open sessions until they reconnect",
+            "set emqx.api_url, emqx.api_key and emqx.api_secret, or emqx.acl_in_login = false",
+        ),
     }
-    Finding::warning(
-        ACL_IN_LOGIN,
-        "emqx.acl_in_login is on, and fleetgate cannot throw sessions out: rights taken away stay in \
-         force in open sessions until they reconnect",
-        "set emqx.acl_in_login = false, or disconnect a device by hand in EMQX whenever you take a \
-         right away from it",
-    )
 }
 
 fn examine_keys(tokens: &Tokens, report: &mut Report) {

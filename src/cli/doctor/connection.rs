@@ -143,12 +143,17 @@ async fn connections(client: &Client, pool_size: usize) -> Result<Finding, Regis
         client.query_one(CONNECTION_LIMITS, &[]).await.map_err(RegistryError::on(CONNECTIONS))?;
     let limits: [Option<i64>; 3] = [row.get(0), row.get(1), row.get(2)];
     let limit = limits.into_iter().flatten().filter(|limit| *limit >= 0).min().unwrap_or(0);
-    Ok(room(pool_size + 1, usize::try_from(limit).unwrap_or(0)))
+    Ok(room(pool_size + OWN_CONNECTIONS, usize::try_from(limit).unwrap_or(0)))
 }
 
-/// A replica needs its pool and one connection that listens.
+/// Beside its pool a replica needs one connection that listens, one that ends sessions and one that
+/// sweeps.
+const OWN_CONNECTIONS: usize = 3;
+
 fn room(needed: usize, available: usize) -> Finding {
-    let found = format!("a replica uses up to {needed} (database.pool_size + 1) of {available}");
+    let found = format!(
+        "a replica uses up to {needed} (database.pool_size + {OWN_CONNECTIONS}) of {available}"
+    );
     let remedy = "raise max_connections in PostgreSQL (or the limit of the role or database), or lower \
                   database.pool_size";
     if needed > available {

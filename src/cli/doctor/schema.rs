@@ -44,17 +44,27 @@ async fn version(client: &Client) -> Result<Finding, RegistryError> {
     })
 }
 
-/// Tables with the privileges on them, the first of which serving needs and the others provisioning.
-/// A NULL is a table that the role's search path does not lead to.
+/// What serving needs on each table, and what commands that change devices need besides. A NULL is a
+/// table that the role's search path does not lead to.
 const MISSING_PRIVILEGES: &str = "
-    SELECT wanted.name, privilege, privilege = 'SELECT' AND serving
-    FROM (VALUES ('devices', true), ('device_credentials', true), ('topic_bindings', true),
-                 ('topic_grants', true), ('fleetgate_schema_history', true),
-                 ('capabilities', false), ('device_capabilities', false)) AS wanted (name, serving)
-    CROSS JOIN unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege
-    WHERE NOT (wanted.name = 'fleetgate_schema_history' AND privilege <> 'SELECT')
-      AND has_table_privilege(to_regclass(wanted.name), privilege) IS NOT TRUE
-    ORDER BY wanted.name, privilege";
+    SELECT wanted.name, needed.privilege, needed.serving
+    FROM (VALUES
+        ('fleetgate_schema_history', '{SELECT}', '{}'),
+        ('devices', '{SELECT,UPDATE}', '{INSERT,DELETE}'),
+        ('device_credentials', '{SELECT}', '{INSERT,UPDATE,DELETE}'),
+        ('topic_bindings', '{SELECT}', '{INSERT,UPDATE,DELETE}'),
+        ('topic_grants', '{SELECT}', '{INSERT,UPDATE,DELETE}'),
+        ('capabilities', '{SELECT}', '{INSERT,UPDATE,DELETE}'),
+        ('device_capabilities', '{}', '{SELECT,INSERT,UPDATE,DELETE}'),
+        ('client_sessions', '{SELECT,INSERT,UPDATE}', '{}'),
+        ('device_state', '{SELECT,INSERT,UPDATE}', '{}'),
+        ('session_evictions', '{SELECT,INSERT,UPDATE,DELETE}', '{}'),
+        ('presence_sweeps', '{SELECT,INSERT,UPDATE}', '{}')) AS wanted (name, serving, provisioning)
+    CROSS JOIN LATERAL (
+        SELECT unnest(wanted.serving::text[]), true
+        UNION ALL SELECT unnest(wanted.provisioning::text[]), false) AS needed (privilege, serving)
+    WHERE has_table_privilege(to_regclass(wanted.name), needed.privilege) IS NOT TRUE
+    ORDER BY wanted.name, needed.privilege";
 
 async fn privileges(client: &Client) -> Result<Finding, RegistryError> {
     let rows =
@@ -75,16 +85,20 @@ async fn privileges(client: &Client) -> Result<Finding, RegistryError> {
 
 fn judge(role: &str, for_serving: &[String], for_provisioning: &[String]) -> Finding {
     let missing = |privileges: &[String]| format!("role {role:?} lacks {}", privileges.join(", "));
+    let grants = |privileges: &[String]| {
+        let grants = privileges.iter().map(|privilege| format!("GRANT {privilege} TO {role:?};"));
+        grants.collect::<Vec<_>>().join(" ")
+    };
     if !for_serving.is_empty() {
-        let remedy = format!(
-            "serving needs them; as the owner of the tables: GRANT SELECT ON ALL TABLES IN SCHEMA \
-             public TO {role:?};"
-        );
+        let grants = grants(for_serving);
+        let remedy = format!("serving needs them; as the owner of the tables: {grants}");
         return Finding::failure(PRIVILEGES, missing(for_serving), remedy);
     }
     if !for_provisioning.is_empty() {
-        let remedy = "enough to serve; commands that change devices need a role with these (as the \
-                      owner of the tables: GRANT ... TO ...)";
+        let grants = grants(for_provisioning);
+        let remedy = format!(
+            "enough to serve; for commands that change devices, as the owner of the tables: {grants}"
+        );
         return Finding::warning(PRIVILEGES, missing(for_provisioning), remedy);
     }
     Finding::ok(PRIVILEGES, format!("role {role:?} can serve and provision"))

@@ -44,7 +44,12 @@ pub(crate) fn config(database_url: &str) -> Config {
             connect_timeout: Duration::from_secs(2),
             query_timeout: Duration::from_secs(2),
         },
-        emqx: Emqx { webhook_token: Secret::new(TOKEN.to_owned()), acl_in_login: false },
+        emqx: Emqx {
+            webhook_token: Secret::new(TOKEN.to_owned()),
+            acl_in_login: false,
+            api: None,
+            sweep_interval: Duration::from_secs(3600),
+        },
         cache: Cache {
             devices: 1000,
             unknown_names: 100,

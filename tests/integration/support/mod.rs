@@ -4,6 +4,7 @@ pub(crate) mod app;
 pub(crate) mod bus;
 pub(crate) mod commands;
 pub(crate) mod database;
+pub(crate) mod fake_emqx;
 pub(crate) mod fleet;
 pub(crate) mod postgres;
 pub(crate) mod proxy;

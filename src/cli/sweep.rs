@@ -1,0 +1,48 @@
+//! `fleetgate sweep`
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::cli::context::Context;
+use crate::cli::error::CliError;
+use crate::clock::Clock;
+use crate::emqx::EmqxApi;
+use crate::metrics::Metrics;
+use crate::registry::connection::Target;
+use crate::sweep::{Report, SweepError, Sweeper};
+
+/// Compare presence with EMQX's list of clients and repair it, as `serve` does by itself at intervals.
+#[derive(Args)]
+pub(super) struct Arguments {}
+
+impl Arguments {
+    pub(super) async fn run(self, context: &Context) -> Result<(), CliError> {
+        let report = sweeper(context)?.sweep().await.map_err(|error| match error {
+            SweepError::Registry(error) => CliError::Registry(error),
+            SweepError::NotConfigured => CliError::Usage(error.to_string()),
+            SweepError::Elsewhere => CliError::Failed(format!("{error}; try again in a moment")),
+            SweepError::Emqx(_) => CliError::Failed(format!("{error}. Nothing was repaired.")),
+        })?;
+        context.output.result(&report, || in_words(&report))
+    }
+}
+
+fn sweeper(context: &Context) -> Result<Sweeper, CliError> {
+    let settings = context.settings()?;
+    let target = Target::new(&settings.database()?)?;
+    let failed = |error: &dyn std::fmt::Display| CliError::Failed(error.to_string());
+    let metrics = Metrics::new().map_err(|error| failed(&error))?;
+    let api = settings.emqx_api()?.map(|api| EmqxApi::new(&api, metrics.emqx));
+    let api = api.transpose().map_err(|error| failed(&error))?.map(Arc::new);
+    Ok(Sweeper::new(target, api, Duration::ZERO, Clock::System, metrics.sweep))
+}
+
+fn in_words(report: &Report) -> String {
+    let Report { clients, repaired_online, repaired_offline, evicted } = report;
+    format!(
+        "EMQX lists {clients} connected clients. Sessions repaired: {repaired_online} to online, \
+         {repaired_offline} to offline. Clients without right to be connected: {evicted}."
+    )
+}

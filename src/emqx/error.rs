@@ -1,0 +1,138 @@
+//! What can go wrong between Fleetgate and EMQX's REST API.
+
+use reqwest::StatusCode;
+use serde::Deserialize;
+use thiserror::Error;
+
+use crate::emqx::is_unwell;
+
+/// Why EMQX did not do what it was asked. None of the texts holds the key's secret.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum EmqxError {
+    /// A setting cannot be used; the text names it.
+    #[error("{0}")]
+    Settings(String),
+    /// No connection, no answer, or an answer that broke off.
+    #[error("EMQX cannot be reached ({0}); check that it runs and that emqx.api_url is right")]
+    Away(String),
+    /// EMQX was not even asked, because it did not answer lately.
+    #[error("EMQX is not asked for a while, because the last calls failed")]
+    CircuitOpen,
+    /// 401 or 403.
+    #[error(
+        "EMQX refuses the API key ({code}); check emqx.api_key and emqx.api_secret, and that the key is enabled and may administrate"
+    )]
+    Unauthorized {
+        /// EMQX's word for it.
+        code: String,
+    },
+    /// 404: EMQX does not have what the call is about, or not the call.
+    #[error(
+        "EMQX does not know what was asked for ({code}); check that emqx.api_url leads to the REST API of EMQX 5"
+    )]
+    NotFound {
+        /// EMQX's word for it.
+        code: String,
+    },
+    /// 5xx or 429.
+    #[error("EMQX cannot answer at present (status {status} {code})")]
+    Unwell {
+        /// The status.
+        status: u16,
+        /// EMQX's word for it.
+        code: String,
+    },
+    /// Another status than CONTRACT.md knows.
+    #[error("EMQX answered with status {status} {code}; check that emqx.api_url leads to EMQX 5")]
+    Unexpected {
+        /// The status.
+        status: u16,
+        /// EMQX's word for it.
+        code: String,
+    },
+    /// An answer that no call has.
+    #[error("EMQX's answer is larger than any it should give; check emqx.api_url")]
+    TooLarge,
+    /// An answer of another shape.
+    #[error("EMQX's list of clients cannot be read: {0}")]
+    Unreadable(String),
+}
+
+/// How EMQX says no.
+#[derive(Default, Deserialize)]
+struct Refusal {
+    #[serde(default)]
+    code: String,
+}
+
+impl EmqxError {
+    pub(super) fn away(error: &reqwest::Error) -> Self {
+        let mut text = if error.is_timeout() { "it took too long" } else { "no answer" }.to_owned();
+        let mut cause = std::error::Error::source(error);
+        while let Some(next) = cause {
+            text = format!("{text}: {next}");
+            cause = next.source();
+        }
+        Self::Away(text)
+    }
+
+    pub(super) fn refusal(status: StatusCode, body: &[u8]) -> Self {
+        let code = serde_json::from_slice::<Refusal>(body).unwrap_or_default().code;
+        let code: String = code.chars().filter(|c| !c.is_control()).take(64).collect();
+        match status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Self::Unauthorized { code },
+            StatusCode::NOT_FOUND => Self::NotFound { code },
+            _ if is_unwell(status) => Self::Unwell { status: status.as_u16(), code },
+            _ => Self::Unexpected { status: status.as_u16(), code },
+        }
+    }
+
+    /// Whether the same call may do better in a moment.
+    pub(super) fn may_pass(&self) -> bool {
+        matches!(self, Self::Away(_) | Self::Unwell { .. })
+    }
+
+    /// Whether any other call would fail as well.
+    #[must_use]
+    pub fn is_emqx_unfit(&self) -> bool {
+        self.may_pass() || matches!(self, Self::Unauthorized { .. } | Self::CircuitOpen)
+    }
+
+    /// One word for metrics.
+    pub(super) fn label(&self) -> &'static str {
+        match self {
+            Self::Settings(_) => "settings",
+            Self::Away(_) => "away",
+            Self::CircuitOpen => "circuit_open",
+            Self::Unauthorized { .. } => "unauthorized",
+            Self::NotFound { .. } => "not_found",
+            Self::Unwell { .. } => "unwell",
+            Self::Unexpected { .. } => "unexpected",
+            Self::TooLarge => "too_large",
+            Self::Unreadable(_) => "unreadable",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_key_names_the_settings() {
+        let recorded =
+            br#"{"code": "BAD_API_KEY_OR_SECRET", "message": "Check api_key/api_secret"}"#;
+        let text = EmqxError::refusal(StatusCode::UNAUTHORIZED, recorded).to_string();
+        for part in ["BAD_API_KEY_OR_SECRET", "emqx.api_key", "emqx.api_secret"] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_may_be_any_text() {
+        let page = b"<html><head><title>404 - NOT FOUND</title></head></html>";
+        let refusal = EmqxError::refusal(StatusCode::NOT_FOUND, page);
+        assert_eq!(refusal, EmqxError::NotFound { code: String::new() });
+        assert!(!refusal.is_emqx_unfit());
+    }
+}

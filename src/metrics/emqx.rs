@@ -1,0 +1,132 @@
+//! Metrics of what Fleetgate asks of EMQX: calls, ended sessions, sweeps.
+
+use prometheus::{
+    Error, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+};
+
+use super::Adder;
+
+/// From a healthy broker (tens of milliseconds) to one that was away for an hour.
+const DELAY_SECONDS: [f64; 13] =
+    [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0, 3600.0];
+
+/// Calls of EMQX's REST API.
+#[derive(Clone)]
+pub struct EmqxMetrics {
+    calls: HistogramVec,
+    /// 1 while EMQX is not asked because it did not answer.
+    pub circuit_open: IntGauge,
+}
+
+impl EmqxMetrics {
+    /// Counts one attempt of a call.
+    pub fn call(&self, call: &str, outcome: &str, seconds: f64) {
+        self.calls.with_label_values(&[call, outcome]).observe(seconds);
+    }
+}
+
+/// Sessions that have to end.
+#[derive(Clone)]
+pub struct EvictionMetrics {
+    kicks: IntCounterVec,
+    /// From the change to EMQX's answer, in seconds.
+    pub delay: Histogram,
+    /// Client ids that wait.
+    pub waiting: IntGauge,
+}
+
+impl EvictionMetrics {
+    /// Counts client ids by what became of them.
+    pub fn kicked(&self, outcome: &str, client_ids: u64) {
+        self.kicks.with_label_values(&[outcome]).inc_by(client_ids);
+    }
+}
+
+/// Comparisons of the registry with EMQX's list of clients.
+#[derive(Clone)]
+pub struct SweepMetrics {
+    sweeps: IntCounterVec,
+    /// Sessions that the registry did not know as open.
+    pub repaired_online: IntCounter,
+    /// Sessions that the registry took for open.
+    pub repaired_offline: IntCounter,
+    /// Connected clients without right to be.
+    pub evicted: IntCounter,
+    /// How long a sweep took, in seconds.
+    pub duration: Histogram,
+    /// When the last one succeeded, in seconds since the Unix epoch.
+    pub last_success: Gauge,
+    /// Devices that are online.
+    pub online_devices: IntGauge,
+}
+
+impl SweepMetrics {
+    /// Counts a sweep by how it ended.
+    pub fn ended(&self, outcome: &str) {
+        self.sweeps.with_label_values(&[outcome]).inc();
+    }
+}
+
+impl Adder<'_> {
+    pub(super) fn emqx(&self) -> Result<EmqxMetrics, Error> {
+        Ok(EmqxMetrics {
+            calls: self.histograms(
+                "fleetgate_emqx_call_duration_seconds",
+                "Attempted calls of EMQX's REST API by call and outcome.",
+                &["call", "outcome"],
+            )?,
+            circuit_open: self.gauge(
+                "fleetgate_emqx_circuit_open",
+                "1 while EMQX's REST API is not asked because it failed.",
+            )?,
+        })
+    }
+
+    pub(super) fn evictions(&self) -> Result<EvictionMetrics, Error> {
+        let delay = HistogramOpts::new(
+            "fleetgate_kick_delay_seconds",
+            "From the change that took a right away to EMQX's answer that the session has ended.",
+        );
+        Ok(EvictionMetrics {
+            kicks: self.counters(
+                "fleetgate_kicks_total",
+                "Client ids whose session had to end, by outcome. in_bulk: EMQX does not say whether there was one. expired: dropped after a day.",
+                &["outcome"],
+            )?,
+            delay: self.add(Histogram::with_opts(delay.buckets(DELAY_SECONDS.to_vec()))?)?,
+            waiting: self
+                .gauge("fleetgate_kicks_waiting", "Client ids whose session has yet to end.")?,
+        })
+    }
+
+    pub(super) fn sweep(&self) -> Result<SweepMetrics, Error> {
+        let duration = HistogramOpts::new("fleetgate_sweep_duration_seconds", "Finished sweeps.");
+        let last_success = Gauge::new(
+            "fleetgate_sweep_last_success_timestamp_seconds",
+            "When this replica last finished a sweep; 0: never.",
+        )?;
+        Ok(SweepMetrics {
+            sweeps: self.counters(
+                "fleetgate_sweeps_total",
+                "Sweeps by outcome. elsewhere: another replica does it, or just did.",
+                &["outcome"],
+            )?,
+            repaired_online: self.counter(
+                "fleetgate_sweep_repaired_online_total",
+                "Sessions that a sweep found open and the registry did not.",
+            )?,
+            repaired_offline: self.counter(
+                "fleetgate_sweep_repaired_offline_total",
+                "Sessions that the registry took for open and a sweep did not find.",
+            )?,
+            evicted: self.counter(
+                "fleetgate_sweep_evicted_total",
+                "Connected clients that a sweep found to have no right to be.",
+            )?,
+            duration: self.add(Histogram::with_opts(duration.buckets(DELAY_SECONDS.to_vec()))?)?,
+            last_success: self.add(last_success)?,
+            online_devices: self
+                .gauge("fleetgate_devices_online", "Devices online, as last counted.")?,
+        })
+    }
+}

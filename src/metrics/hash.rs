@@ -1,0 +1,47 @@
+//! Hashing of secrets and passwords.
+
+use prometheus::{Histogram, IntCounter, IntGauge};
+
+use super::Adder;
+
+/// The hash threads for chosen passwords.
+#[derive(Clone)]
+pub struct HashMetrics {
+    /// Hashes of generated secrets, computed on the spot.
+    pub generated: IntCounter,
+    /// Passwords that wait for a thread.
+    pub queued: IntGauge,
+    /// How long they waited, in seconds.
+    pub wait: Histogram,
+    /// How long hashing took, in seconds.
+    pub duration: Histogram,
+    /// Passwords refused because the queue was full.
+    pub shed: IntCounter,
+    /// Passwords not hashed because nobody waited for the answer any more.
+    pub abandoned: IntCounter,
+}
+
+impl Adder<'_> {
+    pub(super) fn hash(&self) -> Result<HashMetrics, prometheus::Error> {
+        Ok(HashMetrics {
+            generated: self.counter(
+                "fleetgate_hash_generated_total",
+                "Hashes of generated secrets, computed without a queue.",
+            )?,
+            queued: self
+                .gauge("fleetgate_hash_queue_depth", "Chosen passwords that wait to be hashed.")?,
+            wait: self
+                .histogram("fleetgate_hash_wait_seconds", "Wait of a chosen password's hash.")?,
+            duration: self
+                .histogram("fleetgate_hash_duration_seconds", "Hashing a chosen password.")?,
+            shed: self.counter(
+                "fleetgate_hash_shed_total",
+                "Logins answered 503 because the hash queue was full.",
+            )?,
+            abandoned: self.counter(
+                "fleetgate_hash_abandoned_total",
+                "Hashes not computed because nobody waited for the answer any more.",
+            )?,
+        })
+    }
+}

@@ -1,0 +1,232 @@
+//! What a sweep reads and repairs: sessions that EMQX lists and the registry doesn't, and the other
+//! way round.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio_postgres::{GenericClient, Row};
+
+use crate::domain::device::DeviceId;
+use crate::registry::error::RegistryError;
+
+/// Key of the advisory lock that lets one process sweep at a time: "fgsweep" in ASCII. Nothing else in
+/// the database may use it.
+const SWEEP_LOCK: i64 = 0x66_6773_7765_6570;
+
+/// A client that EMQX lists as connected.
+#[derive(Debug, Clone, Copy)]
+pub struct SeenClient<'a> {
+    /// Its client id: any text without U+0000.
+    pub client_id: &'a str,
+    /// Its user name: any text without U+0000, empty where there is none.
+    pub user_name: &'a str,
+    /// When its session began, in milliseconds since the Unix epoch, by the broker's clock.
+    pub connected_at_ms: i64,
+}
+
+/// What the registry says of a client that EMQX lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Difference {
+    /// Which of the clients.
+    pub position: usize,
+    /// The device whose session is to be opened, where the registry lacks it.
+    pub opens: Option<DeviceId>,
+    /// Whether the client has no right to be connected: its device is disabled, or the client id is not
+    /// the device's own.
+    pub unentitled: bool,
+}
+
+fn on_sweep() -> impl FnOnce(tokio_postgres::Error) -> RegistryError {
+    RegistryError::on("the sweep of sessions")
+}
+
+/// Takes the sweep's lock for as long as the connection lives; `false`: another process sweeps.
+///
+/// # Errors
+/// A database that is away.
+pub async fn try_lock(client: &impl GenericClient) -> Result<bool, RegistryError> {
+    let row = client.query_one("SELECT pg_try_advisory_lock($1)", &[&SWEEP_LOCK]).await;
+    Ok(row.map_err(on_sweep())?.get(0))
+}
+
+/// Gives the sweep's lock back.
+///
+/// # Errors
+/// A database that is away; the lock is then free as well.
+pub async fn unlock(client: &impl GenericClient) -> Result<(), RegistryError> {
+    let unlocked = client.execute("SELECT pg_advisory_unlock($1)", &[&SWEEP_LOCK]).await;
+    unlocked.map(drop).map_err(on_sweep())
+}
+
+/// Whether any process finished a sweep within the last `age`.
+///
+/// # Errors
+/// A database that is away.
+pub async fn finished_within(
+    client: &impl GenericClient,
+    age: Duration,
+) -> Result<bool, RegistryError> {
+    let row = client
+        .query_one(
+            "SELECT EXISTS (SELECT FROM presence_sweeps
+                            WHERE finished_at > now() - $1 * interval '1 second')",
+            &[&age.as_secs_f64()],
+        )
+        .await
+        .map_err(on_sweep())?;
+    Ok(row.get(0))
+}
+
+/// Notes that a sweep has finished just now.
+///
+/// # Errors
+/// A database that is away.
+pub async fn note_finished(client: &impl GenericClient) -> Result<(), RegistryError> {
+    client
+        .execute(
+            "INSERT INTO presence_sweeps (finished_at) VALUES (now())
+             ON CONFLICT (only_row) DO UPDATE SET finished_at = EXCLUDED.finished_at",
+            &[],
+        )
+        .await
+        .map(drop)
+        .map_err(on_sweep())
+}
+
+/// PostgreSQL's clock, with which sessions are noted.
+///
+/// # Errors
+/// A database that is away.
+pub async fn now(client: &impl GenericClient) -> Result<Timestamp, RegistryError> {
+    let row = client.query_one("SELECT clock_timestamp()", &[]).await.map_err(on_sweep())?;
+    Ok(row.get(0))
+}
+
+/// Compares clients that EMQX lists with the registry; what agrees is left out, and so are clients whose
+/// user name is no device: they may be another authenticator's, and a registry that is empty by mistake
+/// must not empty the broker. A device that was removed is thrown out by the removal itself.
+///
+/// # Errors
+/// A database that is away.
+pub async fn compare(
+    client: &impl GenericClient,
+    seen: &[SeenClient<'_>],
+) -> Result<Vec<Difference>, RegistryError> {
+    let client_ids: Vec<&str> = seen.iter().map(|client| client.client_id).collect();
+    let user_names: Vec<&str> = seen.iter().map(|client| client.user_name).collect();
+    let connected_at: Vec<i64> = seen.iter().map(|client| client.connected_at_ms).collect();
+    let rows = client
+        .query(COMPARE, &[&client_ids, &user_names, &connected_at])
+        .await
+        .map_err(on_sweep())?;
+    Ok(rows.iter().map(difference).collect())
+}
+
+/// The rule of client ids is that of `DeviceRecord::owns_client_id`. Moments of sessions are whole
+/// milliseconds, as events tell them.
+const COMPARE: &str = "
+    SELECT seen.n - 1 AS position, device.id AS device_id, told.opens, told.entitled
+    FROM unnest($1::text[], $2::text[], $3::bigint[]) WITH ORDINALITY
+         AS seen (client_id, user_name, connected_at_ms, n)
+    JOIN devices AS device ON device.name = seen.user_name
+    LEFT JOIN client_sessions AS session ON session.client_id = seen.client_id
+    CROSS JOIN LATERAL (SELECT
+        fleetgate_is_name(seen.client_id)
+        AND (seen.client_id = device.effective_client_id
+             OR (device.kind = 'service' AND starts_with(seen.client_id, device.name || ':')
+                 AND fleetgate_is_name(substr(seen.client_id, char_length(device.name) + 2)))) AS owned,
+        (extract(epoch FROM session.connected_at) * 1000)::bigint AS known_ms) AS own
+    CROSS JOIN LATERAL (SELECT
+        own.owned AND device.enabled AS entitled,
+        own.owned AND (session.client_id IS NULL OR known_ms < seen.connected_at_ms
+             OR (known_ms = seen.connected_at_ms AND NOT session.open AND session.inferred)) AS opens) AS told
+    WHERE told.opens OR NOT told.entitled";
+
+fn difference(row: &Row) -> Difference {
+    let position: i64 = row.get("position");
+    let opens: bool = row.get("opens");
+    Difference {
+        position: usize::try_from(position).unwrap_or(usize::MAX),
+        opens: opens.then(|| DeviceId(row.get("device_id"))),
+        unentitled: !row.get::<_, bool>("entitled"),
+    }
+}
+
+/// Client ids, at most `limit` in the order of bytes after `after`, whose session is open and was
+/// noted before a moment.
+///
+/// # Errors
+/// A database that is away.
+pub async fn open_sessions(
+    client: &impl GenericClient,
+    noted_before: Timestamp,
+    after: &str,
+    limit: usize,
+) -> Result<Vec<String>, RegistryError> {
+    let rows = client
+        .query(
+            "SELECT client_id FROM client_sessions
+             WHERE open AND noted_at < $1 AND client_id > $2 ORDER BY client_id LIMIT $3",
+            &[&noted_before, &after, &i64::try_from(limit).unwrap_or(i64::MAX)],
+        )
+        .await
+        .map_err(on_sweep())?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// Ends the open sessions of these client ids that were noted before a moment: nothing that was heard
+/// since is undone. Devices without a session left go offline. Returns how many sessions ended.
+///
+/// Locks as presence does: devices by id, then sessions by client id.
+///
+/// # Errors
+/// A database that is away, or another change that got in the way.
+pub async fn end_sessions(
+    transaction: &impl GenericClient,
+    client_ids: &[&str],
+    noted_before: Timestamp,
+) -> Result<u64, RegistryError> {
+    let locked = transaction
+        .query(
+            "SELECT id FROM devices
+             WHERE id IN (SELECT device_id FROM client_sessions WHERE client_id = ANY($1))
+             ORDER BY id FOR NO KEY UPDATE",
+            &[&client_ids],
+        )
+        .await
+        .map_err(on_sweep())?;
+    let devices: Vec<i64> = locked.iter().map(|row| row.get(0)).collect();
+    // A session that went to another device meanwhile is not ended here: that device is not locked.
+    let ended = transaction
+        .execute(
+            "WITH unlisted AS (
+                 SELECT client_id FROM client_sessions
+                 WHERE client_id = ANY($1) AND device_id = ANY($3) AND open AND noted_at < $2
+                 ORDER BY client_id FOR UPDATE)
+             UPDATE client_sessions SET open = false, ended_at = greatest($2, connected_at),
+                    inferred = true, noted_at = clock_timestamp()
+             FROM unlisted WHERE client_sessions.client_id = unlisted.client_id",
+            &[&client_ids, &noted_before, &devices],
+        )
+        .await
+        .map_err(on_sweep())?;
+    transaction
+        .execute(
+            "UPDATE devices SET online = false
+             WHERE id = ANY($1) AND online
+               AND NOT EXISTS (SELECT FROM client_sessions WHERE device_id = devices.id AND open)",
+            &[&devices],
+        )
+        .await
+        .map_err(on_sweep())?;
+    Ok(ended)
+}
+
+/// How many devices are online.
+///
+/// # Errors
+/// A database that is away.
+pub async fn count_online(client: &impl GenericClient) -> Result<i64, RegistryError> {
+    let row = client.query_one("SELECT count(*) FROM devices WHERE online", &[]).await;
+    Ok(row.map_err(on_sweep())?.get(0))
+}

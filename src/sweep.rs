@@ -1,0 +1,213 @@
+//! Compares the registry's presence with EMQX's list of clients, and repairs it.
+//!
+//! Events tell presence as it changes; a broker node that dies takes its events along, and then only
+//! asking repairs what they would have told (CONTRACT.md).
+//!
+//! # What it keeps
+//! 1. Nothing is repaired before every page was read: a list that broke off says nothing of the rest.
+//! 2. Nothing that was heard after reading began is undone. A session that is listed moves its client
+//!    id only forward along the order of sessions ([`crate::registry::presence`]). One that is not
+//!    listed is ended only if its row was noted before, by PostgreSQL's clock.
+//! 3. An end that was concluded here is marked as such, and taken back when the client is listed again.
+//! 4. One process sweeps at a time, and the replicas together no more often than one would.
+//! 5. Memory: eight bytes a client listed, and a record for each that differs.
+//!
+//! # Races
+//! - *A client connects or disconnects while pages are read.* Its event says so, before or after the
+//!   repair: before, the row was noted after reading began or lies ahead of what is listed; after, the
+//!   event lies ahead of the repair. When the event is lost, the next sweep does it.
+//! - *A client takes its session over while pages are read, and falls between them.* Its old session
+//!   is ended here, its connect event opens the new one.
+//! - *A broker without `clients_v2`.* Its numbered pages shift when clients come and go, so that a
+//!   client can be on none. They are read twice; one missed both times is offline until the next sweep.
+//!
+//! A client that is connected without right to be (its device is disabled, or the client id is not its
+//! own) is handed to [`crate::registry::evictions`]. Clients whose user name is no device are left
+//! alone: they may be another authenticator's.
+
+mod listing;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use thiserror::Error;
+use tokio::time::Instant;
+use tokio_postgres::Client;
+use tokio_util::sync::CancellationToken;
+
+use crate::backoff::jittered;
+use crate::clock::Clock;
+use crate::emqx::{EmqxApi, EmqxError};
+use crate::metrics::SweepMetrics;
+use crate::registry::connection::{Target, within};
+use crate::registry::error::RegistryError;
+use crate::registry::sweep as registry;
+use crate::sweep::listing::Listing;
+
+/// Share of the interval by which sweeps vary.
+const JITTER: f64 = 0.1;
+const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a sweep did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Connected clients that EMQX listed.
+    pub clients: usize,
+    /// Sessions that were found open and are so now in the registry.
+    pub repaired_online: u64,
+    /// Sessions that the registry took for open and that have ended.
+    pub repaired_offline: u64,
+    /// Clients that have no right to be connected; their sessions are being ended.
+    pub evicted: u64,
+}
+
+/// Why a sweep was not finished. Nothing, or a part of what was found, is repaired then.
+#[derive(Debug, Error)]
+pub enum SweepError {
+    /// There is nobody to ask.
+    #[error("there is no EMQX to ask; set emqx.api_url, emqx.api_key and emqx.api_secret")]
+    NotConfigured,
+    /// Another process does it at this moment.
+    #[error("another process is sweeping at this moment")]
+    Elsewhere,
+    /// EMQX did not give the whole list.
+    #[error(transparent)]
+    Emqx(#[from] EmqxError),
+    /// The registry could not be read or repaired.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+}
+
+/// See the module documentation.
+pub struct Sweeper {
+    target: Target,
+    /// `None`: devices online are counted, nothing else.
+    api: Option<Arc<EmqxApi>>,
+    interval: Duration,
+    clock: Clock,
+    metrics: SweepMetrics,
+}
+
+impl Sweeper {
+    /// Sweeps nothing yet.
+    #[must_use]
+    pub fn new(
+        target: Target,
+        api: Option<Arc<EmqxApi>>,
+        interval: Duration,
+        clock: Clock,
+        metrics: SweepMetrics,
+    ) -> Self {
+        Self { target, api, interval, clock, metrics }
+    }
+
+    /// Sweeps at once and then at intervals until `stop` is cancelled.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut recent = Duration::ZERO;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.turn(recent) => {}
+            }
+            recent = self.interval / 2;
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(jittered(self.interval, JITTER)) => {}
+            }
+        }
+    }
+
+    async fn turn(&self, recent: Duration) {
+        if self.api.is_some() {
+            match self.sweep_unless_within(recent).await {
+                Ok(report)
+                    if report == (Report { clients: report.clients, ..Report::default() }) =>
+                {
+                    tracing::debug!(?report, "presence is as EMQX says");
+                }
+                Ok(report) => tracing::info!(?report, "presence is repaired"),
+                Err(SweepError::Elsewhere) => tracing::debug!("another replica sweeps"),
+                Err(error) => tracing::warn!(%error, "presence could not be compared with EMQX"),
+            }
+        }
+        match self.count_online().await {
+            Ok(online) => self.metrics.online_devices.set(online),
+            Err(error) => tracing::debug!(%error, "devices online could not be counted"),
+        }
+    }
+
+    async fn count_online(&self) -> Result<i64, RegistryError> {
+        let (client, _) = self.target.open(None).await?;
+        bounded(registry::count_online(&client)).await
+    }
+
+    /// Sweeps now.
+    ///
+    /// # Errors
+    /// See [`SweepError`].
+    pub async fn sweep(&self) -> Result<Report, SweepError> {
+        self.sweep_unless_within(Duration::ZERO).await
+    }
+
+    /// Sweeps unless some process finished a sweep within `recent`.
+    async fn sweep_unless_within(&self, recent: Duration) -> Result<Report, SweepError> {
+        let began = Instant::now();
+        let outcome = self.sweep_alone(recent).await;
+        self.metrics.ended(match &outcome {
+            Ok(_) => "done",
+            Err(SweepError::Elsewhere) => "elsewhere",
+            Err(_) => "failed",
+        });
+        if let Ok(report) = &outcome {
+            self.count(report, began.elapsed());
+        }
+        outcome
+    }
+
+    fn count(&self, report: &Report, took: Duration) {
+        self.metrics.duration.observe(took.as_secs_f64());
+        self.metrics.repaired_online.inc_by(report.repaired_online);
+        self.metrics.repaired_offline.inc_by(report.repaired_offline);
+        self.metrics.evicted.inc_by(report.evicted);
+        let now = Duration::from_micros(self.clock.now_micros().unsigned_abs());
+        self.metrics.last_success.set(now.as_secs_f64());
+    }
+
+    async fn sweep_alone(&self, recent: Duration) -> Result<Report, SweepError> {
+        let api = self.api.as_ref().ok_or(SweepError::NotConfigured)?;
+        // A connection of its own: it holds the lock, and ends it by ending.
+        let (mut client, _) = self.target.open(None).await?;
+        if !bounded(registry::try_lock(&client)).await?
+            || bounded(registry::finished_within(&client, recent)).await?
+        {
+            return Err(SweepError::Elsewhere);
+        }
+        let outcome = compare_and_repair(api, &mut client).await;
+        if outcome.is_ok() {
+            bounded(registry::note_finished(&client)).await?;
+        }
+        // Closing the connection frees the lock as well, but nobody knows when.
+        if !matches!(outcome, Err(SweepError::Registry(_))) {
+            bounded(registry::unlock(&client)).await?;
+        }
+        outcome
+    }
+}
+
+async fn compare_and_repair(api: &EmqxApi, client: &mut Client) -> Result<Report, SweepError> {
+    let began = bounded(registry::now(client)).await?;
+    let mut listing = Listing::read(api, client).await?;
+    Ok(Report {
+        clients: listing.clients(),
+        repaired_online: listing.open(client).await?,
+        repaired_offline: listing.end_the_rest(client, began).await?,
+        evicted: listing.evict(client).await?,
+    })
+}
+
+async fn bounded<T>(
+    query: impl Future<Output = Result<T, RegistryError>>,
+) -> Result<T, RegistryError> {
+    within(QUERY_TIMEOUT, query).await
+}

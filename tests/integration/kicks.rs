@@ -1,0 +1,377 @@
+//! Whoever takes a right away, by whatever means: the session that had it ends, once.
+
+use std::time::{Duration, Instant};
+
+use crate::support::app::{TestApp, config, eventually, start_with};
+use crate::support::fake_emqx::{FakeEmqx, Mood};
+use crate::support::fleet::Fleet;
+use crate::support::postgres::{TestDatabase, fresh_database};
+
+async fn start() -> (FakeEmqx, TestApp, Fleet, TestDatabase) {
+    let emqx = FakeEmqx::start().await;
+    let api = emqx.settings();
+    let (app, fleet, database) = start_with(|config| config.emqx.api = Some(api)).await;
+    // Later clients are then thrown out for what a test does, not by the sweep at the start.
+    eventually("the first sweep is over", || async {
+        app.metric("fleetgate_sweep_duration_seconds_count").await == 1.0
+    })
+    .await;
+    (emqx, app, fleet, database)
+}
+
+async fn nothing_waits(fleet: &Fleet) {
+    eventually("nothing waits to be ended", || async {
+        fleet.value::<i64>("SELECT count(*) FROM session_evictions").await == 0
+    })
+    .await;
+}
+
+/// A change that ends the session of a marker device has gone through: all before it has, too.
+async fn all_changes_are_through(emqx: &FakeEmqx, fleet: &Fleet) {
+    fleet.device("marker").await.enabled("marker", false).await;
+    emqx.deleted("marker").await;
+    nothing_waits(fleet).await;
+    fleet.sql("DELETE FROM devices WHERE name = 'marker'", &[]).await;
+    nothing_waits(fleet).await;
+}
+
+const HASH: &str =
+    "$argon2id$v=19$m=8,t=1,p=1$AAAAAAAAAAAAAAAAAAAAAA$BAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
+/// Each takes something away from the device `t`.
+const TAKES_AWAY: &[&str] = &[
+    "UPDATE devices SET enabled = false WHERE name = 't'",
+    "DELETE FROM devices WHERE name = 't'",
+    "UPDATE devices SET name = 'u' WHERE name = 't'",
+    "UPDATE devices SET client_id = 'v' WHERE name = 't'",
+    "UPDATE devices SET kind = 'relay' WHERE name = 't'",
+    "UPDATE device_credentials SET revoked_at = now() WHERE kind = 'secret'",
+    "DELETE FROM device_credentials WHERE kind = 'secret'",
+    "UPDATE device_credentials SET hash = $HASH WHERE kind = 'secret'",
+    "UPDATE device_credentials SET expires_at = now() + interval '1 hour'",
+    "UPDATE device_credentials SET not_before = now()",
+    "INSERT INTO device_credentials (device_id, kind, common_name, certificate_required)
+     SELECT id, 'certificate', 'cn', true FROM devices",
+    "DELETE FROM topic_bindings",
+    "UPDATE topic_bindings SET state_topic = 'other'",
+    "UPDATE topic_bindings SET command_topic = NULL",
+    "DELETE FROM device_capabilities",
+    "DELETE FROM topic_grants",
+    "UPDATE topic_grants SET topic_filter = 'y/#'",
+    "TRUNCATE topic_grants",
+    "TRUNCATE devices CASCADE",
+];
+
+/// None of these does.
+const TAKES_NOTHING_AWAY: &[&str] = &[
+    "UPDATE devices SET meta = '{\"a\": 1}', area = 'lab', online = true",
+    "UPDATE devices SET enabled = enabled, name = name",
+    "UPDATE device_credentials SET label = 'left'",
+    "UPDATE device_credentials SET expires_at = NULL",
+    "UPDATE device_credentials SET not_before = NULL",
+    "INSERT INTO device_credentials (device_id, kind, hash) SELECT id, 'secret', $HASH FROM devices",
+    "INSERT INTO device_credentials (device_id, kind, common_name, certificate_required)
+     SELECT id, 'certificate', 'cn', false FROM devices",
+    "INSERT INTO topic_grants (device_id, action, topic_filter)
+     SELECT id, 'publish', 'new' FROM devices",
+    "INSERT INTO topic_bindings (device_id, name, state_topic) SELECT id, 'main', 'm' FROM devices",
+    "UPDATE topic_bindings SET state_topic = state_topic",
+];
+
+async fn device_with_everything(fleet: &Fleet) {
+    fleet.device("t").await.secret("t").await;
+    fleet
+        .bind("t", "temperature", Some("s"), Some("c"))
+        .await
+        .grant("t", "subscribe", "x/#")
+        .await
+        .sql(
+            "UPDATE device_credentials SET expires_at = now() + interval '1 day',
+                    not_before = now() - interval '1 day'",
+            &[],
+        )
+        .await;
+}
+
+async fn change(fleet: &Fleet, statement: &str) -> Instant {
+    fleet.sql(&statement.replace("$HASH", &format!("'{HASH}'")), &[]).await;
+    Instant::now()
+}
+
+#[tokio::test]
+async fn every_right_taken_away_ends_the_session_once_and_at_once() {
+    let (emqx, app, fleet, _database) = start().await;
+    let mut delays = Vec::new();
+    for (n, statement) in TAKES_AWAY.iter().cycle().take(TAKES_AWAY.len() * 6).enumerate() {
+        fleet.sql("TRUNCATE devices CASCADE", &[]).await;
+        nothing_waits(&fleet).await;
+        device_with_everything(&fleet).await;
+        nothing_waits(&fleet).await;
+        emqx.connect("t", "t", 1_000 + i64::try_from(n).unwrap());
+        emqx.forget_deletes();
+        let committed = change(&fleet, statement).await;
+        let thrown_out = emqx.deleted("t").await;
+        delays.push(thrown_out.saturating_duration_since(committed));
+        nothing_waits(&fleet).await;
+        assert_eq!(emqx.deletes(), ["t"], "{statement}");
+    }
+    delays.sort();
+    let p99 = delays[delays.len() * 99 / 100];
+    println!("from commit to DELETE: median {:?}, p99 {p99:?}", delays[delays.len() / 2]);
+    assert!(p99 < Duration::from_millis(250), "{delays:?}");
+    let counted = app.metric("fleetgate_kicks_total{outcome=\"disconnected\"}").await;
+    assert!(counted >= delays.len() as f64);
+    assert!(app.metric("fleetgate_kick_delay_seconds_count").await >= delays.len() as f64);
+}
+
+#[tokio::test]
+async fn what_takes_nothing_away_ends_nothing() {
+    let (emqx, _app, fleet, _database) = start().await;
+    device_with_everything(&fleet).await;
+    nothing_waits(&fleet).await;
+    emqx.forget_deletes();
+    for statement in TAKES_NOTHING_AWAY {
+        change(&fleet, statement).await;
+        let noted: i64 = fleet.value("SELECT count(*) FROM session_evictions").await;
+        assert_eq!(noted, 0, "{statement}");
+    }
+    all_changes_are_through(&emqx, &fleet).await;
+    assert!(emqx.deletes().iter().all(|client_id| client_id == "marker"), "{:?}", emqx.deletes());
+}
+
+#[tokio::test]
+async fn a_right_that_is_replaced_by_the_same_one_ends_nothing() {
+    let (emqx, _app, fleet, _database) = start().await;
+    device_with_everything(&fleet).await;
+    nothing_waits(&fleet).await;
+    emqx.forget_deletes();
+    for statement in [
+        "BEGIN",
+        "DELETE FROM topic_grants",
+        "INSERT INTO topic_grants (device_id, action, topic_filter)
+         SELECT id, 'subscribe', 'x/#' FROM devices",
+        "DELETE FROM topic_bindings",
+        "INSERT INTO topic_bindings (device_id, name, state_topic, command_topic)
+         SELECT id, 'main', 's', 'c' FROM devices",
+        "COMMIT",
+    ] {
+        fleet.sql(statement, &[]).await;
+    }
+    all_changes_are_through(&emqx, &fleet).await;
+    assert!(emqx.deletes().iter().all(|client_id| client_id == "marker"), "{:?}", emqx.deletes());
+}
+
+#[tokio::test]
+async fn every_client_of_a_service_is_thrown_out() {
+    let (emqx, _app, fleet, _database) = start().await;
+    fleet.device_of_kind("board", "service").await;
+    fleet
+        .sql(
+            "INSERT INTO client_sessions (client_id, device_id, connected_at, open)
+             SELECT 'board:' || n, id, now(), true FROM devices, generate_series(1, 3) AS n",
+            &[],
+        )
+        .await;
+    fleet.sql("DELETE FROM devices", &[]).await;
+    nothing_waits(&fleet).await;
+    let mut deletes = emqx.deletes();
+    deletes.sort();
+    assert_eq!(deletes, ["board", "board%3A1", "board%3A2", "board%3A3"]);
+}
+
+#[tokio::test]
+async fn a_hostile_client_id_reaches_only_its_own_session() {
+    let (emqx, _app, fleet, _database) = start().await;
+    let hostile = ["a b?c%2F\\\"", "gerät-\u{1f600}", "..", ".", "x&y=z;", "%2e%2e"];
+    for client_id in hostile {
+        emqx.connect(client_id, "t", 1);
+        fleet
+            .sql(
+                "INSERT INTO session_evictions (client_id, reason) VALUES ($1, 'test')",
+                &[&client_id],
+            )
+            .await;
+    }
+    // The sweep finds client ids that are no names: EMQX takes any.
+    emqx.connect("a/../../b+#", "t", 1);
+    fleet
+        .sql(
+            "INSERT INTO session_evictions (client_id, reason) VALUES ('a/../../b+#', 'test')",
+            &[],
+        )
+        .await;
+    nothing_waits(&fleet).await;
+    let mut deletes = emqx.deletes();
+    deletes.sort();
+    assert_eq!(
+        deletes,
+        [
+            "%252e%252e",
+            "a%20b%3Fc%252F%5C%22",
+            "a%2F..%2F..%2Fb%2B%23",
+            "ger%C3%A4t-%F0%9F%98%80",
+            "x%26y%3Dz%3B",
+        ]
+    );
+    let mut bulks = emqx.bulks().concat();
+    bulks.sort();
+    assert_eq!(bulks, [".", ".."], "in a path these would mean directories");
+}
+
+#[tokio::test]
+async fn many_go_in_bulk() {
+    let (emqx, app, fleet, _database) = start().await;
+    fleet
+        .sql(
+            "INSERT INTO devices (name, kind) SELECT 'd' || n, 'sensor' FROM generate_series(1, 1200) n",
+            &[],
+        )
+        .await;
+    fleet.sql("UPDATE devices SET enabled = false", &[]).await;
+    nothing_waits(&fleet).await;
+    let kicked = emqx.bulks().concat();
+    assert_eq!(kicked.len() + emqx.deletes().len(), 1200);
+    assert!(emqx.bulks().len() < 30, "{}", emqx.bulks().len());
+    assert_eq!(
+        app.metric("fleetgate_kicks_total{outcome=\"in_bulk\"}").await,
+        f64::from(u32::try_from(kicked.len()).unwrap())
+    );
+}
+
+#[tokio::test]
+async fn while_emqx_is_away_changes_wait_and_logins_do_not() {
+    let (emqx, app, fleet, _database) = start().await;
+    device_with_everything(&fleet).await;
+    let secret = fleet.secret("t").await;
+    emqx.go_away();
+    fleet.sql("DELETE FROM topic_grants", &[]).await;
+    for n in 0..20 {
+        fleet.device(&format!("d{n}")).await.enabled(&format!("d{n}"), false).await;
+    }
+    eventually("the circuit opens", || async {
+        app.metric("fleetgate_emqx_circuit_open").await == 1.0
+    })
+    .await;
+    let began = Instant::now();
+    assert_eq!(app.logs_in("t", &secret).await, "allow");
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    let waiting = || fleet.value::<i64>("SELECT count(*) FROM session_evictions");
+    assert_eq!(waiting().await, 21);
+    emqx.come_back().await;
+    emqx.deleted("t").await;
+    nothing_waits(&fleet).await;
+    let mut deletes = emqx.deletes();
+    deletes.sort();
+    deletes.dedup();
+    assert_eq!(deletes.len(), emqx.deletes().len(), "each once");
+    assert_eq!(deletes.len(), 21);
+    assert_eq!(app.metric("fleetgate_emqx_circuit_open").await, 0.0);
+}
+
+#[tokio::test]
+async fn whatever_ails_emqx_the_session_ends_in_the_end() {
+    let (emqx, app, fleet, _database) = start().await;
+    for (n, mood) in [Mood::Unwell, Mood::Closing, Mood::Silent].into_iter().enumerate() {
+        emqx.set(mood);
+        let name = format!("t{n}");
+        fleet.device(&name).await.enabled(&name, false).await;
+        eventually("the circuit opens", || async {
+            app.metric("fleetgate_emqx_circuit_open").await == 1.0
+        })
+        .await;
+        assert!(emqx.deletes().is_empty(), "{mood:?}");
+        emqx.set(Mood::Well);
+        emqx.deleted(&name).await;
+        nothing_waits(&fleet).await;
+        assert_eq!(emqx.deletes(), [name], "{mood:?}");
+        emqx.forget_deletes();
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_key_names_the_setting_and_loses_nothing() {
+    let emqx = FakeEmqx::start().await;
+    let mut api = emqx.settings();
+    api.key = "somebody".to_owned();
+    let (_app, fleet, _database) = start_with(|config| config.emqx.api = Some(api)).await;
+    fleet.device("t").await.enabled("t", false).await;
+    eventually("the failure is noted", || async {
+        let why: Option<String> =
+            fleet.value("SELECT max(last_error) FROM session_evictions").await;
+        why.is_some_and(|why| why.contains("emqx.api_key") && !why.contains("0123456789abcdef"))
+    })
+    .await;
+    assert!(emqx.deletes().is_empty());
+}
+
+#[tokio::test]
+async fn two_replicas_end_a_session_once() {
+    let emqx = FakeEmqx::start().await;
+    let database = fresh_database().await;
+    let mut settings = config(&database.url);
+    settings.emqx.api = Some(emqx.settings());
+    let (a, b) = tokio::join!(TestApp::start(settings.clone()), TestApp::start(settings));
+    tokio::join!(a.ready(), b.ready());
+    let fleet = Fleet::connect(&database.url).await;
+    for n in 0..100 {
+        let name = format!("t{n}");
+        fleet.device(&name).await.enabled(&name, false).await;
+    }
+    emqx.deleted("t99").await;
+    nothing_waits(&fleet).await;
+    let deletes = emqx.deletes();
+    let mut distinct = deletes.clone();
+    distinct.sort();
+    distinct.dedup();
+    assert_eq!((deletes.len(), distinct.len()), (100, 100), "{deletes:?}");
+}
+
+#[tokio::test]
+async fn a_change_while_emqx_is_called_ends_the_session_again() {
+    let (emqx, _app, fleet, _database) = start().await;
+    device_with_everything(&fleet).await;
+    nothing_waits(&fleet).await;
+    emqx.forget_deletes();
+    let hold = emqx.hold_delete();
+    fleet.sql("DELETE FROM topic_grants", &[]).await;
+    hold.reached().await;
+    fleet.sql("DELETE FROM topic_bindings", &[]).await;
+    hold.release();
+    nothing_waits(&fleet).await;
+    assert_eq!(emqx.deletes(), ["t", "t"], "the first may have come before the second change");
+}
+
+#[tokio::test]
+async fn what_waited_for_a_day_is_dropped() {
+    let database = fresh_database().await;
+    let fleet = Fleet::connect(&database.url).await;
+    fleet
+        .sql(
+            "INSERT INTO session_evictions (client_id, reason, changed_at)
+             VALUES ('yesterday', 'test', now() - interval '25 hours'), ('today', 'test', now())",
+            &[],
+        )
+        .await;
+    let emqx = FakeEmqx::start().await;
+    let mut settings = config(&database.url);
+    settings.emqx.api = Some(emqx.settings());
+    let app = TestApp::start(settings).await;
+    emqx.deleted("today").await;
+    nothing_waits(&fleet).await;
+    assert_eq!(emqx.deletes(), ["today"]);
+    assert_eq!(app.metric("fleetgate_kicks_total{outcome=\"expired\"}").await, 1.0);
+}
+
+#[tokio::test]
+async fn a_client_that_comes_back_at_once_meets_the_new_rights() {
+    let (emqx, app, fleet, _database) = start().await;
+    for round in 0..30 {
+        let name = format!("t{round}");
+        fleet.device(&name).await;
+        let secret = fleet.secret(&name).await;
+        eventually("it logs in", || async { app.logs_in(&name, &secret).await == "allow" }).await;
+        fleet.revoke(&name).await;
+        emqx.deleted(&name).await;
+        assert_eq!(app.logs_in(&name, &secret).await, "deny", "round {round}");
+    }
+}

@@ -1,0 +1,374 @@
+//! The sweep repairs presence from EMQX's list of clients, and undoes nothing newer.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fleetgate::clock::Clock;
+use fleetgate::emqx::EmqxApi;
+use fleetgate::metrics::Metrics;
+use fleetgate::registry::connection::Target;
+use fleetgate::registry::presence::{SessionMove, apply_sessions};
+use fleetgate::sweep::{Report, SweepError, Sweeper};
+
+use crate::support::app::{TestApp, config, eventually};
+use crate::support::fake_emqx::{FakeEmqx, Mood};
+use crate::support::fleet::Fleet;
+use crate::support::postgres::{TestDatabase, connect, fresh_database};
+
+/// A sweeper without service around it, a registry and a broker.
+struct Bench {
+    emqx: FakeEmqx,
+    fleet: Fleet,
+    sweeper: Sweeper,
+    database: TestDatabase,
+}
+
+async fn bench() -> Bench {
+    let (emqx, database) = (FakeEmqx::start().await, fresh_database().await);
+    let fleet = Fleet::connect(&database.url).await;
+    let sweeper = sweeper(&emqx, &database);
+    Bench { emqx, fleet, sweeper, database }
+}
+
+fn sweeper(emqx: &FakeEmqx, database: &TestDatabase) -> Sweeper {
+    let metrics = Metrics::new().unwrap();
+    let api = Arc::new(EmqxApi::new(&emqx.settings(), metrics.emqx).unwrap());
+    let target = Target::new(&config(&database.url).database).unwrap();
+    Sweeper::new(target, Some(api), Duration::from_secs(60), Clock::System, metrics.sweep)
+}
+
+impl Bench {
+    async fn sweep(&self) -> Report {
+        self.sweeper.sweep().await.unwrap()
+    }
+
+    async fn devices(&self, names: &[&str]) {
+        for name in names {
+            self.fleet.device(name).await;
+        }
+    }
+
+    /// What an event tells.
+    async fn hears(&self, name: &str, connected_at_ms: i64, ended_at_ms: Option<i64>) {
+        let mut client = connect(&self.database.url).await;
+        let id: i64 =
+            self.fleet.value(&format!("SELECT id FROM devices WHERE name = '{name}'")).await;
+        let session = SessionMove {
+            client_id: name.to_owned(),
+            device_id: fleetgate::domain::device::DeviceId(id),
+            connected_at_ms,
+            ended_at_ms,
+            inferred: false,
+        };
+        let transaction = client.transaction().await.unwrap();
+        apply_sessions(&transaction, &[session]).await.unwrap();
+        transaction.commit().await.unwrap();
+    }
+
+    async fn online(&self, name: &str) -> bool {
+        self.fleet.value(&format!("SELECT online FROM devices WHERE name = '{name}'")).await
+    }
+
+    /// `connected_at` in ms, open, inferred.
+    async fn session(&self, client_id: &str) -> (i64, bool, bool) {
+        let column = |what: &str| {
+            format!("SELECT {what} FROM client_sessions WHERE client_id = '{client_id}'")
+        };
+        let connected_at = column("(extract(epoch FROM connected_at) * 1000)::bigint");
+        (
+            self.fleet.value(&connected_at).await,
+            self.fleet.value(&column("open")).await,
+            self.fleet.value(&column("inferred")).await,
+        )
+    }
+}
+
+fn repaired(clients: usize, repaired_online: u64, repaired_offline: u64) -> Report {
+    Report { clients, repaired_online, repaired_offline, evicted: 0 }
+}
+
+#[tokio::test]
+async fn a_missed_connect_and_a_missed_disconnect_are_repaired() {
+    let bench = bench().await;
+    bench.devices(&["came", "went", "stayed", "detached"]).await;
+    bench.emqx.connect("came", "came", 1_000);
+    bench.hears("went", 1_000, None).await;
+    bench.hears("stayed", 1_000, None).await;
+    bench.emqx.connect("stayed", "stayed", 1_000);
+    bench.hears("detached", 1_000, None).await;
+    bench.emqx.connect("detached", "detached", 1_000);
+    bench.emqx.detach("detached");
+    assert_eq!(bench.sweep().await, repaired(2, 1, 2));
+    assert!(bench.online("came").await && bench.online("stayed").await);
+    assert!(!bench.online("went").await && !bench.online("detached").await);
+    assert_eq!(bench.session("went").await, (1_000, false, true));
+    assert_eq!(bench.session("came").await, (1_000, true, false));
+    assert_eq!(bench.sweep().await, repaired(2, 0, 0), "nothing is left to repair");
+}
+
+#[tokio::test]
+async fn an_inferred_end_is_taken_back_when_the_client_is_listed_again() {
+    let bench = bench().await;
+    bench.devices(&["t"]).await;
+    bench.hears("t", 1_000, None).await;
+    assert_eq!(bench.sweep().await, repaired(0, 0, 1));
+    bench.emqx.connect("t", "t", 1_000);
+    assert_eq!(bench.sweep().await, repaired(1, 1, 0));
+    assert!(bench.online("t").await);
+    assert_eq!(bench.session("t").await, (1_000, true, false));
+    bench.hears("t", 1_000, Some(2_000)).await;
+    assert_eq!(bench.sweep().await, repaired(1, 0, 0), "an end that was told stands");
+    assert!(!bench.online("t").await);
+}
+
+#[tokio::test]
+async fn nothing_heard_while_pages_are_read_is_undone() {
+    let bench = bench().await;
+    bench.devices(&["a", "b", "c", "d", "z"]).await;
+    bench.emqx.page_size(2);
+    for listed in ["a", "b", "z"] {
+        bench.emqx.connect(listed, listed, 1_000);
+    }
+    bench.hears("d", 1_000, None).await;
+    let hold = bench.emqx.hold_page(2);
+    let sweep = async { bench.sweep().await };
+    let events = async {
+        hold.reached().await;
+        // Listed as open on the page that was read, and gone since.
+        bench.hears("a", 1_000, Some(2_000)).await;
+        // Not on a page that was read, and here since.
+        bench.hears("c", 3_000, None).await;
+        // Listed with an old session, has a newer one since.
+        bench.hears("b", 4_000, None).await;
+        // Not listed, but reconnected since.
+        bench.hears("d", 5_000, None).await;
+        hold.release();
+    };
+    let (report, ()) = tokio::join!(sweep, events);
+    assert_eq!((report.repaired_online, report.repaired_offline), (1, 0), "only z");
+    assert_eq!(bench.session("a").await, (1_000, false, false));
+    assert_eq!(bench.session("b").await, (4_000, true, false));
+    assert_eq!(bench.session("c").await, (3_000, true, false));
+    assert_eq!(bench.session("d").await, (5_000, true, false));
+    assert!(!bench.online("a").await && bench.online("d").await && bench.online("z").await);
+}
+
+#[tokio::test]
+async fn a_list_that_breaks_off_repairs_nothing() {
+    let bench = bench().await;
+    bench.devices(&["a", "b", "c", "gone"]).await;
+    bench.emqx.page_size(2);
+    for listed in ["a", "b", "c", "stranger"] {
+        bench.emqx.connect(listed, listed, 1_000);
+    }
+    bench.hears("gone", 1_000, None).await;
+    for mood in [Mood::FailingPages, Mood::BrokenPages, Mood::Unwell] {
+        bench.emqx.set(mood);
+        let outcome = bench.sweeper.sweep().await;
+        assert!(matches!(outcome, Err(SweepError::Emqx(_))), "{mood:?}: {outcome:?}");
+        let open = "SELECT count(*) FROM client_sessions WHERE open AND client_id = 'gone'";
+        assert_eq!(bench.fleet.value::<i64>(open).await, 1, "{mood:?}");
+        let sessions: i64 = bench.fleet.value("SELECT count(*) FROM client_sessions").await;
+        let evictions: i64 = bench.fleet.value("SELECT count(*) FROM session_evictions").await;
+        assert_eq!((sessions, evictions), (1, 0), "{mood:?}");
+    }
+    bench.emqx.set(Mood::Well);
+    eventually("EMQX is asked again", || async { bench.sweeper.sweep().await.is_ok() }).await;
+    assert!(bench.online("c").await && !bench.online("gone").await);
+}
+
+#[tokio::test]
+async fn clients_without_right_to_be_connected_are_thrown_out() {
+    let bench = bench().await;
+    bench.devices(&["good", "disabled", "other"]).await;
+    bench.fleet.device_of_kind("board", "service").await;
+    bench.fleet.client_id("other", "other-2").await.enabled("disabled", false).await;
+    bench.fleet.sql("DELETE FROM session_evictions", &[]).await;
+    for (client_id, name) in [
+        ("good", "good"),
+        ("board", "board"),
+        ("board:1", "board"),
+        ("board:+", "board"),
+        ("disabled", "disabled"),
+        ("other", "other"),
+        ("a/b", "good"),
+        ("stranger", "stranger"),
+        ("nameless", ""),
+    ] {
+        bench.emqx.connect(client_id, name, 1_000);
+    }
+    let report = bench.sweep().await;
+    assert_eq!(report, Report { clients: 9, repaired_online: 4, repaired_offline: 0, evicted: 4 });
+    let evicted: Vec<String> = bench
+        .fleet
+        .value("SELECT array_agg(client_id ORDER BY client_id) FROM session_evictions")
+        .await;
+    // Those of no device may be another authenticator's.
+    assert_eq!(evicted, ["a/b", "board:+", "disabled", "other"]);
+    assert!(bench.online("good").await && bench.online("board").await);
+    assert!(bench.online("disabled").await, "it is, until it is thrown out");
+}
+
+#[tokio::test]
+async fn a_broker_without_clients_v2_is_read_by_page_number() {
+    let bench = bench().await;
+    bench.emqx.without_clients_v2();
+    bench.emqx.page_size(2);
+    bench.devices(&["a", "b", "c", "d", "e", "gone"]).await;
+    for listed in ["a", "b", "c", "d", "e"] {
+        bench.emqx.connect(listed, listed, 1_000);
+        bench.hears(listed, 1_000, None).await;
+    }
+    bench.hears("gone", 1_000, None).await;
+    // The first page shrinks once it is read, so that "c" moves onto it and is read by nobody.
+    let hold = bench.emqx.hold_page(3);
+    let shift = async {
+        hold.reached().await;
+        bench.emqx.disconnect("a");
+        hold.release();
+    };
+    let (report, ()) = tokio::join!(bench.sweep(), shift);
+    assert_eq!(report.repaired_offline, 1, "only the one that is really gone");
+    assert!(bench.online("c").await && !bench.online("gone").await);
+}
+
+#[tokio::test]
+async fn one_process_sweeps_at_a_time() {
+    let bench = bench().await;
+    bench.devices(&["a"]).await;
+    bench.emqx.connect("a", "a", 1_000);
+    let other = sweeper(&bench.emqx, &bench.database);
+    let hold = bench.emqx.hold_page(1);
+    let meanwhile = async {
+        hold.reached().await;
+        let refused = other.sweep().await;
+        hold.release();
+        refused
+    };
+    let (report, refused) = tokio::join!(bench.sweep(), meanwhile);
+    assert_eq!(report, repaired(1, 1, 0));
+    assert!(matches!(refused, Err(SweepError::Elsewhere)), "{refused:?}");
+    eventually("the lock is free", || async { other.sweep().await.is_ok() }).await;
+    assert_eq!(bench.emqx.most_lists_at_once(), 1);
+}
+
+#[tokio::test]
+async fn replicas_share_the_sweeping() {
+    let emqx = FakeEmqx::start().await;
+    let database = fresh_database().await;
+    let mut settings = config(&database.url);
+    settings.emqx.api = Some(emqx.settings());
+    settings.emqx.sweep_interval = Duration::from_secs(1);
+    let fleet = Fleet::connect(&database.url).await;
+    fleet.device("t").await;
+    let (a, b) = tokio::join!(TestApp::start(settings.clone()), TestApp::start(settings));
+    tokio::join!(a.ready(), b.ready());
+    let online = || fleet.value::<bool>("SELECT online FROM devices");
+    emqx.connect("t", "t", 1_000);
+    eventually("it is seen online", || async { online().await }).await;
+    eventually("both count it", || async {
+        a.metric("fleetgate_devices_online").await == 1.0
+            && b.metric("fleetgate_devices_online").await == 1.0
+    })
+    .await;
+    emqx.disconnect("t");
+    eventually("it is seen offline", || async { !online().await }).await;
+    let before = emqx.pages();
+    let began = Instant::now();
+    eventually("sweeps go on", || async { emqx.pages() >= before + 5 }).await;
+    assert!(began.elapsed() > Duration::from_millis(1500), "together once an interval or so");
+    assert_eq!(emqx.most_lists_at_once(), 1);
+    let done = "fleetgate_sweeps_total{outcome=\"done\"}";
+    let offline = "fleetgate_sweep_repaired_offline_total";
+    assert!(a.metric(offline).await + b.metric(offline).await == 1.0);
+    let success = "fleetgate_sweep_last_success_timestamp_seconds";
+    let latest = f64::max(a.metric(success).await, b.metric(success).await);
+    assert!(latest > 1_600_000_000.0, "{latest}");
+    let text = a.get("/metrics").await.body + &b.get("/metrics").await.body;
+    assert!(text.contains(done), "{text}");
+}
+
+/// Runs `fleetgate sweep --json` with these settings beside the database's.
+async fn command(database: &TestDatabase, settings: &[(&str, &str)]) -> std::process::Output {
+    tokio::process::Command::new(env!("CARGO_BIN_EXE_fleetgate"))
+        .args(["sweep", "--json"])
+        .env("FLEETGATE_DATABASE_URL", &database.url)
+        .envs(settings.iter().copied())
+        .output()
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn the_command_sweeps_and_says_what_is_wrong() {
+    let bench = bench().await;
+    bench.devices(&["t"]).await;
+    bench.emqx.connect("t", "t", 1_000);
+    let url = bench.emqx.settings().url;
+    let good = [
+        ("FLEETGATE_EMQX_API_URL", url.as_str()),
+        ("FLEETGATE_EMQX_API_KEY", "fleetgate"),
+        ("FLEETGATE_EMQX_API_SECRET", "0123456789abcdef"),
+    ];
+    let done = command(&bench.database, &good).await;
+    let report: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+    assert_eq!(
+        report,
+        serde_json::json!({"clients": 1, "repaired_online": 1, "repaired_offline": 0, "evicted": 0})
+    );
+    assert!(done.status.success() && bench.online("t").await);
+    let wrong = [good[0], good[1], ("FLEETGATE_EMQX_API_SECRET", "not-the-secret")];
+    let refused = command(&bench.database, &wrong).await;
+    let told = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(told.contains("emqx.api_secret") && told.contains("BAD_API_KEY_OR_SECRET"), "{told}");
+    assert!(!told.contains("not-the-secret"), "{told}");
+    let unset = command(&bench.database, &[]).await;
+    assert_eq!(unset.status.code(), Some(2));
+    assert!(String::from_utf8(unset.stderr).unwrap().contains("emqx.api_url"));
+}
+
+#[tokio::test]
+async fn many_clients_take_bounded_time() {
+    let count = std::env::var("FLEETGATE_TEST_CLIENTS").map_or(20_000, |n| n.parse().unwrap());
+    let bench = bench().await;
+    let count_text: i32 = count;
+    bench
+        .fleet
+        .sql(
+            "INSERT INTO devices (name, kind) SELECT 'device-' || n, 'sensor' FROM generate_series(1, $1) n",
+            &[&count_text],
+        )
+        .await;
+    for n in 1..=count {
+        let name = format!("device-{n}");
+        bench.emqx.connect(&name, &name, 1_000);
+    }
+    let before = peak_memory_kb();
+    let total = u64::try_from(count).unwrap();
+    let clients = usize::try_from(count).unwrap();
+    let began = Instant::now();
+    assert_eq!(bench.sweep().await, repaired(clients, total, 0));
+    let all = began.elapsed();
+    let began = Instant::now();
+    assert_eq!(bench.sweep().await, repaired(clients, 0, 0));
+    let none = began.elapsed();
+    for n in 1..=count {
+        bench.emqx.disconnect(&format!("device-{n}"));
+    }
+    let began = Instant::now();
+    assert_eq!(bench.sweep().await, repaired(0, 0, total));
+    println!(
+        "{count} clients: all came online {all:?}, nothing changed {none:?}, all gone {:?}; peak \
+         memory of the test program, fake EMQX included, {} KiB more",
+        began.elapsed(),
+        peak_memory_kb() - before
+    );
+    assert_eq!(bench.fleet.value::<i64>("SELECT count(*) FROM devices WHERE online").await, 0);
+}
+
+fn peak_memory_kb() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
