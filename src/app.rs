@@ -170,7 +170,9 @@ impl App {
 
     /// Serves until the stop token given to [`App::build`] is cancelled; then accepts no more
     /// connections, answers what comes on the open ones until they are silent or the grace period is
-    /// over, and closes them.
+    /// over, and closes them. New events are answered 503 meanwhile: EMQX then keeps them, falls silent
+    /// and sends them again later, while it gives some of those up that wait on a connection which is
+    /// closed (CONTRACT.md).
     ///
     /// actix's own graceful stop waits for connections to close, which EMQX's idle ones never do.
     ///
@@ -188,6 +190,7 @@ impl App {
             _ = &mut writer => Err(AppError::WriterEnded),
         };
         handle.pause().await;
+        self.gate.in_flight.close();
         let deadline = tokio::time::Instant::now() + self.grace;
         let patience = self.grace * 3 / 4;
         if tokio::time::timeout(patience, self.gate.in_flight.quiet()).await.is_err() {

@@ -1,7 +1,7 @@
 //! Signals, logs, a clean end: what a process owes whoever runs it.
 
 use std::io::{self, IsTerminal};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,7 @@ const GLANCE: Duration = Duration::from_millis(1);
 pub struct InFlight {
     begun: AtomicU64,
     ended: AtomicU64,
+    closing: AtomicBool,
 }
 
 /// One request in flight, until dropped.
@@ -34,6 +35,17 @@ impl InFlight {
     pub fn enter(&self) -> Passage<'_> {
         self.begun.fetch_add(1, Ordering::Relaxed);
         Passage(self)
+    }
+
+    /// The service is about to end: what can be sent again later is asked for later.
+    pub fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+    }
+
+    /// Whether the service is about to end.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
     }
 
     /// Waits until every request is answered and none came for a while.

@@ -62,6 +62,9 @@ pub async fn handle(gate: Data<Gate>, request: HttpRequest, payload: Payload) ->
     let _passage = gate.in_flight.enter();
     let limit = Limit { bytes: max_body(gate.max_payload), discarded: DISCARDED_BYTES };
     let answer = match receive(&request, payload, &gate.webhook_token, limit).await {
+        Ok(_) if gate.in_flight.is_closing() => {
+            Answer::unavailable(Outcome::Unavailable, "the service is stopping")
+        }
         Ok(body) => answer(&gate, &body).await,
         Err(answer) => answer,
     };
