@@ -261,6 +261,9 @@ fn serve(config: &Config, gate: Data<Gate>) -> Result<(SocketAddr, Server), AppE
     let server = HttpServer::new(move || Actix::new().app_data(gate.clone()).configure(routes))
         .workers(config.http.workers)
         .keep_alive(KeepAlive::Timeout(config.http.keep_alive))
+        // EMQX opens its connections long before it uses them (CONTRACT.md); actix would answer 408
+        // to one that says nothing for 5 s.
+        .client_request_timeout(config.http.keep_alive)
         .max_connections(config.http.max_connections.div_ceil(config.http.workers))
         .tcp_nodelay(true)
         // A client that closes its side has gone away: what it asked for is dropped, not hashed.

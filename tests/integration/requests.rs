@@ -99,6 +99,16 @@ async fn thirty_two_pipelined_requests_come_back_in_order() {
 }
 
 #[tokio::test]
+async fn a_connection_may_be_opened_long_before_it_is_used() {
+    let (app, _fleet, _database) = start().await;
+    let mut early = app.connect().await;
+    let silence = tokio::time::timeout(Duration::from_secs(6), early.receive()).await;
+    assert!(silence.is_err(), "the server said something, or closed the connection: {silence:?}");
+    let body = action_body("nobody", "publish", "a").to_string();
+    assert_eq!(early.exchange(&post("/emqx/authz", TOKEN, &body)).await.result(), "deny");
+}
+
+#[tokio::test]
 async fn stopping_answers_what_was_read() {
     let (app, fleet, _database) = start_with(|config| config.http.workers = 1).await;
     fleet.device("chosen").await.password("chosen", "correct horse").await;
