@@ -14,6 +14,7 @@ use crate::provision::error::ProvisionError;
 use crate::provision::files::{Directory, Owner, Owners, Part, Place};
 use crate::provision::init::{Outcome, Report, init};
 use crate::provision::names::{DEFAULT_NAMES, TlsNames};
+use crate::provision::shared::{API_SECRET, DASHBOARD_PASSWORD, WEBHOOK_TOKEN};
 
 /// The secrets and certificates of a whole bus: make them, show one.
 #[derive(Args)]
@@ -69,9 +70,9 @@ enum Shown {
 impl Shown {
     fn place(self) -> Place {
         match self {
-            Self::Dashboard => Place(Part::Emqx, "dashboard-password"),
-            Self::Webhook => Place(Part::Fleetgate, "webhook-token"),
-            Self::ApiKey => Place(Part::Fleetgate, "emqx-api-secret"),
+            Self::Dashboard => DASHBOARD_PASSWORD,
+            Self::Webhook => WEBHOOK_TOKEN,
+            Self::ApiKey => API_SECRET,
         }
     }
 

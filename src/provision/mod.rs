@@ -14,5 +14,5 @@ pub mod files;
 pub mod init;
 pub mod names;
 mod server;
-mod shared;
+pub mod shared;
 mod signing;

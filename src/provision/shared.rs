@@ -6,6 +6,13 @@ use super::files::{Part, Place, Store};
 use super::init::{Outcome, Report};
 use crate::secret::Secret;
 
+/// The token that EMQX shows to Fleetgate.
+pub const WEBHOOK_TOKEN: Place = Place(Part::Fleetgate, "webhook-token");
+/// The secret of Fleetgate's key for EMQX's REST API.
+pub const API_SECRET: Place = Place(Part::Fleetgate, "emqx-api-secret");
+/// The password of the dashboard's first user.
+pub const DASHBOARD_PASSWORD: Place = Place(Part::Emqx, "dashboard-password");
+
 /// The name of Fleetgate's key for EMQX's REST API.
 const API_KEY: &str = "fleetgate";
 
@@ -57,16 +64,13 @@ pub(super) const SHARED: [Shared; 5] = [
     Shared {
         what: "webhook token",
         copies: &[
-            (Place(Part::Fleetgate, "webhook-token"), Form::Plain),
+            (WEBHOOK_TOKEN, Form::Plain),
             (Place(Part::Emqx, "webhook-token.hocon"), Form::BearerHocon),
         ],
     },
     Shared {
         what: "secret of EMQX's API key",
-        copies: &[
-            (Place(Part::Fleetgate, "emqx-api-secret"), Form::Plain),
-            (Place(Part::Emqx, "api-keys"), Form::ApiKeys),
-        ],
+        copies: &[(API_SECRET, Form::Plain), (Place(Part::Emqx, "api-keys"), Form::ApiKeys)],
     },
     Shared {
         what: "database password",
@@ -75,10 +79,7 @@ pub(super) const SHARED: [Shared; 5] = [
             (Place(Part::Postgres, "database-password"), Form::Plain),
         ],
     },
-    Shared {
-        what: "dashboard password",
-        copies: &[(Place(Part::Emqx, "dashboard-password"), Form::Plain)],
-    },
+    Shared { what: "dashboard password", copies: &[(DASHBOARD_PASSWORD, Form::Plain)] },
     Shared { what: "node cookie", copies: &[(Place(Part::Emqx, "node-cookie"), Form::Plain)] },
 ];
 
