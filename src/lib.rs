@@ -16,6 +16,7 @@ pub mod ingest;
 pub mod lifecycle;
 pub mod metrics;
 pub mod presence;
+pub mod provision;
 pub mod registry;
 pub mod secret;
 pub mod sweep;

@@ -21,6 +21,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "emqx",
             "lifecycle",
             "metrics",
+            "provision",
             "registry",
             "secret",
             "sweep",
@@ -48,6 +49,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     // The order of sessions is a part of taking events in, with a name of its own.
     ("ingest", &["config", "domain", "metrics", "presence", "registry"]),
     ("presence", &["domain", "registry"]),
+    ("provision", &["authn", "secret"]),
     ("authn", &["clock", "domain", "metrics", "registry", "secret"]),
     ("authz", &["domain", "registry"]),
     ("evictions", &["backoff", "emqx", "metrics", "registry"]),

@@ -25,7 +25,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use claims::{Claims, TokenHeader};
-pub use keys::{KeyFileError, key_id, read_signing_key, read_verification_key};
+pub use keys::{KeyFileError, key_id, new_signing_key, read_signing_key, read_verification_key};
 
 /// Longest token in bytes. Ours have about 250.
 pub const MAX_TOKEN_BYTES: usize = 8 * 1024;

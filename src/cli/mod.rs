@@ -7,6 +7,7 @@
 
 mod binding;
 mod capability;
+mod certificate;
 pub mod check_config;
 mod completions;
 mod context;
@@ -23,6 +24,7 @@ mod migrate;
 mod moment;
 mod output;
 mod questions;
+mod secrets;
 mod serve;
 mod sweep;
 mod token;
@@ -69,6 +71,8 @@ enum Command {
     Grant(grant::Arguments),
     Capability(capability::Arguments),
     Token(token::TokenArgs),
+    Certificate(certificate::Arguments),
+    Secrets(secrets::Arguments),
     Sweep(sweep::Arguments),
     CheckConfig(check_config::Arguments),
     Doctor(doctor::DoctorArgs),
@@ -92,6 +96,8 @@ impl Command {
             Self::Doctor(arguments) => {
                 Ok(doctor::run(&arguments, &context.sources(), context.output.json)?)
             }
+            Self::Certificate(arguments) => context.block_on(arguments.run(context)),
+            Self::Secrets(arguments) => arguments.run(context),
             Self::Sweep(arguments) => context.block_on(arguments.run(context)),
             Self::CheckConfig(arguments) => arguments.run(context),
             Self::Completions(arguments) => arguments.run::<Cli>(context),

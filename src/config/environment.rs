@@ -12,11 +12,15 @@ use super::table::{Setting, variable_of};
 pub(super) const PREFIX: &str = "FLEETGATE_";
 
 /// Variables with the prefix that are no settings, and what they are for.
-pub(super) const OTHER_VARIABLES: [(&str, &str); 2] = [
+pub(super) const OTHER_VARIABLES: [(&str, &str); 3] = [
     (FILE_VARIABLE, "the configuration file, unless `--config` names one"),
     (
         "FLEETGATE_PG_BIN",
         "directory of PostgreSQL's server programs, for `fleetgate dev` and tests",
+    ),
+    (
+        "FLEETGATE_TLS_NAMES",
+        "names in the server certificate, with commas between them, for `fleetgate secrets init`",
     ),
 ];
 

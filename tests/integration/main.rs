@@ -8,6 +8,7 @@
 )]
 
 mod cache;
+mod certificates;
 mod changes;
 mod cli;
 mod dev;
@@ -23,6 +24,7 @@ mod recorded;
 mod replay;
 mod requests;
 mod schema;
+mod secrets;
 mod state;
 mod support;
 mod sweeps;

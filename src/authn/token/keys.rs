@@ -2,10 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use ed25519_dalek::pkcs8::{DecodePrivateKey, DecodePublicKey};
+use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
+use ed25519_dalek::pkcs8::{
+    self, DecodePrivateKey, DecodePublicKey, EncodePrivateKey, KeypairBytes,
+};
 use ed25519_dalek::{SigningKey, VerifyingKey};
 use thiserror::Error;
 use zeroize::Zeroizing;
+
+use crate::secret::random_bytes;
 
 /// Why a key file is of no use. Shows nothing of what is in it.
 #[derive(Debug, Error)]
@@ -65,6 +70,16 @@ pub fn read_signing_key(file: &Path) -> Result<SigningKey, KeyFileError> {
     key.map_err(|_| KeyFileError::NoPrivateKey(file.to_owned()))
 }
 
+/// Makes a private key as PKCS#8 PEM.
+///
+/// # Errors
+/// None that is known: encoding 32 bytes does not fail.
+pub fn new_signing_key() -> Result<Zeroizing<String>, pkcs8::Error> {
+    let secret_key = Zeroizing::new(random_bytes::<32>());
+    // Without the public half inside: OpenSSL reads only the first version of PKCS#8.
+    KeypairBytes { secret_key: *secret_key, public_key: None }.to_pkcs8_pem(LineEnding::LF)
+}
+
 fn read(file: &Path) -> Result<Zeroizing<String>, KeyFileError> {
     let text = std::fs::read_to_string(file);
     text.map(Zeroizing::new).map_err(|error| KeyFileError::Read { file: file.to_owned(), error })
@@ -73,8 +88,7 @@ fn read(file: &Path) -> Result<Zeroizing<String>, KeyFileError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
-    use ed25519_dalek::pkcs8::{EncodePrivateKey, EncodePublicKey};
+    use ed25519_dalek::pkcs8::EncodePublicKey;
 
     /// Made for this test by `openssl genpkey -algorithm ed25519` and its `openssl pkey -pubout`.
     const OPENSSL_PRIVATE: &str = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIDybwGBD+jQOXALIPnvs30pGct0dsaEaoDHRFf03P+Qd\n-----END PRIVATE KEY-----\n";

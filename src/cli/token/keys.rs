@@ -6,16 +6,16 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use ed25519_dalek::VerifyingKey;
+use ed25519_dalek::pkcs8::EncodePublicKey;
 use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
-use ed25519_dalek::pkcs8::{EncodePrivateKey, EncodePublicKey, KeypairBytes};
-use ed25519_dalek::{SigningKey, VerifyingKey};
 use serde::Serialize;
-use zeroize::Zeroizing;
 
 use super::{TokenCommandError, unprinted};
-use crate::authn::token::{IssueError, KeyFileError, key_id, read_verification_key};
+use crate::authn::token::{
+    IssueError, KeyFileError, key_id, new_signing_key, read_verification_key,
+};
 use crate::cli::output::Output;
-use crate::secret::random_bytes;
 
 /// Make a signing key and its public half.
 #[derive(Debug, Args)]
@@ -100,12 +100,9 @@ fn shown(file: &Path) -> Result<ShownKey, TokenCommandError> {
 /// # Errors
 /// When the file exists or cannot be written.
 pub(crate) fn generate_key(file: &Path) -> Result<VerifyingKey, TokenCommandError> {
-    let secret_key = Zeroizing::new(random_bytes::<32>());
-    // Without the public half inside: OpenSSL reads only the first version of PKCS#8.
-    let pair = KeypairBytes { secret_key: *secret_key, public_key: None };
-    let pem = pair.to_pkcs8_pem(LineEnding::LF).map_err(|_| IssueError::Key)?;
+    let pem = new_signing_key().map_err(|_| IssueError::Key)?;
     write_new(file, &pem, 0o600)?;
-    Ok(SigningKey::from_bytes(&secret_key).verifying_key())
+    Ok(read_verification_key(file)?)
 }
 
 fn public_pem(key: &VerifyingKey, file: &Path) -> Result<String, TokenCommandError> {

@@ -6,6 +6,7 @@ pub(crate) mod commands;
 pub(crate) mod database;
 pub(crate) mod fake_emqx;
 pub(crate) mod fleet;
+pub(crate) mod handshake;
 pub(crate) mod postgres;
 pub(crate) mod proxy;
 pub(crate) mod wire;

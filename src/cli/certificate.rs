@@ -1,0 +1,124 @@
+//! `fleetgate certificate`: client certificates of devices.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::json;
+
+use crate::cli::context::Context;
+use crate::cli::error::CliError;
+use crate::cli::secrets::now;
+use crate::domain::credential::{CertificateUse, CredentialId};
+use crate::domain::name::DeviceName;
+use crate::provision::authority::{Authority, Issued};
+use crate::provision::device::{DeviceFiles, Written};
+use crate::provision::files::Directory;
+use crate::registry::credentials::{self, NewCredential, Terms};
+use crate::registry::devices;
+use crate::registry::error::RegistryError;
+
+/// Client certificates of devices.
+#[derive(Args)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    Issue(IssueArguments),
+}
+
+/// Sign a client certificate for a device and bind it to the device.
+///
+/// EMQX checks that the certificate comes from the authority; the registry binds its common name,
+/// which is the device's name, until the certificate's end.
+#[derive(Args)]
+struct IssueArguments {
+    /// The device.
+    #[arg(long, value_name = "NAME")]
+    device: DeviceName,
+    /// The directory that `secrets init` filled; only its part authority is read.
+    #[arg(long, value_name = "DIR", default_value = "/secrets")]
+    directory: PathBuf,
+    /// Days until it ends.
+    #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u16).range(1..=3650))]
+    days: u16,
+    /// Where NAME.pem, NAME.key and ca.pem are written. Only ca.pem may be there, and then the same.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    out: PathBuf,
+    /// No other credential of the device counts without this certificate. Otherwise it is enough alone.
+    #[arg(long)]
+    required: bool,
+}
+
+impl Arguments {
+    pub(super) async fn run(self, context: &Context) -> Result<(), CliError> {
+        match self.action {
+            Action::Issue(arguments) => arguments.run(context).await,
+        }
+    }
+}
+
+impl IssueArguments {
+    async fn run(self, context: &Context) -> Result<(), CliError> {
+        let directory = Directory(self.directory.clone());
+        let authority = Authority::open(&directory)?;
+        let files = DeviceFiles::new(&self.out, self.device.as_str())?;
+        let issued = self.sign(&directory, &authority)?;
+        let write = || Ok(files.write(&issued, &authority.pem)?);
+        let CredentialId(id) = self.bind(context, issued.ends, write).await?;
+        let device = self.device.as_str();
+        let result = json!({
+            "id": id, "device": device, "expires_at": issued.ends, "certificate": files.certificate,
+            "key": files.key, "authority": files.authority,
+        });
+        context.output.result(&result, || {
+            format!(
+                "Device {device:?} has the certificate {id}, until {}:\n  {}\n  {}\n  {}\n\
+                 To revoke it: fleetgate credential revoke {id}",
+                issued.ends,
+                files.certificate.display(),
+                files.key.display(),
+                files.authority.display(),
+            )
+        })
+    }
+
+    fn sign(&self, directory: &Directory, authority: &Authority) -> Result<Issued, CliError> {
+        let now = now()?;
+        let end = now + SignedDuration::from_hours(24 * i64::from(self.days));
+        // A certificate tells whole seconds, and the registry must not tell more.
+        let end = Timestamp::from_second(end.as_second())
+            .map_err(|error| CliError::Failed(format!("the certificate has no end: {error}")))?;
+        Ok(authority.issue_client(directory, self.device.as_str(), now, end)?)
+    }
+
+    /// Binds the certificate. The files are written before the binding counts: with `--required` a
+    /// binding without files would lock the device out.
+    async fn bind(
+        &self,
+        context: &Context,
+        ends: Timestamp,
+        write: impl FnOnce() -> Result<Written, CliError>,
+    ) -> Result<CredentialId, CliError> {
+        let device = self.device.as_str();
+        let on_device = || RegistryError::on(format!("device {device:?}"));
+        let mut client = context.connect().await?;
+        let transaction = client.transaction().await.map_err(on_device())?;
+        let found = devices::find_id(&transaction, device).await?;
+        let found = found.ok_or_else(|| CliError::no_device(device))?;
+        let terms = Terms { expires_at: Some(ends), ..Terms::default() };
+        let id = credentials::add(&transaction, found, &self.credential(), &terms).await?;
+        let written = write()?;
+        transaction.commit().await.map_err(on_device())?;
+        written.keep();
+        Ok(id)
+    }
+
+    fn credential(&self) -> NewCredential {
+        let required = if self.required { CertificateUse::Required } else { CertificateUse::Alone };
+        NewCredential::Certificate { common_name: self.device.to_string(), required }
+    }
+}

@@ -1,0 +1,231 @@
+//! Files in their places: read without following links, written whole or not at all.
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{
+    DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown, lchown,
+};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use zeroize::Zeroizing;
+
+use super::error::ProvisionError;
+use crate::secret::Secret;
+
+/// A part of the bus, with a subdirectory of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// This service.
+    Fleetgate,
+    /// The broker.
+    Emqx,
+    /// The database.
+    Postgres,
+    /// What signs certificates; nothing that runs needs it.
+    Authority,
+}
+
+impl Part {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Fleetgate, Self::Emqx, Self::Postgres, Self::Authority];
+
+    /// Its subdirectory.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fleetgate => "fleetgate",
+            Self::Emqx => "emqx",
+            Self::Postgres => "postgres",
+            Self::Authority => "authority",
+        }
+    }
+}
+
+/// Where a file stands: in which part, and its path there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place(pub Part, pub &'static str);
+
+/// User and group ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+}
+
+/// Who owns which part; a part that is not named is left to whoever makes it.
+pub type Owners = BTreeMap<Part, Owner>;
+
+/// A directory of secrets, for reading.
+#[derive(Debug, Clone)]
+pub struct Directory(pub PathBuf);
+
+impl Directory {
+    /// The path of a place.
+    #[must_use]
+    pub fn path(&self, Place(part, name): Place) -> PathBuf {
+        self.0.join(part.name()).join(name)
+    }
+
+    /// Reads a file; `None` when there is none.
+    ///
+    /// # Errors
+    /// When it is no plain file, is no text or is empty, or cannot be read.
+    pub fn read(&self, place: Place) -> Result<Option<Secret>, ProvisionError> {
+        let file = self.path(place);
+        let Some(found) = found(&file)? else { return Ok(None) };
+        if !found.is_file() {
+            return Err(ProvisionError::Irregular { file, wanted: "file" });
+        }
+        let bytes = Zeroizing::new(fs::read(&file).map_err(failed("read", &file))?);
+        let text = str::from_utf8(&bytes).unwrap_or_default();
+        match text.trim().is_empty() {
+            true => Err(ProvisionError::Unusable { file, wanted: "text" }),
+            false => Ok(Some(Secret::new(text.to_owned()))),
+        }
+    }
+
+    /// Reads a file that must be there.
+    ///
+    /// # Errors
+    /// As [`Directory::read`], and [`ProvisionError::Missing`].
+    pub fn require(&self, place: Place) -> Result<Secret, ProvisionError> {
+        self.read(place)?.ok_or_else(|| ProvisionError::Missing(self.path(place)))
+    }
+}
+
+/// A directory of secrets, for writing: by one process at a time.
+pub(super) struct Store {
+    pub(super) directory: Directory,
+    owners: Owners,
+    /// Held until this is dropped.
+    _lock: File,
+}
+
+impl Store {
+    /// Makes what is missing of the directories, and waits until no other process writes here.
+    pub(super) fn open(root: &Path, owners: Owners) -> Result<Self, ProvisionError> {
+        // Others may walk through, since each part may belong to another user; its own directory
+        // keeps everybody else out.
+        DirBuilder::new().recursive(true).mode(0o711).create(root).map_err(failed("make", root))?;
+        let lock = File::open(root).map_err(failed("open", root))?;
+        flock(&lock, FlockOperation::LockExclusive)
+            .map_err(|error| failed("lock", root)(io::Error::from(error)))?;
+        let store = Self { directory: Directory(root.to_owned()), owners, _lock: lock };
+        for part in Part::ALL {
+            store.settle_directory(part, &root.join(part.name()))?;
+        }
+        store.settle_directory(Part::Emqx, &root.join("emqx/tls"))?;
+        Ok(store)
+    }
+
+    fn settle_directory(&self, part: Part, path: &Path) -> Result<(), ProvisionError> {
+        match found(path)? {
+            Some(found) if !found.is_dir() => {
+                return Err(ProvisionError::Irregular {
+                    file: path.to_owned(),
+                    wanted: "directory",
+                });
+            }
+            Some(_) => {}
+            None => {
+                DirBuilder::new().mode(0o700).create(path).map_err(failed("make", path))?;
+            }
+        }
+        self.settle(part, path, 0o700)
+    }
+
+    /// Gives a file or directory that is there its mode and owner; its content stays.
+    fn settle(&self, part: Part, path: &Path, mode: u32) -> Result<(), ProvisionError> {
+        let found = fs::symlink_metadata(path).map_err(failed("look at", path))?;
+        if found.permissions().mode() & 0o7777 != mode {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode))
+                .map_err(failed("change the mode of", path))?;
+        }
+        match self.owners.get(&part) {
+            Some(owner) if (found.uid(), found.gid()) != (owner.uid, owner.gid) => {
+                lchown(path, Some(owner.uid), Some(owner.gid))
+                    .map_err(failed("change the owner of", path))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Keeps a file as it is, but for its mode and owner.
+    pub(super) fn keep(&self, place: Place) -> Result<(), ProvisionError> {
+        self.settle(place.0, &self.directory.path(place), 0o600)
+    }
+
+    /// Writes a new file.
+    pub(super) fn make(&self, place: Place, text: &str) -> Result<(), ProvisionError> {
+        write_new(&self.directory.path(place), text, 0o600, self.owners.get(&place.0))
+    }
+
+    /// Puts a new content in a file's place at once.
+    pub(super) fn replace(&self, place: Place, text: &str) -> Result<(), ProvisionError> {
+        write(&self.directory.path(place), text, 0o600, self.owners.get(&place.0))
+    }
+}
+
+/// Writes a file that is not there yet: whole, or not at all.
+///
+/// # Errors
+/// [`ProvisionError::Exists`], or what the operating system said.
+pub(super) fn write_new(
+    file: &Path,
+    text: &str,
+    mode: u32,
+    owner: Option<&Owner>,
+) -> Result<(), ProvisionError> {
+    match found(file)? {
+        Some(_) => Err(ProvisionError::Exists(file.to_owned())),
+        None => write(file, text, mode, owner),
+    }
+}
+
+fn write(file: &Path, text: &str, mode: u32, owner: Option<&Owner>) -> Result<(), ProvisionError> {
+    let directory = match file.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let unfinished = directory.join(format!(".{name}.unfinished"));
+    write_whole(&unfinished, text, mode, owner).map_err(failed("write", &unfinished))?;
+    fs::rename(&unfinished, file).map_err(failed("write", file))?;
+    // The name itself must survive a power cut: what comes next may be derived from this file.
+    let directory_file = File::open(directory).map_err(failed("open", directory))?;
+    directory_file.sync_all().map_err(failed("write", directory))
+}
+
+fn write_whole(file: &Path, text: &str, mode: u32, owner: Option<&Owner>) -> io::Result<()> {
+    // Left behind by a process that was killed.
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut opened = OpenOptions::new().write(true).create_new(true).mode(mode).open(file)?;
+    opened.write_all(text.as_bytes())?;
+    if let Some(owner) = owner {
+        fchown(&opened, Some(owner.uid), Some(owner.gid))?;
+    }
+    opened.sync_all()
+}
+
+fn found(path: &Path) -> Result<Option<fs::Metadata>, ProvisionError> {
+    match fs::symlink_metadata(path) {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed("look at", path)(error)),
+    }
+}
+
+pub(super) fn failed(
+    action: &'static str,
+    file: &Path,
+) -> impl FnOnce(io::Error) -> ProvisionError + use<> {
+    let file = file.to_owned();
+    move |source| ProvisionError::File { action, file, source }
+}

@@ -1,0 +1,135 @@
+//! Secrets that one or two parts know, each in the form that it reads.
+
+use super::draw;
+use super::error::ProvisionError;
+use super::files::{Part, Place, Store};
+use super::init::{Outcome, Report};
+use crate::secret::Secret;
+
+/// The token that EMQX shows to Fleetgate.
+pub const WEBHOOK_TOKEN: Place = Place(Part::Fleetgate, "webhook-token");
+/// The secret of Fleetgate's key for EMQX's REST API.
+pub const API_SECRET: Place = Place(Part::Fleetgate, "emqx-api-secret");
+/// The password of the dashboard's first user.
+pub const DASHBOARD_PASSWORD: Place = Place(Part::Emqx, "dashboard-password");
+
+/// The name of Fleetgate's key for EMQX's REST API.
+const API_KEY: &str = "fleetgate";
+
+/// How a file writes a secret.
+#[derive(Clone, Copy)]
+enum Form {
+    /// The secret alone. Without a newline, which not everything that reads it would take off.
+    Plain,
+    /// HOCON with an `Authorization` header.
+    BearerHocon,
+    /// EMQX's list of API keys, one a line: name, secret, role.
+    ApiKeys,
+}
+
+impl Form {
+    fn write(self, secret: &Secret) -> Secret {
+        let secret = secret.expose();
+        Secret::new(match self {
+            Self::Plain => secret.to_owned(),
+            Self::BearerHocon => format!("authorization = \"Bearer {secret}\"\n"),
+            Self::ApiKeys => format!("{API_KEY}:{secret}:administrator\n"),
+        })
+    }
+
+    fn read(self, text: &str) -> Option<&str> {
+        match self {
+            Self::Plain => Some(text.trim_end_matches(['\r', '\n'])),
+            Self::BearerHocon => {
+                let value = text.trim().strip_prefix("authorization")?.trim_start();
+                value.strip_prefix('=')?.trim_start().strip_prefix("\"Bearer ")?.strip_suffix('"')
+            }
+            Self::ApiKeys => text.lines().find_map(|line| {
+                let (secret, role) =
+                    line.trim().strip_prefix(API_KEY)?.strip_prefix(':')?.split_once(':')?;
+                (role == "administrator").then_some(secret)
+            }),
+        }
+    }
+}
+
+/// A secret, and where it is kept.
+pub(super) struct Shared {
+    what: &'static str,
+    copies: &'static [(Place, Form)],
+}
+
+/// All of them.
+pub(super) const SHARED: [Shared; 5] = [
+    Shared {
+        what: "webhook token",
+        copies: &[
+            (WEBHOOK_TOKEN, Form::Plain),
+            (Place(Part::Emqx, "webhook-token.hocon"), Form::BearerHocon),
+        ],
+    },
+    Shared {
+        what: "secret of EMQX's API key",
+        copies: &[(API_SECRET, Form::Plain), (Place(Part::Emqx, "api-keys"), Form::ApiKeys)],
+    },
+    Shared {
+        what: "database password",
+        copies: &[
+            (Place(Part::Fleetgate, "database-password"), Form::Plain),
+            (Place(Part::Postgres, "database-password"), Form::Plain),
+        ],
+    },
+    Shared { what: "dashboard password", copies: &[(DASHBOARD_PASSWORD, Form::Plain)] },
+    Shared { what: "node cookie", copies: &[(Place(Part::Emqx, "node-cookie"), Form::Plain)] },
+];
+
+impl Shared {
+    /// Completes the copies from the one that is there, or draws a new secret.
+    pub(super) fn settle(&self, store: &Store, report: &mut Report) -> Result<(), ProvisionError> {
+        let known = self.known(store)?;
+        let secret = known.unwrap_or_else(draw::secret);
+        for (place, form) in self.copies {
+            if store.directory.read(*place)?.is_some() {
+                store.keep(*place)?;
+                report.note(*place, Outcome::Kept);
+            } else {
+                store.make(*place, form.write(&secret).expose())?;
+                report.note(*place, Outcome::Made);
+            }
+        }
+        Ok(())
+    }
+
+    /// The secret that all copies hold that are there.
+    fn known(&self, store: &Store) -> Result<Option<Secret>, ProvisionError> {
+        let mut known: Option<(Place, Secret)> = None;
+        for (place, form) in self.copies {
+            let Some(text) = store.directory.read(*place)? else { continue };
+            let file = || store.directory.path(*place);
+            let secret = form.read(text.expose()).filter(|secret| self.is_fit(secret));
+            let secret = secret
+                .ok_or_else(|| ProvisionError::Unusable { file: file(), wanted: self.what })?;
+            match &known {
+                Some((first, held)) if !held.matches(secret.as_bytes()) => {
+                    let first = store.directory.path(*first);
+                    return Err(ProvisionError::Contradiction {
+                        what: self.what,
+                        first,
+                        second: file(),
+                    });
+                }
+                Some(_) => {}
+                None => known = Some((*place, Secret::new(secret.to_owned()))),
+            }
+        }
+        Ok(known.map(|(_, secret)| secret))
+    }
+
+    /// Whether every copy can hold this secret as it is: HOCON and the list of API keys have
+    /// characters of their own.
+    fn is_fit(&self, secret: &str) -> bool {
+        let plain = self.copies.iter().all(|(_, form)| matches!(form, Form::Plain));
+        let harmless = |c: char| c.is_ascii_alphanumeric() || "-._~+/=".contains(c);
+        !secret.is_empty() && (plain || secret.chars().all(harmless))
+    }
+}
