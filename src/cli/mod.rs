@@ -17,6 +17,7 @@ mod device;
 mod device_add;
 mod device_show;
 pub mod doctor;
+mod emqx;
 mod error;
 mod grant;
 mod migrate;
@@ -39,7 +40,7 @@ use output::Output;
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  failed, or refused by a rule; nothing was changed
+  1  failed, or refused by a rule; nothing was changed that the message does not name
   2  wrong usage: an unknown option, a bad value, a wrong configuration
   3  there is no such device, credential, binding, grant or capability
   4  the database cannot be reached";
@@ -70,6 +71,7 @@ enum Command {
     Capability(capability::Arguments),
     Token(token::TokenArgs),
     Sweep(sweep::Arguments),
+    Emqx(emqx::Arguments),
     CheckConfig(check_config::Arguments),
     Doctor(doctor::DoctorArgs),
     Completions(completions::Arguments),
@@ -93,6 +95,7 @@ impl Command {
                 Ok(doctor::run(&arguments, &context.sources(), context.output.json)?)
             }
             Self::Sweep(arguments) => context.block_on(arguments.run(context)),
+            Self::Emqx(arguments) => context.block_on(arguments.run(context)),
             Self::CheckConfig(arguments) => arguments.run(context),
             Self::Completions(arguments) => arguments.run::<Cli>(context),
         }
