@@ -7,6 +7,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod apply;
 mod cache;
 mod changes;
 mod cli;
