@@ -225,7 +225,7 @@ async fn what_others_set_up_is_left_alone_and_told() {
 async fn a_token_is_sent_again_on_demand_only() {
     let emqx = applied().await;
     emqx.broker(|broker| {
-        broker.authenticators[0]["headers"]["authorization"] = json!("Bearer old")
+        broker.authenticators[0]["headers"]["authorization"] = json!("Bearer old");
     });
     let (_, stdout, _) = apply(&emqx, &[]).await;
     assert!(stdout.contains("nothing to change"), "EMQX does not show it: {stdout}");
@@ -265,7 +265,6 @@ async fn a_run_that_breaks_off_opens_nothing_and_the_next_one_completes() {
                 broker.exposure().holes()
             });
             let (code, stdout, stderr) = apply(&emqx, &[]).await;
-            // The last beginning may need fewer changes of the settings, none needs fewer than 8.
             assert_eq!((code, stdout.as_str()), (1, ""), "{stderr}");
             assert!(stderr.contains("/api/v5/") && stderr.contains("Run the command again"));
             assert_eq!(stderr.contains("Done before it"), change > 0, "{stderr}");

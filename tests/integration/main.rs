@@ -13,6 +13,7 @@ mod changes;
 mod cli;
 mod dev;
 mod doctor;
+mod doctor_emqx;
 mod embedded;
 mod events;
 mod faults;

@@ -73,6 +73,7 @@ pub(crate) struct Broker {
     pub(crate) rules: Map<String, Value>,
     pub(crate) authenticator_status: Value,
     pub(crate) source_status: Value,
+    pub(crate) action_metrics: Value,
     pub(crate) calls: Vec<Call>,
     /// After each change.
     pub(crate) exposures: Vec<Exposure>,
@@ -93,6 +94,7 @@ impl Default for Broker {
             rules: Map::new(),
             authenticator_status: status("authentication/password_based:http"),
             source_status: status("authorization/sources/http"),
+            action_metrics: recorded("GET", "actions/http:fleetgate_events/metrics", 200).response,
             calls: Vec::new(),
             exposures: Vec::new(),
             fault: None,
@@ -154,6 +156,9 @@ impl Broker {
             "authorization/sources/http/status" => source.then(|| self.source_status.clone()),
             "connectors/http:fleetgate" => self.connector.clone(),
             "actions/http:fleetgate_events" => self.action.clone(),
+            "actions/http:fleetgate_events/metrics" => {
+                self.action.is_some().then(|| self.action_metrics.clone())
+            }
             _ => match path.strip_prefix("rules/") {
                 Some(id) => self.rules.get(id).cloned(),
                 None => return (404, json!("<html></html>")),
@@ -262,7 +267,7 @@ fn creation(collection: &str) -> (Exchange, Value) {
     let object = if collection == "authorization/sources" {
         let lists = exchanges().into_iter().filter(|e| e.path == "/api/v5/authorization/sources");
         let lists = lists.filter(|e| e.method == "GET").map(|e| e.response["sources"][0].clone());
-        lists.filter(|source| source["type"] == "http").last().unwrap()
+        lists.filter(|source| source["type"] == "http").next_back().unwrap()
     } else {
         exchange.response.clone()
     };
