@@ -283,14 +283,14 @@ async fn a_run_that_breaks_off_opens_nothing_and_the_next_one_completes() {
 async fn a_creation_whose_answer_is_lost_is_not_made_twice() {
     let emqx = FakeEmqx::start().await;
     emqx.broker(|broker| broker.fault = Some((1, Fault::AnswerLost)));
-    let mut made: Vec<String> = Vec::new();
     // Each lost answer looks like a broker that is away, which after some is not asked for a while.
     for _ in 0..FRESH.len() {
         if apply(&emqx, &[]).await.0 == 0 {
             break;
         }
     }
-    made.extend(calls(&emqx).into_iter().filter(|call| call.starts_with("POST")));
+    let mut made = calls(&emqx);
+    made.retain(|call| call.starts_with("POST"));
     assert_eq!(made.len(), 6, "{made:?}");
     let (code, stdout, _) = apply(&emqx, &[]).await;
     assert!(code == 0 && stdout.contains("nothing to change"), "{stdout}");

@@ -153,7 +153,11 @@ impl Broker {
             }
             "authorization/settings" => Some(self.settings.clone()),
             "authorization/sources" => Some(json!({"sources": self.sources})),
-            "authorization/sources/http/status" => source.then(|| self.source_status.clone()),
+            // How EMQX says this was not recorded: not the way of all others, to be sure.
+            "authorization/sources/http/status" if !source => {
+                return refusal(400, "BAD_REQUEST", "no such source");
+            }
+            "authorization/sources/http/status" => Some(self.source_status.clone()),
             "connectors/http:fleetgate" => self.connector.clone(),
             "actions/http:fleetgate_events" => self.action.clone(),
             "actions/http:fleetgate_events/metrics" => {
@@ -266,8 +270,9 @@ fn creation(collection: &str) -> (Exchange, Value) {
     let exchange = recorded("POST", collection, status);
     let object = if collection == "authorization/sources" {
         let lists = exchanges().into_iter().filter(|e| e.path == "/api/v5/authorization/sources");
-        let lists = lists.filter(|e| e.method == "GET").map(|e| e.response["sources"][0].clone());
-        lists.filter(|source| source["type"] == "http").next_back().unwrap()
+        let mut lists =
+            lists.filter(|e| e.method == "GET").map(|e| e.response["sources"][0].clone());
+        lists.rfind(|source| source["type"] == "http").unwrap()
     } else {
         exchange.response.clone()
     };
