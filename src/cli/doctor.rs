@@ -80,7 +80,7 @@ pub async fn examine(sources: &Sources, clock: &Clock) -> Report {
             configuration::refuse(&problems, &mut report);
             let why = "the configuration cannot be used";
             report.skip(&configuration::DEPENDENT, why);
-            report.skip(&emqx::CHECKS, why);
+            emqx::skip(&mut report, why);
             report.skip(&connection::CHECKS, why);
             report.skip(&schema::CHECKS, why);
             report.skip(&fleet::CHECKS, why);

@@ -18,6 +18,7 @@ mod device;
 mod device_add;
 mod device_show;
 pub mod doctor;
+mod emqx;
 mod error;
 mod grant;
 mod migrate;
@@ -41,7 +42,7 @@ use output::Output;
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  failed, or refused by a rule; nothing was changed
+  1  failed, or refused by a rule; nothing was changed that the message does not name
   2  wrong usage: an unknown option, a bad value, a wrong configuration
   3  there is no such device, credential, binding, grant or capability
   4  the database cannot be reached";
@@ -74,6 +75,7 @@ enum Command {
     Certificate(certificate::Arguments),
     Secrets(secrets::Arguments),
     Sweep(sweep::Arguments),
+    Emqx(emqx::Arguments),
     CheckConfig(check_config::Arguments),
     Doctor(doctor::DoctorArgs),
     Completions(completions::Arguments),
@@ -99,6 +101,7 @@ impl Command {
             Self::Certificate(arguments) => context.block_on(arguments.run(context)),
             Self::Secrets(arguments) => arguments.run(context),
             Self::Sweep(arguments) => context.block_on(arguments.run(context)),
+            Self::Emqx(arguments) => context.block_on(arguments.run(context)),
             Self::CheckConfig(arguments) => arguments.run(context),
             Self::Completions(arguments) => arguments.run::<Cli>(context),
         }

@@ -89,6 +89,14 @@ impl Settings {
         Ok(self.database.clone()?)
     }
 
+    /// What EMQX and Fleetgate agree on, for commands that do without a database.
+    ///
+    /// # Errors
+    /// When `emqx.webhook_token` is missing.
+    pub fn emqx(&self) -> Result<Emqx, Problems> {
+        Ok(self.emqx.clone()?)
+    }
+
     /// How to call EMQX's REST API, when that is configured.
     ///
     /// # Errors

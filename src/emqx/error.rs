@@ -42,6 +42,16 @@ pub enum EmqxError {
         /// EMQX's word for it.
         code: String,
     },
+    /// 400 or 409: EMQX has something against what it was asked to do.
+    #[error("EMQX does not accept it (status {status} {code}): {message}")]
+    Rejected {
+        /// The status.
+        status: u16,
+        /// EMQX's word for it.
+        code: String,
+        /// EMQX's explanation; may repeat what was sent.
+        message: String,
+    },
     /// Another status than CONTRACT.md knows.
     #[error("EMQX answered with status {status} {code}; check that emqx.api_url leads to EMQX 5")]
     Unexpected {
@@ -56,13 +66,21 @@ pub enum EmqxError {
     /// An answer of another shape.
     #[error("EMQX's list of clients cannot be read: {0}")]
     Unreadable(String),
+    /// A part of the configuration of another shape.
+    #[error("EMQX's configuration cannot be read ({0}); check that emqx.api_url leads to EMQX 5")]
+    UnreadableConfiguration(String),
 }
+
+/// Longest explanation that is shown, in characters.
+const MAX_MESSAGE: usize = 500;
 
 /// How EMQX says no.
 #[derive(Default, Deserialize)]
 struct Refusal {
     #[serde(default)]
     code: String,
+    #[serde(default)]
+    message: serde_json::Value,
 }
 
 impl EmqxError {
@@ -77,9 +95,16 @@ impl EmqxError {
     }
 
     pub(super) fn refusal(status: StatusCode, body: &[u8]) -> Self {
-        let code = serde_json::from_slice::<Refusal>(body).unwrap_or_default().code;
-        let code: String = code.chars().filter(|c| !c.is_control()).take(64).collect();
+        let refusal = serde_json::from_slice::<Refusal>(body).unwrap_or_default();
+        let code = shortened(&refusal.code, 64);
         match status {
+            StatusCode::BAD_REQUEST | StatusCode::CONFLICT => {
+                let message = match refusal.message {
+                    serde_json::Value::String(text) => shortened(&text, MAX_MESSAGE),
+                    other => shortened(&other.to_string(), MAX_MESSAGE),
+                };
+                Self::Rejected { status: status.as_u16(), code, message }
+            }
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Self::Unauthorized { code },
             StatusCode::NOT_FOUND => Self::NotFound { code },
             _ if is_unwell(status) => Self::Unwell { status: status.as_u16(), code },
@@ -107,11 +132,16 @@ impl EmqxError {
             Self::Unauthorized { .. } => "unauthorized",
             Self::NotFound { .. } => "not_found",
             Self::Unwell { .. } => "unwell",
+            Self::Rejected { .. } => "rejected",
             Self::Unexpected { .. } => "unexpected",
             Self::TooLarge => "too_large",
-            Self::Unreadable(_) => "unreadable",
+            Self::Unreadable(_) | Self::UnreadableConfiguration(_) => "unreadable",
         }
     }
+}
+
+fn shortened(text: &str, characters: usize) -> String {
+    text.chars().filter(|c| !c.is_control()).take(characters).collect()
 }
 
 #[cfg(test)]

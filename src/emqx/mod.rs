@@ -1,10 +1,11 @@
-//! EMQX's REST API: ends sessions and lists clients. What it sends and how it reads answers is in
-//! CONTRACT.md ("REST API"); nothing else of the API is used.
+//! EMQX's REST API: ends sessions, lists clients, and configures ([`setup`]). What it sends and how it
+//! reads answers is in CONTRACT.md ("REST API", "Configuring a running EMQX over REST"); nothing else
+//! of the API is used.
 //!
 //! # What it keeps
 //! 1. A call ends within a bounded time: [`CONNECT_TIMEOUT`], [`CALL_TIMEOUT`], [`ATTEMPTS`].
-//! 2. A call that failed for no lasting reason is made again after a short wait. Every call here may
-//!    be made twice: a session that has ended ends no further.
+//! 2. A call that failed for no lasting reason is made again after a short wait, if it may be made
+//!    twice: a session that has ended ends no further. What creates something is made once.
 //! 3. While EMQX is away, no call is made at all except one now and then that finds out whether it is
 //!    back ([`circuit`]), so that nothing piles up on either side.
 //! 4. An answer takes bounded memory.
@@ -13,7 +14,9 @@
 
 pub mod circuit;
 mod clients;
+pub mod configuration;
 mod error;
+pub mod setup;
 
 use std::time::{Duration, Instant};
 

@@ -7,12 +7,14 @@
     reason = "a test fails by panicking"
 )]
 
+mod apply;
 mod cache;
 mod certificates;
 mod changes;
 mod cli;
 mod dev;
 mod doctor;
+mod doctor_emqx;
 mod embedded;
 mod events;
 mod faults;

@@ -17,6 +17,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use super::fake_emqx_config::Broker;
+
 const KEY: &str = "fleetgate";
 const SECRET: &str = "0123456789abcdef";
 /// `fleetgate:0123456789abcdef`
@@ -54,6 +56,7 @@ struct State {
     bulks: Vec<Vec<String>>,
     has_clients_v2: bool,
     page_size: usize,
+    broker: Broker,
 }
 
 /// A running fake. Dropping it stops it.
@@ -111,6 +114,7 @@ impl FakeEmqx {
             bulks: Vec::new(),
             has_clients_v2: true,
             page_size: 1000,
+            broker: Broker::default(),
         };
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let fake = Self {
@@ -173,6 +177,11 @@ impl FakeEmqx {
 
     pub(crate) fn set(&self, mood: Mood) {
         self.state().mood = mood;
+    }
+
+    /// Looks at the configuration, or changes it behind everybody's back.
+    pub(crate) fn broker<T>(&self, look: impl FnOnce(&mut Broker) -> T) -> T {
+        look(&mut self.state().broker)
     }
 
     pub(crate) fn without_clients_v2(&self) {
@@ -275,7 +284,7 @@ async fn talk(stream: TcpStream, state: &Mutex<State>, shared: &Shared) {
             Mood::Silent => std::future::pending().await,
             _ => {}
         }
-        let (status, body) = answer(&request, state, shared).await;
+        let Some((status, body)) = answer(&request, state, shared).await else { return };
         let length = body.len();
         let head = format!(
             "HTTP/1.1 {status} -\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
@@ -317,16 +326,16 @@ fn is_later_page(request: &Request) -> bool {
         || (request.target.contains("&page=") && !request.target.contains("&page=1&"))
 }
 
-async fn answer(request: &Request, state: &Mutex<State>, shared: &Shared) -> (u16, String) {
+async fn answer(request: &Request, state: &Mutex<State>, shared: &Shared) -> Option<(u16, String)> {
     if request.authorization != BASIC {
-        return refusal(401, "BAD_API_KEY_OR_SECRET", "Check api_key/api_secret");
+        return Some(refusal(401, "BAD_API_KEY_OR_SECRET", "Check api_key/api_secret"));
     }
     let mood = state.lock().unwrap().mood;
     if mood == Mood::Unwell || (mood == Mood::FailingPages && is_later_page(request)) {
-        return refusal(500, "INTERNAL_ERROR", "injected");
+        return Some(refusal(500, "INTERNAL_ERROR", "injected"));
     }
     let path = request.target.strip_prefix("/api/v5/").unwrap_or_default();
-    match (request.method.as_str(), path) {
+    let answer = match (request.method.as_str(), path) {
         ("GET", list) if list.starts_with("clients_v2?") || list.starts_with("clients?") => {
             page(list, state, shared).await
         }
@@ -338,14 +347,27 @@ async fn answer(request: &Request, state: &Mutex<State>, shared: &Shared) -> (u1
             shared.deleted.notify_waiters();
             (204, String::new())
         }
-        ("DELETE", path) => {
+        ("DELETE", path) if path.starts_with("clients/") => {
             let hold = shared.held_delete.lock().unwrap().take();
             if let Some(hold) = hold {
                 hold.stop().await;
             }
             delete(path.strip_prefix("clients/").unwrap(), state, shared)
         }
-        _ => (404, "<html><head><title>404 - NOT FOUND</title></head></html>".to_owned()),
+        (method, path) => {
+            let answer = state.lock().unwrap().broker.answer(method, path, &request.body);
+            return answer.map(|(status, body)| (status, body_text(&body)));
+        }
+    };
+    Some(answer)
+}
+
+/// JSON, nothing, or the text of a page.
+fn body_text(body: &Value) -> String {
+    match body {
+        Value::Null => String::new(),
+        Value::String(page) => page.clone(),
+        json => json.to_string(),
     }
 }
 

@@ -5,6 +5,7 @@ pub(crate) mod bus;
 pub(crate) mod commands;
 pub(crate) mod database;
 pub(crate) mod fake_emqx;
+pub(crate) mod fake_emqx_config;
 pub(crate) mod fleet;
 pub(crate) mod handshake;
 pub(crate) mod postgres;

@@ -1,0 +1,179 @@
+//! What EMQX shall be configured to: the same as `emqx-config/` does from files.
+
+use serde_json::{Value, json};
+
+use crate::emqx::setup::Sought;
+use crate::secret::Secret;
+
+/// Connections of EMQX to Fleetgate for logins, and as many for authorization. Each answers one
+/// request at a time.
+const POOL: u32 = 32;
+
+/// Something that EMQX is to have, and where its REST API has it.
+pub struct Resource {
+    /// Its name for people.
+    pub name: &'static str,
+    /// Where it is created.
+    pub collection: &'static str,
+    /// Where it is replaced.
+    pub item: &'static str,
+    /// How it is looked up.
+    pub sought: Sought,
+    /// Fields that only its creation has.
+    pub only_created: &'static [&'static str],
+    /// What it shall be. Holds the webhook token.
+    pub(super) fields: Value,
+}
+
+/// Where Fleetgate is for EMQX, and what EMQX presents there.
+pub struct Target {
+    fleetgate: String,
+    token: Secret,
+}
+
+impl Target {
+    /// A target; `fleetgate` is Fleetgate's URL as EMQX reaches it, without a slash at the end.
+    #[must_use]
+    pub fn new(fleetgate: &str, token: Secret) -> Self {
+        Self { fleetgate: fleetgate.trim_end_matches('/').to_owned(), token }
+    }
+
+    /// The text without the token, which EMQX's explanations may repeat.
+    pub(super) fn without_token(&self, text: &str) -> String {
+        text.replace(self.token.expose(), super::HIDDEN)
+    }
+
+    /// How EMQX decides where no source does, and what it remembers of decisions.
+    ///
+    /// `deny_action` leaves a client connected that tries what it may not.
+    pub(super) fn settings() -> Value {
+        json!({"no_match": "deny", "deny_action": "ignore", "cache": {"enable": false}})
+    }
+
+    /// Who may log in.
+    #[must_use]
+    pub fn authenticator(&self) -> Resource {
+        let more = json!({
+            "mechanism": "password_based", "backend": "http",
+            "body": placeholders(&[
+                "clientid", "username", "password", "peerhost", "cert_common_name", "cert_subject",
+            ]),
+        });
+        Resource {
+            name: "authenticator",
+            collection: "authentication",
+            item: "authentication/password_based:http",
+            sought: Sought::InList { list: None, key: "id", value: "password_based:http" },
+            only_created: &[],
+            fields: self.asking("/emqx/authn", more),
+        }
+    }
+
+    /// Who may publish and subscribe what.
+    #[must_use]
+    pub fn source(&self) -> Resource {
+        let more = json!({
+            "type": "http",
+            "body": placeholders(&[
+                "clientid", "username", "peerhost", "action", "topic", "qos", "retain",
+            ]),
+        });
+        Resource {
+            name: "authorization source http",
+            collection: "authorization/sources",
+            item: "authorization/sources/http",
+            sought: Sought::InList { list: Some("sources"), key: "type", value: "http" },
+            only_created: &[],
+            fields: self.asking("/emqx/authz", more),
+        }
+    }
+
+    /// A service that EMQX waits for. `enable_pipelining` 1: a request behind a slow one would wait.
+    fn asking(&self, path: &str, more: Value) -> Value {
+        let mut fields = json!({
+            "enable": true, "method": "post", "url": format!("{}{path}", self.fleetgate),
+            "pool_size": POOL, "enable_pipelining": 1, "request_timeout": "5s",
+            "headers": self.headers(),
+        });
+        super::difference::merge(&mut fields, more);
+        fields
+    }
+
+    fn headers(&self) -> Value {
+        let authorization = format!("Bearer {}", self.token.expose());
+        json!({"content-type": "application/json", "authorization": authorization})
+    }
+
+    /// The connections on which events travel. `hash` keeps a client's events on one of them.
+    #[must_use]
+    pub fn connector(&self) -> Resource {
+        Resource {
+            name: "connector",
+            collection: "connectors",
+            item: "connectors/http:fleetgate",
+            sought: Sought::Alone,
+            only_created: &["type", "name"],
+            fields: json!({
+                "type": "http", "name": "fleetgate", "enable": true, "url": self.fleetgate,
+                "pool_type": "hash", "pool_size": POOL, "enable_pipelining": 100, "headers": {},
+            }),
+        }
+    }
+
+    /// What carries events, and keeps them for as long as Fleetgate is away.
+    #[must_use]
+    pub fn action(&self) -> Resource {
+        Resource {
+            name: "action",
+            collection: "actions",
+            item: "actions/http:fleetgate_events",
+            sought: Sought::Alone,
+            only_created: &["type", "name"],
+            fields: json!({
+                "type": "http", "name": "fleetgate_events", "enable": true, "connector": "fleetgate",
+                "parameters": {
+                    "path": "/emqx/events", "method": "post", "headers": self.headers(),
+                },
+                "resource_opts": {
+                    "request_ttl": "infinity", "health_check_interval": "2s",
+                    "inflight_window": 1000, "max_buffer_bytes": "256MB",
+                },
+            }),
+        }
+    }
+
+    /// Who connects and disconnects.
+    #[must_use]
+    pub fn presence_rule(&self) -> Resource {
+        let sql = "SELECT * FROM \"$events/client_connected\", \"$events/client_disconnected\"";
+        rule("rule for presence", "rules/fleetgate_presence", "fleetgate_presence", sql)
+    }
+
+    /// What is published. `base64_encode` keeps bytes that are no text.
+    #[must_use]
+    pub fn message_rule(&self) -> Resource {
+        let sql = "SELECT event, id, clientid, username, topic, qos, flags.retain as retain, \
+                   base64_encode(payload) as payload_base64, publish_received_at, timestamp, node \
+                   FROM \"#\"";
+        rule("rule for messages", "rules/fleetgate_messages", "fleetgate_messages", sql)
+    }
+}
+
+fn rule(name: &'static str, item: &'static str, id: &str, sql: &str) -> Resource {
+    Resource {
+        name,
+        collection: "rules",
+        item,
+        sought: Sought::Alone,
+        only_created: &[],
+        fields: json!({
+            "id": id, "sql": sql, "actions": ["http:fleetgate_events"], "enable": true,
+        }),
+    }
+}
+
+/// Fields that EMQX fills in with what they are called.
+fn placeholders(names: &[&str]) -> Value {
+    let fields = names.iter().map(|name| ((*name).to_owned(), format!("${{{name}}}").into()));
+    Value::Object(fields.collect())
+}

@@ -1,0 +1,362 @@
+//! `fleetgate emqx apply`: what it does to brokers in all kinds of states.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use crate::support::commands::{fleetgate, run};
+use crate::support::fake_emqx::FakeEmqx;
+use crate::support::fake_emqx_config::{Broker, Fault, exchanges};
+
+const TOKEN: &str = "a-token-that-nobody-sees";
+
+/// The calls that a fresh EMQX needs, in the only order that is safe.
+const FRESH: [&str; 8] = [
+    "PUT authorization/settings",
+    "POST authentication",
+    "POST authorization/sources",
+    "DELETE authorization/sources/file",
+    "POST connectors",
+    "POST actions",
+    "POST rules",
+    "POST rules",
+];
+
+/// Exit code, standard output, standard error. None of them ever shows a secret.
+async fn apply_with(emqx: &FakeEmqx, secret: &str, flags: &[&str]) -> (i32, String, String) {
+    let api = emqx.settings();
+    let mut command = fleetgate(&[&["emqx", "apply"], flags].concat());
+    command.env("FLEETGATE_EMQX_API_URL", &api.url);
+    command.env("FLEETGATE_EMQX_API_KEY", &api.key);
+    command.env("FLEETGATE_EMQX_API_SECRET", secret);
+    command.env("FLEETGATE_EMQX_WEBHOOK_TOKEN", TOKEN);
+    let result = tokio::task::spawn_blocking(|| run(command)).await.unwrap();
+    for output in [&result.1, &result.2] {
+        assert!(!output.contains(TOKEN) && !output.contains(secret), "a secret: {output}");
+    }
+    result
+}
+
+async fn apply(emqx: &FakeEmqx, flags: &[&str]) -> (i32, String, String) {
+    apply_with(emqx, emqx.settings().secret.expose(), flags).await
+}
+
+async fn applied() -> FakeEmqx {
+    let emqx = FakeEmqx::start().await;
+    let (code, _, stderr) = apply(&emqx, &[]).await;
+    assert_eq!(code, 0, "{stderr}");
+    emqx.broker(|broker| broker.calls.clear());
+    emqx
+}
+
+fn calls(emqx: &FakeEmqx) -> Vec<String> {
+    emqx.broker(|broker| {
+        broker.calls.iter().map(|call| format!("{} {}", call.method, call.path)).collect()
+    })
+}
+
+/// Everything that a run may change, secrets in the clear.
+fn state(emqx: &FakeEmqx) -> Value {
+    emqx.broker(|broker| {
+        json!([
+            broker.settings,
+            broker.authenticators,
+            broker.sources,
+            broker.connector,
+            broker.action,
+            broker.rules
+        ])
+    })
+}
+
+fn never_more_open(before: [bool; 3], emqx: &FakeEmqx) {
+    let mut last = before;
+    for exposure in emqx.broker(|broker| broker.exposures.clone()) {
+        for (was, is) in last.into_iter().zip(exposure.holes()) {
+            assert!(was || !is, "a step opened it: {exposure:?}");
+        }
+        last = exposure.holes();
+    }
+}
+
+#[tokio::test]
+async fn a_fresh_broker_gets_all_it_needs() {
+    let emqx = FakeEmqx::start().await;
+    let before = emqx.broker(|broker| broker.exposure().holes());
+    let (code, stdout, stderr) = apply(&emqx, &["--fleetgate-url", "http://10.0.0.7:8080/"]).await;
+    assert_eq!(code, 0, "{stderr}");
+    assert_eq!(calls(&emqx), FRESH);
+    assert!(stdout.ends_with("8 changes made.\n"), "{stdout}");
+    assert!(stderr.contains("Sessions that were open before"), "{stderr}");
+    never_more_open(before, &emqx);
+    emqx.broker(|broker| {
+        assert_eq!(broker.exposure().holes(), [false; 3]);
+        let bearer = json!(format!("Bearer {TOKEN}"));
+        let authenticator = &broker.authenticators[0];
+        assert_eq!(authenticator["url"], "http://10.0.0.7:8080/emqx/authn");
+        assert_eq!(authenticator["headers"]["authorization"], bearer);
+        assert_eq!(authenticator["enable_pipelining"], 1);
+        assert_eq!(broker.sources.len(), 1);
+        assert_eq!(broker.sources[0]["url"], "http://10.0.0.7:8080/emqx/authz");
+        assert_eq!(broker.settings["cache"]["enable"], false);
+        assert_eq!(broker.connector.as_ref().unwrap()["url"], "http://10.0.0.7:8080");
+        let action = broker.action.as_ref().unwrap();
+        assert_eq!(action["parameters"]["headers"]["authorization"], bearer);
+        assert_eq!(action["resource_opts"]["request_ttl"], "infinity");
+        assert_eq!(broker.rules.len(), 2);
+    });
+}
+
+#[tokio::test]
+async fn a_second_run_changes_nothing() {
+    let emqx = applied().await;
+    let (code, stdout, _) = apply(&emqx, &[]).await;
+    assert_eq!((code, calls(&emqx)), (0, Vec::new()), "{stdout}");
+    assert!(stdout.contains("nothing to change"), "{stdout}");
+    let (_, stdout, _) = apply(&emqx, &["--json"]).await;
+    let result: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(result, json!({"dry_run": false, "changes": [], "left_alone": []}));
+}
+
+#[tokio::test]
+async fn a_dry_run_shows_all_and_changes_nothing() {
+    let emqx = FakeEmqx::start().await;
+    let before = state(&emqx);
+    let (code, stdout, _) = apply(&emqx, &["--dry-run"]).await;
+    assert_eq!((code, calls(&emqx)), (0, Vec::new()));
+    assert_eq!(state(&emqx), before);
+    for part in [
+        "would change authorization settings (PUT /api/v5/authorization/settings)",
+        "no_match: \"allow\" → \"deny\"",
+        "would create authenticator",
+        "headers.authorization: \"******\"",
+        "would delete authorization source file",
+        "{allow, all}",
+        "8 changes to make; nothing was changed",
+    ] {
+        assert!(stdout.contains(part), "no {part:?} in {stdout}");
+    }
+    let (_, stdout, _) = apply(&emqx, &["--dry-run", "--json"]).await;
+    let result: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(result["changes"].as_array().unwrap().len(), 8);
+    assert_eq!(result["changes"][1]["kind"], "create");
+}
+
+/// A way in which a broker differs from what it should be, and the call that repairs it.
+type Drift = (&'static str, fn(&mut Broker));
+
+const DRIFTS: [Drift; 18] = [
+    ("PUT authorization/settings", |b| b.settings["no_match"] = json!("allow")),
+    ("PUT authorization/settings", |b| b.settings["cache"]["enable"] = json!(true)),
+    ("PUT authorization/settings", |b| b.settings["deny_action"] = json!("disconnect")),
+    ("PUT authentication/password_based:http", |b| b.authenticators[0]["enable"] = json!(false)),
+    ("PUT authentication/password_based:http", |b| b.authenticators[0]["url"] = json!("http://x")),
+    ("PUT authentication/password_based:http", |b| {
+        b.authenticators[0]["body"].as_object_mut().unwrap().remove("cert_common_name");
+    }),
+    ("PUT authentication/password_based:http", |b| {
+        b.authenticators[0]["headers"].as_object_mut().unwrap().remove("authorization");
+    }),
+    ("POST authentication", |b| b.authenticators.clear()),
+    ("PUT authentication/password_based:http/position/front", |b| {
+        b.authenticators.insert(0, json!({"id": "password_based:built_in_database"}));
+    }),
+    ("PUT authorization/sources/http", |b| b.sources[0]["enable_pipelining"] = json!(100)),
+    ("POST authorization/sources/http/move", |b| {
+        b.sources.insert(0, json!({"type": "built_in_database", "enable": true}));
+    }),
+    ("DELETE authorization/sources/file", |b| {
+        b.sources.push(json!({"type": "file", "enable": false, "rules": "{allow, all}."}));
+    }),
+    ("PUT connectors/http:fleetgate", |b| b.connector.as_mut().unwrap()["pool_size"] = json!(8)),
+    ("PUT actions/http:fleetgate_events", |b| {
+        b.action.as_mut().unwrap()["resource_opts"]["request_ttl"] = json!("45s");
+    }),
+    ("PUT actions/http:fleetgate_events", |b| b.action.as_mut().unwrap()["enable"] = json!(false)),
+    ("PUT rules/fleetgate_messages", |b| {
+        b.rules["fleetgate_messages"]["sql"] = json!("SELECT * FROM \"#\"");
+    }),
+    ("PUT rules/fleetgate_presence", |b| b.rules["fleetgate_presence"]["actions"] = json!([])),
+    ("POST rules", |b| drop(b.rules.remove("fleetgate_messages"))),
+];
+
+#[tokio::test]
+async fn each_drift_is_found_and_repaired_by_one_call() {
+    let emqx = applied().await;
+    for (call, drift) in DRIFTS {
+        emqx.broker(|broker| {
+            drift(broker);
+            broker.calls.clear();
+            broker.exposures.clear();
+        });
+        let before = emqx.broker(|broker| broker.exposure().holes());
+        let (_, dry, _) = apply(&emqx, &["--dry-run", "--json"]).await;
+        let dry: Value = serde_json::from_str(&dry).unwrap();
+        assert_eq!(dry["changes"].as_array().unwrap().len(), 1, "{call}: {dry}");
+        let (code, _, stderr) = apply(&emqx, &[]).await;
+        assert_eq!(code, 0, "{stderr}");
+        assert_eq!(calls(&emqx), [call]);
+        never_more_open(before, &emqx);
+        let (_, stdout, _) = apply(&emqx, &[]).await;
+        assert!(stdout.contains("nothing to change"), "{call}: {stdout}");
+    }
+}
+
+#[tokio::test]
+async fn what_others_set_up_is_left_alone_and_told() {
+    let emqx = FakeEmqx::start().await;
+    emqx.broker(|broker| {
+        broker.authenticators.push(json!({"id": "password_based:built_in_database"}));
+        broker.sources.push(json!({"type": "built_in_database", "enable": true}));
+    });
+    let (code, stdout, stderr) = apply(&emqx, &[]).await;
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.contains("moved authenticator"), "{stdout}");
+    for part in ["authenticator password_based:built_in_database", "source built_in_database"] {
+        assert!(stderr.contains(part), "no {part:?} in {stderr}");
+    }
+    emqx.broker(|broker| {
+        assert_eq!(broker.authenticators[0]["id"], "password_based:http");
+        assert_eq!((broker.authenticators.len(), broker.sources.len()), (2, 2));
+    });
+}
+
+#[tokio::test]
+async fn a_token_is_sent_again_on_demand_only() {
+    let emqx = applied().await;
+    emqx.broker(|broker| {
+        broker.authenticators[0]["headers"]["authorization"] = json!("Bearer old");
+    });
+    let (_, stdout, _) = apply(&emqx, &[]).await;
+    assert!(stdout.contains("nothing to change"), "EMQX does not show it: {stdout}");
+    let (code, _, stderr) = apply(&emqx, &["--rotate-token"]).await;
+    assert_eq!(code, 0, "{stderr}");
+    let expected = [
+        "PUT authentication/password_based:http",
+        "PUT authorization/sources/http",
+        "PUT actions/http:fleetgate_events",
+    ];
+    assert_eq!(calls(&emqx), expected);
+    let token = emqx.broker(|broker| broker.authenticators[0]["headers"]["authorization"].clone());
+    assert_eq!(token, json!(format!("Bearer {TOKEN}")));
+}
+
+/// Brokers as they may be found.
+const BEGINNINGS: [fn(&mut Broker); 4] = [
+    |_| {},
+    // Anybody logs in, nobody may do anything.
+    |b| b.sources[0]["rules"] = json!("{deny, all}."),
+    // A file that denies, and nothing behind it.
+    |b| {
+        b.sources[0]["rules"] = json!("{deny, all}.");
+        b.authenticators.push(json!({"id": "password_based:built_in_database", "enable": true}));
+    },
+    |b| b.settings["no_match"] = json!("deny"),
+];
+
+#[tokio::test]
+async fn a_run_that_breaks_off_opens_nothing_and_the_next_one_completes() {
+    for beginning in BEGINNINGS {
+        for change in 0..FRESH.len() {
+            let emqx = FakeEmqx::start().await;
+            let before = emqx.broker(|broker| {
+                beginning(broker);
+                broker.fault = Some((change, Fault::Refused));
+                broker.exposure().holes()
+            });
+            let (code, stdout, stderr) = apply(&emqx, &[]).await;
+            assert_eq!((code, stdout.as_str()), (1, ""), "{stderr}");
+            assert!(stderr.contains("/api/v5/") && stderr.contains("Run the command again"));
+            assert_eq!(stderr.contains("Done before it"), change > 0, "{stderr}");
+            never_more_open(before, &emqx);
+            emqx.broker(|broker| broker.fault = None);
+            let (code, _, stderr) = apply(&emqx, &[]).await;
+            assert_eq!(code, 0, "{stderr}");
+            never_more_open(before, &emqx);
+            let end = emqx.broker(|broker| broker.exposure().holes());
+            assert_eq!(end, [false; 3]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_creation_whose_answer_is_lost_is_not_made_twice() {
+    let emqx = FakeEmqx::start().await;
+    emqx.broker(|broker| broker.fault = Some((1, Fault::AnswerLost)));
+    // Each lost answer looks like a broker that is away, which after some is not asked for a while.
+    for _ in 0..FRESH.len() {
+        if apply(&emqx, &[]).await.0 == 0 {
+            break;
+        }
+    }
+    let mut made = calls(&emqx);
+    made.retain(|call| call.starts_with("POST"));
+    assert_eq!(made.len(), 6, "{made:?}");
+    let (code, stdout, _) = apply(&emqx, &[]).await;
+    assert!(code == 0 && stdout.contains("nothing to change"), "{stdout}");
+}
+
+#[tokio::test]
+async fn a_wrong_key_names_the_setting() {
+    let emqx = FakeEmqx::start().await;
+    let (code, _, stderr) = apply_with(&emqx, "another-secret", &[]).await;
+    assert_eq!(code, 1);
+    for part in ["GET /api/v5/authorization/settings", "emqx.api_secret", "Nothing was changed"] {
+        assert!(stderr.contains(part), "no {part:?} in {stderr}");
+    }
+    emqx.go_away();
+    let (code, _, stderr) = apply(&emqx, &[]).await;
+    assert!(code == 1 && stderr.contains("emqx.api_url"), "{stderr}");
+}
+
+#[test]
+fn without_an_api_it_says_what_to_set() {
+    let mut command = fleetgate(&["emqx", "apply"]);
+    command.env("FLEETGATE_EMQX_WEBHOOK_TOKEN", TOKEN);
+    let (code, _, stderr) = run(command);
+    assert!(code == 2 && stderr.contains("emqx.api_url"), "{stderr}");
+}
+
+/// Every key with the objects around it; what clients are asked for is free.
+fn keys(value: &Value, around: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for (key, value) in value.as_object().into_iter().flatten() {
+        let name = format!("{around}/{key}");
+        if key != "body" {
+            found.extend(keys(value, &name));
+        }
+        found.insert(name);
+    }
+    found
+}
+
+/// EMQX accepted the recorded requests. What is sent besides is in its answers.
+#[tokio::test]
+async fn requests_have_the_shape_that_emqx_accepted() {
+    let emqx = applied().await;
+    let (code, _, stderr) = apply(&emqx, &["--rotate-token"]).await;
+    assert_eq!(code, 0, "{stderr}");
+    let mut sent = emqx.broker(|broker| broker.calls.clone());
+    let fresh = FakeEmqx::start().await;
+    apply(&fresh, &[]).await;
+    sent.extend(fresh.broker(|broker| broker.calls.clone()));
+    assert_eq!(sent.len(), 3 + FRESH.len());
+    for call in sent {
+        let path = format!("/api/v5/{}", call.path);
+        let path = path.replace("fleetgate_messages", "fleetgate_presence");
+        let all = exchanges();
+        let same = all.iter().find(|e| e.method == call.method && e.path == path);
+        let same = same.unwrap_or_else(|| panic!("{} {path} was not recorded", call.method));
+        assert!((200..300).contains(&same.status), "{} {path}", call.method);
+        let (ours, theirs) = (keys(&call.body, ""), keys(&same.request, ""));
+        let missing: Vec<_> = theirs.difference(&ours).collect();
+        assert!(missing.is_empty(), "{} {path} lacks {missing:?}", call.method);
+        let shown: Vec<_> = match path.as_str() {
+            "/api/v5/authentication/password_based:http" => vec!["/enable"],
+            _ => keys(&same.response, "").into_iter().map(|key| key.leak() as &str).collect(),
+        };
+        let added: Vec<_> =
+            ours.difference(&theirs).filter(|key| !shown.contains(&key.as_str())).collect();
+        assert!(added.is_empty(), "{} {path} has {added:?}", call.method);
+    }
+}
