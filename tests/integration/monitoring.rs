@@ -5,8 +5,9 @@
 mod promql;
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
@@ -120,6 +121,7 @@ async fn what_rules_and_panels_read_is_exported() {
         || async { app.metric("fleetgate_sweep_last_success_timestamp_seconds").await > 0.0 };
     eventually("the first sweep is over", swept).await;
     let scraped = app.get("/metrics").await.body;
+    promtool_reads(&scraped);
     let exported: Vec<Selector> = scraped
         .lines()
         .filter(|line| !line.starts_with('#'))
@@ -137,6 +139,16 @@ async fn what_rules_and_panels_read_is_exported() {
         read_expressions += 1;
     }
     assert!(read_expressions > 80, "{read_expressions}");
+}
+
+/// Names, units and help texts as Prometheus asks for them.
+fn promtool_reads(scraped: &str) {
+    let mut command = Command::new("promtool");
+    command.args(["check", "metrics"]).stdin(Stdio::piped()).stderr(Stdio::piped());
+    let Ok(mut promtool) = command.spawn() else { return };
+    promtool.stdin.take().unwrap().write_all(scraped.as_bytes()).unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 fn check(text: &str, expression: &Expression, exported: &[Selector], recorded: &BTreeSet<&str>) {
