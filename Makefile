@@ -2,13 +2,14 @@
 
 SHELL = /bin/sh
 .DEFAULT_GOAL = help
-.PHONY: help dev test lint fuzz prerequisites rust
+.PHONY: help dev test lint fuzz monitoring-check prerequisites rust
 
 help:
 	@echo 'make dev            start Fleetgate with a demo fleet on 127.0.0.1:8080; Ctrl-C stops it'
 	@echo 'make test           run every test against a private PostgreSQL'
 	@echo 'make lint           check formatting, lints and documentation'
 	@echo 'make fuzz           fuzz each target for FUZZ_SECONDS (default 30)'
+	@echo 'make monitoring-check  test the alerts with promtool (Debian package prometheus)'
 	@echo 'make prerequisites  install what is missing: a C compiler, PostgreSQL'
 
 # A debug build: it is ready soonest, and Cargo.toml has the password hash optimized in it too.
@@ -46,6 +47,13 @@ fuzz: prerequisites
 	        tests/fuzz/corpus/$$target tests/fuzz/seeds/$$target \
 	        -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096; \
 	done
+
+# Not among the prerequisites: only who changes an alert needs it.
+monitoring-check:
+	@command -v promtool >/dev/null || { \
+	    echo 'promtool is missing. docker/install-promtool.sh installs it.' >&2; exit 1; }
+	promtool check config docker/prometheus/prometheus.yml
+	promtool test rules docker/prometheus/tests/*.yml
 
 prerequisites: rust
 	@./docker/install-prerequisites.sh

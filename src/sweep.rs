@@ -42,7 +42,7 @@ use crate::emqx::{EmqxApi, EmqxError};
 use crate::metrics::SweepMetrics;
 use crate::registry::connection::{Target, within};
 use crate::registry::error::RegistryError;
-use crate::registry::sweep as registry;
+use crate::registry::sweep::{self as registry, DeviceCounts};
 use crate::sweep::listing::Listing;
 
 /// Share of the interval by which sweeps vary.
@@ -82,7 +82,7 @@ pub enum SweepError {
 /// See the module documentation.
 pub struct Sweeper {
     target: Target,
-    /// `None`: devices online are counted, nothing else.
+    /// `None`: devices are counted, nothing else.
     api: Option<Arc<EmqxApi>>,
     interval: Duration,
     clock: Clock,
@@ -131,15 +131,18 @@ impl Sweeper {
                 Err(error) => tracing::warn!(%error, "presence could not be compared with EMQX"),
             }
         }
-        match self.count_online().await {
-            Ok(online) => self.metrics.online_devices.set(online),
-            Err(error) => tracing::debug!(%error, "devices online could not be counted"),
+        match self.count_devices().await {
+            Ok(counts) => {
+                self.metrics.online_devices.set(counts.online);
+                self.metrics.offline_devices.set(counts.offline);
+            }
+            Err(error) => tracing::debug!(%error, "devices could not be counted"),
         }
     }
 
-    async fn count_online(&self) -> Result<i64, RegistryError> {
+    async fn count_devices(&self) -> Result<DeviceCounts, RegistryError> {
         let (client, _) = self.target.open(None).await?;
-        bounded(registry::count_online(&client)).await
+        bounded(registry::count_devices(&client)).await
     }
 
     /// Sweeps now.

@@ -58,6 +58,8 @@ pub struct SweepMetrics {
     pub last_success: Gauge,
     /// Devices that are online.
     pub online_devices: IntGauge,
+    /// Enabled devices that are not.
+    pub offline_devices: IntGauge,
 }
 
 impl SweepMetrics {
@@ -127,6 +129,10 @@ impl Adder<'_> {
             last_success: self.add(last_success)?,
             online_devices: self
                 .gauge("fleetgate_devices_online", "Devices online, as last counted.")?,
+            offline_devices: self.gauge(
+                "fleetgate_devices_offline",
+                "Enabled devices that are not online, as last counted.",
+            )?,
         })
     }
 }

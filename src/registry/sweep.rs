@@ -222,11 +222,22 @@ pub async fn end_sessions(
     Ok(ended)
 }
 
-/// How many devices are online.
+/// Devices by whether they are online.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceCounts {
+    /// Online.
+    pub online: i64,
+    /// Enabled and not online: those that somebody may miss.
+    pub offline: i64,
+}
+
+/// How many devices are online, and how many could be and are not.
 ///
 /// # Errors
 /// A database that is away.
-pub async fn count_online(client: &impl GenericClient) -> Result<i64, RegistryError> {
-    let row = client.query_one("SELECT count(*) FROM devices WHERE online", &[]).await;
-    Ok(row.map_err(on_sweep())?.get(0))
+pub async fn count_devices(client: &impl GenericClient) -> Result<DeviceCounts, RegistryError> {
+    let counts = "SELECT count(*) FILTER (WHERE online),
+                         count(*) FILTER (WHERE enabled AND NOT online) FROM devices";
+    let row = client.query_one(counts, &[]).await.map_err(on_sweep())?;
+    Ok(DeviceCounts { online: row.get(0), offline: row.get(1) })
 }

@@ -21,6 +21,7 @@ mod faults;
 mod kicks;
 mod load;
 mod logins;
+mod monitoring;
 mod presence;
 mod recorded;
 mod replay;

@@ -273,6 +273,11 @@ async fn replicas_share_the_sweeping() {
     .await;
     emqx.disconnect("t");
     eventually("it is seen offline", || async { !online().await }).await;
+    eventually("it is counted", || async {
+        a.metric("fleetgate_devices_offline").await == 1.0
+            && a.metric("fleetgate_devices_online").await == 0.0
+    })
+    .await;
     let before = emqx.pages();
     let began = Instant::now();
     eventually("sweeps go on", || async { emqx.pages() >= before + 5 }).await;
