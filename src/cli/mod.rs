@@ -19,6 +19,7 @@ mod device_show;
 pub mod doctor;
 mod error;
 mod grant;
+mod health;
 mod migrate;
 mod moment;
 mod output;
@@ -72,6 +73,7 @@ enum Command {
     Sweep(sweep::Arguments),
     CheckConfig(check_config::Arguments),
     Doctor(doctor::DoctorArgs),
+    Health(health::Arguments),
     Completions(completions::Arguments),
 }
 
@@ -92,6 +94,7 @@ impl Command {
             Self::Doctor(arguments) => {
                 Ok(doctor::run(&arguments, &context.sources(), context.output.json)?)
             }
+            Self::Health(arguments) => context.block_on(arguments.run(context)),
             Self::Sweep(arguments) => context.block_on(arguments.run(context)),
             Self::CheckConfig(arguments) => arguments.run(context),
             Self::Completions(arguments) => arguments.run::<Cli>(context),

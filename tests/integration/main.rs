@@ -15,6 +15,7 @@ mod doctor;
 mod embedded;
 mod events;
 mod faults;
+mod health;
 mod kicks;
 mod load;
 mod logins;
