@@ -215,8 +215,8 @@ fn waiting_events_fit_into_the_memory_limit() {
     let buffer = megabytes(&values(&configuration(), "max_buffer_bytes").remove(0));
     let limit = service("emqx")["mem_limit"].as_str().unwrap().to_owned();
     let limit = limit.strip_suffix('g').unwrap().parse::<u64>().unwrap() * 1024;
-    // `worker_pool_size` of an action is 16 (tests of the REST API in CONTRACT.md); half is for all else.
-    assert!(buffer * 16 <= limit / 2, "{buffer} MB for each of 16 workers, of {limit} MB");
+    // An action has 16 workers (`worker_pool_size`, CONTRACT.md's recordings); 2 GB are for all else.
+    assert!(buffer * 16 + 2048 <= limit, "{buffer} MB for each of 16 workers, of {limit} MB");
 }
 
 #[test]

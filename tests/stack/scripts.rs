@@ -107,7 +107,7 @@ fn shellcheck_has_nothing_to_say() {
         }
         // Written past the test harness, which would keep it to itself.
         Err(error) => {
-            writeln!(std::io::stderr(), "SKIPPED: shellcheck ({error}); install it").unwrap()
+            writeln!(std::io::stderr(), "SKIPPED: shellcheck ({error}); install it").unwrap();
         }
     }
 }
