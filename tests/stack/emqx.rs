@@ -14,7 +14,7 @@ use crate::{secrets_of, text_of};
 const FILE: &str = "emqx-config/fleetgate.conf";
 
 /// The file without its comments. No text in it holds a `#` behind white space.
-fn configuration() -> String {
+pub(crate) fn configuration() -> String {
     let text = text_of(FILE);
     let lines = text.lines().map(|line| match line.trim_start().starts_with('#') {
         true => "",
@@ -38,14 +38,14 @@ fn blocks(text: &str, word: &str, [open, close]: [char; 2]) -> Vec<String> {
     found
 }
 
-fn block(text: &str, word: &str) -> String {
+pub(crate) fn block(text: &str, word: &str) -> String {
     let mut found = blocks(text, word, ['{', '}']);
     assert_eq!(found.len(), 1, "{word}");
     found.remove(0)
 }
 
 /// Every value given to a key, without quotes.
-fn values(text: &str, key: &str) -> Vec<String> {
+pub(crate) fn values(text: &str, key: &str) -> Vec<String> {
     let prefix = format!("{key} = ");
     let begins = |line: &str, at: usize| line[..at].trim().is_empty() || line[..at].ends_with("{ ");
     let lines = text.lines().filter_map(|line| {
@@ -57,16 +57,16 @@ fn values(text: &str, key: &str) -> Vec<String> {
     lines.collect()
 }
 
-fn authentication() -> String {
+pub(crate) fn authentication() -> String {
     blocks(&configuration(), "authentication =", ['[', ']']).remove(0)
 }
 
-fn authorization() -> String {
+pub(crate) fn authorization() -> String {
     block(&configuration(), "authorization")
 }
 
 /// The fields of a body template; each takes EMQX's placeholder of its own name.
-fn template(of: &str) -> BTreeSet<String> {
+pub(crate) fn template(of: &str) -> BTreeSet<String> {
     let body = block(of, "body");
     let fields = body.lines().map(str::trim).filter(|line| !line.is_empty()).map(|line| {
         let (name, placeholder) = line.split_once(" = ").unwrap();

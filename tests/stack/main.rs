@@ -12,6 +12,7 @@
 mod compose;
 mod emqx;
 mod image;
+mod page;
 mod scripts;
 mod services;
 mod settings;
