@@ -21,6 +21,7 @@ pub mod doctor;
 mod emqx;
 mod error;
 mod grant;
+mod health;
 mod migrate;
 mod moment;
 mod output;
@@ -78,6 +79,7 @@ enum Command {
     Emqx(emqx::Arguments),
     CheckConfig(check_config::Arguments),
     Doctor(doctor::DoctorArgs),
+    Health(health::Arguments),
     Completions(completions::Arguments),
 }
 
@@ -100,6 +102,7 @@ impl Command {
             }
             Self::Certificate(arguments) => context.block_on(arguments.run(context)),
             Self::Secrets(arguments) => arguments.run(context),
+            Self::Health(arguments) => context.block_on(arguments.run(context)),
             Self::Sweep(arguments) => context.block_on(arguments.run(context)),
             Self::Emqx(arguments) => context.block_on(arguments.run(context)),
             Self::CheckConfig(arguments) => arguments.run(context),

@@ -105,6 +105,12 @@ impl Settings {
         Ok(self.emqx_api.clone()?)
     }
 
+    /// Where and how HTTP is served.
+    #[must_use]
+    pub fn http(&self) -> &Http {
+        &self.http
+    }
+
     /// The settings of device tokens.
     #[must_use]
     pub fn tokens(&self) -> &Tokens {

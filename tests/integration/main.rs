@@ -18,6 +18,7 @@ mod doctor_emqx;
 mod embedded;
 mod events;
 mod faults;
+mod health;
 mod kicks;
 mod load;
 mod logins;

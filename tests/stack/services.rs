@@ -1,0 +1,172 @@
+//! How the services run: in which order, with what, and with how little.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::compose::{document, mounts, service, services, texts};
+use crate::secrets_of;
+
+/// Those that end by themselves.
+const ONE_SHOT: [&str; 2] = ["secrets", "certificate"];
+
+fn condition(of: &str, on: &str) -> Value {
+    service(of)["depends_on"][on]["condition"].clone()
+}
+
+#[test]
+fn each_starts_when_what_it_needs_is_healthy() {
+    for needs_secrets in ["postgres", "fleetgate", "emqx"] {
+        assert_eq!(condition(needs_secrets, "secrets"), "service_completed_successfully");
+    }
+    assert_eq!(condition("fleetgate", "postgres"), "service_healthy");
+    assert_eq!(condition("emqx", "fleetgate"), "service_healthy");
+    let services = services();
+    for (name, service) in &services {
+        for on in service["depends_on"].as_object().into_iter().flat_map(|on| on.keys()) {
+            assert!(services.contains_key(on), "{name} waits for {on}, which isn't there");
+        }
+    }
+}
+
+#[test]
+fn everything_is_limited_and_watched() {
+    for (name, service) in services() {
+        let one_shot = ONE_SHOT.contains(&name.as_str());
+        assert_eq!(service["cap_drop"], json!(["ALL"]), "{name}");
+        assert_eq!(service["security_opt"], json!(["no-new-privileges:true"]), "{name}");
+        assert_eq!(service["read_only"] == json!(true), name != "emqx", "{name}");
+        assert_eq!(service["restart"], if one_shot { "no" } else { "unless-stopped" }, "{name}");
+        assert_eq!(service["healthcheck"]["test"].is_array(), !one_shot, "{name}");
+        assert!(service["mem_limit"].is_string(), "{name}");
+        assert!(service["logging"]["options"]["max-size"].is_string(), "{name}");
+        let image = service["image"].as_str().unwrap();
+        let tag = image.rsplit_once(':').map(|(_, tag)| tag);
+        assert!(tag.is_some_and(|tag| tag != "latest"), "{name}: {image} is not pinned");
+    }
+}
+
+#[test]
+fn only_what_is_asked_for_runs_without_a_profile() {
+    let services = services();
+    let of = |profile: Value| {
+        let those = services.iter().filter(move |(_, service)| service["profiles"] == profile);
+        those.map(|(name, _)| name.as_str()).collect::<Vec<_>>()
+    };
+    assert_eq!(of(Value::Null), ["emqx", "fleetgate", "postgres", "secrets"]);
+    assert_eq!(of(json!(["monitoring"])), ["grafana", "prometheus"]);
+    assert_eq!(of(json!(["tools"])), ["certificate"]);
+}
+
+#[test]
+fn the_lan_reaches_mqtt_and_nothing_else() {
+    let mut published = BTreeMap::new();
+    for (name, service) in services() {
+        published.insert(name, texts(&service["ports"]));
+    }
+    published.retain(|_, ports| !ports.is_empty());
+    let expected = json!({
+        "emqx": ["0.0.0.0:1883:1883", "0.0.0.0:8883:8883", "127.0.0.1:18083:18083"],
+        "grafana": ["127.0.0.1:3000:3000"],
+        "prometheus": ["127.0.0.1:9090:9090"],
+    });
+    assert_eq!(json!(published), expected);
+}
+
+/// Whether this checkout has what Prometheus and Grafana show.
+fn is_monitored() -> bool {
+    ["docker/prometheus", "docker/grafana"].iter().any(|path| Path::new(path).exists())
+}
+
+#[test]
+fn what_is_mounted_is_there() {
+    let volumes = document()["volumes"].clone();
+    for (name, service) in services() {
+        for (what, place, read_only) in mounts(&service) {
+            assert!(place.starts_with('/'), "{name}: {place}");
+            if !what.starts_with('.') {
+                assert!(volumes.get(&what).is_some(), "{name}: {what} is no volume");
+            } else if read_only {
+                let path = Path::new("docker").join(what.trim_start_matches("./"));
+                if service["profiles"] == json!(["monitoring"]) && !is_monitored() {
+                    let skipped =
+                        format!("SKIPPED: {name}'s {} (no monitoring here)", path.display());
+                    writeln!(std::io::stderr(), "{skipped}").unwrap();
+                    continue;
+                }
+                assert!(path.exists(), "{name} mounts {}, which isn't there", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn each_sees_only_its_own_secrets() {
+    let mut readers: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (name, service) in services() {
+        let secrets =
+            mounts(&service).into_iter().filter(|(what, ..)| what.starts_with("secrets-"));
+        for (volume, _, read_only) in secrets {
+            assert!(!secrets_of(&volume).is_empty());
+            assert_eq!(read_only, name != "secrets", "{name}: {volume}");
+            readers.entry(volume).or_default().push(name.clone());
+        }
+    }
+    let expected = json!({
+        "secrets-authority": ["certificate", "secrets"],
+        "secrets-emqx": ["emqx", "secrets"],
+        "secrets-fleetgate": ["certificate", "fleetgate", "secrets"],
+        "secrets-postgres": ["postgres", "secrets"],
+    });
+    assert_eq!(json!(readers), expected);
+}
+
+#[test]
+fn secrets_belong_to_the_users_that_read_them() {
+    let secrets = service("secrets");
+    let owners = texts(&secrets["command"]);
+    let owner = |part: &str| {
+        let prefix = format!("--owner={part}=");
+        owners.iter().find_map(|option| option.strip_prefix(&prefix)).unwrap().to_owned()
+    };
+    assert_eq!(json!(owner("fleetgate")), service("fleetgate")["user"]);
+    assert_eq!(json!(owner("postgres")), service("postgres")["user"]);
+    // EMQX's image says who it runs as.
+    assert_eq!(owner("emqx"), "1000:1000");
+    for (volume, place, _) in mounts(&secrets) {
+        assert_eq!(place, volume.replace("secrets-", "/secrets/"));
+    }
+}
+
+#[test]
+fn emqx_keeps_its_name_and_so_its_data() {
+    let emqx = service("emqx");
+    let host = emqx["hostname"].as_str().unwrap();
+    assert_eq!(emqx["environment"]["EMQX_NODE_NAME"], format!("emqx@{host}"));
+    assert_eq!(emqx["networks"]["labnet"]["aliases"], json!([host]));
+    assert!(host.contains('.'), "Erlang's long names need a dot");
+    assert!(mounts(&emqx).contains(&("emqx-data".into(), "/opt/emqx/data".into(), false)));
+}
+
+#[test]
+fn postgres_gets_the_password_that_fleetgate_has() {
+    let postgres = service("postgres");
+    let file = postgres["environment"]["POSTGRES_PASSWORD_FILE"].as_str().unwrap();
+    let (_, place, _) = mounts(&postgres).pop().unwrap();
+    let name = file.strip_prefix(&format!("{place}/")).unwrap();
+    assert!(secrets_of("secrets-postgres").contains(&name), "{file}");
+}
+
+/// The smoke test joins it. Secrets are made without any network.
+#[test]
+fn all_are_on_labnet() {
+    assert_eq!(document()["networks"]["labnet"]["name"], "labnet");
+    for (name, service) in services() {
+        let on_it = texts(&service["networks"]) == ["labnet"]
+            || service["networks"].get("labnet").is_some();
+        assert_eq!(on_it, name != "secrets", "{name}");
+    }
+    assert_eq!(service("secrets")["network_mode"], "none");
+}
