@@ -177,3 +177,16 @@ fn placeholders(names: &[&str]) -> Value {
     let fields = names.iter().map(|name| ((*name).to_owned(), format!("${{{name}}}").into()));
     Value::Object(fields.collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_explanation_that_repeats_the_token_does_not_show_it() {
+        let target = Target::new("http://fleetgate:8080/", Secret::new("topsecret".to_owned()));
+        let text = target.without_token("bad header: Bearer topsecret");
+        assert_eq!(text, "bad header: Bearer ******");
+        assert_eq!(target.connector().fields["url"], "http://fleetgate:8080");
+    }
+}
