@@ -73,7 +73,7 @@ pub async fn examine(sources: &Sources, clock: &Clock) -> Report {
     match Settings::load(sources) {
         Ok(settings) => {
             configuration::examine(&settings, sources, &mut report);
-            emqx::examine(&settings, &mut report).await;
+            emqx::examine(&settings, clock, &mut report).await;
             examine_database(&settings, clock, &mut report).await;
         }
         Err(problems) => {

@@ -1,7 +1,6 @@
 //! How the services run: in which order, with what, and with how little.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -75,11 +74,6 @@ fn the_lan_reaches_mqtt_and_nothing_else() {
     assert_eq!(json!(published), expected);
 }
 
-/// Whether this checkout has what Prometheus and Grafana show.
-fn is_monitored() -> bool {
-    ["docker/prometheus", "docker/grafana"].iter().any(|path| Path::new(path).exists())
-}
-
 #[test]
 fn what_is_mounted_is_there() {
     let volumes = document()["volumes"].clone();
@@ -90,12 +84,6 @@ fn what_is_mounted_is_there() {
                 assert!(volumes.get(&what).is_some(), "{name}: {what} is no volume");
             } else if read_only {
                 let path = Path::new("docker").join(what.trim_start_matches("./"));
-                if service["profiles"] == json!(["monitoring"]) && !is_monitored() {
-                    let skipped =
-                        format!("SKIPPED: {name}'s {} (no monitoring here)", path.display());
-                    writeln!(std::io::stderr(), "{skipped}").unwrap();
-                    continue;
-                }
                 assert!(path.exists(), "{name} mounts {}, which isn't there", path.display());
             }
         }

@@ -2,11 +2,13 @@
 
 mod broker;
 mod evidence;
+mod listener;
 
 use std::time::Instant;
 
 use super::LIMIT;
 use super::finding::{Finding, Report, Status};
+use crate::clock::Clock;
 use crate::config::{EmqxApi as ApiSettings, Settings};
 use crate::emqx::{EmqxApi, EmqxError, Place};
 use crate::metrics::Metrics;
@@ -14,7 +16,7 @@ use crate::secret::Secret;
 
 const API: &str = "EMQX's REST API";
 
-pub(super) async fn examine(settings: &Settings, report: &mut Report) {
+pub(super) async fn examine(settings: &Settings, clock: &Clock, report: &mut Report) {
     match settings.emqx_api() {
         Err(problems) => report.add(Finding::error(API, problems)),
         Ok(None) => report.add(Finding::ok(
@@ -22,7 +24,10 @@ pub(super) async fn examine(settings: &Settings, report: &mut Report) {
             "none (emqx.api_url): sessions keep rights that are taken away, and presence is not \
              repaired after a broker's crash",
         )),
-        Ok(Some(api)) => examine_broker(&api, settings, report).await,
+        Ok(Some(api)) => {
+            examine_broker(&api, settings, report).await;
+            report.add(listener::examine(&api.url, clock).await);
+        }
     }
 }
 

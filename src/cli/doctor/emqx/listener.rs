@@ -1,0 +1,187 @@
+//! The certificate that EMQX's TLS listener shows, and how long it still counts.
+//!
+//! It is only read here, not trusted: whether a client trusts it is for the client to say.
+
+use std::net::{TcpStream, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme};
+
+use crate::cli::doctor::LIMIT;
+use crate::cli::doctor::finding::Finding;
+use crate::clock::Clock;
+
+const CERTIFICATE: &str = "TLS certificate";
+/// MQTT over TLS (IANA), where `emqx-config/` listens.
+const PORT: u16 = 8883;
+const SECONDS_A_DAY: i64 = 86_400;
+/// `secrets init` renews 30 days before the end, so less means that it has not run.
+const DAYS_TO_MENTION: i64 = 21;
+const DAYS_TO_FAIL: i64 = 3;
+
+/// Looks at the listener on the host of EMQX's REST API.
+pub(super) async fn examine(api_url: &str, clock: &Clock) -> Finding {
+    let host = reqwest::Url::parse(api_url).ok().and_then(|url| url.host_str().map(str::to_owned));
+    let Some(host) = host else {
+        return Finding::ok(CERTIFICATE, "emqx.api_url names no host: nothing to look at");
+    };
+    let now = clock.now_micros().div_euclid(1_000_000);
+    let shown = tokio::task::spawn_blocking(move || (not_after(&host, PORT), host)).await;
+    match shown {
+        Ok((Ok(end), host)) => judge(&host, (end - now).div_euclid(SECONDS_A_DAY)),
+        Ok((Err(error), host)) => Finding::ok(
+            CERTIFICATE,
+            format!(
+                "no TLS listener that answers at {host}:{PORT} ({error}): devices use plain MQTT"
+            ),
+        ),
+        Err(error) => Finding::error(CERTIFICATE, error),
+    }
+}
+
+fn judge(host: &str, days: i64) -> Finding {
+    let found = format!("{host}:{PORT} shows one that counts for {days} days more");
+    let remedy = "run `fleetgate secrets init` (a restart of the stack does), or give EMQX a new \
+                  certificate; clients that check it cannot connect after its end";
+    if days < 0 {
+        Finding::failure(CERTIFICATE, format!("{host}:{PORT} shows one that has ended"), remedy)
+    } else if days <= DAYS_TO_FAIL {
+        Finding::failure(CERTIFICATE, found, remedy)
+    } else if days <= DAYS_TO_MENTION {
+        Finding::warning(CERTIFICATE, found, remedy)
+    } else {
+        Finding::ok(CERTIFICATE, found)
+    }
+}
+
+/// The end of the certificate shown at an address, in Unix seconds. Blocks for [`LIMIT`] at most a step.
+fn not_after(host: &str, port: u16) -> Result<i64, String> {
+    let words = |error: &dyn std::error::Error| error.to_string();
+    let address = (host, port).to_socket_addrs().map_err(|error| words(&error))?.next();
+    let address = address.ok_or("the name has no address")?;
+    let mut socket = TcpStream::connect_timeout(&address, step()).map_err(|error| words(&error))?;
+    socket
+        .set_read_timeout(Some(step()))
+        .and_then(|()| socket.set_write_timeout(Some(step())))
+        .map_err(|error| words(&error))?;
+    let name = ServerName::try_from(host.to_owned()).map_err(|error| words(&error))?;
+    let mut session = ClientConnection::new(reader()?, name).map_err(|error| words(&error))?;
+    while session.is_handshaking() {
+        session.complete_io(&mut socket).map_err(|error| words(&error))?;
+    }
+    let shown = session.peer_certificates().and_then(<[_]>::first).ok_or("it shows none")?;
+    let (_, parsed) = x509_parser::parse_x509_certificate(shown).map_err(|error| words(&error))?;
+    Ok(parsed.validity().not_after.timestamp())
+}
+
+fn step() -> Duration {
+    LIMIT / 2
+}
+
+fn reader() -> Result<Arc<ClientConfig>, String> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Reader(provider)))
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+/// Takes any certificate, because it is only read; nothing is sent over the connection.
+#[derive(Debug)]
+struct Reader(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Reader {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use rustls::pki_types::PrivateKeyDer;
+    use rustls::{ServerConfig, ServerConnection};
+
+    use super::*;
+    use crate::cli::doctor::Status;
+
+    /// A listener that shows a certificate until 2100; returns its port.
+    fn listener() -> u16 {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut wanted = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        wanted.not_after = rcgen::date_time_ymd(2100, 1, 1);
+        let certificate = wanted.self_signed(&key).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![certificate.der().clone()],
+                PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+            )
+            .unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        std::thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            let mut session = ServerConnection::new(Arc::new(config)).unwrap();
+            while session.is_handshaking() && session.complete_io(&mut socket).is_ok() {}
+        });
+        port
+    }
+
+    #[test]
+    fn the_end_of_a_certificate_is_read_whoever_signed_it() {
+        assert_eq!(not_after("localhost", listener()), Ok(4_102_444_800));
+        assert!(not_after("localhost", 1).is_err());
+    }
+
+    #[test]
+    fn the_days_left_decide() {
+        for (days, status) in
+            [(-1, Status::Failure), (3, Status::Failure), (21, Status::Warning), (22, Status::Ok)]
+        {
+            assert_eq!(judge("emqx", days).status, status, "{days}");
+        }
+    }
+}
