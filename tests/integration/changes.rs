@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::app::{TestApp, config, eventually, start};
 use crate::support::fleet::Fleet;
-use crate::support::postgres::fresh_database;
+use crate::support::postgres::empty_database;
 
 #[tokio::test]
 async fn every_kind_of_change_is_seen() {
@@ -63,14 +63,14 @@ async fn presence_does_not_disturb_the_cache() {
 
 #[tokio::test]
 async fn two_replicas_start_on_an_empty_database_and_see_each_change() {
-    let database = fresh_database().await;
+    let database = empty_database().await;
     let settings = config(&database.url);
     let (a, b) = tokio::join!(TestApp::start(settings.clone()), TestApp::start(settings));
     tokio::join!(a.ready(), b.ready());
     let fleet = Fleet::connect(&database.url).await;
     fleet.device("t").await.bind("t", "main", Some("a"), None).await;
     let mut latencies = Vec::new();
-    for round in 0..50 {
+    for round in 0..200 {
         let enabled = round % 2 == 1;
         let expected = if enabled { "allow" } else { "deny" };
         fleet.enabled("t", enabled).await;
@@ -83,7 +83,12 @@ async fn two_replicas_start_on_an_empty_database_and_see_each_change() {
         latencies.push(committed.elapsed());
     }
     latencies.sort();
-    assert!(latencies[latencies.len() / 2] < Duration::from_millis(100), "{latencies:?}");
+    let p99 = latencies[latencies.len() * 99 / 100];
+    println!(
+        "commit to refusal on both replicas: median {:?}, p99 {p99:?}",
+        latencies[latencies.len() / 2]
+    );
+    assert!(p99 < Duration::from_millis(100), "{latencies:?}");
 }
 
 #[tokio::test]
