@@ -117,7 +117,7 @@ impl App {
         let freshness = Arc::new(Freshness::new(config.cache.max_staleness));
         let devices = Arc::new(DeviceCache::new(
             &config.cache,
-            postgres.clone(),
+            &postgres,
             freshness.clone(),
             metrics.cache.clone(),
         ));

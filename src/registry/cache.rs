@@ -3,7 +3,7 @@
 //! # What it keeps
 //! 1. A record is served only while [`freshness`](super::freshness) vouches for it; a change that was
 //!    committed in PostgreSQL and notified is never undone by a slow load.
-//! 2. However many requests ask for a name at once, one query runs for it.
+//! 2. However many requests ask for a name at once, one [load](super::loads) runs for it.
 //! 3. Memory is bounded: records by number (a large one counts as several), unknown names by number
 //!    and time, loads by the requests that wait for them.
 //! 4. While PostgreSQL does not answer, records already here stand in for a bounded time; a name that
@@ -37,7 +37,7 @@ use crate::domain::name::DeviceName;
 use crate::metrics::CacheMetrics;
 use crate::registry::error::RegistryError;
 use crate::registry::freshness::{Freshness, Stamp};
-use crate::registry::load::load;
+use crate::registry::loads::Loads;
 use crate::registry::pool::Postgres;
 
 /// Rights and credentials of a device that count as one entry of the cache's size.
@@ -80,7 +80,7 @@ pub struct DeviceCache {
     unknown_ttl: Duration,
     flights: Mutex<HashMap<DeviceName, Flight>>,
     freshness: Arc<Freshness>,
-    postgres: Postgres,
+    loads: Loads,
     metrics: CacheMetrics,
 }
 
@@ -89,7 +89,7 @@ impl DeviceCache {
     #[must_use]
     pub fn new(
         settings: &config::Cache,
-        postgres: Postgres,
+        postgres: &Postgres,
         freshness: Arc<Freshness>,
         metrics: CacheMetrics,
     ) -> Self {
@@ -100,7 +100,7 @@ impl DeviceCache {
             unknown_ttl: settings.unknown_ttl,
             flights: Mutex::default(),
             freshness,
-            postgres,
+            loads: Loads::start(postgres),
             metrics,
         }
     }
@@ -202,14 +202,14 @@ impl DeviceCache {
     async fn load(&self, name: &DeviceName) -> Result<Loaded, CacheError> {
         let stamp = self.freshness.stamp(name.as_str());
         let timer = self.metrics.load_duration.start_timer();
-        let outcome = self.postgres.run(async |client| load(client, name).await).await;
+        let outcome = self.loads.load(name).await;
         timer.observe_duration();
         match outcome {
-            Ok(device) => Ok(self.keep(name, device.map(Arc::new), stamp)),
+            Ok(device) => Ok(self.keep(name, device, stamp)),
             Err(error) => {
                 self.metrics.load_failures.inc();
                 tracing::warn!(%error, "a device could not be loaded");
-                Err(CacheError::Registry(Arc::new(error)))
+                Err(CacheError::Registry(error))
             }
         }
     }

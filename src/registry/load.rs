@@ -1,4 +1,7 @@
-//! Loads the one record that a decision needs, with one query.
+//! Reads the records that decisions need, with one query.
+
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use tokio_postgres::Row;
@@ -11,10 +14,11 @@ use crate::domain::password_hash::PasswordHash;
 use crate::domain::rights::Rights;
 use crate::registry::error::RegistryError;
 
-/// Times travel as microseconds since the Unix epoch. Revoked credentials stay behind; expired ones
-/// come along, because an expired certificate that is required must still refuse.
-const LOAD: &str = "
-    SELECT d.id, d.client_id, d.kind, d.enabled,
+/// The query; `$1` are names. Times travel as microseconds since the Unix epoch. Revoked credentials
+/// stay behind; expired ones come along, because an expired certificate that is required must still
+/// refuse.
+pub const LOAD: &str = "
+    SELECT d.name, d.id, d.client_id, d.kind, d.enabled,
       (SELECT json_agg(json_build_array(c.id, c.kind, c.hash, c.common_name, c.certificate_required,
               (extract(epoch FROM c.not_before) * 1000000)::bigint,
               (extract(epoch FROM c.expires_at) * 1000000)::bigint) ORDER BY c.id)
@@ -23,9 +27,16 @@ const LOAD: &str = "
          FROM topic_bindings b WHERE b.device_id = d.id) AS bindings,
       (SELECT json_agg(json_build_array(g.action, g.topic_filter))
          FROM topic_grants g WHERE g.device_id = d.id) AS grants
-    FROM devices d WHERE d.name = $1";
+    FROM devices d WHERE d.name = ANY ($1::text[])";
 
-/// Loads a device by name; `None` when there is none.
+/// A device, or why its row cannot be read.
+pub type Record = Result<Arc<DeviceRecord>, Arc<RegistryError>>;
+
+/// Records by name.
+pub type Records = HashMap<DeviceName, Record>;
+
+/// Loads the devices of these names, all as of one moment. A name that no device has is not among
+/// them.
 ///
 /// A credential or right that Fleetgate cannot read (a hash of another algorithm, say) is left out
 /// and logged: it then allows nothing, and the rest of the device keeps working.
@@ -34,21 +45,34 @@ const LOAD: &str = "
 /// When the query fails.
 pub async fn load(
     client: &deadpool_postgres::Client,
-    name: &DeviceName,
-) -> Result<Option<DeviceRecord>, RegistryError> {
-    let on_device = || RegistryError::on(format!("device {name:?}"));
-    let statement = client.prepare_cached(LOAD).await.map_err(on_device())?;
-    let row = client.query_opt(&statement, &[&name.as_str()]).await.map_err(on_device())?;
-    row.map(|row| record(name, &row)).transpose()
+    names: &[DeviceName],
+) -> Result<Records, RegistryError> {
+    let on_devices = || match names {
+        [name] => RegistryError::on(format!("device {name:?}")),
+        names => RegistryError::on(format!("{} devices", names.len())),
+    };
+    let statement = client.prepare_cached(LOAD).await.map_err(on_devices())?;
+    let texts: Vec<&str> = names.iter().map(DeviceName::as_str).collect();
+    let rows = client.query(&statement, &[&texts]).await.map_err(on_devices())?;
+    rows.iter().map(named).collect()
+}
+
+fn named(row: &Row) -> Result<(DeviceName, Record), RegistryError> {
+    let name: &str = column(row, "name")?;
+    let name: DeviceName = name.parse().map_err(unreadable(name, "name"))?;
+    let record = record(&name, row).map(Arc::new).map_err(Arc::new);
+    Ok((name, record))
+}
+
+fn unreadable(device: &str, column: &'static str) -> impl Fn(NameError) -> RegistryError {
+    move |why| RegistryError::Database {
+        thing: format!("device {device:?}"),
+        message: format!("its {column} {why}"),
+    }
 }
 
 fn record(name: &DeviceName, row: &Row) -> Result<DeviceRecord, RegistryError> {
-    let unreadable = |column: &'static str| {
-        move |why: NameError| RegistryError::Database {
-            thing: format!("device {name:?}"),
-            message: format!("its {column} {why}"),
-        }
-    };
+    let unreadable = |column| unreadable(name.as_str(), column);
     let client_id: Option<&str> = column(row, "client_id")?;
     let kind: &str = column(row, "kind")?;
     let credentials: Option<Json<Vec<CredentialRow>>> = column(row, "credentials")?;

@@ -1,10 +1,10 @@
 //! The registry: PostgreSQL, the single source of truth, behind a bounded read-through cache.
 //!
 //! ```text
-//!            find(name)                     NOTIFY fleetgate_device
-//!  authn ──► cache.rs ──miss──► load.rs ──► PostgreSQL ──► changes.rs
-//!  authz        ▲                  pool.rs                     │
-//!               └────────────── freshness.rs ◄─────────────────┘
+//!            find(name)                                NOTIFY fleetgate_device
+//!  authn ──► cache.rs ──miss──► loads.rs ──► load.rs ──► PostgreSQL ──► changes.rs
+//!  authz        ▲               together     pool.rs                        │
+//!               └──────────────────── freshness.rs ◄────────────────────────┘
 //! ```
 //!
 //! [`cache`] answers from memory while [`freshness`] vouches for what is there; [`changes`] keeps
@@ -27,6 +27,7 @@ pub mod evictions;
 pub mod freshness;
 pub mod grants;
 pub mod load;
+pub mod loads;
 pub mod migrate;
 pub mod pool;
 pub mod presence;

@@ -27,6 +27,7 @@ const TRANSACTION_ATTEMPTS: u32 = 5;
 pub struct Postgres {
     pool: Pool,
     query_timeout: Duration,
+    runtime: Handle,
 }
 
 impl Postgres {
@@ -39,14 +40,25 @@ impl Postgres {
         let target = target.with_statement_timeout(settings.query_timeout);
         let manager = Manager::from_connect(
             target.config.clone(),
-            OnRuntime { target, runtime },
+            OnRuntime { target, runtime: runtime.clone() },
             ManagerConfig { recycling_method: RecyclingMethod::Fast },
         );
         let pool = Pool::builder(manager)
             .max_size(settings.pool_size)
             .build()
             .map_err(|error| RegistryError::Unreachable(error.to_string()))?;
-        Ok(Self { pool, query_timeout: settings.query_timeout })
+        Ok(Self { pool, query_timeout: settings.query_timeout, runtime })
+    }
+
+    /// How long a query may take, waiting for a connection included.
+    #[must_use]
+    pub fn query_timeout(&self) -> Duration {
+        self.query_timeout
+    }
+
+    /// Runs a task where the connections are.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn(task);
     }
 
     /// Runs `work` on a pooled connection within the query time-out, waiting for the connection
@@ -57,7 +69,7 @@ impl Postgres {
     /// [`RegistryError::Unreachable`] without connection or in time-out, else what `work` says.
     pub async fn run<T>(
         &self,
-        work: impl AsyncFn(&deadpool_postgres::Client) -> Result<T, RegistryError>,
+        work: impl for<'c> Fn(&'c Object) -> BoxFuture<'c, Result<T, RegistryError>>,
     ) -> Result<T, RegistryError> {
         let deadline = Instant::now() + self.query_timeout;
         match self.attempt(deadline, &work).await {
@@ -126,7 +138,7 @@ impl Postgres {
     async fn attempt<T>(
         &self,
         deadline: Instant,
-        work: &impl AsyncFn(&deadpool_postgres::Client) -> Result<T, RegistryError>,
+        work: &impl for<'c> Fn(&'c Object) -> BoxFuture<'c, Result<T, RegistryError>>,
     ) -> Result<T, RegistryError> {
         let client = self.connection(deadline).await?;
         let outcome = timeout_at(deadline, work(&client))

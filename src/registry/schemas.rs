@@ -11,6 +11,7 @@
 
 use std::sync::Arc;
 
+use futures_util::future::FutureExt;
 use quick_cache::sync::Cache;
 use serde_json::Value;
 use tokio::sync::OnceCell;
@@ -108,23 +109,27 @@ impl SchemaCache {
     }
 
     async fn load(&self, capability: &str) -> Loaded {
-        let schema = self
-            .postgres
-            .run(async |client| {
-                let query = "SELECT state_schema FROM capabilities WHERE name = $1";
-                let row = client
-                    .query_opt(query, &[&capability])
-                    .await
-                    .map_err(RegistryError::on(format!("capability {capability:?}")))?;
-                Ok(row.and_then(|row| row.get::<_, Option<Value>>(0)))
-            })
-            .await;
-        match schema {
+        let name: Arc<str> = capability.into();
+        let schema = self.postgres.run(|client| {
+            let name = name.clone();
+            async move { state_schema(client, &name).await }.boxed()
+        });
+        match schema.await {
             Ok(None) => Ok(Demand::Nothing),
             Ok(Some(schema)) => Ok(compiled(capability, &schema)),
             Err(error) => Err(CacheError::Registry(Arc::new(error))),
         }
     }
+}
+
+async fn state_schema(
+    client: &deadpool_postgres::Client,
+    capability: &str,
+) -> Result<Option<Value>, RegistryError> {
+    let query = "SELECT state_schema FROM capabilities WHERE name = $1";
+    let row = client.query_opt(query, &[&capability]).await;
+    let row = row.map_err(RegistryError::on(format!("capability {capability:?}")))?;
+    Ok(row.and_then(|row| row.get(0)))
 }
 
 fn key(capability: &str) -> String {

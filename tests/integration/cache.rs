@@ -15,7 +15,7 @@ use prometheus::IntCounter;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::app::{config, eventually};
+use crate::support::app::{config, eventually, start};
 use crate::support::fleet::Fleet;
 use crate::support::postgres::fresh_database;
 
@@ -30,7 +30,7 @@ fn cache(url: &str, stop: CancellationToken) -> (Arc<DeviceCache>, Arc<Freshness
     let postgres = Postgres::new(&config.database, Handle::current()).unwrap();
     let cache = Arc::new(DeviceCache::new(
         &config.cache,
-        postgres.clone(),
+        &postgres,
         freshness.clone(),
         metrics.cache.clone(),
     ));
@@ -109,4 +109,38 @@ async fn a_record_is_never_older_than_a_change_that_was_heard() {
         assert!(reader.join().unwrap() > 0);
     }
     stop.cancel();
+}
+
+#[tokio::test]
+async fn a_crowd_is_loaded_together_and_a_row_that_cannot_be_read_fails_alone() {
+    const CROWD: usize = 200;
+    let (app, fleet, _database) = start().await;
+    fleet.device("device-0").await;
+    let secret = fleet.secret("device-0").await;
+    fleet
+        .sql(
+            "INSERT INTO devices (name, kind) SELECT 'device-' || n, 'sensor'
+             FROM generate_series(1, $1::int - 1) AS n",
+            &[&i32::try_from(CROWD).unwrap()],
+        )
+        .await;
+    fleet
+        .sql(
+            "INSERT INTO device_credentials (device_id, kind, hash)
+             SELECT devices.id, known.kind, known.hash
+             FROM devices CROSS JOIN device_credentials AS known WHERE devices.id <> known.device_id",
+            &[],
+        )
+        .await;
+    fleet.sql("ALTER TABLE devices DROP CONSTRAINT devices_kind_form", &[]).await;
+    fleet.sql("UPDATE devices SET kind = '' WHERE name = 'device-7'", &[]).await;
+    app.hears(1.0).await;
+    let logins = (0..CROWD).map(|number| {
+        let (name, app, secret) = (format!("device-{number}"), &app, &secret);
+        async move { app.login(&name, secret).await.status }
+    });
+    let statuses = futures_util::future::join_all(logins).await;
+    for (number, status) in statuses.into_iter().enumerate() {
+        assert_eq!(status, if number == 7 { 503 } else { 200 }, "device-{number}");
+    }
 }
