@@ -1,0 +1,166 @@
+//! What PostgreSQL gives to a client that does nothing else: the same statements, prepared.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use fleetgate::domain::device::DeviceId;
+use fleetgate::registry::load::LOAD;
+use fleetgate::registry::presence::{SessionMove, apply_sessions};
+use fleetgate::registry::reports::{self, DeviceNews, Report as Value};
+use hdrhistogram::Histogram;
+use tokio::task::JoinSet;
+use tokio_postgres::Client;
+
+use crate::plan::Report;
+use crate::sessions::{Happening, Sessions};
+use crate::support::registry::connect;
+use crate::support::requests::device_name;
+use crate::turns::Run;
+
+/// Loads each of the first `devices` records once, over this many connections.
+pub(crate) async fn loads(url: &str, connections: usize, devices: u32) -> Run {
+    let next = Arc::new(AtomicU32::new(0));
+    let mut clients = Vec::new();
+    for _ in 0..connections {
+        let client = connect(url).await;
+        let statement = client.prepare(LOAD).await.expect("the statement");
+        clients.push((client, statement));
+    }
+    let (mut tasks, began) = (JoinSet::new(), Instant::now());
+    for (client, statement) in clients {
+        let next = next.clone();
+        tasks.spawn(async move {
+            let mut latencies = histogram();
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= devices {
+                    return latencies;
+                }
+                let sent = Instant::now();
+                let row = client.query_opt(&statement, &[&[device_name(number)].as_slice()]).await;
+                row.expect("an answer").expect("a device");
+                record(&mut latencies, sent);
+            }
+        });
+    }
+    let all = joined(tasks).await;
+    run(&all, u64::from(devices), began.elapsed())
+}
+
+/// Writes batches of `batch` events for `time` over each of these connections, and commits each.
+pub(crate) async fn events(
+    url: &str,
+    connections: usize,
+    batch: usize,
+    devices: u32,
+    since_ms: i64,
+    time: Duration,
+) -> Run {
+    let ids = device_ids(url).await;
+    let written = Arc::new(AtomicU64::new(0));
+    let mut clients = Vec::new();
+    for _ in 0..connections {
+        clients.push(connect(url).await);
+    }
+    let (mut tasks, began) = (JoinSet::new(), Instant::now());
+    for (number, client) in clients.into_iter().enumerate() {
+        let mine = (0..devices).skip(number).step_by(connections).collect();
+        let (ids, written) = (ids.clone(), written.clone());
+        tasks.spawn(async move {
+            let mut sessions = Sessions::new(mine, since_ms);
+            write_batches(client, &mut sessions, &ids, batch, began + time, &written).await
+        });
+    }
+    let all = joined(tasks).await;
+    run(&all, written.load(Ordering::Relaxed), began.elapsed())
+}
+
+async fn write_batches(
+    mut client: Client,
+    sessions: &mut Sessions,
+    ids: &[i64],
+    batch: usize,
+    until: Instant,
+    written: &AtomicU64,
+) -> Histogram<u64> {
+    let mut latencies = histogram();
+    while Instant::now() < until {
+        let (moves, news) = rows(sessions, ids, batch);
+        let sent = Instant::now();
+        let transaction = client.transaction().await.expect("a transaction");
+        apply_sessions(&transaction, &moves).await.expect("sessions");
+        reports::write(&transaction, &news).await.expect("reports");
+        transaction.commit().await.expect("a commit");
+        record(&mut latencies, sent);
+        written.fetch_add(batch as u64, Ordering::Relaxed);
+    }
+    latencies
+}
+
+/// What Fleetgate makes of these events: rows in the order in which they are locked.
+fn rows(sessions: &mut Sessions, ids: &[i64], batch: usize) -> (Vec<SessionMove>, Vec<DeviceNews>) {
+    let (mut moves, mut news) = (Vec::new(), Vec::new());
+    for _ in 0..batch {
+        let (number, happening) = sessions.next();
+        let device_id = DeviceId(ids[number as usize]);
+        let client_id = device_name(number);
+        let session = |connected_at_ms, ended_at_ms| SessionMove {
+            client_id,
+            device_id,
+            connected_at_ms,
+            ended_at_ms,
+            inferred: false,
+        };
+        let seen = |at_ms| DeviceNews::seen(device_id, at_ms);
+        match happening {
+            Happening::Connected { at_ms } => {
+                moves.push(session(at_ms, None));
+                news.push(seen(at_ms));
+            }
+            Happening::Disconnected { began_ms, at_ms } => {
+                moves.push(session(began_ms, Some(at_ms)));
+                news.push(seen(at_ms));
+            }
+            Happening::Reported { at_ms, id } => {
+                let value = Some(r#"{"c":21.5}"#.into());
+                let mut heard = seen(at_ms);
+                heard.reports.insert("main".into(), Value { at_ms, id: id.into(), value });
+                news.push(heard);
+            }
+        }
+    }
+    moves.sort_by(|a, b| a.client_id.cmp(&b.client_id));
+    news.sort_by_key(|news| news.device_id);
+    (moves, news)
+}
+
+async fn device_ids(url: &str) -> Arc<[i64]> {
+    let rows = connect(url).await.query("SELECT id FROM devices ORDER BY name", &[]).await;
+    rows.expect("the devices").iter().map(|row| row.get(0)).collect()
+}
+
+fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 60_000_000, 3).expect("good bounds")
+}
+
+fn record(latencies: &mut Histogram<u64>, sent: Instant) {
+    let micros = u64::try_from(sent.elapsed().as_micros()).expect("less than an age");
+    latencies.saturating_record(micros);
+}
+
+async fn joined(mut tasks: JoinSet<Histogram<u64>>) -> Histogram<u64> {
+    let mut all = histogram();
+    while let Some(one) = tasks.join_next().await {
+        all.add(one.expect("a connection does its part")).expect("the same bounds");
+    }
+    all
+}
+
+fn run(latencies: &Histogram<u64>, answers: u64, time: Duration) -> Run {
+    let at = |quantile| Duration::from_micros(latencies.value_at_quantile(quantile));
+    #[allow(clippy::cast_precision_loss, reason = "far less than 2^52 answers")]
+    let per_second = answers as f64 / time.as_secs_f64();
+    let report = Report { per_second, answers, p50: at(0.5), p99: at(0.99), p999: at(0.999) };
+    Run { report, cpu: None }
+}

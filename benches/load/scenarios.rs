@@ -1,0 +1,59 @@
+//! The scenarios, and what each must reach on two cores.
+
+mod changes;
+mod decisions;
+mod events;
+mod hashing;
+mod idle;
+mod large;
+mod storm;
+
+use crate::support::registry::Registry;
+use crate::table::{Row, Table};
+
+/// The small registry: 1,000 devices with generated secrets, and some with chosen passwords.
+const SMALL: &str = "small";
+const GENERATED: std::ops::Range<u32> = 0..1000;
+const CHOSEN: std::ops::Range<u32> = 1000..1065;
+
+/// The registry of the storm after a cold start.
+const STORM: &str = "storm";
+
+/// The large registry.
+const LARGE: &str = "large";
+
+/// Runs those scenarios whose name is among `chosen`, or all.
+pub(crate) async fn run(chosen: &[&str]) -> Table {
+    let wanted = |name: &str| chosen.is_empty() || chosen.contains(&name);
+    let registry = Registry::start();
+    registry.create(SMALL, CHOSEN.end, CHOSEN).await;
+    let url = registry.url(SMALL);
+    let mut rows: Vec<Row> = Vec::new();
+    if wanted("authz") {
+        rows.push(decisions::actions(&url).await);
+    }
+    if wanted("authn") {
+        rows.extend(decisions::logins(&url).await);
+    }
+    if wanted("storm") {
+        registry.create(STORM, storm::DEVICES, 0..0).await;
+        rows.push(storm::cold_start(&registry.url(STORM)).await);
+    }
+    if wanted("hashing") {
+        rows.push(hashing::full_queue(&url).await);
+    }
+    if wanted("events") {
+        rows.extend(events::durable(&url).await);
+    }
+    if wanted("changes") {
+        rows.push(changes::two_replicas(&url).await);
+    }
+    if wanted("large") {
+        registry.create(LARGE, large::DEVICES, 0..0).await;
+        rows.extend(large::registry(&url, &registry.url(LARGE)).await);
+    }
+    if wanted("idle") {
+        rows.extend(idle::service(&url).await);
+    }
+    Table::new(rows)
+}

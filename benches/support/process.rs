@@ -1,0 +1,34 @@
+//! What a process uses, as Linux counts it in `/proc`.
+
+use std::fs;
+use std::time::Duration;
+
+/// The kernel's unit of processor time in `/proc/PID/stat`: a hundredth of a second on every
+/// architecture that Linux runs on today.
+const TICK: Duration = Duration::from_millis(10);
+
+/// Processor time that a process has used so far, all threads, in user and kernel mode.
+pub(crate) fn cpu_time(pid: u32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process runs");
+    // The name in parentheses may hold spaces; counted from behind it, fields 12 and 13 are utime, stime.
+    let (_, fields) = stat.rsplit_once(") ").expect("a name in parentheses");
+    let ticks = fields.split(' ').skip(11).take(2).map(|field| field.parse::<u32>().unwrap());
+    TICK * ticks.sum::<u32>()
+}
+
+/// Resident memory of a process in bytes.
+pub(crate) fn resident_bytes(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+    let kibibytes = line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number");
+    kibibytes * 1024
+}
+
+/// The processor's name and how many of them there are, for the heading of a table.
+pub(crate) fn machine() -> String {
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = info.lines().find_map(|line| line.strip_prefix("model name"));
+    let name = name.map_or("unknown processor", |line| line.trim_start_matches(['\t', ':', ' ']));
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    format!("{cores} × {name}")
+}
