@@ -56,6 +56,8 @@ fn its_rest_calls_lead_to_the_same_state() {
         [
             "DELETE authorization/sources/file",
             "PUT authorization/settings",
+            "PUT authentication/settings",
+            "PUT authorization/node_cache",
             "POST authentication",
             "POST authorization/sources",
             "POST connectors",
@@ -64,8 +66,14 @@ fn its_rest_calls_lead_to_the_same_state() {
             "POST rules",
         ]
     );
-    let [_, settings, login, source, connector, action, rules @ ..] = &*calls else { panic!() };
+    let [_, settings, login_cache, action_cache, login, source, connector, action, rules @ ..] =
+        &*calls
+    else {
+        panic!()
+    };
     assert_eq!(settings.1["no_match"], "deny");
+    assert_eq!(login_cache.1, json!({"node_cache": {"enable": false}}));
+    assert_eq!(action_cache.1, json!({"enable": false}));
     assert_eq!(keys(&login.1), template(&authentication()));
     assert_eq!(keys(&source.1), template(&authorization()));
     assert_eq!(login.1["body"]["clientid"], "${clientid}");
