@@ -18,11 +18,15 @@ tr '\n' ' ' >>calls
 echo >>calls
 "#;
 
-/// The calls in order: method and path, and the body.
-fn calls() -> Vec<(String, Value)> {
+/// The calls as they stand there.
+pub(crate) fn script() -> String {
     let page = text_of("emqx-config/README.md");
     let section = page.split_once("## REST API\n").unwrap().1;
-    let script = section.split_once("```sh\n").unwrap().1.split_once("```").unwrap().0;
+    section.split_once("```sh\n").unwrap().1.split_once("```").unwrap().0.to_owned()
+}
+
+/// The calls in order: method and path, and the body.
+fn calls() -> Vec<(String, Value)> {
     let directory = tempfile::tempdir().unwrap();
     let program = directory.path().join("curl");
     fs::write(&program, KEEPING_CURL).unwrap();
@@ -32,7 +36,7 @@ fn calls() -> Vec<(String, Value)> {
     }
     let path = format!("{}:{}", directory.path().display(), std::env::var("PATH").unwrap());
     let mut shell = Command::new("/bin/sh");
-    let shell = shell.args(["-euc", script]).current_dir(directory.path()).env("PATH", path);
+    let shell = shell.args(["-euc", &script()]).current_dir(directory.path()).env("PATH", path);
     assert!(shell.status().unwrap().success());
     let kept = fs::read_to_string(directory.path().join("calls")).unwrap();
     let lines = kept.lines().collect::<Vec<_>>();
