@@ -199,11 +199,12 @@ fn the_doors_are_those_that_are_published() {
     let text = configuration();
     let mqtt = &text["listeners"];
     let doors = [
-        mqtt["tcp"]["default"]["bind"].clone(),
-        mqtt["ssl"]["default"]["bind"].clone(),
-        text["dashboard"]["listeners"]["http"]["bind"].to_string().into(),
+        &mqtt["tcp"]["default"]["bind"],
+        &mqtt["ssl"]["default"]["bind"],
+        &text["dashboard"]["listeners"]["http"]["bind"],
     ];
-    let doors = doors.map(|door| door.as_str().unwrap().rsplit(':').next().unwrap().to_owned());
+    let doors =
+        doors.map(|door| door.as_str().unwrap().strip_prefix("0.0.0.0:").unwrap().to_owned());
     let published = texts(&service("emqx")["ports"]).into_iter();
     let published = published.map(|port| port.rsplit_once(':').unwrap().1.to_owned());
     assert_eq!(doors.to_vec(), published.collect::<Vec<_>>());
