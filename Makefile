@@ -7,7 +7,7 @@ SHELL = /bin/sh
 help:
 	@echo 'make dev            start Fleetgate with a demo fleet on 127.0.0.1:8080; Ctrl-C stops it'
 	@echo 'make test           run every test against a private PostgreSQL'
-	@echo 'make lint           check formatting, lints and documentation'
+	@echo 'make lint           check formatting, lints, documentation and shell scripts'
 	@echo 'make bench-load     measure against what the machine gives; BENCH="authz events" chooses'
 	@echo 'make fuzz           fuzz each target for FUZZ_SECONDS (default 30)'
 	@echo 'make monitoring-check  test the alerts with promtool (Debian package prometheus)'
@@ -35,6 +35,9 @@ lint: prerequisites
 	cargo fmt --check
 	cargo clippy --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
+	@if command -v shellcheck >/dev/null; then shellcheck docker/*.sh .ci/run; \
+	else echo 'SKIPPED: shellcheck is missing. docker/install-checkers.sh installs it.' >&2; \
+	    test "$${CI:-}" != true; fi
 
 # Minutes, on an otherwise idle machine. docs/PERFORMANCE.md tells what the figures mean.
 bench-load: prerequisites
@@ -56,7 +59,7 @@ fuzz: prerequisites
 # Not among the prerequisites: only who changes an alert needs it.
 monitoring-check:
 	@command -v promtool >/dev/null || { \
-	    echo 'promtool is missing. docker/install-promtool.sh installs it.' >&2; exit 1; }
+	    echo 'promtool is missing. docker/install-checkers.sh installs it.' >&2; exit 1; }
 	promtool check config docker/prometheus/prometheus.yml
 	promtool test rules docker/prometheus/tests/*.yml
 
