@@ -17,8 +17,10 @@ use crate::emqx::configuration;
 pub(crate) type State = BTreeMap<String, Value>;
 
 /// What a container needs besides, and what is of no concern to an EMQX that already runs.
-const OF_THE_CONTAINER: [&str; 6] =
-    ["node", "listeners", "dashboard", "api_key", "telemetry", "prometheus"];
+const OF_THE_CONTAINER: [&str; 5] = ["node", "listeners", "dashboard", "api_key", "telemetry"];
+
+/// Variables beside the file that are about the container too.
+const OF_THE_CONTAINERS_ENVIRONMENT: [&str; 2] = ["node_name", "prometheus.enable_basic_auth"];
 
 /// Where `emqx.conf` has what `emqx apply` calls so.
 const PLACES: [(&str, &str); 9] = [
@@ -57,7 +59,7 @@ pub(crate) fn configured() -> State {
     flatten("", &root, &mut state);
     for (name, value) in service("emqx")["environment"].as_object().unwrap() {
         let path = name.strip_prefix("EMQX_").unwrap().to_lowercase().replace("__", ".");
-        if path != "node_name" {
+        if !OF_THE_CONTAINERS_ENVIRONMENT.contains(&path.as_str()) {
             let value = serde_json::from_str(value.as_str().unwrap()).unwrap();
             assert!(state.insert(path, value).is_none(), "{name} is in the file too");
         }
