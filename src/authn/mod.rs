@@ -164,7 +164,7 @@ impl Authenticator {
             let stamp = devices.stamp(name);
             Ok::<_, LoginError>((stamp, devices.find(name).await?))
         };
-        self.login_by(look, |stamp| devices.unchanged_since(name, stamp), login).await
+        self.login_by(look, |stamp| devices.unchanged_since(stamp), login).await
     }
 
     /// Decides by what `look` finds, anew if that has changed meanwhile.
