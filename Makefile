@@ -2,12 +2,13 @@
 
 SHELL = /bin/sh
 .DEFAULT_GOAL = help
-.PHONY: help dev test lint fuzz monitoring-check prerequisites rust
+.PHONY: help dev test lint bench fuzz monitoring-check prerequisites rust
 
 help:
 	@echo 'make dev            start Fleetgate with a demo fleet on 127.0.0.1:8080; Ctrl-C stops it'
 	@echo 'make test           run every test against a private PostgreSQL'
 	@echo 'make lint           check formatting, lints and documentation'
+	@echo 'make bench          measure the parts of a decision one by one (criterion)'
 	@echo 'make fuzz           fuzz each target for FUZZ_SECONDS (default 30)'
 	@echo 'make monitoring-check  test the alerts with promtool (Debian package prometheus)'
 	@echo 'make prerequisites  install what is missing: a C compiler, PostgreSQL'
@@ -34,6 +35,10 @@ lint: prerequisites
 	cargo fmt --check
 	cargo clippy --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
+
+# For one group: cargo bench --bench micro -- topics
+bench: prerequisites
+	cargo bench --locked --bench micro
 
 FUZZ_SECONDS ?= 30
 FUZZ_TARGETS = authn_body authz_body event_body topic_filter password_hash device_token
