@@ -2,12 +2,13 @@
 
 SHELL = /bin/sh
 .DEFAULT_GOAL = help
-.PHONY: help dev test lint bench-load fuzz monitoring-check prerequisites rust
+.PHONY: help dev test lint bench bench-load fuzz monitoring-check prerequisites rust
 
 help:
 	@echo 'make dev            start Fleetgate with a demo fleet on 127.0.0.1:8080; Ctrl-C stops it'
 	@echo 'make test           run every test against a private PostgreSQL'
 	@echo 'make lint           check formatting, lints, documentation and shell scripts'
+	@echo 'make bench          measure the parts of a decision one by one (criterion)'
 	@echo 'make bench-load     measure against what the machine gives; BENCH="authz events" chooses'
 	@echo 'make fuzz           fuzz each target for FUZZ_SECONDS (default 30)'
 	@echo 'make monitoring-check  test the alerts with promtool (Debian package prometheus)'
@@ -42,6 +43,10 @@ lint: prerequisites
 # Minutes, on an otherwise idle machine. docs/PERFORMANCE.md tells what the figures mean.
 bench-load: prerequisites
 	cargo bench --locked --bench load -- $(BENCH)
+
+# For one group: cargo bench --bench micro -- topics
+bench: prerequisites
+	cargo bench --locked --bench micro
 
 FUZZ_SECONDS ?= 30
 FUZZ_TARGETS = authn_body authz_body event_body topic_filter password_hash device_token
