@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use criterion::{BatchSize, Criterion, Throughput};
+use criterion::{Criterion, Throughput};
 use fleetgate::domain::device::DeviceId;
 use fleetgate::presence::coalesce;
 use fleetgate::registry::presence::SessionMove;
-use fleetgate::registry::reports::{DeviceNews, Report};
+use fleetgate::registry::reports::{DeviceNews, Report, merge};
 
 const EVENTS: u32 = 1_000;
 
@@ -33,26 +33,17 @@ fn news(devices: u32) -> Vec<DeviceNews> {
     (0..EVENTS).map(reported).collect()
 }
 
-fn absorbed(news: Vec<DeviceNews>) -> BTreeMap<DeviceId, DeviceNews> {
-    let mut by_device = BTreeMap::<DeviceId, DeviceNews>::new();
-    for one in news {
-        match by_device.get_mut(&one.device_id) {
-            Some(known) => known.absorb(one),
-            None => drop(by_device.insert(one.device_id, one)),
-        }
-    }
-    by_device
-}
-
 pub(crate) fn bench(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("coalescing");
     group.throughput(Throughput::Elements(EVENTS.into()));
     for devices in [10, EVENTS] {
         group.bench_function(format!("1000 moves of {devices} devices"), |bencher| {
-            bencher.iter_batched(|| moves(devices), coalesce, BatchSize::LargeInput);
+            let moves = moves(devices);
+            bencher.iter(|| coalesce(&moves));
         });
         group.bench_function(format!("1000 reports of {devices} devices"), |bencher| {
-            bencher.iter_batched(|| news(devices), absorbed, BatchSize::LargeInput);
+            let news = news(devices);
+            bencher.iter(|| merge(&news));
         });
     }
 }

@@ -11,8 +11,8 @@ use crate::support::fleetgate::Fleetgate;
 use crate::table::{Bar, Row};
 use crate::turns::{Compared, TURN, TURNS, in_turn, load};
 
-/// Batches that are written side by side, as Fleetgate does.
-const WRITERS: usize = 1;
+/// Batches that are written side by side, as Fleetgate does (`ingest.writers`).
+const WRITERS: usize = 2;
 
 /// Each run's moments begin this many ms after those of the run before.
 const APART_MS: i64 = 60_000;
