@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use crate::authn::{Allowed, Decision, Login, LoginError};
 use crate::http::Gate;
-use crate::http::emqx::{Answer, DECISION_LIMIT, receive};
+use crate::http::emqx::{Answer, DECISION_LIMIT, read_json, receive};
 use crate::metrics::Outcome;
 
 mod allow;
@@ -42,7 +42,7 @@ pub struct AuthnRequest<'a> {
 /// # Errors
 /// When it is not JSON or not of this shape.
 pub fn parse(body: &[u8]) -> Result<AuthnRequest<'_>, serde_json::Error> {
-    serde_json::from_slice(body)
+    read_json(body)
 }
 
 /// Answers one login.

@@ -13,6 +13,7 @@ use actix_web::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AF
 use actix_web::web::{Bytes, BytesMut, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use futures_util::StreamExt;
+use serde::Deserialize;
 use tokio::time::error::Elapsed;
 
 use crate::metrics::{EndpointMetrics, Outcome};
@@ -89,6 +90,15 @@ impl Answer {
 
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// Reads JSON. A body that is UTF-8 as a whole is checked for that once; else string by string, which
+/// finds the place and passes over the fields that nobody reads.
+fn read_json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, serde_json::Error> {
+    match std::str::from_utf8(body) {
+        Ok(text) => serde_json::from_str(text),
+        Err(_) => serde_json::from_slice(body),
+    }
+}
 
 /// Says where a body is wrong without repeating what it says: the value may be a password.
 fn describe(error: &serde_json::Error) -> String {
@@ -192,4 +202,22 @@ fn joined(body: &[u8], piece: &[u8]) -> Bytes {
     joined.extend_from_slice(body);
     joined.extend_from_slice(piece);
     joined.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Deserialize)]
+    struct Named<'a> {
+        name: &'a str,
+    }
+
+    #[test]
+    fn only_what_is_read_has_to_be_utf_8() {
+        let name = |body| read_json::<Named<'_>>(body).map(|named| named.name);
+        assert_eq!(name("{\"name\":\"gerät\"}".as_bytes()).unwrap(), "gerät");
+        assert_eq!(name(b"{\"name\":\"a\",\"other\":\"\xff\"}").unwrap(), "a");
+        assert!(name(b"{\"name\":\"\xff\"}").is_err());
+    }
 }

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Written by hand: this text is made anew for every login, and a serializer's many small steps were
-//! a quarter of what a login costs Fleetgate itself. Kept with the device it would cost memory.
+//! over a third of what a login took beyond HTTP itself. Kept with the device it would cost memory.
 
 use std::fmt::Write;
 
