@@ -2,13 +2,14 @@
 
 SHELL = /bin/sh
 .DEFAULT_GOAL = help
-.PHONY: help dev test lint bench-load fuzz monitoring-check prerequisites rust
+.PHONY: help dev test lint bench-load storm fuzz monitoring-check prerequisites rust
 
 help:
 	@echo 'make dev            start Fleetgate with a demo fleet on 127.0.0.1:8080; Ctrl-C stops it'
 	@echo 'make test           run every test against a private PostgreSQL'
 	@echo 'make lint           check formatting, lints and documentation'
 	@echo 'make bench-load     measure against what the machine gives; BENCH="authz events" chooses'
+	@echo 'make storm          simulate a reconnect storm, and check that against a real one; STORM="smallest" chooses'
 	@echo 'make fuzz           fuzz each target for FUZZ_SECONDS (default 30)'
 	@echo 'make monitoring-check  test the alerts with promtool (Debian package prometheus)'
 	@echo 'make prerequisites  install what is missing: a C compiler, PostgreSQL'
@@ -39,6 +40,10 @@ lint: prerequisites
 # Minutes, on an otherwise idle machine. docs/PERFORMANCE.md tells what the figures mean.
 bench-load: prerequisites
 	cargo bench --locked --bench load -- $(BENCH)
+
+# Minutes as well; only the part `real` needs an idle machine. docs/SCALE.md tells what the figures mean.
+storm: prerequisites
+	cargo bench --locked --bench storm -- $(STORM)
 
 FUZZ_SECONDS ?= 30
 FUZZ_TARGETS = authn_body authz_body event_body topic_filter password_hash device_token
