@@ -1,8 +1,7 @@
 //! What the steps of a login cost on this machine, by processor time used.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use fleetgate::domain::password_hash::{Cost, hash_password};
 use fleetgate::registry::load::LOAD;
 use tokio_postgres::Client;
 
@@ -14,10 +13,8 @@ use crate::support::registry::{SECRET, connect};
 use crate::support::requests::{device_name, login};
 use crate::table::{micros, rate, show};
 
-const SALT: &[u8; 16] = b"bench-bench-salt";
-
-/// Hashes of which the fastest counts.
-const HASHES: usize = 21;
+/// Logins with a chosen password, one after the other, of which the mean counts.
+const HASHES: u32 = 100;
 
 /// Names in a query that loads many: as many as Fleetgate asks for at most.
 const BATCH: u32 = 64;
@@ -37,8 +34,9 @@ pub(crate) struct Here {
     memory: u64,
 }
 
-/// Measures with the first `devices` of a database over so many connections.
-pub(crate) async fn measure(url: &str, devices: u32, connections: u32) -> Here {
+/// Measures with the first `devices` of a database over so many connections, and with another whose
+/// devices have chosen passwords.
+pub(crate) async fn measure(url: &str, passwords: &str, devices: u32, connections: u32) -> Here {
     let one = query_time(url, devices, 1).await;
     let many = query_time(url, devices, BATCH).await;
     let row = many.saturating_sub(one) / (BATCH - 1);
@@ -48,17 +46,21 @@ pub(crate) async fn measure(url: &str, devices: u32, connections: u32) -> Here {
     }
     let run = runs.into_iter().min_by_key(|run| run.cold.wall).expect("some runs");
     let Login { service: decision, client: broker, .. } = run.warm;
-    let elsewhere = run.alone.wall.saturating_sub(run.alone.service + run.alone.client);
+    let record = run.cold.service.saturating_sub(decision);
+    let alone = alone(url, ALONE).await;
+    let elsewhere = alone.wall.saturating_sub(alone.service + alone.database + alone.client);
+    let hash = self::alone(passwords, HASHES).await.service.saturating_sub(decision + record);
     let names = f64::from(devices) / f64::from(run.queries);
     let here = Here {
         costs: Costs {
             broker,
             decision,
-            record: run.cold.service.saturating_sub(decision),
+            record,
             query: run.cold.database.saturating_sub(row).mul_f64(names),
             row,
-            hash: hash_time(),
-            way: elsewhere / 2,
+            hash,
+            // To Fleetgate, to PostgreSQL, and back.
+            way: elsewhere / 4,
         },
         capacity: 1.0 / run.cold.wall.as_secs_f64(),
         memory: run.memory,
@@ -98,7 +100,6 @@ struct Login {
 struct Run {
     cold: Login,
     warm: Login,
-    alone: Login,
     memory: u64,
     /// Queries that loaded all devices.
     queries: u32,
@@ -112,10 +113,15 @@ async fn run(url: &str, devices: u32, connections: u32) -> Run {
     let cold = logins(&service, &database, devices, connections).await;
     let memory = resident_bytes(service.pid()).saturating_sub(before) / u64::from(devices);
     let warm = logins(&service, &database, devices, connections).await;
-    let alone = logins(&service, &database, ALONE, 1).await;
     drop(service);
     let queries = transactions(&database).await - queries;
-    Run { cold, warm, alone, memory, queries: u32::try_from(queries).expect("a few thousand") }
+    Run { cold, warm, memory, queries: u32::try_from(queries).expect("a few thousand") }
+}
+
+/// Logins one after the other, of devices that are not in memory.
+async fn alone(url: &str, clients: u32) -> Login {
+    let service = Fleetgate::start(url, &[]).await;
+    logins(&service, &connect(url).await, clients, 1).await
 }
 
 async fn logins(service: &Fleetgate, database: &Client, clients: u32, connections: u32) -> Login {
@@ -170,16 +176,4 @@ pub(crate) async fn database_time(client: &Client) -> Duration {
     let rows = client.query(pids, &[]).await.expect("the backends");
     let pids = rows.iter().map(|row| row.get::<_, i32>(0).unsigned_abs());
     pids.filter_map(cpu_time_while_it_runs).sum()
-}
-
-fn hash_time() -> Duration {
-    let mut times: Vec<Duration> = (0..HASHES)
-        .map(|_| {
-            let began = Instant::now();
-            std::hint::black_box(hash_password(SECRET.as_bytes(), SALT, Cost::Chosen));
-            began.elapsed()
-        })
-        .collect();
-    times.sort_unstable();
-    times[0]
 }

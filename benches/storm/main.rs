@@ -1,7 +1,7 @@
 //! `make storm`: what a reconnect storm needs, by simulation, and how far the simulation is right.
 //!
-//! Words after `--` choose parts (`real`, `pools`, `smallest`, `passwords`, `one`; without any: all but
-//! the last) and change what is simulated: `cargo bench --bench storm -- one clients=50000 window=10s
+//! Words after `--` choose parts (`real`, `pools`, `smallest`, `passwords`, `sizes`, `one`; without
+//! any: all but the last) and change what is simulated: `cargo bench --bench storm -- one clients=50000 window=10s
 //! pool=16 replicas=3 decision=40us`. `docs/SCALE.md` says what the figures mean.
 #![allow(
     clippy::unwrap_used,
@@ -21,6 +21,7 @@ mod generator;
 mod measured;
 mod real;
 mod simulation;
+mod sizes;
 mod table;
 mod words;
 
@@ -36,6 +37,10 @@ fn main() {
     if wanted("real") {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         LocalSet::new().block_on(&runtime, real::compare());
+    }
+    if wanted("sizes") {
+        sizes::reconnect();
+        sizes::every_day();
     }
     if wanted("one") {
         forecast::one(&storm);

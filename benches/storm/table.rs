@@ -25,9 +25,9 @@ pub(crate) fn micros(time: Duration) -> String {
 }
 
 pub(crate) fn rate(per_second: f64) -> String {
-    if per_second < 10_000.0 {
-        format!("{per_second:.0}")
-    } else {
-        format!("{:.1} k", per_second / 1e3)
+    match per_second {
+        1_000_000.0.. => format!("{:.2} M", per_second / 1e6),
+        10_000.0.. => format!("{:.1} k", per_second / 1e3),
+        _ => format!("{per_second:.0}"),
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// The longest that work of low priority keeps a processor.
+/// How long a thread that has more to do, or work of low priority, keeps a processor from others.
 const QUANTUM: Duration = Duration::from_millis(1);
 
 /// A place to work.
@@ -38,6 +38,8 @@ struct Processor<T> {
 struct Turns<T> {
     machine: Machine,
     busy: bool,
+    /// Since it got its processor.
+    used: Duration,
     waiting: VecDeque<(Duration, T)>,
 }
 
@@ -58,7 +60,12 @@ impl<T> Processors<T> {
     }
 
     pub(super) fn thread(&mut self, machine: Machine) -> Thread {
-        self.threads.push(Turns { machine, busy: false, waiting: VecDeque::new() });
+        self.threads.push(Turns {
+            machine,
+            busy: false,
+            used: Duration::ZERO,
+            waiting: VecDeque::new(),
+        });
         Thread(self.threads.len() - 1)
     }
 
@@ -101,11 +108,27 @@ impl<T> Processors<T> {
     }
 
     fn turn(&mut self, thread: Thread, cost: Duration, task: T) -> Option<Slice<T>> {
+        let slice = self.next_slice(thread, cost, task, Duration::ZERO);
+        self.begin(slice)
+    }
+
+    fn next_slice(&mut self, thread: Thread, lasts: Duration, task: T, used: Duration) -> Slice<T> {
         let turns = &mut self.threads[thread.0];
         turns.busy = true;
-        let machine = turns.machine;
-        let left = Duration::ZERO;
-        self.begin(Slice { machine, thread: Some(thread), lasts: cost, left, low: false, task })
+        turns.used = used + lasts;
+        let (machine, left) = (turns.machine, Duration::ZERO);
+        Slice { machine, thread: Some(thread), lasts, left, low: false, task }
+    }
+
+    /// What a thread does next without giving its processor back.
+    fn keeps_on(&mut self, thread: Thread) -> Option<Slice<T>> {
+        let turns = &mut self.threads[thread.0];
+        let used = turns.used;
+        if used >= QUANTUM {
+            return None;
+        }
+        let (cost, task) = turns.waiting.pop_front()?;
+        Some(self.next_slice(thread, cost, task, used))
     }
 
     fn begin(&mut self, slice: Slice<T>) -> Option<Slice<T>> {
@@ -121,6 +144,9 @@ impl<T> Processors<T> {
     /// Ends a slice: the task, if that was all of it, and what begins now.
     pub(super) fn end(&mut self, slice: Slice<T>) -> (Option<T>, Vec<Slice<T>>) {
         let Slice { machine, thread, left, low, task, .. } = slice;
+        if let Some(next) = thread.and_then(|thread| self.keeps_on(thread)) {
+            return (Some(task), vec![next]);
+        }
         self.machines[machine.0].free += 1;
         let mut begun = Vec::new();
         // Who waited goes before the next piece of who has just had a turn.
