@@ -2,12 +2,13 @@
 
 SHELL = /bin/sh
 .DEFAULT_GOAL = help
-.PHONY: help dev test lint bench-load storm fuzz monitoring-check prerequisites rust
+.PHONY: help dev test lint bench bench-load storm fuzz monitoring-check prerequisites rust
 
 help:
 	@echo 'make dev            start Fleetgate with a demo fleet on 127.0.0.1:8080; Ctrl-C stops it'
 	@echo 'make test           run every test against a private PostgreSQL'
-	@echo 'make lint           check formatting, lints and documentation'
+	@echo 'make lint           check formatting, lints, documentation and shell scripts'
+	@echo 'make bench          measure the parts of a decision one by one (criterion)'
 	@echo 'make bench-load     measure against what the machine gives; BENCH="authz events" chooses'
 	@echo 'make storm          simulate a reconnect storm, and check that against a real one; STORM="smallest" chooses'
 	@echo 'make fuzz           fuzz each target for FUZZ_SECONDS (default 30)'
@@ -36,6 +37,9 @@ lint: prerequisites
 	cargo fmt --check
 	cargo clippy --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
+	@if command -v shellcheck >/dev/null; then shellcheck docker/*.sh .ci/run; \
+	else echo 'SKIPPED: shellcheck is missing. docker/install-checkers.sh installs it.' >&2; \
+	    test "$${CI:-}" != true; fi
 
 # Minutes, on an otherwise idle machine. docs/PERFORMANCE.md tells what the figures mean.
 bench-load: prerequisites
@@ -44,6 +48,10 @@ bench-load: prerequisites
 # Minutes as well; only the part `real` needs an idle machine. docs/SCALE.md tells what the figures mean.
 storm: prerequisites
 	cargo bench --locked --bench storm -- $(STORM)
+
+# For one group: cargo bench --bench micro -- topics
+bench: prerequisites
+	cargo bench --locked --bench micro
 
 FUZZ_SECONDS ?= 30
 FUZZ_TARGETS = authn_body authz_body event_body topic_filter password_hash device_token
@@ -61,7 +69,7 @@ fuzz: prerequisites
 # Not among the prerequisites: only who changes an alert needs it.
 monitoring-check:
 	@command -v promtool >/dev/null || { \
-	    echo 'promtool is missing. docker/install-promtool.sh installs it.' >&2; exit 1; }
+	    echo 'promtool is missing. docker/install-checkers.sh installs it.' >&2; exit 1; }
 	promtool check config docker/prometheus/prometheus.yml
 	promtool test rules docker/prometheus/tests/*.yml
 

@@ -72,7 +72,11 @@ impl Authorizer {
     }
 }
 
-fn judge(device: Option<&DeviceRecord>, question: &Question<'_>) -> Result<(), Refusal> {
+/// Decides one action by the record of the device that the user name names.
+///
+/// # Errors
+/// The reason of the refusal.
+pub fn judge(device: Option<&DeviceRecord>, question: &Question<'_>) -> Result<(), Refusal> {
     let device = device.ok_or(Refusal::UnknownDevice)?;
     if !device.enabled {
         return Err(Refusal::Disabled);

@@ -13,14 +13,18 @@
 //!
 //! # Design
 //! ```text
-//! take() ─► appraise: whose, what does it change? ─► queue ─► writer: gather ─► batch ─► COMMIT
-//!   ▲        (device cache, schema cache)                                                  │
-//!   └───────────────────────────── one answer a caller ────────────────────────────────────┘
+//! take() ─► appraise: whose, what does it change? ─► queue ─► writers: gather ─► batch ─► COMMIT
+//!   ▲        (device cache, schema cache)                                                   │
+//!   └───────────────────────────── one answer a caller ─────────────────────────────────────┘
 //! ```
-//! One writer a process. It takes what waits, up to `ingest.batch`; if that is not a full batch it
-//! waits `ingest.linger` for more. While a transaction commits the next batch gathers, so batches grow
-//! with the load by themselves. A batch is coalesced to one row a client id and one a device, and
-//! locks rows in one order: devices by id, sessions by client id, states by device id.
+//! `ingest.writers` batches are under way at most, one gathers at a time: while one waits for the disk,
+//! another gathers or computes, and batches grow with the load by themselves. A batch takes what waits,
+//! up to `ingest.batch`; if many callers were just answered, it waits `ingest.linger` at most for a
+//! share of them to be back. It is coalesced to one row a client id and one a device, and is *one
+//! statement*, so one round trip and one transaction (`registry::events`).
+//!
+//! Writers, like replicas, need not know of one another: the order is in the data (2), and rows are
+//! locked in one order: devices by id, sessions by client id, states by device id.
 //!
 //! A batch that PostgreSQL refuses for its data (SQLSTATE class 22 or 23) is halved and each half
 //! written on its own, down to the event that is at fault; that one is refused and logged. Any other
@@ -35,20 +39,23 @@
 //!   it arrived. A device deleted meanwhile is skipped in SQL; one deleted *within* the statement
 //!   breaks a foreign key, and halving the batch comes round to it again.
 //! - *A schema changes meanwhile*: the value was judged by the newest schema heard of on arrival.
-//! - *Shutdown*: the writer ends after the HTTP side is silent, and writes what is still queued.
-//! - *The writer panics*: every waiting caller is told "not now" and the service stops.
+//! - *Shutdown*: the writers end after the HTTP side is silent, and write what is still queued.
+//! - *Two batches under way have news of one device*: the second waits for the first's commit and
+//!   compares with what it wrote.
+//! - *A writer panics*: all of them are one task. Every waiting caller is told "not now" and the service
+//!   stops.
 
 mod appraise;
 mod batch;
+mod oldest;
+mod queue;
 mod writer;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use thiserror::Error;
-use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use crate::config;
 use crate::domain::event::Event;
@@ -58,6 +65,9 @@ use crate::registry::pool::Postgres;
 use crate::registry::presence::SessionMove;
 use crate::registry::reports::DeviceNews;
 use crate::registry::schemas::SchemaCache;
+
+use oldest::Oldest;
+use queue::Queue;
 
 pub use appraise::Fate;
 pub use writer::Writer;
@@ -107,18 +117,12 @@ struct Submission {
     answer: oneshot::Sender<Result<(), IngestError>>,
 }
 
-/// When the oldest event that is not committed was submitted: microseconds after `started`, 0: none.
-struct Oldest {
-    started: Instant,
-    micros: AtomicU64,
-}
-
 /// Takes events in. See the module documentation.
 pub struct Ingest {
     devices: Arc<DeviceCache>,
     schemas: Arc<SchemaCache>,
     max_payload: usize,
-    queue: mpsc::Sender<Submission>,
+    queue: Arc<Queue>,
     oldest: Arc<Oldest>,
     metrics: EventMetrics,
 }
@@ -133,9 +137,10 @@ impl Ingest {
         postgres: Postgres,
         metrics: EventMetrics,
     ) -> (Self, Writer) {
-        let (queue, waiting) = mpsc::channel(settings.queue);
-        let oldest = Arc::new(Oldest { started: Instant::now(), micros: AtomicU64::new(0) });
-        let writer = Writer::new(settings, waiting, postgres, oldest.clone(), metrics.clone());
+        let queue = Arc::new(Queue::new(settings.queue));
+        let oldest = Arc::new(Oldest::default());
+        let writer =
+            Writer::new(settings, queue.clone(), postgres, oldest.clone(), metrics.clone());
         let max_payload = settings.max_payload;
         (Self { devices, schemas, max_payload, queue, oldest, metrics }, writer)
     }
@@ -158,7 +163,7 @@ impl Ingest {
     /// Events that wait for a transaction.
     #[must_use]
     pub fn queued(&self) -> usize {
-        self.queue.max_capacity() - self.queue.capacity()
+        self.queue.len()
     }
 
     /// How long the oldest event that is not committed has waited, in seconds.
@@ -170,10 +175,7 @@ impl Ingest {
     async fn commit(&self, change: Change) -> Result<(), IngestError> {
         let (answer, answered) = oneshot::channel();
         let submission = Submission { change, since: Instant::now(), answer };
-        self.queue.try_send(submission).map_err(|error| match error {
-            TrySendError::Full(_) => IngestError::QueueFull,
-            TrySendError::Closed(_) => IngestError::Stopped,
-        })?;
+        self.queue.put(submission)?;
         answered.await.unwrap_or(Err(IngestError::Stopped))
     }
 }

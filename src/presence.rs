@@ -4,7 +4,7 @@
 //! 1. A client id's row holds the newest session known of it. Sessions are ordered by the moment they
 //!    began (`connected_at`, by the broker's clock, the same in both events of a session); within one
 //!    session, open comes before ended. A row moves only forward along that order, in one SQL
-//!    statement (`registry::presence`), so the final row depends on *which* events came, not on their
+//!    statement (`sql/V6__event_batches.sql`), so the final row depends on *which* events came, not on their
 //!    order, number, or the replica that took them.
 //! 2. A device is online exactly while one of its sessions is open.
 //! 3. Every event of a device moves its `last_seen` forward, never back.
@@ -35,8 +35,7 @@
 //! - *Two sessions of one client within the same millisecond* look like one: its end counts for both.
 //!   The sweep repairs that too.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+use std::borrow::Borrow;
 
 use crate::domain::device::DeviceId;
 use crate::domain::event::{EndCause, Event, Happening};
@@ -77,22 +76,19 @@ pub fn said(event: &Event<'_>, device_id: DeviceId) -> Said {
     }
 }
 
-/// The last move of each client id, by client id.
+/// The last move of each client id, in the order of client ids.
 #[must_use]
-pub fn coalesce(moves: impl IntoIterator<Item = SessionMove>) -> Vec<SessionMove> {
-    let mut last = BTreeMap::<String, SessionMove>::new();
-    for session in moves {
-        match last.entry(session.client_id.clone()) {
-            Entry::Vacant(entry) => {
-                entry.insert(session);
-            }
-            Entry::Occupied(mut entry) if order(&session) > order(entry.get()) => {
-                entry.insert(session);
-            }
-            Entry::Occupied(_) => {}
-        }
-    }
-    last.into_values().collect()
+pub fn coalesce<M: Borrow<SessionMove>>(moves: impl IntoIterator<Item = M>) -> Vec<M> {
+    let mut moves: Vec<M> = moves.into_iter().collect();
+    moves.sort_unstable_by(|one, other| {
+        let (one, other) = (one.borrow(), other.borrow());
+        one.client_id.cmp(&other.client_id).then_with(|| order(other).cmp(&order(one)))
+    });
+    moves.dedup_by(|again, last| {
+        let (again, last): (&SessionMove, &SessionMove) = ((*again).borrow(), (*last).borrow());
+        again.client_id == last.client_id
+    });
+    moves
 }
 
 /// Where a move stands: an inferred end gives way to what was told of the same session.

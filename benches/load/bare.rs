@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use deadpool_postgres::{Manager, Object, Pool};
 use fleetgate::domain::device::DeviceId;
+use fleetgate::registry::events;
 use fleetgate::registry::load::LOAD;
-use fleetgate::registry::presence::{SessionMove, apply_sessions};
-use fleetgate::registry::reports::{self, DeviceNews, Report as Value};
+use fleetgate::registry::presence::SessionMove;
+use fleetgate::registry::reports::{DeviceNews, Report as Value, merge};
 use hdrhistogram::Histogram;
 use tokio::task::JoinSet;
-use tokio_postgres::Client;
+use tokio_postgres::NoTls;
 
 use crate::plan::Report;
 use crate::sessions::{Happening, Sessions};
@@ -48,7 +50,7 @@ pub(crate) async fn loads(url: &str, connections: usize, devices: u32) -> Run {
     run(&all, u64::from(devices), began.elapsed())
 }
 
-/// Writes batches of `batch` events for `time` over each of these connections, and commits each.
+/// Writes, as Fleetgate does, batches of `batch` events for `time` over each of these connections, and commits each.
 pub(crate) async fn events(
     url: &str,
     connections: usize,
@@ -59,9 +61,12 @@ pub(crate) async fn events(
 ) -> Run {
     let ids = device_ids(url).await;
     let written = Arc::new(AtomicU64::new(0));
+    let config = url.parse().expect("a connection string");
+    let pool = Pool::builder(Manager::new(config, NoTls)).max_size(connections).build();
+    let pool = pool.expect("a pool");
     let mut clients = Vec::new();
     for _ in 0..connections {
-        clients.push(connect(url).await);
+        clients.push(pool.get().await.expect("a connection"));
     }
     let (mut tasks, began) = (JoinSet::new(), Instant::now());
     for (number, client) in clients.into_iter().enumerate() {
@@ -77,7 +82,7 @@ pub(crate) async fn events(
 }
 
 async fn write_batches(
-    mut client: Client,
+    client: Object,
     sessions: &mut Sessions,
     ids: &[i64],
     batch: usize,
@@ -88,10 +93,8 @@ async fn write_batches(
     while Instant::now() < until {
         let (moves, news) = rows(sessions, ids, batch);
         let sent = Instant::now();
-        let transaction = client.transaction().await.expect("a transaction");
-        apply_sessions(&transaction, &moves).await.expect("sessions");
-        reports::write(&transaction, &news).await.expect("reports");
-        transaction.commit().await.expect("a commit");
+        let moves: Vec<&SessionMove> = moves.iter().collect();
+        events::write(&client, &moves, &merge(&news)).await.expect("a batch");
         record(&mut latencies, sent);
         written.fetch_add(batch as u64, Ordering::Relaxed);
     }

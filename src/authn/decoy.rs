@@ -74,7 +74,7 @@ fn decoy(cost: &Cost) -> Credential {
         Cost::Generated => Proof::Secret(hash),
         Cost::Chosen => Proof::Password(hash),
     };
-    Credential { id: CredentialId(-1), validity: Validity::ALWAYS, proof }
+    Credential::new(CredentialId(-1), Validity::ALWAYS, proof)
 }
 
 #[cfg(test)]

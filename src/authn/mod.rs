@@ -15,7 +15,8 @@
 //! # Design
 //! Where a hash is computed depends on its cost, not on its label: argon2id's minimum (a generated
 //! secret, microseconds) on the spot, everything else on the [hash threads](password). First the
-//! cheap hashes, then the digests of [recent successes](verified), then the queue.
+//! digests of [recent successes](verified), which cost everybody the same, then the cheap hashes,
+//! then the queue.
 //!
 //! A password in the shape of a [device token](token) is judged as a token and costs every name one
 //! signature check.
@@ -164,7 +165,7 @@ impl Authenticator {
             let stamp = devices.stamp(name);
             Ok::<_, LoginError>((stamp, devices.find(name).await?))
         };
-        self.login_by(look, |stamp| devices.unchanged_since(name, stamp), login).await
+        self.login_by(look, |stamp| devices.unchanged_since(stamp), login).await
     }
 
     /// Decides by what `look` finds, anew if that has changed meanwhile.

@@ -39,7 +39,7 @@ impl Authenticator {
         })
     }
 
-    /// The first of the credentials that the password belongs to, cheap ones first.
+    /// The first of the credentials that the password belongs to: remembered ones, then cheap ones.
     async fn find_match<'c>(
         &self,
         credentials: &'c [Credential],
@@ -50,20 +50,22 @@ impl Authenticator {
             let usable = credentials.iter().filter(|credential| credential.is_usable(now));
             usable.filter_map(|credential| Some((credential, credential.hash()?)))
         };
+        let mut known = usable();
+        let known = known.find(|(one, hash)| self.verified.contains(one, hash, password));
+        if let Some((credential, _)) = known {
+            return Ok(Some(credential));
+        }
         let cheap = usable().filter(|(_, hash)| hash.is_minimum_cost());
         for (credential, hash) in cheap {
             self.hash_threads.metrics().generated.inc();
             if hash.verify(password) {
+                self.verified.remember(credential, hash, password);
                 return Ok(Some(credential));
             }
         }
-        let mut costly = usable().filter(|(_, hash)| !hash.is_minimum_cost());
-        let known = costly.find(|(one, hash)| self.verified.contains(one.id, hash, password));
-        if let Some((credential, _)) = known {
-            return Ok(Some(credential));
-        }
         let costly: Vec<_> = usable().filter(|(_, hash)| !hash.is_minimum_cost()).collect();
-        self.find_costly(&costly, password).await
+        // Boxed, or every login would carry the room for it about.
+        Box::pin(self.find_costly(&costly, password)).await
     }
 
     /// Asks the hash threads, and remembers a success.
@@ -79,7 +81,7 @@ impl Authenticator {
         let index = self.hash_threads.find(password, hashes).await?;
         let matched = index.and_then(|index| costly.get(index));
         Ok(matched.map(|(credential, hash)| {
-            self.verified.remember(credential.id, hash, password);
+            self.verified.remember(credential, hash, password);
             *credential
         }))
     }

@@ -34,21 +34,21 @@ pub(super) fn hash(password: &str, cost: Cost) -> PasswordHash {
 
 pub(super) fn secret(password: &str) -> Credential {
     let proof = Proof::Secret(hash(password, Cost::Generated));
-    Credential { id: CredentialId(1), validity: Validity::ALWAYS, proof }
+    Credential::new(CredentialId(1), Validity::ALWAYS, proof)
 }
 
 pub(super) fn chosen(password: &str) -> Credential {
     let proof = Proof::Password(hash(password, Cost::Chosen));
-    Credential { id: CredentialId(2), validity: Validity::ALWAYS, proof }
+    Credential::new(CredentialId(2), Validity::ALWAYS, proof)
 }
 
 pub(super) fn token_row() -> Credential {
-    Credential { id: CredentialId(3), validity: Validity::ALWAYS, proof: Proof::Token }
+    Credential::new(CredentialId(3), Validity::ALWAYS, Proof::Token)
 }
 
 pub(super) fn certificate(name: &str, required: CertificateUse) -> Credential {
     let proof = Proof::Certificate { common_name: name.into(), required };
-    Credential { id: CredentialId(4), validity: Validity::ALWAYS, proof }
+    Credential::new(CredentialId(4), Validity::ALWAYS, proof)
 }
 
 pub(super) fn from_until(credential: Credential, not_before: i64, expires_at: i64) -> Credential {

@@ -1,12 +1,15 @@
-//! Recent successes of chosen passwords, so that a device that comes back costs no argon2.
+//! Recent successes, so that a device that comes back costs no argon2.
 //!
 //! # Properties kept
 //! - What is kept is a keyed digest: without the key, which is random per process and never leaves
 //!   it, nothing kept is a function of the password that could be guessed against.
 //! - A hit needs the identical credential, the identical stored hash and the identical password: a
 //!   changed hash never hits, nor does one credential's password at another.
-//! - Bounded: one entry a credential, the least useful one goes when the bound is reached.
-//! - Compared in constant time.
+//! - Bounded: one entry a credential. A generated secret's is a part of the device's record and goes
+//!   with it, when the device changes at the latest: argon2's minimum costs microseconds. That of a
+//!   chosen password is worth keeping: the least useful one goes when the bound is reached.
+//! - Compared in constant time; a generated secret's also where nothing is remembered, so that it
+//!   takes the same time whether the device has logged in before, or is none.
 //!
 //! What it does not do: decide whether the credential is still valid. That is asked of the record on
 //! every login, hit or not.
@@ -15,33 +18,44 @@ use quick_cache::sync::Cache;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use crate::domain::credential::CredentialId;
+use crate::domain::credential::{Credential, CredentialId};
 use crate::domain::password_hash::PasswordHash;
 use crate::secret::random_bytes;
 
-/// Digests of the passwords that were found right lately.
+/// Digests of the secrets and passwords that were found right lately.
 pub struct VerifiedLogins {
     key: Zeroizing<[u8; 32]>,
     entries: Cache<CredentialId, [u8; 32]>,
 }
 
 impl VerifiedLogins {
-    /// Room for so many credentials, about 100 bytes each.
+    /// Room for so many chosen passwords, about 100 bytes each.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
         Self { key: Zeroizing::new(random_bytes()), entries: Cache::new(capacity) }
     }
 
-    /// Whether this password was found right for this hash of this credential.
+    /// Whether this password was found right for this hash, which is the credential's.
     #[must_use]
-    pub fn contains(&self, id: CredentialId, hash: &PasswordHash, password: &[u8]) -> bool {
-        let digest = self.digest(id, hash, password);
-        self.entries.get(&id).is_some_and(|known| known.ct_eq(&digest).into())
+    pub fn contains(&self, credential: &Credential, hash: &PasswordHash, password: &[u8]) -> bool {
+        let digest = self.digest(credential.id, hash, password);
+        if hash.is_minimum_cost() {
+            let known = credential.remembered.get();
+            let same: bool = known.unwrap_or(&[0; 32]).ct_eq(&digest).into();
+            return same & known.is_some();
+        }
+        self.entries.get(&credential.id).is_some_and(|known| known.ct_eq(&digest).into())
     }
 
     /// Keeps a success. Only what argon2 has just confirmed may come here.
-    pub fn remember(&self, id: CredentialId, hash: &PasswordHash, password: &[u8]) {
-        self.entries.insert(id, self.digest(id, hash, password));
+    pub fn remember(&self, credential: &Credential, hash: &PasswordHash, password: &[u8]) {
+        let digest = self.digest(credential.id, hash, password);
+        if hash.is_minimum_cost() {
+            // Only one password has this hash: whoever came first has kept the same.
+            credential.remembered.get_or_init(|| digest);
+        } else {
+            self.entries.insert(credential.id, digest);
+        }
     }
 
     /// Every piece has a fixed length or its length before it, so no two inputs write the same.
@@ -60,12 +74,21 @@ impl VerifiedLogins {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::password_hash::{Cost, hash_password};
+    use crate::domain::credential::{Proof, Validity};
+    use crate::domain::password_hash::Cost;
     use proptest::prelude::*;
 
-    fn hash(salt: u8) -> PasswordHash {
-        let text = hash_password(b"any", &[salt; 16], Cost::Generated);
-        PasswordHash::parse(&text).unwrap()
+    fn credential(id: i64, salt: u8, cost: Cost) -> Credential {
+        let proof = Proof::Password(PasswordHash::unmatchable(cost, [salt; 48]));
+        Credential::new(CredentialId(id), Validity::ALWAYS, proof)
+    }
+
+    fn remember(logins: &VerifiedLogins, credential: &Credential, password: &[u8]) {
+        logins.remember(credential, credential.hash().unwrap(), password);
+    }
+
+    fn hits(logins: &VerifiedLogins, credential: &Credential, password: &[u8]) -> bool {
+        logins.contains(credential, credential.hash().unwrap(), password)
     }
 
     proptest! {
@@ -73,37 +96,46 @@ mod tests {
 
         #[test]
         fn only_the_identical_login_hits(
+            cost in prop::sample::select(vec![Cost::Generated, Cost::Chosen]),
             id in 0..3_i64, other_id in 0..3_i64,
             salt in 0..3_u8, other_salt in 0..3_u8,
             password in prop::collection::vec(0..2_u8, 0..3),
             other_password in prop::collection::vec(0..2_u8, 0..3),
         ) {
             let logins = VerifiedLogins::new(100);
-            logins.remember(CredentialId(id), &hash(salt), &password);
+            let one = credential(id, salt, cost);
+            remember(&logins, &one, &password);
             let same = (id, salt, &password) == (other_id, other_salt, &other_password);
-            let hit = logins.contains(CredentialId(other_id), &hash(other_salt), &other_password);
-            prop_assert_eq!(hit, same);
-            prop_assert!(logins.contains(CredentialId(id), &hash(salt), &password));
+            // What is kept in a record is of no use in another's place either.
+            let remembered = one.remembered.clone();
+            let other = Credential { remembered, ..credential(other_id, other_salt, cost) };
+            prop_assert_eq!(hits(&logins, &other, &other_password), same);
+            prop_assert!(hits(&logins, &one, &password));
         }
 
         #[test]
         fn what_is_kept_depends_on_the_process_key(password in prop::collection::vec(any::<u8>(), 0..40)) {
             let (one, other) = (VerifiedLogins::new(1), VerifiedLogins::new(1));
-            let id = CredentialId(1);
-            prop_assert_ne!(one.digest(id, &hash(1), &password), other.digest(id, &hash(1), &password));
+            let credential = credential(1, 1, Cost::Generated);
+            let digest = |logins: &VerifiedLogins| {
+                logins.digest(credential.id, credential.hash().unwrap(), &password)
+            };
+            prop_assert_ne!(digest(&one), digest(&other));
         }
     }
 
     #[test]
     fn without_a_success_nothing_hits() {
-        assert!(!VerifiedLogins::new(10).contains(CredentialId(1), &hash(1), b""));
+        for cost in [Cost::Generated, Cost::Chosen] {
+            assert!(!hits(&VerifiedLogins::new(10), &credential(1, 1, cost), b""));
+        }
     }
 
     #[test]
     fn it_is_bounded() {
         let logins = VerifiedLogins::new(100);
         for id in 0..10_000 {
-            logins.remember(CredentialId(id), &hash(1), b"password");
+            remember(&logins, &credential(id, 1, Cost::Chosen), b"password");
         }
         assert!(logins.entries.len() <= 200, "{}", logins.entries.len());
     }

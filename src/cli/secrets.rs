@@ -10,6 +10,7 @@ use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::output::{print, remark};
 use crate::clock::Clock;
+use crate::provision::chosen::Chosen;
 use crate::provision::error::ProvisionError;
 use crate::provision::files::{Directory, Owner, Owners, Part, Place};
 use crate::provision::init::{Outcome, Report, init};
@@ -33,7 +34,8 @@ enum Action {
 ///
 /// Nothing that exists is overwritten, except that a server certificate signed by the directory's own
 /// authority is renewed when it ends within 30 days or other names are asked for. Run it as often as
-/// you like.
+/// you like. Secrets are drawn, unless FLEETGATE_SECRET_WEBHOOK, FLEETGATE_SECRET_EMQX_API,
+/// FLEETGATE_SECRET_DATABASE or FLEETGATE_SECRET_DASHBOARD gives them.
 #[derive(Args)]
 struct InitArguments {
     /// Directory that gets the subdirectories fleetgate, emqx, postgres and authority.
@@ -101,7 +103,8 @@ impl Arguments {
 impl InitArguments {
     fn run(self, context: &Context) -> Result<(), CliError> {
         let owners: Owners = self.owner.into_iter().collect();
-        let report = init(&self.directory, owners, &self.tls_names, now()?)?;
+        let chosen = Chosen::from_environment(&context.sources().environment)?;
+        let report = init(&self.directory, owners, &self.tls_names, &chosen, now()?)?;
         for text in report.remarks() {
             remark(&format!("note: {text}"));
         }

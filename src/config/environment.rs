@@ -12,7 +12,7 @@ use super::table::{Setting, variable_of};
 pub(super) const PREFIX: &str = "FLEETGATE_";
 
 /// Variables with the prefix that are no settings, and what they are for.
-pub(super) const OTHER_VARIABLES: [(&str, &str); 3] = [
+pub(super) const OTHER_VARIABLES: [(&str, &str); 7] = [
     (FILE_VARIABLE, "the configuration file, unless `--config` names one"),
     (
         "FLEETGATE_PG_BIN",
@@ -22,6 +22,13 @@ pub(super) const OTHER_VARIABLES: [(&str, &str); 3] = [
         "FLEETGATE_TLS_NAMES",
         "names in the server certificate, with commas between them, for `fleetgate secrets init`",
     ),
+    (
+        "FLEETGATE_SECRET_WEBHOOK",
+        "the webhook token that `fleetgate secrets init` writes where there is none, instead of drawing one",
+    ),
+    ("FLEETGATE_SECRET_EMQX_API", "the same for the secret of EMQX's API key"),
+    ("FLEETGATE_SECRET_DATABASE", "the same for the database password"),
+    ("FLEETGATE_SECRET_DASHBOARD", "the same for the password of EMQX's dashboard"),
 ];
 
 /// Finds the settings in the environment; all problems are added to the list.

@@ -116,8 +116,10 @@ pub struct Ingest {
     pub queue: usize,
     /// Most events that share one transaction.
     pub batch: usize,
-    /// How long a transaction that isn't full waits for more events.
+    /// Longest that a transaction waits for the next events of callers that were just answered.
     pub linger: Duration,
+    /// Most transactions at the same time.
+    pub writers: usize,
     /// Largest payload that is stored, in bytes.
     pub max_payload: usize,
 }

@@ -152,6 +152,7 @@ impl Layers {
                 queue: self.get("ingest.queue")?,
                 batch: self.get("ingest.batch")?,
                 linger: self.get("ingest.linger")?,
+                writers: self.get("ingest.writers")?,
                 max_payload: self.get("ingest.max_payload")?,
             },
             tokens: Tokens {

@@ -286,7 +286,15 @@ pub(super) static SETTINGS: &[Setting] = &[
         key: "ingest.linger",
         kind: millis(0, SECOND),
         preset: Preset::Value("1ms"),
-        meaning: "How long a transaction that isn't full waits for more events; `0s`: not at all.",
+        meaning: "Longest that a transaction waits for the next events of callers that were just \
+                  answered; `0s`: not at all.",
+    },
+    Setting {
+        key: "ingest.writers",
+        kind: Kind::Count(1..=16),
+        preset: Preset::Value("2"),
+        meaning: "Most transactions at the same time: while one waits for the disk, another gathers. \
+                  Each takes one connection of `database.pool_size`.",
     },
     Setting {
         key: "ingest.max_payload",

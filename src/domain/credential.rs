@@ -1,5 +1,7 @@
 //! What a device may log in with.
 
+use std::sync::OnceLock;
+
 use crate::domain::password_hash::PasswordHash;
 
 /// Row id of a credential.
@@ -69,9 +71,18 @@ pub struct Credential {
     pub validity: Validity,
     /// What must be shown.
     pub proof: Proof,
+    /// The keyed digest of the secret that was found right, for as long as this record is in memory.
+    /// [`crate::authn::verified`] fills it in and reads it.
+    pub remembered: OnceLock<[u8; 32]>,
 }
 
 impl Credential {
+    /// One that nothing is remembered of.
+    #[must_use]
+    pub fn new(id: CredentialId, validity: Validity, proof: Proof) -> Self {
+        Self { id, validity, proof, remembered: OnceLock::new() }
+    }
+
     /// The stored hash, where the credential is a secret or a password.
     #[must_use]
     pub fn hash(&self) -> Option<&PasswordHash> {

@@ -1,94 +1,110 @@
 //! The task that gathers changes into transactions and answers those who wait.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
-use tokio::sync::mpsc;
-use tokio::time::timeout_at;
+use futures_util::future::join_all;
+use tokio::sync::Mutex;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
 use crate::ingest::batch::Batch;
-use crate::ingest::{IngestError, Oldest, Submission};
+use crate::ingest::oldest::Oldest;
+use crate::ingest::queue::Queue;
+use crate::ingest::{IngestError, Submission};
 use crate::metrics::EventMetrics;
 use crate::registry::error::RegistryError;
 use crate::registry::pool::Postgres;
 
 /// See [`crate::ingest`].
 pub struct Writer {
-    waiting: mpsc::Receiver<Submission>,
+    queue: Arc<Queue>,
+    /// Held while a batch gathers: one at a time, so that none takes what another waits for.
+    gathering: Mutex<()>,
+    writers: usize,
     batch: usize,
     linger: Duration,
     postgres: Postgres,
     oldest: Arc<Oldest>,
     metrics: EventMetrics,
+    /// Callers whose batch is being written.
+    under_way: AtomicUsize,
+    /// Callers there were when a batch was last answered: its own, those that waited, those of other
+    /// batches.
+    callers: AtomicUsize,
     /// Whether the last transaction failed, so that an outage is told once.
-    failing: bool,
+    failing: AtomicBool,
 }
 
 impl Writer {
     pub(super) fn new(
         settings: &config::Ingest,
-        waiting: mpsc::Receiver<Submission>,
+        queue: Arc<Queue>,
         postgres: Postgres,
         oldest: Arc<Oldest>,
         metrics: EventMetrics,
     ) -> Self {
-        let config::Ingest { batch, linger, .. } = *settings;
-        Self { waiting, batch, linger, postgres, oldest, metrics, failing: false }
+        let config::Ingest { batch, linger, writers, .. } = *settings;
+        Self {
+            queue,
+            gathering: Mutex::new(()),
+            writers,
+            batch,
+            linger,
+            postgres,
+            oldest,
+            metrics,
+            under_way: AtomicUsize::new(0),
+            callers: AtomicUsize::new(0),
+            failing: AtomicBool::new(false),
+        }
     }
 
     /// Writes until `stop` is cancelled, then what still waits; afterwards nothing is taken any more.
-    pub async fn run(mut self, stop: CancellationToken) {
+    ///
+    /// All the writers are one task: when one panics, all end.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut writing = std::pin::pin!(join_all((0..self.writers).map(|_| self.write_all())));
+        tokio::select! {
+            _ = &mut writing => return,
+            () = stop.cancelled() => self.queue.close(),
+        }
+        writing.await;
+    }
+
+    /// Writes one batch after the other until the queue is closed and empty.
+    async fn write_all(&self) {
         loop {
-            let gathered = tokio::select! {
-                gathered = self.gather() => gathered,
-                () = stop.cancelled() => break,
-            };
+            let gathered = self.gather().await;
             if gathered.is_empty() {
-                return; // nobody is left who could send
+                return;
             }
             self.write(gathered).await;
         }
-        self.waiting.close();
-        loop {
-            let mut rest = Vec::new();
-            if self.waiting.recv_many(&mut rest, self.batch).await == 0 {
-                return;
-            }
-            self.write(rest).await;
-        }
     }
 
-    /// What waits, or comes next; empty when nobody can send any more. When this is cancelled, nothing
-    /// was taken.
-    async fn gather(&mut self) -> Vec<Submission> {
-        let mut gathered = Vec::new();
-        self.waiting.recv_many(&mut gathered, self.batch).await;
-        gathered
+    /// What waits, or comes next; empty when nothing will come any more.
+    ///
+    /// Callers that were just answered are likely to be back at once, each with its next event. Waiting
+    /// until one writer's share of all callers is here makes batches that are worth a commit, and leaves
+    /// the other writers theirs.
+    async fn gather(&self) -> Vec<Submission> {
+        let _turn = self.gathering.lock().await;
+        self.queue.holds(1).await;
+        let callers = self.callers.swap(0, Ordering::Relaxed);
+        let share = callers.div_ceil(self.writers).min(self.batch);
+        if share > 1 && !self.linger.is_zero() {
+            let _over = timeout(self.linger, self.queue.holds(share)).await;
+        }
+        self.queue.take(self.batch)
     }
 
-    /// Waits a little for more when the batch is not full.
-    async fn linger(&mut self, gathered: &mut Vec<Submission>) {
-        if self.linger.is_zero() {
-            return;
-        }
-        let deadline = tokio::time::Instant::now() + self.linger;
-        while gathered.len() < self.batch {
-            let room = self.batch - gathered.len();
-            match timeout_at(deadline, self.waiting.recv_many(gathered, room)).await {
-                Ok(1..) => {}
-                Ok(0) | Err(_) => return,
-            }
-        }
-    }
-
-    async fn write(&mut self, mut gathered: Vec<Submission>) {
-        if let Some(first) = gathered.first() {
-            self.oldest.set(first.since);
-        }
-        self.linger(&mut gathered).await;
+    async fn write(&self, gathered: Vec<Submission>) {
+        let _since = gathered.first().map(|first| self.oldest.note(first.since));
+        let callers = gathered.len();
+        self.under_way.fetch_add(callers, Ordering::Relaxed);
         let mut parts = vec![gathered];
         while let Some(mut part) = parts.pop() {
             let outcome = self.commit(&part).await;
@@ -100,7 +116,8 @@ impl Writer {
                 outcome => answer(part, &self.told(outcome)),
             }
         }
-        self.oldest.clear();
+        let under_way = self.under_way.fetch_sub(callers, Ordering::Relaxed);
+        self.callers.store(under_way + self.queue.len(), Ordering::Relaxed);
     }
 
     async fn commit(&self, part: &[Submission]) -> Result<(), RegistryError> {
@@ -123,10 +140,10 @@ impl Writer {
     }
 
     /// What the callers are told, and the log.
-    fn told(&mut self, outcome: Result<(), RegistryError>) -> Result<(), IngestError> {
+    fn told(&self, outcome: Result<(), RegistryError>) -> Result<(), IngestError> {
         match outcome {
             Ok(()) => {
-                if std::mem::take(&mut self.failing) {
+                if self.failing.swap(false, Ordering::Relaxed) {
                     tracing::info!("events are written again");
                 }
                 Ok(())
@@ -136,12 +153,20 @@ impl Writer {
                 Err(IngestError::Refused(error.to_string().into()))
             }
             Err(error) => {
-                if !std::mem::replace(&mut self.failing, true) {
+                if !self.failing.swap(true, Ordering::Relaxed) {
                     tracing::error!(%error, "events cannot be written; EMQX is asked to send them again");
                 }
                 Err(IngestError::NotCommitted(error.to_string().into()))
             }
         }
+    }
+}
+
+/// However the writer ends, nobody waits for it any longer.
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.queue.close();
+        drop(self.queue.take(usize::MAX));
     }
 }
 
@@ -152,22 +177,52 @@ fn answer(part: Vec<Submission>, outcome: &Result<(), IngestError>) {
     }
 }
 
-impl Oldest {
-    fn set(&self, since: Instant) {
-        let micros = since.saturating_duration_since(self.started).as_micros();
-        self.micros.store(u64::try_from(micros).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::config::Ingest;
+    use crate::domain::device::DeviceId;
+    use crate::ingest::Change;
+    use crate::metrics::Metrics;
+    use crate::registry::reports::DeviceNews;
+
+    fn writer(queue: &Arc<Queue>) -> Writer {
+        let settings =
+            Ingest { queue: 10, batch: 10, linger: Duration::ZERO, writers: 2, max_payload: 1 };
+        let metrics = Metrics::new().unwrap().events;
+        Writer::new(&settings, queue.clone(), Postgres::of_nobody(), Arc::default(), metrics)
     }
 
-    fn clear(&self) {
-        self.micros.store(0, Ordering::Relaxed);
+    fn submission() -> (Submission, oneshot::Receiver<Result<(), IngestError>>) {
+        let (answer, answered) = oneshot::channel();
+        let change = Change { session: None, news: DeviceNews::seen(DeviceId(1), 0) };
+        (Submission { change, since: Instant::now(), answer }, answered)
     }
 
-    pub(super) fn seconds(&self) -> f64 {
-        let micros = self.micros.load(Ordering::Relaxed);
-        if micros == 0 {
-            return 0.0;
-        }
-        let since = Duration::from_micros(micros);
-        self.started.elapsed().saturating_sub(since).as_secs_f64()
+    #[tokio::test]
+    async fn nobody_waits_for_a_writer_that_is_gone() {
+        let queue = Arc::new(Queue::new(10));
+        let writer = writer(&queue);
+        let (waiting, answered) = submission();
+        queue.put(waiting).unwrap();
+        drop(writer);
+        assert!(answered.await.is_err(), "told that there will be no answer");
+        assert!(matches!(queue.put(submission().0), Err(IngestError::Stopped)));
+    }
+
+    #[tokio::test]
+    async fn what_waits_when_it_is_stopped_is_answered() {
+        let queue = Arc::new(Queue::new(10));
+        let (waiting, answered) = submission();
+        queue.put(waiting).unwrap();
+        let stop = CancellationToken::new();
+        stop.cancel();
+        writer(&queue).run(stop).await;
+        let outcome = answered.await.unwrap();
+        assert!(matches!(outcome, Err(IngestError::NotCommitted(_))), "no database: {outcome:?}");
     }
 }

@@ -38,6 +38,15 @@ pub enum ProvisionError {
         /// What it should hold.
         wanted: &'static str,
     },
+    /// A secret that an operator chose would not do.
+    #[error(
+        "{variable} cannot be used: take 16 to 64 letters, digits and any of . _ ~ + / = -, not - at first, \
+         with a letter and a digit; or leave it out, and a secret is drawn"
+    )]
+    UnfitChoice {
+        /// The variable that gives it.
+        variable: &'static str,
+    },
     /// Two files that must belong together do not.
     #[error(
         "{} and {} do not hold the same {what}; keep the one that is right, move the other away and \

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use jiff::{SignedDuration, Timestamp};
 
 use super::authority::Authority;
+use super::chosen::Chosen;
 use super::error::ProvisionError;
 use super::files::{Directory, Owners, Place, Store};
 use super::names::TlsNames;
@@ -66,7 +67,8 @@ impl Report {
 }
 
 /// Makes everything that is missing of a directory of secrets, and renews the server certificate if
-/// it must be. What is there gets its mode and owner and keeps its content.
+/// it must be. What is there gets its mode and owner and keeps its content; what is missing is made
+/// from what an operator chose, or drawn.
 ///
 /// # Errors
 /// When two files contradict each other or one cannot be used; what was made before stays, and the
@@ -75,13 +77,14 @@ pub fn init(
     root: &Path,
     owners: Owners,
     names: &TlsNames,
+    chosen: &Chosen,
     now: Timestamp,
 ) -> Result<Report, ProvisionError> {
     let store = Store::open(root, owners)?;
     let (entries, remarks) = (Vec::new(), Vec::new());
     let mut report = Report { directory: store.directory.clone(), entries, remarks };
     for shared in shared::SHARED {
-        shared.settle(&store, &mut report)?;
+        shared.settle(&store, &mut report, chosen)?;
     }
     signing::settle(&store, &mut report)?;
     let authority = Authority::settle(&store, &mut report, now)?;

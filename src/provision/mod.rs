@@ -7,6 +7,7 @@
 
 pub mod authority;
 pub mod certificate;
+pub mod chosen;
 pub mod device;
 mod draw;
 pub mod error;

@@ -1,5 +1,6 @@
 //! Secrets that one or two parts know, each in the form that it reads.
 
+use super::chosen::{self, Chosen};
 use super::draw;
 use super::error::ProvisionError;
 use super::files::{Part, Place, Store};
@@ -56,6 +57,8 @@ impl Form {
 /// A secret, and where it is kept.
 pub(super) struct Shared {
     what: &'static str,
+    /// The variable by which an operator may choose it.
+    variable: Option<&'static str>,
     copies: &'static [(Place, Form)],
 }
 
@@ -63,6 +66,7 @@ pub(super) struct Shared {
 pub(super) const SHARED: [Shared; 5] = [
     Shared {
         what: "webhook token",
+        variable: Some(chosen::WEBHOOK),
         copies: &[
             (WEBHOOK_TOKEN, Form::Plain),
             (Place(Part::Emqx, "webhook-token.hocon"), Form::BearerHocon),
@@ -70,24 +74,49 @@ pub(super) const SHARED: [Shared; 5] = [
     },
     Shared {
         what: "secret of EMQX's API key",
+        variable: Some(chosen::EMQX_API),
         copies: &[(API_SECRET, Form::Plain), (Place(Part::Emqx, "api-keys"), Form::ApiKeys)],
     },
     Shared {
         what: "database password",
+        variable: Some(chosen::DATABASE),
         copies: &[
             (Place(Part::Fleetgate, "database-password"), Form::Plain),
             (Place(Part::Postgres, "database-password"), Form::Plain),
         ],
     },
-    Shared { what: "dashboard password", copies: &[(DASHBOARD_PASSWORD, Form::Plain)] },
-    Shared { what: "node cookie", copies: &[(Place(Part::Emqx, "node-cookie"), Form::Plain)] },
+    Shared {
+        what: "dashboard password",
+        variable: Some(chosen::DASHBOARD),
+        copies: &[(DASHBOARD_PASSWORD, Form::Plain)],
+    },
+    Shared {
+        what: "node cookie",
+        variable: None,
+        copies: &[(Place(Part::Emqx, "node-cookie"), Form::Plain)],
+    },
 ];
 
 impl Shared {
-    /// Completes the copies from the one that is there, or draws a new secret.
-    pub(super) fn settle(&self, store: &Store, report: &mut Report) -> Result<(), ProvisionError> {
+    /// Completes the copies from the one that is there, else from what was chosen, else draws a secret.
+    pub(super) fn settle(
+        &self,
+        store: &Store,
+        report: &mut Report,
+        chosen: &Chosen,
+    ) -> Result<(), ProvisionError> {
         let known = self.known(store)?;
-        let secret = known.unwrap_or_else(draw::secret);
+        let chosen = self.variable.and_then(|variable| Some((variable, chosen.of(variable)?)));
+        if let (Some(known), Some((variable, chosen))) = (&known, chosen)
+            && !known.matches(chosen.expose().as_bytes())
+        {
+            report.remark(format!(
+                "{variable} is not the {} that is in use, which stays: the other parts know it",
+                self.what
+            ));
+        }
+        let secret = known.or_else(|| chosen.map(|(_, secret)| secret.clone()));
+        let secret = secret.unwrap_or_else(draw::secret);
         for (place, form) in self.copies {
             if store.directory.read(*place)?.is_some() {
                 store.keep(*place)?;

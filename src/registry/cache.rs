@@ -118,7 +118,8 @@ impl DeviceCache {
         }
         let Ok(name) = name.parse::<DeviceName>() else { return Ok(None) };
         self.metrics.misses.inc();
-        self.find_beyond_memory(name).await
+        // Boxed, or every hit would carry a load's kilobytes of state about.
+        Box::pin(self.find_beyond_memory(name)).await
     }
 
     /// Where the registry stands for a name: take it before [`DeviceCache::find`].
@@ -127,10 +128,10 @@ impl DeviceCache {
         self.freshness.stamp(name)
     }
 
-    /// Whether no change of the name was heard of since.
+    /// Whether no change of the stamp's name was heard of since.
     #[must_use]
-    pub fn unchanged_since(&self, name: &str, stamp: Stamp) -> bool {
-        self.freshness.unchanged_since(name, stamp)
+    pub fn unchanged_since(&self, stamp: Stamp) -> bool {
+        self.freshness.unchanged_since(stamp)
     }
 
     /// Forgets a device that changed. Its old record is gone, even as a stand-in.
@@ -155,12 +156,12 @@ impl DeviceCache {
 
     fn trusted(&self, name: &str) -> Option<Option<Arc<DeviceRecord>>> {
         if let Some(known) = self.known.get(name)
-            && self.freshness.trusts(name, known.stamp)
+            && self.freshness.trusts(known.stamp)
         {
             return Some(Some(known.device));
         }
         let unknown = self.unknown.get(name)?;
-        let holds = Instant::now() < unknown.until && self.freshness.trusts(name, unknown.stamp);
+        let holds = Instant::now() < unknown.until && self.freshness.trusts(unknown.stamp);
         holds.then_some(None)
     }
 
@@ -187,7 +188,7 @@ impl DeviceCache {
     /// A suspect record that may be used while PostgreSQL does not answer.
     fn stand_in(&self, name: &DeviceName) -> Option<Arc<DeviceRecord>> {
         let known = self.known.get(name.as_str())?;
-        if !self.freshness.may_stand_in(name.as_str(), known.stamp) {
+        if !self.freshness.may_stand_in(known.stamp) {
             return None;
         }
         self.metrics.stand_ins.inc();

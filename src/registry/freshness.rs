@@ -9,7 +9,8 @@
 //!
 //! # How
 //! A [`Stamp`] is taken *before* a record is loaded and kept beside it. A record is trusted while its
-//! stamp equals the present one. Two numbers make a stamp:
+//! stamp equals the present one. Two numbers make a stamp, and the stripe that they were read of, so
+//! that looking again needs no name and no hash of it:
 //! - the **epoch**, raised when LISTEN starts and again when it is lost: even while somebody listens,
 //!   odd while nobody does. A stamp of an odd epoch is never trusted.
 //! - the **version** of the name's stripe, raised by every change of a name in that stripe.
@@ -28,7 +29,7 @@
 //!   window is the staleness bound of a service that believes it is connected.
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// How many counters the names share: 128 KiB of memory.
@@ -37,8 +38,9 @@ const STRIPES: usize = 16 * 1024;
 /// When a load began, in changes rather than in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
-    epoch: u64,
     version: u64,
+    epoch: u32,
+    stripe: u32,
 }
 
 impl Stamp {
@@ -51,7 +53,7 @@ impl Stamp {
 
 /// See the module documentation.
 pub struct Freshness {
-    epoch: AtomicU64,
+    epoch: AtomicU32,
     away: AtomicBool,
     stripes: Box<[AtomicU64]>,
     hasher: RandomState,
@@ -67,7 +69,7 @@ impl Freshness {
     #[must_use]
     pub fn new(max_staleness: Duration) -> Self {
         Self {
-            epoch: AtomicU64::new(1),
+            epoch: AtomicU32::new(1),
             away: AtomicBool::new(false),
             stripes: (0..STRIPES).map(|_| AtomicU64::new(0)).collect(),
             hasher: RandomState::new(),
@@ -80,29 +82,34 @@ impl Freshness {
     /// The present stamp of a name: take it before loading.
     #[must_use]
     pub fn stamp(&self, name: &str) -> Stamp {
+        self.present(self.stripe_of(name))
+    }
+
+    fn present(&self, stripe: u32) -> Stamp {
         Stamp {
             epoch: self.epoch.load(Ordering::SeqCst),
-            version: self.stripe(name).load(Ordering::SeqCst),
+            version: self.stripe(stripe).load(Ordering::SeqCst),
+            stripe,
         }
     }
 
     /// Whether a record with this stamp says what PostgreSQL says.
     #[must_use]
-    pub fn trusts(&self, name: &str, stamp: Stamp) -> bool {
-        stamp.epoch.is_multiple_of(2) && self.stamp(name) == stamp
+    pub fn trusts(&self, stamp: Stamp) -> bool {
+        stamp.epoch.is_multiple_of(2) && self.present(stamp.stripe) == stamp
     }
 
-    /// Whether nothing was heard of the name since. While nobody listens nothing can be heard.
+    /// Whether nothing was heard of the stamp's name since. While nobody listens nothing can be heard.
     #[must_use]
-    pub fn unchanged_since(&self, name: &str, stamp: Stamp) -> bool {
-        self.stripe(name).load(Ordering::SeqCst) == stamp.version
+    pub fn unchanged_since(&self, stamp: Stamp) -> bool {
+        self.stripe(stamp.stripe).load(Ordering::SeqCst) == stamp.version
     }
 
     /// Whether a record that is no longer trusted may stand in while PostgreSQL does not answer:
     /// nothing was heard of the name since, and LISTEN worked recently enough.
     #[must_use]
-    pub fn may_stand_in(&self, name: &str, stamp: Stamp) -> bool {
-        self.unchanged_since(name, stamp) && self.within_bound()
+    pub fn may_stand_in(&self, stamp: Stamp) -> bool {
+        self.unchanged_since(stamp) && self.within_bound()
     }
 
     /// Whether somebody listens, so that what is loaded can be trusted.
@@ -153,7 +160,7 @@ impl Freshness {
 
     /// A device of this name changed, came or went.
     pub fn changed(&self, name: &str) {
-        self.stripe(name).fetch_add(1, Ordering::SeqCst);
+        self.stripe(self.stripe_of(name)).fetch_add(1, Ordering::SeqCst);
     }
 
     /// Anything may have changed.
@@ -163,10 +170,14 @@ impl Freshness {
         }
     }
 
-    #[allow(clippy::indexing_slicing, reason = "the index is masked by the length")]
     #[allow(clippy::cast_possible_truncation, reason = "the low bits of the hash are wanted")]
-    fn stripe(&self, name: &str) -> &AtomicU64 {
-        &self.stripes[self.hasher.hash_one(name) as usize & (STRIPES - 1)]
+    fn stripe_of(&self, name: &str) -> u32 {
+        self.hasher.hash_one(name) as u32
+    }
+
+    #[allow(clippy::indexing_slicing, reason = "the index is masked by the length")]
+    fn stripe(&self, stripe: u32) -> &AtomicU64 {
+        &self.stripes[stripe as usize & (STRIPES - 1)]
     }
 
     fn now_ms(&self) -> u64 {
@@ -192,37 +203,37 @@ mod tests {
     fn a_change_ends_trust_in_what_was_loaded_before_it() {
         let freshness = listening();
         let before = freshness.stamp("a");
-        assert!(freshness.trusts("a", before));
+        assert!(freshness.trusts(before));
         freshness.changed("a");
-        assert!(!freshness.trusts("a", before));
-        assert!(!freshness.may_stand_in("a", before));
-        assert!(freshness.trusts("a", freshness.stamp("a")));
+        assert!(!freshness.trusts(before));
+        assert!(!freshness.may_stand_in(before));
+        assert!(freshness.trusts(freshness.stamp("a")));
     }
 
     #[test]
     fn what_was_loaded_while_nobody_listened_is_never_trusted() {
         let freshness = Freshness::new(Duration::from_secs(60));
         let deaf = freshness.stamp("a");
-        assert!(!freshness.trusts("a", deaf));
+        assert!(!freshness.trusts(deaf));
         freshness.listening();
-        assert!(!freshness.trusts("a", deaf));
+        assert!(!freshness.trusts(deaf));
         let heard = freshness.stamp("a");
         freshness.lost();
-        assert!(!freshness.trusts("a", heard));
+        assert!(!freshness.trusts(heard));
         freshness.listening();
-        assert!(!freshness.trusts("a", heard), "a change may have been missed meanwhile");
+        assert!(!freshness.trusts(heard), "a change may have been missed meanwhile");
     }
 
     #[test]
     fn records_stand_in_only_within_the_bound() {
         let freshness = Freshness::new(Duration::ZERO);
         let stamp = freshness.stamp("a");
-        assert!(!freshness.may_stand_in("a", stamp), "nobody ever listened");
+        assert!(!freshness.may_stand_in(stamp), "nobody ever listened");
         let patient = listening();
         let stamp = patient.stamp("a");
         patient.away();
-        assert!(patient.is_away() && patient.may_stand_in("a", stamp));
+        assert!(patient.is_away() && patient.may_stand_in(stamp));
         patient.everything_changed();
-        assert!(!patient.may_stand_in("a", stamp));
+        assert!(!patient.may_stand_in(stamp));
     }
 }

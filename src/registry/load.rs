@@ -136,7 +136,7 @@ fn credential(device: &DeviceName, row: CredentialRow) -> Option<Credential> {
         not_before: not_before.unwrap_or(i64::MIN),
         expires_at: expires_at.unwrap_or(i64::MAX),
     };
-    Some(Credential { id: CredentialId(id), validity, proof })
+    Some(Credential::new(CredentialId(id), validity, proof))
 }
 
 fn stored_hash(device: &DeviceName, id: i64, hash: &str) -> Option<PasswordHash> {

@@ -23,6 +23,7 @@ pub mod connection;
 pub mod credentials;
 pub mod devices;
 pub mod error;
+pub mod events;
 pub mod evictions;
 pub mod freshness;
 pub mod grants;

@@ -7,20 +7,23 @@
 use std::time::Duration;
 
 use deadpool_postgres::{
-    Connect, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Transaction,
+    Connect, Manager, ManagerConfig, Object, Pool, PoolError, QueueMode, RecyclingMethod,
 };
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 use tokio_postgres::{Client, Config};
 
 use crate::config::Database;
 use crate::registry::connection::{Target, timed_out};
 use crate::registry::error::RegistryError;
+#[cfg(test)]
+use crate::secret::Secret;
 
-/// How often a transaction that got into another's way is begun.
-const TRANSACTION_ATTEMPTS: u32 = 5;
+/// How often a change that got into another's way is begun.
+const CHANGE_ATTEMPTS: u32 = 5;
 
 /// The pool that loads run on.
 #[derive(Clone)]
@@ -45,6 +48,8 @@ impl Postgres {
         );
         let pool = Pool::builder(manager)
             .max_size(settings.pool_size)
+            // The connection used last is the one whose plans and pages are still at hand.
+            .queue_mode(QueueMode::Lifo)
             .build()
             .map_err(|error| RegistryError::Unreachable(error.to_string()))?;
         Ok(Self { pool, query_timeout: settings.query_timeout, runtime })
@@ -80,50 +85,39 @@ impl Postgres {
         }
     }
 
-    /// Runs `work` in a transaction and commits it. One that PostgreSQL undid because it got into
-    /// another's way (SQLSTATE class 40) is begun again, [`TRANSACTION_ATTEMPTS`] times in all; each
-    /// attempt may take the query time-out. `work` gives a boxed future because a task that moves
-    /// between threads cannot yet hold that of an `AsyncFn` with a borrowed argument.
+    /// Runs `work` on `subject`: a single statement that changes rows, and so a transaction of its own.
+    /// One that PostgreSQL undid because it got into another's way (SQLSTATE class 40) is run again,
+    /// [`CHANGE_ATTEMPTS`] times in all; each attempt may take the query time-out.
     ///
-    /// After an error nothing is known: a COMMIT whose answer was lost may have happened.
+    /// After [`RegistryError::Unreachable`] nothing is known: a commit whose answer was lost may have
+    /// happened.
     ///
     /// # Errors
     /// [`RegistryError::Unreachable`] without connection or in time-out, else what `work` says.
-    pub async fn transact<T>(
+    pub async fn change<S: Sync, T>(
         &self,
-        work: impl for<'t> Fn(&'t Transaction<'t>) -> BoxFuture<'t, Result<T, RegistryError>> + Sync,
+        subject: &S,
+        work: impl ChangeOf<S, T>,
     ) -> Result<T, RegistryError> {
         let mut attempts = 1;
         loop {
             let deadline = Instant::now() + self.query_timeout;
-            match self.attempt_transaction(deadline, &work).await {
-                Err(RegistryError::Interrupted(_)) if attempts < TRANSACTION_ATTEMPTS => {
-                    attempts += 1;
-                }
+            match self.attempt_change(deadline, subject, &work).await {
+                Err(RegistryError::Interrupted(_)) if attempts < CHANGE_ATTEMPTS => attempts += 1,
                 outcome => return outcome,
             }
         }
     }
 
-    async fn attempt_transaction<T>(
+    async fn attempt_change<S: Sync, T>(
         &self,
         deadline: Instant,
-        work: &(impl for<'t> Fn(&'t Transaction<'t>) -> BoxFuture<'t, Result<T, RegistryError>> + Sync),
+        subject: &S,
+        work: &impl ChangeOf<S, T>,
     ) -> Result<T, RegistryError> {
-        let mut client = self.connection(deadline).await?;
-        let outcome = timeout_at(deadline, async {
-            let on_transaction = || RegistryError::on("a transaction");
-            let transaction = client.transaction().await.map_err(on_transaction())?;
-            let outcome = work(&transaction).await?;
-            transaction.commit().await.map_err(on_transaction())?;
-            Ok(outcome)
-        })
-        .await
-        .unwrap_or_else(|_| Err(timed_out("a transaction", self.query_timeout)));
-        if let Err(RegistryError::Unreachable(_)) = outcome {
-            drop(Object::take(client));
-        }
-        outcome
+        let client = self.connection(deadline).await?;
+        let outcome = timeout_at(deadline, work(subject, &client)).await;
+        self.keep_or_drop(client, outcome)
     }
 
     async fn connection(&self, deadline: Instant) -> Result<Object, RegistryError> {
@@ -133,17 +127,24 @@ impl Postgres {
             .map_err(no_connection)
     }
 
-    /// A connection that broke or whose query was given up is not used again: the next query would
-    /// wait behind it.
     async fn attempt<T>(
         &self,
         deadline: Instant,
         work: &impl for<'c> Fn(&'c Object) -> BoxFuture<'c, Result<T, RegistryError>>,
     ) -> Result<T, RegistryError> {
         let client = self.connection(deadline).await?;
-        let outcome = timeout_at(deadline, work(&client))
-            .await
-            .unwrap_or_else(|_| Err(timed_out("a query", self.query_timeout)));
+        let outcome = timeout_at(deadline, work(&client)).await;
+        self.keep_or_drop(client, outcome)
+    }
+
+    /// A connection that broke or whose query was given up is not used again: the next query would
+    /// wait behind it.
+    fn keep_or_drop<T>(
+        &self,
+        client: Object,
+        outcome: Result<Result<T, RegistryError>, Elapsed>,
+    ) -> Result<T, RegistryError> {
+        let outcome = outcome.unwrap_or_else(|_| Err(timed_out("a query", self.query_timeout)));
         if let Err(RegistryError::Unreachable(_)) = outcome {
             drop(Object::take(client));
         }
@@ -155,6 +156,22 @@ impl Postgres {
     pub fn usage(&self) -> PoolUsage {
         let status = self.pool.status();
         PoolUsage { open: status.size, idle: status.available, waiting: status.waiting }
+    }
+}
+
+#[cfg(test)]
+impl Postgres {
+    /// A pool whose server is not there; needs a runtime.
+    pub(crate) fn of_nobody() -> Self {
+        let settings = Database {
+            url: Secret::new("host=/nonexistent dbname=none".to_owned()),
+            password: None,
+            ca_file: None,
+            pool_size: 1,
+            connect_timeout: Duration::from_secs(1),
+            query_timeout: Duration::from_secs(1),
+        };
+        Self::new(&settings, Handle::current()).unwrap()
     }
 }
 
@@ -174,6 +191,18 @@ pub struct PoolUsage {
     pub idle: usize,
     /// Callers that wait for one.
     pub waiting: usize,
+}
+
+/// What [`Postgres::change`] runs. It gives a boxed future because a task that moves between threads
+/// cannot yet hold that of an `AsyncFn` with a borrowed argument.
+pub trait ChangeOf<S, T>:
+    for<'c> Fn(&'c S, &'c Object) -> BoxFuture<'c, Result<T, RegistryError>> + Sync
+{
+}
+
+impl<S, T, F> ChangeOf<S, T> for F where
+    F: for<'c> Fn(&'c S, &'c Object) -> BoxFuture<'c, Result<T, RegistryError>> + Sync
+{
 }
 
 struct OnRuntime {

@@ -1,16 +1,14 @@
-//! What devices report: last seen, last known values, the last violation (`device_state`).
+//! What devices report: last seen, last known values, the last violation (`device_state`). What is
+//! written, and how, is `fleetgate_write_news` of `sql/V6__event_batches.sql`.
 //!
 //! The order of reports is (time, message id in bytes), of violations (time, binding, pointer,
-//! message). [`DeviceNews::absorb`] and the functions in `sql/V4__presence_and_state.sql` keep the
-//! same order, so that it makes no difference which reports meet in one batch.
+//! message). [`merge`] and the functions in `sql/V4__presence_and_state.sql` keep the same order, so that
+//! it makes no difference which reports meet in one batch.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 
 use jiff::Timestamp;
 use serde_json::json;
-use tokio_postgres::GenericClient;
-use tokio_postgres::types::Type;
 
 use crate::domain::device::DeviceId;
 use crate::registry::error::RegistryError;
@@ -59,96 +57,162 @@ impl DeviceNews {
     pub fn seen(device_id: DeviceId, seen_ms: i64) -> Self {
         Self { device_id, seen_ms, reports: BTreeMap::new(), violation: None }
     }
+}
 
-    /// Takes further news of the same device in; what is newer stays.
-    pub fn absorb(&mut self, other: Self) {
-        self.seen_ms = self.seen_ms.max(other.seen_ms);
-        self.violation = self.violation.take().max(other.violation);
-        for (binding, report) in other.reports {
-            match self.reports.entry(binding) {
-                Entry::Vacant(entry) => {
-                    entry.insert(report);
-                }
-                Entry::Occupied(mut entry) => {
-                    let known = entry.get();
-                    if (report.at_ms, &report.id) > (known.at_ms, &known.id) {
-                        entry.insert(report);
-                    }
-                }
+/// News of one device with one report at most: an element of what `fleetgate_write_news` takes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewsItem<'a> {
+    device_id: DeviceId,
+    seen_ms: i64,
+    report: Option<(&'a str, &'a Report)>,
+    violation: Option<&'a BrokenReport>,
+    /// Which of the device's items it is, from 1: PostgreSQL writes a row once a statement.
+    turn: i32,
+}
+
+/// What is newest of each device and, where there are several, of each binding; in the order of device
+/// ids, which is the order of locks.
+#[must_use]
+pub fn merge<'a>(news: impl IntoIterator<Item = &'a DeviceNews>) -> Vec<NewsItem<'a>> {
+    let mut by_device = BTreeMap::<DeviceId, Newest<'a>>::new();
+    for news in news {
+        by_device.entry(news.device_id).or_insert_with(|| Newest::of(news.seen_ms)).absorb(news);
+    }
+    let mut items = Vec::with_capacity(by_device.len());
+    for (device_id, newest) in by_device {
+        newest.add_items(device_id, &mut items);
+    }
+    items
+}
+
+struct Newest<'a> {
+    seen_ms: i64,
+    reports: Vec<(&'a str, &'a Report)>,
+    violation: Option<&'a BrokenReport>,
+}
+
+impl<'a> Newest<'a> {
+    fn of(seen_ms: i64) -> Self {
+        Self { seen_ms, reports: Vec::new(), violation: None }
+    }
+
+    fn absorb(&mut self, news: &'a DeviceNews) {
+        self.seen_ms = self.seen_ms.max(news.seen_ms);
+        self.violation = self.violation.max(news.violation.as_ref());
+        for (binding, report) in &news.reports {
+            match self.reports.iter_mut().find(|(known, _)| *known == &**binding) {
+                Some((_, known)) if report.order() > known.order() => *known = report,
+                Some(_) => {}
+                None => self.reports.push((binding, report)),
             }
         }
     }
 
-    fn reports_json(&self) -> String {
-        let entries = self.reports.iter().map(|(binding, report)| {
-            let value = report.value.as_ref().map(|value| format!("\"value\":{value},"));
-            let (value, at) = (value.unwrap_or_default(), report.at_ms);
-            format!("{}:{{{value}\"at\":{at},\"id\":{}}}", json!(binding), json!(report.id))
-        });
-        format!("{{{}}}", entries.collect::<Vec<_>>().join(","))
+    fn add_items(self, device_id: DeviceId, items: &mut Vec<NewsItem<'a>>) {
+        let Self { seen_ms, reports, violation } = self;
+        let item = |report, turn| NewsItem { device_id, seen_ms, report, violation, turn };
+        if reports.is_empty() {
+            items.push(item(None, 1));
+        }
+        items.extend(reports.into_iter().zip(1..).map(|(report, turn)| item(Some(report), turn)));
+    }
+}
+
+impl Report {
+    fn order(&self) -> (i64, &str) {
+        (self.at_ms, &self.id)
     }
 
-    fn violation_json(&self) -> Option<String> {
-        self.violation.as_ref().map(|broken| {
-            json!({"at": broken.at_ms, "binding": broken.binding, "pointer": broken.pointer,
-                "message": broken.message})
-            .to_string()
+    /// As it is stored.
+    fn json(&self) -> String {
+        let value = self.value.as_ref().map(|value| format!("\"value\":{value},"));
+        let (value, at) = (value.unwrap_or_default(), self.at_ms);
+        format!("{{{value}\"at\":{at},\"id\":{}}}", json!(self.id))
+    }
+}
+
+impl BrokenReport {
+    /// As it is stored.
+    fn json(&self) -> String {
+        let Self { at_ms, binding, pointer, message } = self;
+        json!({"at": at_ms, "binding": binding, "pointer": pointer, "message": message}).to_string()
+    }
+}
+
+/// News as `fleetgate_write_news` takes them: one array a column.
+pub(super) struct NewsColumns<'a> {
+    pub(super) device_ids: Vec<i64>,
+    pub(super) seen: Vec<Timestamp>,
+    pub(super) bindings: Vec<Option<&'a str>>,
+    pub(super) reports: Vec<Option<String>>,
+    pub(super) violations: Vec<Option<String>>,
+    pub(super) turns: Vec<i32>,
+}
+
+impl<'a> NewsColumns<'a> {
+    /// # Errors
+    /// Moments that are none.
+    pub(super) fn new(items: &[NewsItem<'a>]) -> Result<Self, RegistryError> {
+        let seen = items.iter().map(|item| moment(item.seen_ms));
+        Ok(Self {
+            device_ids: items.iter().map(|item| item.device_id.0).collect(),
+            seen: seen.collect::<Result<_, _>>()?,
+            bindings: items.iter().map(|item| item.report.map(|(binding, _)| binding)).collect(),
+            reports: items
+                .iter()
+                .map(|item| item.report.map(|(_, report)| report.json()))
+                .collect(),
+            violations: items.iter().map(|item| item.violation.map(BrokenReport::json)).collect(),
+            turns: items.iter().map(|item| item.turn).collect(),
         })
     }
 }
 
-/// A row whose values would not change is not written. `outdated` looks at the state before this
-/// statement. A device that is gone by now has no state.
-const WRITE: &str = "
-    WITH news AS MATERIALIZED (
-        SELECT * FROM unnest($1::bigint[], $2::timestamptz[], $3::text[]::jsonb[], $4::text[]::jsonb[])
-            AS news (device_id, seen, reports, violation)
-    ), outdated AS (
-        SELECT count(*) AS reports
-        FROM news JOIN device_state USING (device_id) CROSS JOIN jsonb_each(news.reports) AS report
-        WHERE NOT fleetgate_is_newer_report(report.value, state -> report.key)
-    ), written AS (
-        INSERT INTO device_state AS known (device_id, last_seen, state, last_violation)
-        SELECT device_id, seen, reports, violation FROM news JOIN devices ON devices.id = device_id
-        ORDER BY device_id
-        ON CONFLICT (device_id) DO UPDATE SET
-            last_seen = greatest(known.last_seen, EXCLUDED.last_seen),
-            state = known.state || fleetgate_newer_reports(known.state, EXCLUDED.state),
-            last_violation = CASE
-                WHEN fleetgate_is_newer_violation(EXCLUDED.last_violation, known.last_violation)
-                THEN EXCLUDED.last_violation ELSE known.last_violation END
-        WHERE known.last_seen IS NULL OR EXCLUDED.last_seen > known.last_seen
-           OR fleetgate_newer_reports(known.state, EXCLUDED.state) <> '{}'
-           OR fleetgate_is_newer_violation(EXCLUDED.last_violation, known.last_violation)
-    )
-    SELECT reports FROM outdated";
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Writes news, at most one a device; within a transaction, after everything else of it that locks.
-/// Gives the number of reports that were not newer than what was known.
-///
-/// # Errors
-/// [`RegistryError::BadData`] for a value that jsonb cannot hold, a database that is away.
-pub async fn write(tx: &impl GenericClient, news: &[DeviceNews]) -> Result<u64, RegistryError> {
-    if news.is_empty() {
-        return Ok(0);
+    fn news(device: i64, at_ms: i64, reports: &[(&str, &str)]) -> DeviceNews {
+        let report = |id: &str| Report { at_ms, id: id.into(), value: None };
+        let reports = reports.iter().map(|(binding, id)| ((*binding).into(), report(id)));
+        DeviceNews { reports: reports.collect(), ..DeviceNews::seen(DeviceId(device), at_ms) }
     }
-    let devices: Vec<i64> = news.iter().map(|news| news.device_id.0).collect();
-    let seen = news.iter().map(|news| moment(news.seen_ms));
-    let seen = seen.collect::<Result<Vec<Timestamp>, _>>()?;
-    let reports: Vec<String> = news.iter().map(DeviceNews::reports_json).collect();
-    let violations: Vec<Option<String>> = news.iter().map(DeviceNews::violation_json).collect();
-    let rows = tx
-        .query_typed(
-            WRITE,
-            &[
-                (&devices, Type::INT8_ARRAY),
-                (&seen, Type::TIMESTAMPTZ_ARRAY),
-                (&reports, Type::TEXT_ARRAY),
-                (&violations, Type::TEXT_ARRAY),
-            ],
-        )
-        .await
-        .map_err(RegistryError::on("the state of devices"))?;
-    let outdated = rows.first().map_or(0, |row| row.get::<_, i64>(0));
-    Ok(u64::try_from(outdated).unwrap_or(0))
+
+    /// `device seen binding id turn` of each item.
+    fn shown(items: &[NewsItem<'_>]) -> Vec<String> {
+        let shown = |item: &NewsItem<'_>| {
+            let (binding, id) = item.report.map_or(("-", "-"), |(name, report)| (name, &report.id));
+            format!("{} {} {binding} {id} {}", item.device_id.0, item.seen_ms, item.turn)
+        };
+        items.iter().map(shown).collect()
+    }
+
+    #[test]
+    fn the_newest_report_of_each_binding_stays_in_any_order() {
+        let all = [
+            news(2, 5, &[("a", "0A")]),
+            news(2, 5, &[("a", "0B")]),
+            news(2, 4, &[("a", "0F"), ("b", "01")]),
+            news(1, 3, &[]),
+            news(2, 9, &[]),
+        ];
+        let merged = merge(&all);
+        assert_eq!(shown(&merged), ["1 3 - - 1", "2 9 a 0B 1", "2 9 b 01 2"]);
+        let mut rotated = all.to_vec();
+        rotated.rotate_left(2);
+        assert_eq!(shown(&merge(&rotated)), ["1 3 - - 1", "2 9 a 0B 1", "2 9 b 01 2"]);
+    }
+
+    #[test]
+    fn the_newest_violation_stays() {
+        let broken = |at_ms, pointer: &str| {
+            let (pointer, message) = (pointer.to_owned(), String::new());
+            let violation = Some(BrokenReport { at_ms, binding: "a".into(), pointer, message });
+            DeviceNews { violation, ..DeviceNews::seen(DeviceId(1), at_ms) }
+        };
+        let all = [broken(2, "/b"), broken(2, "/c"), broken(1, "/d"), news(1, 7, &[])];
+        let merged = merge(&all);
+        assert_eq!(merged.len(), 1);
+        assert_eq!(merged[0].violation, all[1].violation.as_ref());
+    }
 }

@@ -98,7 +98,7 @@ impl SchemaCache {
     /// A flight that is not older than what was heard by now.
     fn flight(&self, capability: &str, key: &str) -> Arc<Flight> {
         if let Some(flight) = self.flights.get(capability)
-            && self.freshness.trusts(key, flight.stamp)
+            && self.freshness.trusts(flight.stamp)
         {
             return flight;
         }

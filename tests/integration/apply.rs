@@ -6,11 +6,11 @@ use serde_json::{Value, json};
 
 use crate::support::commands::{fleetgate, run};
 use crate::support::fake_emqx::FakeEmqx;
-use crate::support::fake_emqx_config::{Broker, Fault, exchanges};
+use crate::support::fake_emqx_config::{Broker, Caches, Fault, exchanges};
 
 const TOKEN: &str = "a-token-that-nobody-sees";
 
-/// The calls that a fresh EMQX needs, in the only order that is safe.
+/// The calls that a fresh EMQX 5.8 needs, in the only order that is safe.
 const FRESH: [&str; 8] = [
     "PUT authorization/settings",
     "POST authentication",
@@ -60,6 +60,7 @@ fn state(emqx: &FakeEmqx) -> Value {
     emqx.broker(|broker| {
         json!([
             broker.settings,
+            broker.caches.as_ref().map(|caches| [&caches.logins, &caches.actions]),
             broker.authenticators,
             broker.sources,
             broker.connector,
@@ -140,6 +141,41 @@ async fn a_dry_run_shows_all_and_changes_nothing() {
     let result: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!(result["changes"].as_array().unwrap().len(), 8);
     assert_eq!(result["changes"][1]["kind"], "create");
+}
+
+#[tokio::test]
+async fn a_broker_that_remembers_for_the_whole_node_forgets() {
+    let emqx = FakeEmqx::start().await;
+    emqx.broker(|broker| broker.caches = Some(Caches::since_6_2()));
+    let before = state(&emqx);
+    let (code, stdout, _) = apply(&emqx, &["--dry-run"]).await;
+    assert_eq!((code, state(&emqx)), (0, before));
+    for part in [
+        "would change authentication settings (PUT /api/v5/authentication/settings)\n  \
+         node_cache.enable: true → false",
+        "would change authorization node cache (PUT /api/v5/authorization/node_cache)\n  \
+         enable: true → false",
+        "10 changes to make",
+    ] {
+        assert!(stdout.contains(part), "no {part:?} in {stdout}");
+    }
+    let (code, _, stderr) = apply(&emqx, &[]).await;
+    assert_eq!(code, 0, "{stderr}");
+    let mut expected = FRESH.to_vec();
+    expected.splice(1..1, ["PUT authentication/settings", "PUT authorization/node_cache"]);
+    assert_eq!(calls(&emqx), expected);
+    let mut off = Caches::since_6_2();
+    off.logins["node_cache"]["enable"] = json!(false);
+    off.actions["enable"] = json!(false);
+    assert_eq!(emqx.broker(|broker| broker.caches.clone()), Some(off), "the rest of it stays");
+    let (_, stdout, _) = apply(&emqx, &[]).await;
+    assert!(stdout.contains("nothing to change"), "{stdout}");
+    emqx.broker(|broker| {
+        broker.calls.clear();
+        broker.caches.as_mut().unwrap().logins["node_cache"]["enable"] = json!(true);
+    });
+    apply(&emqx, &[]).await;
+    assert_eq!(calls(&emqx), ["PUT authentication/settings"]);
 }
 
 /// A way in which a broker differs from what it should be, and the call that repairs it.
@@ -242,7 +278,7 @@ async fn a_token_is_sent_again_on_demand_only() {
 }
 
 /// Brokers as they may be found.
-const BEGINNINGS: [fn(&mut Broker); 4] = [
+const BEGINNINGS: [fn(&mut Broker); 5] = [
     |_| {},
     // Anybody logs in, nobody may do anything.
     |b| b.sources[0]["rules"] = json!("{deny, all}."),
@@ -252,6 +288,7 @@ const BEGINNINGS: [fn(&mut Broker); 4] = [
         b.authenticators.push(json!({"id": "password_based:built_in_database", "enable": true}));
     },
     |b| b.settings["no_match"] = json!("deny"),
+    |b| b.caches = Some(Caches::since_6_2()),
 ];
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use fleetgate::secret::Secret;
 use serde_json::json;
 
 use crate::support::fake_emqx::FakeEmqx;
-use crate::support::fake_emqx_config::Broker;
+use crate::support::fake_emqx_config::{Broker, Caches};
 
 const TOKEN: &str = "0123456789abcdef-token";
 const CHECKS: [&str; 7] = [
@@ -88,10 +88,42 @@ async fn a_fresh_broker_lacks_everything() {
     assert!(found(&report, "EMQX sources").1.contains("source file decides"), "{report}");
 }
 
+/// Makes it an EMQX 6.2 on which nothing is remembered.
+fn caches_off(broker: &mut Broker) -> &mut Caches {
+    let caches = broker.caches.insert(Caches::since_6_2());
+    caches.logins["node_cache"]["enable"] = json!(false);
+    caches.actions["enable"] = json!(false);
+    caches
+}
+
+#[tokio::test]
+async fn a_broker_of_6_2_that_remembers_nothing_is_well() {
+    let emqx = configured().await;
+    emqx.broker(|broker| {
+        caches_off(broker);
+    });
+    let report = report(&emqx).await;
+    for check in CHECKS {
+        assert_eq!(found(&report, check).0, Status::Ok, "{report}");
+    }
+}
+
 /// A broker that differs: what is done to it, the check that tells, how, and a word of it.
 type Fault = (fn(&mut Broker), &'static str, Status, &'static str);
 
-const FAULTS: [Fault; 15] = [
+const FAULTS: [Fault; 17] = [
+    (
+        |b| caches_off(b).logins["node_cache"]["enable"] = json!(true),
+        "EMQX authenticator",
+        Status::Failure,
+        "whose secret was revoked gets in again",
+    ),
+    (
+        |b| caches_off(b).actions["enable"] = json!(true),
+        "EMQX authorization",
+        Status::Warning,
+        "rights that were taken away",
+    ),
     (
         |b| b.authenticators[0]["enable"] = json!(false),
         "EMQX authenticator",

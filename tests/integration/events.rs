@@ -110,6 +110,7 @@ async fn a_full_queue_refuses_at_once() {
     let (app, _fleet, proxy, _database) = behind_a_proxy(|config| {
         config.ingest.queue = 1;
         config.ingest.batch = 1;
+        config.ingest.writers = 1;
     })
     .await;
     proxy.set(Weather::Frozen);

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::support::app::{TestApp, config, start};
 use crate::support::bus::{connected, disconnected, is_online, message, rows};
 use crate::support::fleet::Fleet;
-use crate::support::postgres::fresh_database;
+use crate::support::postgres::{connect, fresh_database};
 use crate::support::wire::{Connection, post};
 
 /// Numbers that are the same in every run (splitmix64).
@@ -223,4 +223,39 @@ async fn presence_updates_touch_no_index_and_announce_nothing() {
     };
     assert_eq!(counts["devices"][1], 0);
     assert_eq!(app.metric("fleetgate_listen_changes_total").await, heard);
+}
+
+/// The plans are made while the tables are empty and last; they must still be right when a new fleet
+/// has come online and no statistics say so.
+#[tokio::test]
+async fn a_batch_looks_its_rows_up_however_many_others_there_are() {
+    let database = fresh_database().await;
+    let client = connect(&database.url).await;
+    let fleet = "INSERT INTO devices (name, kind) SELECT 'd' || n, 'sensor' FROM generate_series(1, 3000) AS n";
+    client.batch_execute(fleet).await.unwrap();
+    let batch = "SELECT fleetgate_move_sessions(array_agg(name), array_agg(id), array_agg(now()),
+                     array_agg(NULL::timestamptz), array_agg(false)),
+                 fleetgate_write_news(array_agg(id), array_agg(now()), array_agg('main'::text),
+                     array_agg(jsonb '{\"at\": 1, \"id\": \"00\"}'), array_agg(NULL::jsonb), array_agg(1))
+                 FROM (SELECT id, name FROM devices WHERE name IN ('d7', 'd8', 'd9')) AS device";
+    client.batch_execute("ANALYZE").await.unwrap();
+    client.batch_execute(batch).await.unwrap();
+    client
+        .batch_execute(
+            "INSERT INTO device_state (device_id) SELECT id FROM devices ON CONFLICT DO NOTHING;
+             INSERT INTO client_sessions SELECT name, id, now(), true FROM devices ON CONFLICT DO NOTHING",
+        )
+        .await
+        .unwrap();
+    // Within a transaction these counts only grow.
+    let read = async || -> i64 {
+        let read = "SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0))::bigint FROM pg_stat_xact_user_tables
+                    WHERE relname IN ('devices', 'device_state', 'client_sessions')";
+        client.query_one(read, &[]).await.unwrap().get(0)
+    };
+    client.batch_execute("BEGIN").await.unwrap();
+    let before = read().await;
+    client.batch_execute(batch).await.unwrap();
+    let rows = read().await - before;
+    assert!((1..100).contains(&rows), "three devices cost {rows} rows");
 }

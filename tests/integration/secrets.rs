@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use fleetgate::authn::token::{read_signing_key, read_verification_key};
 use fleetgate::clock::Clock;
 use fleetgate::provision::certificate::Certificate;
+use fleetgate::provision::chosen::Chosen;
 use fleetgate::provision::files::Owners;
 use fleetgate::provision::init::{Outcome, init};
 use fleetgate::provision::names::TlsNames;
@@ -54,7 +55,7 @@ impl Secrets {
         let secrets = Self(tempfile::tempdir().unwrap());
         let now = Timestamp::from_microsecond(Clock::System.now_micros()).unwrap();
         let names: TlsNames = "".parse().unwrap();
-        init(secrets.path(), Owners::new(), &names, now - days(count)).unwrap();
+        init(secrets.path(), Owners::new(), &names, &Chosen::default(), now - days(count)).unwrap();
         secrets
     }
 
@@ -158,6 +159,47 @@ fn again_changes_nothing_and_says_so_without_a_secret() {
     for name in ["fleetgate/webhook-token", "emqx/dashboard-password", "emqx/node-cookie"] {
         assert!(!said.contains(&secrets.read(name)), "{name}");
     }
+}
+
+/// What the operator chose, by its variable and the file that gets it as it is.
+const CHOSEN: [(&str, &str, &str); 4] = [
+    ("FLEETGATE_SECRET_WEBHOOK", "fleetgate/webhook-token", "a-webhook-token-1"),
+    ("FLEETGATE_SECRET_EMQX_API", "fleetgate/emqx-api-secret", "an-api-secret-002"),
+    ("FLEETGATE_SECRET_DATABASE", "postgres/database-password", "database-pass-003"),
+    ("FLEETGATE_SECRET_DASHBOARD", "emqx/dashboard-password", "dashboard-pass-04"),
+];
+
+#[test]
+fn secrets_may_be_chosen_before_the_first_start_and_not_after() {
+    let secrets = Secrets(tempfile::tempdir().unwrap());
+    let directory = secrets.path().to_str().unwrap().to_owned();
+    let init = |last: &str| {
+        let mut command = fleetgate(&["secrets", "init", "--directory", &directory]);
+        for (variable, _, secret) in CHOSEN {
+            command.env(variable, format!("{secret}{last}"));
+        }
+        let (code, stdout, stderr) = run(command);
+        for (_, _, secret) in CHOSEN {
+            assert!(!stdout.contains(secret) && !stderr.contains(secret), "{stdout}{stderr}");
+        }
+        (code, stderr)
+    };
+    assert_eq!(init(""), (0, String::new()));
+    for (_, file, secret) in CHOSEN {
+        assert_eq!(secrets.read(file), secret);
+    }
+    assert!(secrets.read("emqx/webhook-token.hocon").contains("Bearer a-webhook-token-1"));
+    assert!(secrets.read("emqx/api-keys").contains(":an-api-secret-002:"));
+    assert_eq!(secrets.read("fleetgate/database-password"), "database-pass-003");
+    let before = secrets.state();
+    assert_eq!(init(""), (0, String::new()));
+    let (code, stderr) = init("-another");
+    assert_eq!((code, secrets.state()), (0, before));
+    for (variable, ..) in CHOSEN {
+        assert!(stderr.contains(variable), "no {variable} in {stderr}");
+    }
+    let (code, stderr) = init("-with a space");
+    assert!(code == 1 && stderr.contains("FLEETGATE_SECRET_WEBHOOK"), "{stderr}");
 }
 
 #[test]
@@ -366,7 +408,7 @@ fn a_certificate_is_renewed_a_month_before_its_end_and_not_earlier() {
     let names: TlsNames = "".parse().unwrap();
     let now = certificate(&secrets.read("emqx/tls/server.pem")).ends - days(397);
     let renewed = |now: Timestamp| {
-        let report = init(secrets.path(), Owners::new(), &names, now).unwrap();
+        let report = init(secrets.path(), Owners::new(), &names, &Chosen::default(), now).unwrap();
         report.files().filter(|(_, outcome)| *outcome != Outcome::Kept).collect::<Vec<_>>()
     };
     assert_eq!(renewed(now + days(366)), []);
@@ -383,11 +425,13 @@ fn a_certificate_does_not_outlive_its_authority() {
     let authority = certificate(&secrets.read("authority/ca.pem"));
     let names: TlsNames = "".parse().unwrap();
     let late = authority.ends - days(100);
-    let report = init(secrets.path(), Owners::new(), &names, late).unwrap();
+    let report = init(secrets.path(), Owners::new(), &names, &Chosen::default(), late).unwrap();
     assert!(report.remarks()[0].contains("the authority itself ends"), "{:?}", report.remarks());
     assert_eq!(certificate(&secrets.read("emqx/tls/server.pem")).ends, authority.ends);
     // Renewing could not make it last any longer.
-    let report = init(secrets.path(), Owners::new(), &names, authority.ends - days(1)).unwrap();
+    let report =
+        init(secrets.path(), Owners::new(), &names, &Chosen::default(), authority.ends - days(1))
+            .unwrap();
     assert!(report.files().all(|(_, outcome)| outcome == Outcome::Kept));
 }
 

@@ -192,3 +192,26 @@ async fn a_smaller_payload_limit_can_be_set() {
     report(&app, AT + 1, "00", "12345").await;
     assert_eq!(main_value(&fleet).await, Some(json!(1234)));
 }
+
+#[tokio::test]
+async fn one_report_may_be_that_of_several_bindings() {
+    let (app, fleet, _database) = start().await;
+    fleet.device("t").await.bind("t", "main", Some("t/all"), None).await;
+    fleet
+        .bind("t", "temp", Some("t/all"), None)
+        .await
+        .bind("t", "late", Some("t/late"), None)
+        .await;
+    let send = async |topic: &str, at: i64, payload: &str| {
+        assert_eq!(app.event(&message("t", topic, at, "00", payload)).await.status, 204);
+    };
+    send("t/all", AT, "1").await;
+    send("t/late", AT, "2").await;
+    send("t/all", AT - 1, "3").await;
+    send("t/all", AT, "1").await;
+    let entry = |value: i64| json!({"value": value, "at": AT, "id": "00"});
+    let expected = json!({"main": entry(1), "temp": entry(1), "late": entry(2)});
+    assert_eq!(state(&fleet, "t").await, expected);
+    let stale = app.metric(r#"fleetgate_events_stale_total{reason="report_order"}"#).await;
+    assert_eq!(stale, 4.0, "the older and the repeated one, for each of two bindings");
+}

@@ -9,69 +9,33 @@ use fleetgate::http::emqx::{authn, authz, events};
 use serde_json::{Map, Value, json};
 
 use crate::compose::{mounts, service, texts};
-use crate::{secrets_of, text_of};
+use crate::{hocon, secrets_of, text_of};
 
 const FILE: &str = "emqx-config/fleetgate.conf";
 
-/// The file without its comments. No text in it holds a `#` behind white space.
-pub(crate) fn configuration() -> String {
-    let text = text_of(FILE);
-    let lines = text.lines().map(|line| match line.trim_start().starts_with('#') {
-        true => "",
-        false => line.split(" # ").next().unwrap(),
-    });
-    lines.collect::<Vec<_>>().join("\n")
+/// What it says.
+pub(crate) fn configuration() -> Value {
+    hocon::parse(&text_of(FILE))
 }
 
-/// What stands between the brackets that follow each of these words.
-fn blocks(text: &str, word: &str, [open, close]: [char; 2]) -> Vec<String> {
-    let mut found = Vec::new();
-    for (start, _) in text.match_indices(&format!("{word} {open}")) {
-        let inner = &text[start + word.len() + 2..];
-        let mut depth = 1;
-        let end = inner.find(|c| {
-            depth += i32::from(c == open) - i32::from(c == close);
-            depth == 0
-        });
-        found.push(inner[..end.unwrap()].to_owned());
-    }
-    found
+pub(crate) fn authentication() -> Value {
+    configuration()["authentication"][0].take()
 }
 
-pub(crate) fn block(text: &str, word: &str) -> String {
-    let mut found = blocks(text, word, ['{', '}']);
-    assert_eq!(found.len(), 1, "{word}");
-    found.remove(0)
+pub(crate) fn source() -> Value {
+    configuration()["authorization"]["sources"][0].take()
 }
 
-/// Every value given to a key, without quotes.
-pub(crate) fn values(text: &str, key: &str) -> Vec<String> {
-    let prefix = format!("{key} = ");
-    let begins = |line: &str, at: usize| line[..at].trim().is_empty() || line[..at].ends_with("{ ");
-    let lines = text.lines().filter_map(|line| {
-        let at = line.find(&prefix).filter(|at| begins(line, *at))?;
-        let value = line[at + prefix.len()..].trim_end_matches([' ', '}']);
-        let quoted = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'));
-        Some(quoted.unwrap_or(value).to_owned())
-    });
-    lines.collect()
-}
-
-pub(crate) fn authentication() -> String {
-    blocks(&configuration(), "authentication =", ['[', ']']).remove(0)
-}
-
-pub(crate) fn authorization() -> String {
-    block(&configuration(), "authorization")
+/// A rule's query.
+pub(crate) fn sql(rule: &str) -> String {
+    configuration()["rule_engine"]["rules"][rule]["sql"].as_str().unwrap().to_owned()
 }
 
 /// The fields of a body template; each takes EMQX's placeholder of its own name.
-pub(crate) fn template(of: &str) -> BTreeSet<String> {
-    let body = block(of, "body");
-    let fields = body.lines().map(str::trim).filter(|line| !line.is_empty()).map(|line| {
-        let (name, placeholder) = line.split_once(" = ").unwrap();
-        assert_eq!(placeholder, format!("\"${{{name}}}\""));
-        name.to_owned()
+pub(crate) fn template(of: &Value) -> BTreeSet<String> {
+    let fields = of["body"].as_object().unwrap().iter().map(|(name, placeholder)| {
+        assert_eq!(*placeholder, format!("${{{name}}}"));
+        name.clone()
     });
     fields.collect()
 }
@@ -109,11 +73,11 @@ async fn every_address_is_a_route_of_fleetgate() {
     let text = configuration();
     let port = service("fleetgate")["environment"]["FLEETGATE_HTTP_LISTEN"].clone();
     let origin = format!("http://fleetgate:{}", port.as_str().unwrap().rsplit_once(':').unwrap().1);
-    let urls = values(&text, "url");
-    assert_eq!(urls.len(), 3, "{urls:?}");
-    let paths = urls.iter().map(|url| url.strip_prefix(&origin).unwrap().to_owned());
-    let mut paths = paths.filter(|path| !path.is_empty()).collect::<Vec<_>>();
-    paths.extend(values(&text, "path"));
+    assert_eq!(text["connectors"]["http"]["fleetgate"]["url"], origin);
+    let urls = [authentication()["url"].take(), source()["url"].take()];
+    let urls = urls.iter().map(|url| url.as_str().unwrap().strip_prefix(&origin).unwrap());
+    let path = text["actions"]["http"]["fleetgate_events"]["parameters"]["path"].as_str();
+    let paths = urls.chain(path).collect::<Vec<_>>();
     assert_eq!(paths, ["/emqx/authn", "/emqx/authz", "/emqx/events"]);
     let app = init_service(App::new().configure(fleetgate::http::routes)).await;
     let status = async |path: &str| {
@@ -122,7 +86,7 @@ async fn every_address_is_a_route_of_fleetgate() {
     };
     assert_eq!(status("/emqx/nothing").await, StatusCode::NOT_FOUND);
     for path in paths {
-        let status = status(&path).await;
+        let status = status(path).await;
         // There is no Gate behind the route here: it is found and cannot answer.
         assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR, "{path}");
     }
@@ -141,20 +105,20 @@ fn a_login_tells_what_fleetgate_reads() {
 #[test]
 fn an_action_tells_what_fleetgate_reads() {
     let reads = |body: &[u8]| authz::parse(body).is_ok();
-    let fields = template(&authorization());
+    let fields = template(&source());
     check_template(&fields, "authz.jsonl", &["username", "action", "topic"], reads);
 }
 
 /// The SELECT of a rule: field and the name it is sent under.
 fn selected(rule: &str) -> (String, String) {
-    let sql = values(&block(&configuration(), rule), "sql").remove(0);
+    let sql = sql(rule);
     let (fields, from) = sql.strip_prefix("SELECT ").unwrap().split_once(" FROM ").unwrap();
-    (fields.to_owned(), from.replace('\\', ""))
+    (fields.to_owned(), from.to_owned())
 }
 
 #[test]
 fn the_messages_rule_selects_what_an_event_needs() {
-    let (fields, from) = selected("rule_engine.rules.fleetgate_messages");
+    let (fields, from) = selected("fleetgate_messages");
     assert_eq!(from, "\"#\"");
     let names = fields.split(", ").map(|field| match field.split_once(" as ") {
         Some((_, name)) => name,
@@ -177,7 +141,7 @@ fn the_messages_rule_selects_what_an_event_needs() {
 
 #[test]
 fn the_presence_rule_hears_both_ends_of_a_session() {
-    let (fields, from) = selected("rule_engine.rules.fleetgate_presence");
+    let (fields, from) = selected("fleetgate_presence");
     assert_eq!(fields, "*");
     assert_eq!(from, "\"$events/client_connected\", \"$events/client_disconnected\"");
 }
@@ -185,34 +149,45 @@ fn the_presence_rule_hears_both_ends_of_a_session() {
 #[test]
 fn rules_action_and_connector_name_each_other() {
     let text = configuration();
-    let action = block(&text, "actions.http.fleetgate_events");
-    assert_eq!(values(&action, "connector"), ["fleetgate"]);
-    block(&text, "connectors.http.fleetgate");
-    assert_eq!(values(&text, "actions"), [r#"["http:fleetgate_events"]"#; 2]);
+    let names = |of: &Value| of.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&text["connectors"]["http"]), ["fleetgate"]);
+    assert_eq!(names(&text["actions"]["http"]), ["fleetgate_events"]);
+    assert_eq!(text["actions"]["http"]["fleetgate_events"]["connector"], "fleetgate");
+    let rules = &text["rule_engine"]["rules"];
+    assert_eq!(names(rules), ["fleetgate_messages", "fleetgate_presence"]);
+    for rule in names(rules) {
+        assert_eq!(rules[rule]["actions"], json!(["http:fleetgate_events"]));
+    }
 }
 
 #[test]
 fn nothing_is_allowed_by_default_remembered_or_given_up() {
     let text = configuration();
-    let authorization = authorization();
-    assert_eq!(values(&authorization, "no_match"), ["deny"]);
-    assert_eq!(block(&authorization, "cache").trim(), "enable = false");
-    let sources = blocks(&authorization, "sources =", ['[', ']']).remove(0);
-    assert_eq!(values(&sources, "type"), ["http"], "the file source would allow everything");
-    assert_eq!(values(&text, "request_ttl"), ["infinity"]);
+    let authorization = &text["authorization"];
+    assert_eq!(authorization["no_match"], "deny");
+    assert_eq!(authorization["cache"], json!({"enable": false}));
+    let sources = authorization["sources"].as_array().unwrap();
+    assert_eq!(sources.len(), 1, "the file source would allow everything");
+    assert_eq!(sources[0]["type"], "http");
+    assert_eq!(text["authentication"].as_array().unwrap().len(), 1);
     // actix-web answers one request at a time on a connection.
-    for decision in [authentication(), sources] {
-        assert_eq!(values(&decision, "enable_pipelining"), ["1"]);
-        assert_eq!(values(&decision, "request_timeout"), ["5s"]);
+    for decision in [&text["authentication"][0], &sources[0]] {
+        assert_eq!(decision["enable_pipelining"], 1);
+        assert_eq!(decision["request_timeout"], "5s");
     }
-    assert_eq!(values(&text, "verify"), ["verify_peer"]);
-    assert_eq!(values(&text, "fail_if_no_peer_cert"), ["false"]);
+    let kept = &text["actions"]["http"]["fleetgate_events"]["resource_opts"];
+    assert_eq!(kept["request_ttl"], "infinity");
+    let tls = &text["listeners"]["ssl"]["default"]["ssl_options"];
+    assert_eq!(tls["verify"], "verify_peer");
+    assert_eq!(tls["fail_if_no_peer_cert"], false);
 }
 
 #[test]
 fn waiting_events_fit_into_the_memory_limit() {
     let megabytes = |text: &str| text.strip_suffix("MB").unwrap().parse::<u64>().unwrap();
-    let buffer = megabytes(&values(&configuration(), "max_buffer_bytes").remove(0));
+    let text = configuration();
+    let kept = &text["actions"]["http"]["fleetgate_events"]["resource_opts"];
+    let buffer = megabytes(kept["max_buffer_bytes"].as_str().unwrap());
     let limit = service("emqx")["mem_limit"].as_str().unwrap().to_owned();
     let limit = limit.strip_suffix('g').unwrap().parse::<u64>().unwrap() * 1024;
     // An action has 16 workers (`worker_pool_size`, CONTRACT.md's recordings); 2 GB are for all else.
@@ -222,15 +197,20 @@ fn waiting_events_fit_into_the_memory_limit() {
 #[test]
 fn the_doors_are_those_that_are_published() {
     let text = configuration();
-    let mut doors =
-        values(&text, "bind").into_iter().chain(values(&text, "dashboard.listeners.http.bind"));
+    let mqtt = &text["listeners"];
+    let doors = [
+        &mqtt["tcp"]["default"]["bind"],
+        &mqtt["ssl"]["default"]["bind"],
+        &text["dashboard"]["listeners"]["http"]["bind"],
+    ];
+    let doors =
+        doors.map(|door| door.as_str().unwrap().strip_prefix("0.0.0.0:").unwrap().to_owned());
     let published = texts(&service("emqx")["ports"]).into_iter();
     let published = published.map(|port| port.rsplit_once(':').unwrap().1.to_owned());
-    for port in published {
-        let door = doors.next().unwrap();
-        assert_eq!(door.rsplit(':').next(), Some(port.as_str()));
+    assert_eq!(doors.to_vec(), published.collect::<Vec<_>>());
+    for closed in ["ws", "wss"] {
+        assert_eq!(mqtt[closed]["default"], json!({"enable": false}));
     }
-    assert_eq!(doors.next(), None);
 }
 
 #[test]
@@ -241,7 +221,7 @@ fn every_file_it_names_is_made_and_mounted() {
     assert_eq!(place("../emqx-config/fleetgate.conf"), "/opt/emqx/etc/emqx.conf");
     let prefix = format!("{}/", place("secrets-emqx"));
     let entrypoint = texts(&emqx["entrypoint"]).join("\n");
-    let text = configuration() + &entrypoint;
+    let text = text_of(FILE) + &entrypoint;
     let named = text.match_indices(&prefix).map(|(at, _)| {
         let rest = &text[at + prefix.len()..];
         rest.split(['"', ')', '\n', ' ']).next().unwrap()

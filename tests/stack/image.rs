@@ -1,6 +1,8 @@
 //! `docker/Dockerfile` and what the compose file expects of the image.
 
+use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use crate::compose::{service, texts};
 use crate::text_of;
@@ -31,6 +33,27 @@ fn what_is_copied_is_there_and_not_ignored() {
     allowed.sort_unstable();
     assert_eq!(copied, allowed);
     assert!(ignore.lines().any(|line| line == "*"), "all else stays outside");
+}
+
+/// The layer of dependencies is made before the sources are there: cargo must not miss them.
+#[test]
+fn the_manifests_do_without_the_sources() {
+    let directory = tempfile::tempdir().unwrap();
+    let copied = instructions("COPY").remove(0);
+    for manifest in copied.split_whitespace().filter(|word| *word != "./") {
+        fs::copy(manifest, directory.path().join(manifest)).unwrap();
+    }
+    let layer = instructions("RUN").remove(0);
+    let (mount, layer) = layer.split_once(' ').unwrap();
+    assert!(mount.starts_with("--mount=type=cache"), "{mount}");
+    // Looks for every target, as a build does, and compiles nothing.
+    let reads = "cargo fetch --locked --offline --target $(rustc -vV | sed -n 's/^host: //p')";
+    let script = layer.replace("cargo build --release --locked", reads);
+    assert_ne!(script, layer);
+    let mut shell = Command::new("/bin/sh");
+    let output = shell.args(["-ec", &script]).current_dir(directory.path()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(!directory.path().join("src").exists(), "the next layer brings the real ones");
 }
 
 #[test]

@@ -11,11 +11,13 @@
 
 mod compose;
 mod emqx;
+mod hocon;
 mod image;
 mod page;
 mod scripts;
 mod services;
 mod settings;
+mod state;
 mod variables;
 
 /// What `fleetgate secrets init` makes, by the volume that holds it.

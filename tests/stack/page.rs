@@ -1,14 +1,14 @@
 //! `emqx-config/README.md`: its REST calls are run as they stand there, by a shell, with a stand-in for
 //! curl that keeps what it would have sent.
 
-use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use serde_json::{Value, json};
+use fleetgate::emqx::setup::HIDDEN;
+use serde_json::Value;
 
-use crate::emqx::{authentication, authorization, block, configuration, template, values};
+use crate::state::{State, configured, flatten, with_token, without_names};
 use crate::text_of;
 
 const KEEPING_CURL: &str = r#"#!/bin/sh
@@ -18,11 +18,15 @@ tr '\n' ' ' >>calls
 echo >>calls
 "#;
 
-/// The calls in order: method and path, and the body.
-fn calls() -> Vec<(String, Value)> {
+/// The calls as they stand there.
+pub(crate) fn script() -> String {
     let page = text_of("emqx-config/README.md");
     let section = page.split_once("## REST API\n").unwrap().1;
-    let script = section.split_once("```sh\n").unwrap().1.split_once("```").unwrap().0;
+    section.split_once("```sh\n").unwrap().1.split_once("```").unwrap().0.to_owned()
+}
+
+/// The calls in order: method and path, and the body.
+fn calls() -> Vec<(String, Value)> {
     let directory = tempfile::tempdir().unwrap();
     let program = directory.path().join("curl");
     fs::write(&program, KEEPING_CURL).unwrap();
@@ -32,7 +36,7 @@ fn calls() -> Vec<(String, Value)> {
     }
     let path = format!("{}:{}", directory.path().display(), std::env::var("PATH").unwrap());
     let mut shell = Command::new("/bin/sh");
-    let shell = shell.args(["-euc", script]).current_dir(directory.path()).env("PATH", path);
+    let shell = shell.args(["-euc", &script()]).current_dir(directory.path()).env("PATH", path);
     assert!(shell.status().unwrap().success());
     let kept = fs::read_to_string(directory.path().join("calls")).unwrap();
     let lines = kept.lines().collect::<Vec<_>>();
@@ -41,10 +45,6 @@ fn calls() -> Vec<(String, Value)> {
         body => serde_json::from_str(body).unwrap_or_else(|error| panic!("{error} in {body}")),
     };
     lines.chunks(2).map(|call| (call[0].to_owned(), read(call[1]))).collect()
-}
-
-fn keys(body: &Value) -> BTreeSet<String> {
-    body["body"].as_object().unwrap().keys().cloned().collect()
 }
 
 #[test]
@@ -56,6 +56,8 @@ fn its_rest_calls_lead_to_the_same_state() {
         [
             "DELETE authorization/sources/file",
             "PUT authorization/settings",
+            "PUT authentication/settings",
+            "PUT authorization/node_cache",
             "POST authentication",
             "POST authorization/sources",
             "POST connectors",
@@ -64,21 +66,35 @@ fn its_rest_calls_lead_to_the_same_state() {
             "POST rules",
         ]
     );
-    let [_, settings, login, source, connector, action, rules @ ..] = &*calls else { panic!() };
-    assert_eq!(settings.1["no_match"], "deny");
-    assert_eq!(keys(&login.1), template(&authentication()));
-    assert_eq!(keys(&source.1), template(&authorization()));
-    assert_eq!(login.1["body"]["clientid"], "${clientid}");
-    assert_eq!(login.1["headers"]["authorization"], "Bearer 0123456789abcdef");
-    let text = configuration();
-    let urls = [&login.1, &source.1, &connector.1].map(|body| body["url"].as_str().unwrap());
-    assert_eq!(values(&text, "url"), urls);
-    assert_eq!(action.1["parameters"]["path"], "/emqx/events");
-    assert_eq!(action.1["resource_opts"]["request_ttl"], "infinity");
-    for (_, rule) in rules {
-        let name = rule["id"].as_str().unwrap();
-        let sql = values(&block(&text, &format!("rule_engine.rules.{name}")), "sql").remove(0);
-        assert_eq!(rule["sql"], sql.replace("\\\"", "\""));
-        assert_eq!(rule["actions"], json!(["http:fleetgate_events"]));
+    let places = [
+        "authorization",
+        "authentication_settings",
+        "authorization.node_cache",
+        "authentication.0",
+        "authorization.sources.0",
+        "connectors.http.fleetgate",
+        "actions.http.fleetgate_events",
+        "rule_engine.rules.fleetgate_presence",
+        "rule_engine.rules.fleetgate_messages",
+    ];
+    let mut told = State::new();
+    for (place, (_, body)) in places.iter().zip(&calls[1..]) {
+        flatten(place, body, &mut told);
     }
+    for (path, value) in &mut told {
+        if path.ends_with(".authorization") {
+            assert_eq!(*value, "Bearer 0123456789abcdef");
+            *value = HIDDEN.into();
+        }
+    }
+    let configured = with_token(configured());
+    let mut told = without_names(told);
+    // EMQX takes these settings as a whole only; and it enables what is made, unless it is told otherwise.
+    for default in ["max_size", "ttl", "excludes"] {
+        assert!(told.remove(&format!("authorization.cache.{default}")).is_some(), "{default}");
+    }
+    told.retain(|path, value| {
+        configured.contains_key(path) || !path.ends_with(".enable") || value != true
+    });
+    assert_eq!(told, configured);
 }

@@ -9,10 +9,11 @@ use crate::bare;
 use crate::plan::{Length, Traffic};
 use crate::support::fleetgate::Fleetgate;
 use crate::table::{Bar, Row};
-use crate::turns::{Compared, TURN, TURNS, in_turn, load};
+use crate::turns::{TURN, TURNS, in_turn, load};
 
-/// Batches that are written side by side, as Fleetgate does.
-const WRITERS: usize = 1;
+/// Connections of the bare client: with one it waits for each commit, with two (`ingest.writers`) it
+/// computes meanwhile. Its batches hold as many events as Fleetgate has callers, shared among them.
+const BARE: [(usize, &str); 2] = [(1, "of a bare client"), (2, "of two bare clients")];
 
 /// Each run's moments begin this many ms after those of the run before.
 const APART_MS: i64 = 60_000;
@@ -22,26 +23,30 @@ pub(super) async fn durable(url: &str) -> Vec<Row> {
     let since = AtomicI64::new(began);
     let mut rows = Vec::new();
     for connections in [256, 32] {
-        let compared = compared(url, connections, &since).await;
-        let name = format!("events, {connections} connections, durable");
-        let row = Row::figure(&name, compared.ratio, "of a bare client", Bar::AtLeast(0.5));
-        rows.push(row.run(&compared.ours).against("bare client", &compared.other));
+        let service = Fleetgate::start(url, &[]).await;
+        let (name, length) = (format!("events, {connections} connections"), Length::Time(TURN));
+        load(&service, connections, &events(&since), length).await;
+        for (clients, unit) in BARE {
+            let batch = connections / clients;
+            let compared = in_turn(
+                TURNS,
+                async |_| load(&service, connections, &events(&since), length).await,
+                async |_| {
+                    bare::events(url, clients, batch, GENERATED.end, next(&since), TURN).await
+                },
+            )
+            .await;
+            let row = Row::figure(&name, compared.ratio, unit, Bar::AtLeast(0.5));
+            rows.push(row.run(&compared.ours).against("bare", &compared.other));
+        }
     }
     rows
 }
 
-async fn compared(url: &str, connections: usize, since: &AtomicI64) -> Compared {
-    let service = Fleetgate::start(url, &[]).await;
-    let next = || since.fetch_add(APART_MS, Ordering::Relaxed);
-    let events = |since_ms| Traffic::Events { devices: GENERATED, since_ms };
-    load(&service, connections, &events(next()), Length::Time(TURN)).await;
-    in_turn(
-        TURNS,
-        async |_| load(&service, connections, &events(next()), Length::Time(TURN)).await,
-        async |_| {
-            let batch = connections / WRITERS;
-            bare::events(url, WRITERS, batch, GENERATED.end, next(), TURN).await
-        },
-    )
-    .await
+fn events(since: &AtomicI64) -> Traffic {
+    Traffic::Events { devices: GENERATED, since_ms: next(since) }
+}
+
+fn next(since: &AtomicI64) -> i64 {
+    since.fetch_add(APART_MS, Ordering::Relaxed)
 }

@@ -118,6 +118,24 @@ async fn the_second_login_with_a_chosen_password_costs_no_hash() {
 }
 
 #[tokio::test]
+async fn a_generated_secret_is_hashed_once_a_record() {
+    let authenticator = authenticator();
+    let own = Arc::new(device(vec![secret("older"), secret("right")]));
+    let hashed = async |password, client_id| {
+        let before = hashes(&authenticator);
+        let login = Login { client_id, ..login(password) };
+        let decision = authenticator.decide(Some(Arc::clone(&own)), &login).await.unwrap();
+        (hashes(&authenticator).0 - before.0, answer(decision).is_ok())
+    };
+    assert_eq!(hashed("right", "thermo-1").await, (2, true));
+    assert_eq!(hashed("right", "thermo-1").await, (0, true));
+    assert_eq!(hashed("wrong", "thermo-1").await, (2, false));
+    assert_eq!(hashed("right", "thermo-2").await, (2, false), "as a wrong one");
+    let changed = Some(device(vec![secret("older"), secret("right")]));
+    assert_eq!(cost(&authenticator, changed, login("right")).await, (2, 0));
+}
+
+#[tokio::test]
 async fn a_cheap_match_spares_the_costly_hashes() {
     let authenticator = authenticator();
     let both = || device(vec![chosen("chosen"), secret("generated")]);

@@ -3,7 +3,8 @@
 //! # The order of steps
 //! Whatever stands before a step, the step lets nobody in, and nobody do anything, who should not.
 //! A run that breaks off between two steps therefore leaves EMQX at most as open as it was.
-//! 1. *`no_match = deny`, no cache.* First, because taking a source away later makes it decide.
+//! 1. *`no_match = deny`, no cache, neither a client's nor the node's.* First, because taking a source
+//!    away later makes it decide, and because what is remembered outlives what is taken away.
 //! 2. *The authenticator*, and 3. *in front of all others*: those would decide before Fleetgate. It
 //!    comes before the source of authorization: that one believes the user name, and on a broker
 //!    where anybody may log in under any name it would hand out the rights of any device.

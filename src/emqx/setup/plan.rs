@@ -8,6 +8,8 @@ use super::{Change, Difference, Kind, Resource, Setup, SetupError, Sought, Targe
 use crate::emqx::EmqxError;
 
 const SETTINGS: &str = "authorization/settings";
+const LOGIN_CACHE: &str = "authentication/settings";
+const ACTION_CACHE: &str = "authorization/node_cache";
 const AUTHENTICATORS: &str = "authentication";
 const SOURCES: &str = "authorization/sources";
 const AUTHENTICATOR: &str = "password_based:http";
@@ -17,6 +19,10 @@ const AUTHENTICATOR: &str = "password_based:http";
 pub enum Step {
     /// What decides where no source does.
     Settings,
+    /// No login is answered from the node's memory.
+    LoginCache,
+    /// No action is.
+    ActionCache,
     /// Who may log in.
     Authenticator,
     /// Before all other authenticators.
@@ -39,8 +45,10 @@ pub enum Step {
 
 impl Step {
     /// All of them. The module documentation of [`super`] says why in this order.
-    pub const ORDER: [Self; 10] = [
+    pub const ORDER: [Self; 12] = [
         Self::Settings,
+        Self::LoginCache,
+        Self::ActionCache,
         Self::Authenticator,
         Self::AuthenticatorFirst,
         Self::Source,
@@ -61,6 +69,14 @@ impl Setup<'_> {
     pub async fn plan(&self, step: Step) -> Result<Option<Change>, SetupError> {
         match step {
             Step::Settings => self.settings().await,
+            Step::LoginCache => {
+                let name = "authentication settings";
+                self.cache(name, LOGIN_CACHE, &Target::login_cache()).await
+            }
+            Step::ActionCache => {
+                let name = "authorization node cache";
+                self.cache(name, ACTION_CACHE, &Target::action_cache()).await
+            }
             Step::Authenticator => self.resource(&self.target.authenticator()).await,
             Step::AuthenticatorFirst => self.authenticator_first().await,
             Step::Source => self.resource(&self.target.source()).await,
@@ -128,16 +144,23 @@ impl Setup<'_> {
         }))
     }
 
-    /// What the settings have besides stays.
     async fn settings(&self) -> Result<Option<Change>, SetupError> {
-        let mut body = self.needed(SETTINGS).await?;
-        let fields = differences(&body, &Target::settings(), false);
-        if fields.is_empty() {
-            return Ok(None);
+        let is = self.needed(SETTINGS).await?;
+        Ok(adjusted("authorization settings", SETTINGS, is, &Target::settings()))
+    }
+
+    /// EMQX before 5.9 has no such cache: one path is not served there, the other is an authenticator's.
+    async fn cache(
+        &self,
+        name: &'static str,
+        path: &str,
+        shall: &Value,
+    ) -> Result<Option<Change>, SetupError> {
+        match self.api.configuration(path).await {
+            Ok(is) => Ok(is.and_then(|is| adjusted(name, path, is, shall))),
+            Err(EmqxError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(failed(path, error)),
         }
-        merge(&mut body, Target::settings());
-        let change = Change::new("authorization settings", Kind::Replace, Method::PUT, SETTINGS);
-        Ok(Some(Change { fields, body: Some(body), ..change }))
     }
 
     async fn authenticator_first(&self) -> Result<Option<Change>, SetupError> {
@@ -187,6 +210,18 @@ impl Setup<'_> {
             _ => Err(failed(path, EmqxError::UnreadableConfiguration("no list".to_owned()))),
         }
     }
+}
+
+/// Settings that are always there. What they have besides stays.
+fn adjusted(name: &'static str, path: &str, is: Value, shall: &Value) -> Option<Change> {
+    let fields = differences(&is, shall, false);
+    if fields.is_empty() {
+        return None;
+    }
+    let mut body = is;
+    merge(&mut body, shall.clone());
+    let change = Change::new(name, Kind::Replace, Method::PUT, path);
+    Some(Change { fields, body: Some(body), ..change })
 }
 
 fn failed(path: &str, error: EmqxError) -> SetupError {

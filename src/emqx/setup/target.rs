@@ -50,6 +50,19 @@ impl Target {
         json!({"no_match": "deny", "deny_action": "ignore", "cache": {"enable": false}})
     }
 
+    /// The node's memory of logins, from EMQX 5.9 on; from 6.2 on it is on by default.
+    ///
+    /// A device whose secret is revoked reconnects as soon as its session is ended. From this memory it
+    /// would be let in again, with its old rights, and nothing would end that session.
+    pub(super) fn login_cache() -> Value {
+        json!({"node_cache": {"enable": false}})
+    }
+
+    /// The same for actions: it would go on allowing what was taken away.
+    pub(super) fn action_cache() -> Value {
+        json!({"enable": false})
+    }
+
     /// Who may log in.
     #[must_use]
     pub fn authenticator(&self) -> Resource {

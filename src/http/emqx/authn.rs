@@ -5,15 +5,16 @@ use std::time::Instant;
 
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
-use serde::ser::SerializeSeq;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::Deserialize;
 
 use crate::authn::{Allowed, Decision, Login, LoginError};
-use crate::domain::acl::{Action, AllowRule, allow_rules};
-use crate::domain::rights::Rights;
 use crate::http::Gate;
-use crate::http::emqx::{Answer, DECISION_LIMIT, receive};
+use crate::http::emqx::{Answer, DECISION_LIMIT, read_json, receive};
 use crate::metrics::Outcome;
+
+mod allow;
+
+use allow::allow_text;
 
 /// The body, as `emqx-config/` asks EMQX to build it. Every value is a string; what the client did
 /// not send is `""` (CONTRACT.md). Further fields are fine.
@@ -41,7 +42,7 @@ pub struct AuthnRequest<'a> {
 /// # Errors
 /// When it is not JSON or not of this shape.
 pub fn parse(body: &[u8]) -> Result<AuthnRequest<'_>, serde_json::Error> {
-    serde_json::from_slice(body)
+    read_json(body)
 }
 
 /// Answers one login.
@@ -86,71 +87,6 @@ fn login<'a>(request: &'a AuthnRequest<'a>) -> Login<'a> {
     }
 }
 
-/// What an allowed login tells EMQX (CONTRACT.md, authenticator).
-#[derive(Serialize)]
-struct AllowBody<'a> {
-    result: &'static str,
-    client_attrs: ClientAttrs<'a>,
-    /// Unix seconds at which EMQX ends the session.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    expire_at: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    acl: Option<AclRules<'a>>,
-}
-
-/// Attributes that EMQX keeps with the client and shows in its events.
-#[derive(Serialize)]
-struct ClientAttrs<'a> {
-    device: &'a str,
-    kind: &'a str,
-}
-
 fn allow(allowed: &Allowed, with_acl: bool) -> Answer {
-    let device = &allowed.device;
-    let body = AllowBody {
-        result: "allow",
-        client_attrs: ClientAttrs { device: device.name.as_str(), kind: device.kind.as_str() },
-        expire_at: allowed.expires_at,
-        acl: with_acl.then_some(AclRules(&device.rights)),
-    };
-    match serde_json::to_vec(&body) {
-        Ok(body) => Answer::decision(Outcome::Allow, body),
-        Err(error) => Answer::unavailable(Outcome::Unavailable, &error.to_string()),
-    }
-}
-
-/// A device's rights as EMQX's rules.
-struct AclRules<'a>(&'a Rights);
-
-impl Serialize for AclRules<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut rules = serializer.serialize_seq(None)?;
-        for rule in allow_rules(self.0) {
-            rules.serialize_element(&AclRule {
-                permission: "allow",
-                action: match rule.action {
-                    Action::Publish => "publish",
-                    Action::Subscribe => "subscribe",
-                },
-                topic: rule,
-            })?;
-        }
-        rules.end()
-    }
-}
-
-#[derive(Serialize)]
-struct AclRule<'a> {
-    permission: &'static str,
-    action: &'static str,
-    #[serde(serialize_with = "rule_topic")]
-    topic: AllowRule<'a>,
-}
-
-fn rule_topic<S: Serializer>(rule: &AllowRule<'_>, serializer: S) -> Result<S::Ok, S::Error> {
-    if rule.literal {
-        serializer.collect_str(&format_args!("eq {}", rule.topic))
-    } else {
-        serializer.serialize_str(rule.topic)
-    }
+    Answer::decision(Outcome::Allow, allow_text(allowed, with_acl))
 }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use crate::authz::Question;
 use crate::domain::acl::Action;
 use crate::http::Gate;
-use crate::http::emqx::{Answer, DECISION_LIMIT, receive};
+use crate::http::emqx::{Answer, DECISION_LIMIT, read_json, receive};
 use crate::metrics::Outcome;
 
 /// The body, as `emqx-config/` asks EMQX to build it. Further fields are fine.
@@ -32,7 +32,7 @@ pub struct AuthzRequest<'a> {
 /// # Errors
 /// When it is not JSON or not of this shape.
 pub fn parse(body: &[u8]) -> Result<AuthzRequest<'_>, serde_json::Error> {
-    serde_json::from_slice(body)
+    read_json(body)
 }
 
 /// Answers one authorization request.

@@ -61,6 +61,7 @@ pub(crate) fn config(database_url: &str) -> Config {
             queue: 10_000,
             batch: 512,
             linger: Duration::from_millis(1),
+            writers: 2,
             max_payload: 64 * 1024,
         },
         tokens: Tokens {

@@ -5,6 +5,8 @@
 
 use serde_json::{Map, Value, json};
 
+const LOGIN_CACHE: &str = "authentication/settings";
+const ACTION_CACHE: &str = "authorization/node_cache";
 const FILE: &str = include_str!("../../recorded/rest.jsonl");
 
 /// A recorded exchange.
@@ -63,9 +65,39 @@ pub(crate) struct Call {
     pub(crate) body: Value,
 }
 
+/// What a node remembers, as EMQX 6.3's source has it (emqx_auth_cache_schema, emqx_authn_api,
+/// emqx_authz_api_cache); nobody recorded it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Caches {
+    /// `authentication/settings`
+    pub(crate) logins: Value,
+    /// `authorization/node_cache`
+    pub(crate) actions: Value,
+}
+
+impl Caches {
+    /// On, as they are by default from 6.2 on.
+    pub(crate) fn since_6_2() -> Self {
+        let cache = json!({
+            "enable": true, "cache_ttl": "1m", "cleanup_interval": "1m", "stat_update_interval": "5s",
+            "max_count": 1_000_000, "max_memory": "100MB",
+        });
+        Self {
+            logins: json!({"ignore_backend_failures": false, "node_cache": cache}),
+            actions: cache,
+        }
+    }
+
+    fn at(&mut self, path: &str) -> &mut Value {
+        if path == LOGIN_CACHE { &mut self.logins } else { &mut self.actions }
+    }
+}
+
 /// EMQX's configuration, secrets in the clear.
 pub(crate) struct Broker {
     pub(crate) settings: Value,
+    /// From 5.9 on.
+    pub(crate) caches: Option<Caches>,
     pub(crate) authenticators: Vec<Value>,
     pub(crate) sources: Vec<Value>,
     pub(crate) connector: Option<Value>,
@@ -82,11 +114,12 @@ pub(crate) struct Broker {
 }
 
 impl Default for Broker {
-    /// A fresh EMQX.
+    /// A fresh EMQX 5.8.
     fn default() -> Self {
         let sources = recorded("GET", "authorization/sources", 200).response;
         Self {
             settings: recorded("GET", "authorization/settings", 200).response,
+            caches: None,
             authenticators: Vec::new(),
             sources: sources["sources"].as_array().unwrap().clone(),
             connector: None,
@@ -147,6 +180,10 @@ impl Broker {
         let authenticator = find(&self.authenticators, "id", "password_based:http").is_some();
         let source = find(&self.sources, "type", "http").is_some();
         let found = match path {
+            ACTION_CACHE if self.caches.is_none() => return not_served(),
+            LOGIN_CACHE | ACTION_CACHE => {
+                self.caches.clone().map(|mut caches| caches.at(path).clone())
+            }
             "authentication" => Some(Value::Array(self.authenticators.clone())),
             "authentication/password_based:http/status" => {
                 authenticator.then(|| self.authenticator_status.clone())
@@ -165,7 +202,7 @@ impl Broker {
             }
             _ => match path.strip_prefix("rules/") {
                 Some(id) => self.rules.get(id).cloned(),
-                None => return (404, json!("<html></html>")),
+                None => return not_served(),
             },
         };
         found.map_or_else(|| refusal(404, "NOT_FOUND", "not found"), |found| (200, masked(found)))
@@ -177,6 +214,15 @@ impl Broker {
                 self.settings = body;
                 (200, self.settings.clone())
             }
+            ("PUT", LOGIN_CACHE | ACTION_CACHE) => match &mut self.caches {
+                Some(caches) => {
+                    let cache = caches.at(path);
+                    assert_eq!(keys_of(&body), keys_of(cache), "a PUT replaces all of it");
+                    *cache = body;
+                    (204, Value::Null)
+                }
+                None => not_served(),
+            },
             ("POST", "authentication") => {
                 if find(&self.authenticators, "id", "password_based:http").is_some() {
                     return again("authentication", 409);
@@ -250,6 +296,15 @@ impl Broker {
 
 fn find(list: &[Value], key: &str, value: &str) -> Option<usize> {
     list.iter().position(|entry| entry[key] == value)
+}
+
+/// A path that EMQX has nothing for.
+fn not_served() -> (u16, Value) {
+    (404, json!("<html></html>"))
+}
+
+fn keys_of(object: &Value) -> Vec<&String> {
+    object.as_object().unwrap().keys().collect()
 }
 
 fn refusal(status: u16, code: &str, message: &str) -> (u16, Value) {

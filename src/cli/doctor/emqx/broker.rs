@@ -37,6 +37,8 @@ const TUNING: [&str; 9] = [
     "deny_action",
 ];
 
+const OLD_RIGHTS: &str = "EMQX goes on with rights that were taken away until it forgets them";
+
 /// Runs all checks. The token is only needed where EMQX does not hide its own.
 pub(super) async fn examine(api: &EmqxApi, token: Secret, report: &mut Report) {
     let fleetgate = match fleetgate_url(api).await {
@@ -88,8 +90,9 @@ impl Broker<'_> {
         match check {
             AUTHENTICATOR => self.authenticator().await,
             SETTINGS => {
+                let steps = [Step::Settings, Step::ActionCache];
                 let found = "no_match is deny, no cache";
-                Ok(or_ok(check, found, self.judge(check, &[Step::Settings]).await?))
+                Ok(or_ok(check, found, self.judge(check, &steps).await?))
             }
             SOURCES => self.sources().await,
             CONNECTOR => {
@@ -110,7 +113,7 @@ impl Broker<'_> {
     }
 
     async fn authenticator(&self) -> Result<Vec<Finding>, SetupError> {
-        let steps = [Step::Authenticator, Step::AuthenticatorFirst];
+        let steps = [Step::LoginCache, Step::Authenticator, Step::AuthenticatorFirst];
         let mut findings = self.judge(AUTHENTICATOR, &steps).await?;
         let path = "authentication/password_based:http/status";
         findings.extend(self.connected(AUTHENTICATOR, evidence::read(self.api, path).await?));
@@ -145,24 +148,25 @@ impl Broker<'_> {
         let mut findings = Vec::new();
         for step in steps {
             let change = self.setup.plan(*step).await?;
-            findings.extend(change.map(|change| self.finding(check, &change)));
+            findings.extend(change.map(|change| self.finding(check, *step, &change)));
         }
         Ok(findings)
     }
 
-    fn finding(&self, check: &'static str, change: &Change) -> Finding {
+    fn finding(&self, check: &'static str, step: Step, change: &Change) -> Finding {
         let name = change.name;
         let found = match change.kind {
             Kind::Create => format!("EMQX has no {name}"),
             Kind::Move => format!("{name} is not the first: another one decides before it"),
             Kind::Delete => format!("{name} decides whatever Fleetgate does not"),
             Kind::Replace => {
-                let fields: Vec<_> = change.fields.iter().map(in_words).collect();
+                let fields: Vec<_> =
+                    change.fields.iter().map(|field| in_words(step, field)).collect();
                 format!("{name}: {}", fields.join("; "))
             }
         };
         let harmless = match change.kind {
-            Kind::Replace => change.fields.iter().all(is_tuning),
+            Kind::Replace => step == Step::ActionCache || change.fields.iter().all(is_tuning),
             Kind::Delete => !change.fields.iter().any(allows_all),
             Kind::Create | Kind::Move => false,
         };
@@ -230,23 +234,25 @@ fn allows_all(difference: &Difference) -> bool {
     rules.contains("{allow,all}.")
 }
 
-fn in_words(difference: &Difference) -> String {
+fn in_words(step: Step, difference: &Difference) -> String {
     let shown = |value: &Option<Value>| {
         value.as_ref().map_or_else(|| "nothing".to_owned(), Value::to_string)
     };
     let (is, becomes) = (shown(&difference.is), shown(&difference.becomes));
     let words = format!("{} is {is}, should be {becomes}", difference.field);
-    match cost(&difference.field) {
+    match cost(step, &difference.field) {
         Some(cost) => format!("{words} ({cost})"),
         None => words,
     }
 }
 
 /// What a difference leads to, where that is not plain.
-fn cost(field: &str) -> Option<&'static str> {
+fn cost(step: Step, field: &str) -> Option<&'static str> {
     Some(match field {
+        "node_cache.enable" => "a device whose secret was revoked gets in again and stays",
+        "enable" if step == Step::ActionCache => OLD_RIGHTS,
         "no_match" => "what no source decides is allowed",
-        "cache.enable" => "EMQX goes on with rights that were taken away until it forgets them",
+        "cache.enable" => OLD_RIGHTS,
         "deny_action" => "a client that tries what it may not is thrown out",
         "enable_pipelining" => "wrong for a service that answers one request at a time",
         "resource_opts.request_ttl" => "events that wait longer are lost",

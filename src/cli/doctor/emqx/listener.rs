@@ -2,6 +2,7 @@
 //!
 //! It is only read here, not trusted: whether a client trusts it is for the client to say.
 
+use std::io;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,19 +34,40 @@ pub(super) async fn examine(api_url: &str, clock: &Clock) -> Finding {
     let shown = tokio::task::spawn_blocking(move || (not_after(&host, PORT), host)).await;
     match shown {
         Ok((Ok(end), host)) => judge(&host, (end - now).div_euclid(SECONDS_A_DAY)),
-        Ok((Err(error), host)) => Finding::ok(
+        Ok((Err(problem), host)) => without(&host, &problem),
+        Err(error) => Finding::error(CERTIFICATE, error),
+    }
+}
+
+/// Why no certificate was read.
+#[derive(Debug, PartialEq, Eq)]
+enum Problem {
+    /// Nobody listens.
+    Absent(String),
+    /// Somebody does, and shows no certificate.
+    Broken(String),
+}
+
+fn without(host: &str, problem: &Problem) -> Finding {
+    match problem {
+        Problem::Absent(error) => Finding::ok(
             CERTIFICATE,
             format!(
                 "no TLS listener that answers at {host}:{PORT} ({error}): devices use plain MQTT"
             ),
         ),
-        Err(error) => Finding::error(CERTIFICATE, error),
+        Problem::Broken(error) => Finding::failure(
+            CERTIFICATE,
+            format!("{host}:{PORT} listens, and shows none ({error}): no device connects over TLS"),
+            "look for the listener's certificate files in EMQX's log; `fleetgate secrets init` makes those of \
+             the stack that are missing",
+        ),
     }
 }
 
 fn judge(host: &str, days: i64) -> Finding {
     let found = format!("{host}:{PORT} shows one that counts for {days} days more");
-    let remedy = "run `fleetgate secrets init` (a restart of the stack does), or give EMQX a new \
+    let remedy = "run `fleetgate secrets init` (`docker compose up -d` does), or give EMQX a new \
                   certificate; clients that check it cannot connect after its end";
     if days < 0 {
         Finding::failure(CERTIFICATE, format!("{host}:{PORT} shows one that has ended"), remedy)
@@ -59,23 +81,35 @@ fn judge(host: &str, days: i64) -> Finding {
 }
 
 /// The end of the certificate shown at an address, in Unix seconds. Blocks for [`LIMIT`] at most a step.
-fn not_after(host: &str, port: u16) -> Result<i64, String> {
-    let words = |error: &dyn std::error::Error| error.to_string();
-    let address = (host, port).to_socket_addrs().map_err(|error| words(&error))?.next();
-    let address = address.ok_or("the name has no address")?;
-    let mut socket = TcpStream::connect_timeout(&address, step()).map_err(|error| words(&error))?;
-    socket
-        .set_read_timeout(Some(step()))
-        .and_then(|()| socket.set_write_timeout(Some(step())))
-        .map_err(|error| words(&error))?;
-    let name = ServerName::try_from(host.to_owned()).map_err(|error| words(&error))?;
-    let mut session = ClientConnection::new(reader()?, name).map_err(|error| words(&error))?;
-    while session.is_handshaking() {
-        session.complete_io(&mut socket).map_err(|error| words(&error))?;
-    }
-    let shown = session.peer_certificates().and_then(<[_]>::first).ok_or("it shows none")?;
-    let (_, parsed) = x509_parser::parse_x509_certificate(shown).map_err(|error| words(&error))?;
+fn not_after(host: &str, port: u16) -> Result<i64, Problem> {
+    let socket = connected(host, port).map_err(|error| Problem::Absent(error.to_string()))?;
+    let shown = certificate(host, socket).map_err(Problem::Broken)?;
+    let parsed = x509_parser::parse_x509_certificate(&shown);
+    let (_, parsed) = parsed.map_err(|error| Problem::Broken(error.to_string()))?;
     Ok(parsed.validity().not_after.timestamp())
+}
+
+fn connected(host: &str, port: u16) -> io::Result<TcpStream> {
+    let address = (host, port).to_socket_addrs()?.next();
+    let address = address.ok_or_else(|| io::Error::other("the name has no address"))?;
+    let socket = TcpStream::connect_timeout(&address, step())?;
+    socket.set_read_timeout(Some(step()))?;
+    socket.set_write_timeout(Some(step()))?;
+    Ok(socket)
+}
+
+fn certificate(host: &str, mut socket: TcpStream) -> Result<CertificateDer<'static>, String> {
+    let name = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
+    let mut session = ClientConnection::new(reader()?, name).map_err(|error| error.to_string())?;
+    let mut ended = Ok(());
+    while session.is_handshaking() && ended.is_ok() {
+        ended = session.complete_io(&mut socket).map(drop);
+    }
+    // A listener that wants a client's certificate breaks off, after it has shown its own.
+    let shown = session.peer_certificates().and_then(<[_]>::first);
+    let reason =
+        || ended.err().map_or_else(|| "it sent none".to_owned(), |error| error.to_string());
+    shown.map(|shown| shown.clone().into_owned()).ok_or_else(reason)
 }
 
 fn step() -> Duration {
@@ -173,7 +207,20 @@ mod tests {
     #[test]
     fn the_end_of_a_certificate_is_read_whoever_signed_it() {
         assert_eq!(not_after("localhost", listener()), Ok(4_102_444_800));
-        assert!(not_after("localhost", 1).is_err());
+    }
+
+    #[test]
+    fn a_listener_that_shows_none_is_told_from_one_that_is_not_there() {
+        assert!(matches!(not_after("localhost", 1), Err(Problem::Absent(_))));
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = silent.local_addr().unwrap().port();
+        std::thread::spawn(move || drop(silent.accept().unwrap()));
+        let problem = not_after("127.0.0.1", port).unwrap_err();
+        assert!(matches!(problem, Problem::Broken(_)), "{problem:?}");
+        let finding = without("emqx", &problem);
+        assert_eq!(finding.status, Status::Failure);
+        assert!(finding.remedy.unwrap().contains("secrets init"));
+        assert_eq!(without("emqx", &Problem::Absent("refused".to_owned())).status, Status::Ok);
     }
 
     #[test]

@@ -1,0 +1,50 @@
+#!/bin/sh
+# Installs what checks the shell scripts and the alerts, where it is missing: shellcheck and promtool.
+# promtool is taken out of Debian's package `prometheus`: installing that would also start a server on
+# this machine.
+set -eu
+
+say() { printf '%s\n' "$*" >&2; }
+
+fail() {
+    say "$@"
+    exit 1
+}
+
+has() { command -v "$1" >/dev/null 2>&1; }
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo -n "$@"; fi
+}
+
+# Standard input is closed off: a package's script must not eat the caller's, nor wait for it.
+apt() { as_root env DEBIAN_FRONTEND=noninteractive apt-get "$@" </dev/null >&2; }
+
+install_promtool() {
+    directory=$(mktemp -d /tmp/fleetgate-promtool.XXXXXX)
+    trap 'rm -rf "$directory"' EXIT
+    trap 'exit 1' HUP INT TERM
+    # apt downloads as a user of its own.
+    chmod 777 "$directory"
+    (cd "$directory" && apt-get download -q prometheus </dev/null >&2)
+    dpkg-deb --extract "$directory"/prometheus_*.deb "$directory/package"
+    as_root install -m 755 "$directory/package/usr/bin/promtool" /usr/local/bin/promtool
+    promtool --version >&2
+}
+
+missing=
+has shellcheck || missing=shellcheck
+has promtool || missing="${missing:+$missing }promtool"
+[ -n "$missing" ] || exit 0
+
+if ! has apt-get || ! has dpkg-deb; then
+    fail "Missing: $missing. Install shellcheck, https://www.shellcheck.net/, and promtool, which is part of" \
+        'Prometheus, https://prometheus.io/download/.'
+fi
+as_root true 2>/dev/null ||
+    fail "Missing: $missing, and no right to install without a password. Type: sudo docker/install-checkers.sh"
+
+say "Installing what is missing: $missing"
+apt update -q
+has shellcheck || apt install -y -q --no-install-recommends shellcheck
+has promtool || install_promtool

@@ -1,0 +1,62 @@
+//! What a batch of events writes, in one statement (`sql/V6__event_batches.sql`).
+
+use deadpool_postgres::Client;
+
+use crate::registry::error::RegistryError;
+use crate::registry::presence::{Applied, MoveColumns, SessionMove};
+use crate::registry::reports::{NewsColumns, NewsItem};
+
+/// What a committed batch had in it that changed nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outdated {
+    /// Moves of sessions that brought nothing new.
+    pub sessions: u64,
+    /// Reports that were not newer than what was known.
+    pub reports: u64,
+}
+
+/// Sessions first: that is the order of locks.
+const WRITE: &str = "
+    SELECT moved, fleetgate_write_news($6, $7, $8, $9::text[]::jsonb[], $10::text[]::jsonb[], $11) AS outdated
+    FROM fleetgate_move_sessions($1, $2, $3, $4, $5) AS moved";
+
+/// Writes moves, at most one a client id, and news as `merge` gives them. When this returns, they are
+/// committed: the statement is a transaction of its own, and its answer ends with PostgreSQL being
+/// ready again, which comes after the commit.
+///
+/// # Errors
+/// A client id that is no name, a value that jsonb cannot hold, moments beyond the year 9998, a
+/// database that is away. Nothing was written then, unless the connection broke: nobody knows.
+pub async fn write(
+    client: &Client,
+    moves: &[&SessionMove],
+    news: &[NewsItem<'_>],
+) -> Result<Outdated, RegistryError> {
+    let on_events = || RegistryError::on("a batch of events");
+    let (sessions, items) = (MoveColumns::new(moves)?, NewsColumns::new(news)?);
+    let statement = client.prepare_cached(WRITE).await.map_err(on_events())?;
+    let row = client
+        .query_one(
+            &statement,
+            &[
+                &sessions.client_ids,
+                &sessions.device_ids,
+                &sessions.began,
+                &sessions.ended,
+                &sessions.inferences,
+                &items.device_ids,
+                &items.seen,
+                &items.bindings,
+                &items.reports,
+                &items.violations,
+                &items.turns,
+            ],
+        )
+        .await
+        .map_err(on_events())?;
+    let outdated: i64 = row.get("outdated");
+    Ok(Outdated {
+        sessions: Applied::of(moves.len(), row.get("moved")).ignored,
+        reports: u64::try_from(outdated).unwrap_or(0),
+    })
+}
