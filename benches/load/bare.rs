@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use deadpool_postgres::{Manager, Object, Pool};
 use fleetgate::domain::device::DeviceId;
+use fleetgate::registry::connection::LOOK_UP_PLANS;
 use fleetgate::registry::events;
 use fleetgate::registry::load::LOAD;
 use fleetgate::registry::presence::SessionMove;
@@ -20,12 +21,14 @@ use crate::support::registry::connect;
 use crate::support::requests::device_name;
 use crate::turns::Run;
 
-/// Loads each of the first `devices` records once, over this many connections.
+/// Loads each of the first `devices` records once, over this many connections, planned as Fleetgate has
+/// it planned.
 pub(crate) async fn loads(url: &str, connections: usize, devices: u32) -> Run {
     let next = Arc::new(AtomicU32::new(0));
+    let url = format!("{url} options='{LOOK_UP_PLANS}'");
     let mut clients = Vec::new();
     for _ in 0..connections {
-        let client = connect(url).await;
+        let client = connect(&url).await;
         let statement = client.prepare(LOAD).await.expect("the statement");
         clients.push((client, statement));
     }

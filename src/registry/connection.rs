@@ -23,6 +23,9 @@ use crate::registry::error::RegistryError;
 /// wrong.
 const NOTIFICATIONS_WAITING: usize = 4096;
 
+/// Settings of a session for [`Target::for_look_ups`], as options of the connection.
+pub const LOOK_UP_PLANS: &str = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off";
+
 /// How to reach PostgreSQL.
 #[derive(Clone)]
 pub struct Target {
@@ -57,11 +60,14 @@ impl Target {
         Ok(Self { config, tls, connect_timeout: settings.connect_timeout })
     }
 
-    /// Lets the server end a statement that nobody waits for any more, unless the URL sets options of
-    /// its own.
-    pub(super) fn with_statement_timeout(mut self, timeout: Duration) -> Self {
+    /// Lets the server end a statement that nobody waits for any more, and plan each statement once:
+    /// one that takes an array would be planned anew for every array, which costs more than running it.
+    /// Statements of such a connection look rows up by key, whatever the statistics say; they are stale
+    /// exactly when a new fleet has come. Nothing of this if the URL sets options of its own.
+    pub(super) fn for_look_ups(mut self, timeout: Duration) -> Self {
         if self.config.get_options().is_none() {
-            self.config.options(format!("-c statement_timeout={}", timeout.as_millis()));
+            let timeout = timeout.as_millis();
+            self.config.options(format!("-c statement_timeout={timeout} {LOOK_UP_PLANS}"));
         }
         self
     }

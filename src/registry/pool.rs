@@ -40,7 +40,7 @@ impl Postgres {
     /// As [`Target::new`].
     pub fn new(settings: &Database, runtime: Handle) -> Result<Self, RegistryError> {
         let target = Target::new(settings)?;
-        let target = target.with_statement_timeout(settings.query_timeout);
+        let target = target.for_look_ups(settings.query_timeout);
         let manager = Manager::from_connect(
             target.config.clone(),
             OnRuntime { target, runtime: runtime.clone() },
