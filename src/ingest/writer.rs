@@ -29,11 +29,8 @@ pub struct Writer {
     postgres: Postgres,
     oldest: Arc<Oldest>,
     metrics: EventMetrics,
-    /// Callers whose batch is being written.
-    under_way: AtomicUsize,
-    /// Callers there were when a batch was last answered: its own, those that waited, those of other
-    /// batches.
-    callers: AtomicUsize,
+    /// How many callers the last batch answered, and so how many may be back at once.
+    answered: AtomicUsize,
     /// Whether the last transaction failed, so that an outage is told once.
     failing: AtomicBool,
 }
@@ -56,8 +53,7 @@ impl Writer {
             postgres,
             oldest,
             metrics,
-            under_way: AtomicUsize::new(0),
-            callers: AtomicUsize::new(0),
+            answered: AtomicUsize::new(0),
             failing: AtomicBool::new(false),
         }
     }
@@ -88,13 +84,13 @@ impl Writer {
     /// What waits, or comes next; empty when nothing will come any more.
     ///
     /// Callers that were just answered are likely to be back at once, each with its next event. Waiting
-    /// until one writer's share of all callers is here makes batches that are worth a commit, and leaves
-    /// the other writers theirs.
+    /// for one writer's share of them makes batches that are worth a commit, and leaves the others
+    /// something to do meanwhile.
     async fn gather(&self) -> Vec<Submission> {
         let _turn = self.gathering.lock().await;
         self.queue.holds(1).await;
-        let callers = self.callers.swap(0, Ordering::Relaxed);
-        let share = callers.div_ceil(self.writers).min(self.batch);
+        let answered = self.answered.swap(0, Ordering::Relaxed);
+        let share = answered.div_ceil(self.writers).min(self.batch);
         if share > 1 && !self.linger.is_zero() {
             let _over = timeout(self.linger, self.queue.holds(share)).await;
         }
@@ -104,7 +100,6 @@ impl Writer {
     async fn write(&self, gathered: Vec<Submission>) {
         let _since = gathered.first().map(|first| self.oldest.note(first.since));
         let callers = gathered.len();
-        self.under_way.fetch_add(callers, Ordering::Relaxed);
         let mut parts = vec![gathered];
         while let Some(mut part) = parts.pop() {
             let outcome = self.commit(&part).await;
@@ -116,8 +111,7 @@ impl Writer {
                 outcome => answer(part, &self.told(outcome)),
             }
         }
-        let under_way = self.under_way.fetch_sub(callers, Ordering::Relaxed);
-        self.callers.store(under_way + self.queue.len(), Ordering::Relaxed);
+        self.answered.store(callers, Ordering::Relaxed);
     }
 
     async fn commit(&self, part: &[Submission]) -> Result<(), RegistryError> {
