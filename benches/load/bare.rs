@@ -11,11 +11,10 @@ use fleetgate::registry::events;
 use fleetgate::registry::load::LOAD;
 use fleetgate::registry::presence::SessionMove;
 use fleetgate::registry::reports::{DeviceNews, Report as Value, merge};
-use hdrhistogram::Histogram;
 use tokio::task::JoinSet;
 use tokio_postgres::NoTls;
 
-use crate::plan::Report;
+use crate::latencies::Latencies;
 use crate::sessions::{Happening, Sessions};
 use crate::support::registry::connect;
 use crate::support::requests::device_name;
@@ -36,7 +35,7 @@ pub(crate) async fn loads(url: &str, connections: usize, devices: u32) -> Run {
     for (client, statement) in clients {
         let next = next.clone();
         tasks.spawn(async move {
-            let mut latencies = histogram();
+            let mut latencies = Latencies::new();
             loop {
                 let number = next.fetch_add(1, Ordering::Relaxed);
                 if number >= devices {
@@ -45,7 +44,7 @@ pub(crate) async fn loads(url: &str, connections: usize, devices: u32) -> Run {
                 let sent = Instant::now();
                 let row = client.query_opt(&statement, &[&[device_name(number)].as_slice()]).await;
                 row.expect("an answer").expect("a device");
-                record(&mut latencies, sent);
+                latencies.record(sent);
             }
         });
     }
@@ -91,14 +90,14 @@ async fn write_batches(
     batch: usize,
     until: Instant,
     written: &AtomicU64,
-) -> Histogram<u64> {
-    let mut latencies = histogram();
+) -> Latencies {
+    let mut latencies = Latencies::new();
     while Instant::now() < until {
         let (moves, news) = rows(sessions, ids, batch);
         let sent = Instant::now();
         let moves: Vec<&SessionMove> = moves.iter().collect();
         events::write(&client, &moves, &merge(&news)).await.expect("a batch");
-        record(&mut latencies, sent);
+        latencies.record(sent);
         written.fetch_add(batch as u64, Ordering::Relaxed);
     }
     latencies
@@ -146,27 +145,14 @@ async fn device_ids(url: &str) -> Arc<[i64]> {
     rows.expect("the devices").iter().map(|row| row.get(0)).collect()
 }
 
-fn histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, 60_000_000, 3).expect("good bounds")
-}
-
-fn record(latencies: &mut Histogram<u64>, sent: Instant) {
-    let micros = u64::try_from(sent.elapsed().as_micros()).expect("less than an age");
-    latencies.saturating_record(micros);
-}
-
-async fn joined(mut tasks: JoinSet<Histogram<u64>>) -> Histogram<u64> {
-    let mut all = histogram();
+async fn joined(mut tasks: JoinSet<Latencies>) -> Latencies {
+    let mut all = Latencies::new();
     while let Some(one) = tasks.join_next().await {
-        all.add(one.expect("a connection does its part")).expect("the same bounds");
+        all.add(&one.expect("a connection does its part"));
     }
     all
 }
 
-fn run(latencies: &Histogram<u64>, answers: u64, time: Duration) -> Run {
-    let at = |quantile| Duration::from_micros(latencies.value_at_quantile(quantile));
-    #[allow(clippy::cast_precision_loss, reason = "far less than 2^52 answers")]
-    let per_second = answers as f64 / time.as_secs_f64();
-    let report = Report { per_second, answers, p50: at(0.5), p99: at(0.99), p999: at(0.999) };
-    Run { report, cpu: None }
+fn run(latencies: &Latencies, answers: u64, time: Duration) -> Run {
+    Run { report: latencies.report(answers, answers, time), cpu: None }
 }

@@ -2,11 +2,11 @@
 
 use std::io;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use hdrhistogram::Histogram;
 use tokio::task::LocalSet;
 
+use crate::latencies::Latencies;
 use crate::plan::{Length, Plan, Report};
 use crate::support::connection::Connection;
 use crate::traffic::Requests;
@@ -21,7 +21,7 @@ pub(crate) fn run() {
 
 /// What one connection measured.
 struct Measured {
-    latencies: Histogram<u64>,
+    latencies: Latencies,
     answers: u64,
 }
 
@@ -48,13 +48,14 @@ async fn drive(plan: Plan) -> Report {
         tokio::task::spawn_local(serve(connection, requests, plan.clone(), window.clone()))
     });
     let tasks: Vec<_> = tasks.collect();
-    let mut all = Measured { latencies: histogram(), answers: 0 };
+    let mut all = Measured { latencies: Latencies::new(), answers: 0 };
     for task in tasks {
         let one = task.await.expect("a connection does its part");
-        all.latencies.add(one.latencies).expect("the same bounds");
+        all.latencies.add(&one.latencies);
         all.answers += one.answers;
     }
-    report(&all, window.counted_from.elapsed())
+    let time = window.counted_from.elapsed();
+    all.latencies.report(all.latencies.count(), all.answers, time)
 }
 
 async fn serve(
@@ -63,7 +64,7 @@ async fn serve(
     plan: Rc<Plan>,
     window: Rc<Window>,
 ) -> Measured {
-    let mut measured = Measured { latencies: histogram(), answers: 0 };
+    let mut measured = Measured { latencies: Latencies::new(), answers: 0 };
     let rounds = if window.until.is_some() { usize::MAX } else { requests.len() };
     for _ in 0..rounds {
         let sent = Instant::now();
@@ -81,25 +82,8 @@ async fn serve(
         );
         measured.answers += 1;
         if sent >= window.counted_from {
-            let micros = u64::try_from(sent.elapsed().as_micros()).expect("less than an age");
-            measured.latencies.saturating_record(micros);
+            measured.latencies.record(sent);
         }
     }
     measured
-}
-
-fn histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, 60_000_000, 3).expect("good bounds")
-}
-
-fn report(all: &Measured, time: Duration) -> Report {
-    let at = |quantile| Duration::from_micros(all.latencies.value_at_quantile(quantile));
-    Report {
-        #[allow(clippy::cast_precision_loss, reason = "far less than 2^52 answers")]
-        per_second: all.latencies.len() as f64 / time.as_secs_f64(),
-        answers: all.answers,
-        p50: at(0.5),
-        p99: at(0.99),
-        p999: at(0.999),
-    }
 }

@@ -21,6 +21,7 @@ mod support;
 mod bare;
 mod ceiling;
 mod generator;
+mod latencies;
 mod plan;
 mod scenarios;
 mod sessions;

@@ -1,4 +1,4 @@
-//! The bounded pool that loads run on.
+//! The bounded pool that loads and batches of events run on.
 //!
 //! deadpool starts each connection's task on the runtime that first needed it, which inside an
 //! actix worker is a single thread that may be busy or stop first. Every connection is therefore
@@ -25,7 +25,7 @@ use crate::secret::Secret;
 /// How often a change that got into another's way is begun.
 const CHANGE_ATTEMPTS: u32 = 5;
 
-/// The pool that loads run on.
+/// The pool that loads and batches of events run on.
 #[derive(Clone)]
 pub struct Postgres {
     pool: Pool,
