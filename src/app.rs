@@ -43,7 +43,7 @@ use crate::registry::freshness::Freshness;
 use crate::registry::pool::Postgres;
 use crate::registry::schemas::SchemaCache;
 
-/// Threads that move PostgreSQL connections along; they hardly ever compute.
+/// Most threads that move PostgreSQL connections along; they hardly ever compute.
 const REGISTRY_THREADS: usize = 2;
 
 /// How long the writer may take for what is queued after the HTTP side has ended.
@@ -110,7 +110,7 @@ impl App {
     /// # Errors
     /// When the port, the database URL or a key file is unusable.
     pub fn build(config: &Config, clock: Clock, stop: CancellationToken) -> Result<Self, AppError> {
-        let runtime = registry_runtime()?;
+        let runtime = registry_runtime(config.http.workers)?;
         let target = Target::new(&config.database)?;
         let postgres = Postgres::new(&config.database, runtime.handle().clone())?;
         let metrics = Metrics::new().map_err(set_up("metrics"))?;
@@ -245,9 +245,11 @@ fn authenticator(
     Ok(Authenticator::new(clock, tokens, hash_threads, verified, &config.emqx.webhook_token))
 }
 
-fn registry_runtime() -> Result<Runtime, AppError> {
+/// Half as many threads as workers. A second thread on two cores makes batches of events slower: waking
+/// it costs more than it takes over (docs/PERFORMANCE.md).
+fn registry_runtime(workers: usize) -> Result<Runtime, AppError> {
     tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(REGISTRY_THREADS)
+        .worker_threads((workers / 2).clamp(1, REGISTRY_THREADS))
         .thread_name("registry")
         .enable_all()
         .build()

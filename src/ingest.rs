@@ -17,10 +17,10 @@
 //!   ▲        (device cache, schema cache)                                                   │
 //!   └───────────────────────────── one answer a caller ─────────────────────────────────────┘
 //! ```
-//! `ingest.writers` batches are under way at most, one gathers at a time: while one waits for the disk,
-//! another gathers or computes, and batches grow with the load by themselves. A batch takes what waits,
-//! up to `ingest.batch`; if many callers were just answered, it waits `ingest.linger` at most for a
-//! share of them to be back. It is coalesced to one row a client id and one a device, and is *one
+//! `ingest.writers` batches are under way at most, and batches grow with the load by themselves. A batch
+//! takes what waits, up to `ingest.batch`; if many callers were just answered, it waits `ingest.linger`
+//! at most for them to be back. While one waits for the disk, another begins if it is worth a
+//! transaction ([`gather`]). It is coalesced to one row a client id and one a device, and is *one
 //! statement*, so one round trip and one transaction (`registry::events`).
 //!
 //! Writers, like replicas, need not know of one another: the order is in the data (2), and rows are
@@ -47,6 +47,7 @@
 
 mod appraise;
 mod batch;
+mod gather;
 mod oldest;
 mod queue;
 mod writer;

@@ -84,7 +84,7 @@ impl Queue {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
     use std::time::Instant;
 
@@ -96,7 +96,7 @@ mod tests {
     use crate::ingest::Change;
     use crate::registry::reports::DeviceNews;
 
-    fn submission(device: i64) -> Submission {
+    pub(in crate::ingest) fn submission(device: i64) -> Submission {
         let change = Change { session: None, news: DeviceNews::seen(DeviceId(device), 0) };
         Submission { change, since: Instant::now(), answer: oneshot::channel().0 }
     }

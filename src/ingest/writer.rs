@@ -1,16 +1,14 @@
 //! The task that gathers changes into transactions and answers those who wait.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::future::join_all;
-use tokio::sync::Mutex;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
 use crate::ingest::batch::Batch;
+use crate::ingest::gather::{Gathered, Gatherer};
 use crate::ingest::oldest::Oldest;
 use crate::ingest::queue::Queue;
 use crate::ingest::{IngestError, Submission};
@@ -21,16 +19,11 @@ use crate::registry::pool::Postgres;
 /// See [`crate::ingest`].
 pub struct Writer {
     queue: Arc<Queue>,
-    /// Held while a batch gathers: one at a time, so that none takes what another waits for.
-    gathering: Mutex<()>,
+    gatherer: Gatherer,
     writers: usize,
-    batch: usize,
-    linger: Duration,
     postgres: Postgres,
     oldest: Arc<Oldest>,
     metrics: EventMetrics,
-    /// How many callers the last batch answered, and so how many may be back at once.
-    answered: AtomicUsize,
     /// Whether the last transaction failed, so that an outage is told once.
     failing: AtomicBool,
 }
@@ -43,17 +36,13 @@ impl Writer {
         oldest: Arc<Oldest>,
         metrics: EventMetrics,
     ) -> Self {
-        let config::Ingest { batch, linger, writers, .. } = *settings;
         Self {
             queue,
-            gathering: Mutex::new(()),
-            writers,
-            batch,
-            linger,
+            gatherer: Gatherer::new(settings),
+            writers: settings.writers,
             postgres,
             oldest,
             metrics,
-            answered: AtomicUsize::new(0),
             failing: AtomicBool::new(false),
         }
     }
@@ -73,34 +62,19 @@ impl Writer {
     /// Writes one batch after the other until the queue is closed and empty.
     async fn write_all(&self) {
         loop {
-            let gathered = self.gather().await;
-            if gathered.is_empty() {
+            let gathered = self.gatherer.gather(&self.queue).await;
+            if gathered.submissions.is_empty() {
                 return;
             }
             self.write(gathered).await;
         }
     }
 
-    /// What waits, or comes next; empty when nothing will come any more.
-    ///
-    /// Callers that were just answered are likely to be back at once, each with its next event. Waiting
-    /// for one writer's share of them makes batches that are worth a commit, and leaves the others
-    /// something to do meanwhile.
-    async fn gather(&self) -> Vec<Submission> {
-        let _turn = self.gathering.lock().await;
-        self.queue.holds(1).await;
-        let answered = self.answered.swap(0, Ordering::Relaxed);
-        let share = answered.div_ceil(self.writers).min(self.batch);
-        if share > 1 && !self.linger.is_zero() {
-            let _over = timeout(self.linger, self.queue.holds(share)).await;
-        }
-        self.queue.take(self.batch)
-    }
-
-    async fn write(&self, gathered: Vec<Submission>) {
-        let _since = gathered.first().map(|first| self.oldest.note(first.since));
-        let callers = gathered.len();
-        let mut parts = vec![gathered];
+    async fn write(&self, mut gathered: Gathered<'_>) {
+        let submissions = std::mem::take(&mut gathered.submissions);
+        let _since = submissions.first().map(|first| self.oldest.note(first.since));
+        let callers = submissions.len();
+        let mut parts = vec![submissions];
         while let Some(mut part) = parts.pop() {
             let outcome = self.commit(&part).await;
             match outcome {
@@ -111,7 +85,7 @@ impl Writer {
                 outcome => answer(part, &self.told(outcome)),
             }
         }
-        self.answered.store(callers, Ordering::Relaxed);
+        self.gatherer.answered(callers);
     }
 
     async fn commit(&self, part: &[Submission]) -> Result<(), RegistryError> {
@@ -173,7 +147,7 @@ fn answer(part: Vec<Submission>, outcome: &Result<(), IngestError>) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
     use tokio::sync::oneshot;
 

@@ -1,7 +1,9 @@
 //! The endpoint: what is refused, what is put off, what is never lost.
 
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use serde_json::{Value, json};
 
 use crate::support::app::{TOKEN, TestApp, config, eventually, start, start_with};
@@ -174,6 +176,27 @@ async fn a_transaction_that_takes_too_long_is_put_off() {
     fleet.sql("COMMIT", &[]).await;
     eventually("it is taken", || async { app.event(&event).await.status == 204 }).await;
     assert!(is_online(&fleet, "t").await);
+}
+
+#[tokio::test]
+async fn an_event_that_waits_for_a_lock_holds_up_no_other_device() {
+    let (app, fleet, _database) = start().await;
+    for name in ["locked", "free"] {
+        fleet.device(name).await;
+    }
+    fleet.sql("BEGIN", &[]).await;
+    fleet.sql("UPDATE devices SET meta = '{\"held\": true}' WHERE name = 'locked'", &[]).await;
+    let locked = connected("locked", "locked", AT);
+    let mut waiting = pin!(app.event(&locked));
+    let committing = || async { app.metric("fleetgate_ingest_oldest_event_seconds").await > 0.0 };
+    tokio::select! {
+        answer = &mut waiting => panic!("answered before it could be written: {answer:?}"),
+        () = eventually("it is being written", committing) => {}
+    }
+    assert_eq!(app.event(&connected("free", "free", AT)).await.status, 204);
+    assert!(waiting.as_mut().now_or_never().is_none());
+    fleet.sql("COMMIT", &[]).await;
+    assert_eq!(waiting.await.status, 204);
 }
 
 #[tokio::test]
