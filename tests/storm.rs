@@ -29,10 +29,13 @@ const FREE: Costs = Costs {
     broker: Duration::ZERO,
     decision: Duration::ZERO,
     record: Duration::ZERO,
+    secret: Duration::ZERO,
     query: Duration::ZERO,
     row: Duration::ZERO,
     hash: Duration::ZERO,
+    wake: Duration::ZERO,
     way: Duration::ZERO,
+    used: 1.0,
 };
 
 /// Clients with generated secrets who come at once, once, to one small replica that knows them.
@@ -46,7 +49,7 @@ fn storm(clients: u32, costs: Costs) -> Storm {
         pool: 1,
         timeout: seconds(5),
         replicas: 1,
-        replica: Replica { workers: 1, hash_threads: 1, hash_queue: 64 },
+        replica: Replica { workers: 1, registry: 1, hash_threads: 1, hash_queue: 64 },
         warm: true,
         machines: Machines::Apart { node: 1, replica: 1, database: 1 },
         costs,
@@ -71,10 +74,13 @@ fn hard(seed: u64) -> Storm {
                 broker: micros(50),
                 decision: micros(900),
                 record: micros(300),
+                secret: micros(50),
                 query: micros(200),
                 row: micros(200),
                 hash: micros(30_000),
+                wake: micros(20),
                 way: micros(100),
+                used: 0.8,
             },
         )
     }
@@ -90,17 +96,28 @@ fn a_lone_login_takes_the_sum_of_its_steps() {
         broker: micros(1),
         decision: micros(20),
         record: micros(300),
+        secret: micros(5),
         query: micros(4_000),
         row: micros(50_000),
         hash: micros(600_000),
+        wake: micros(7),
         way: micros(1_000_000 / 4),
+        used: 1.0,
     };
     let lone = |chosen, warm| run(&Storm { chosen, warm, ..storm(1, costs) }).latency(1000);
-    let (known, asked) = (2 * costs.way + micros(21), 2 * costs.way + micros(54_300));
+    // The worker has to wake up; the registry's thread and a backend, the former and the worker again.
+    let known = costs.wake + 2 * costs.way + micros(21);
+    let asked = 4 * costs.wake + 2 * costs.way + micros(54_300);
     assert_eq!(lone(0, true), known);
-    assert_eq!(lone(0, false), known + asked);
-    assert_eq!(lone(1, true), known + costs.hash);
+    assert_eq!(lone(0, false), known + asked + costs.secret);
+    assert_eq!(lone(1, true), known + costs.hash + costs.wake);
     assert_eq!(lone(1, false), known + asked + costs.hash);
+}
+
+#[test]
+fn what_is_lost_of_a_processor_makes_a_step_longer() {
+    let lone = |used| run(&storm(1, Costs { decision: micros(30), used, ..FREE })).latency(1000);
+    assert_eq!((lone(1.0), lone(0.75)), (micros(30), micros(40)));
 }
 
 /// Arrivals at random, one server, constant service: the mean wait is load × service / 2(1 − load)

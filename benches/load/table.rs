@@ -56,13 +56,20 @@ pub(crate) struct Row {
     pub(crate) figure: f64,
     /// What the figure is.
     pub(crate) unit: &'static str,
-    pub(crate) bar: Bar,
-    pub(crate) met: bool,
+    /// `None`: told, because it explains another row.
+    pub(crate) bar: Option<Bar>,
+    pub(crate) met: Option<bool>,
 }
 
 impl Row {
     /// A line that is only about its figure.
-    pub(crate) fn figure(scenario: &str, figure: f64, unit: &'static str, bar: Bar) -> Self {
+    pub(crate) fn figure(
+        scenario: &str,
+        figure: f64,
+        unit: &'static str,
+        bar: impl Into<Option<Bar>>,
+    ) -> Self {
+        let bar = bar.into();
         Self {
             scenario: scenario.to_owned(),
             per_second: None,
@@ -74,7 +81,7 @@ impl Row {
             figure,
             unit,
             bar,
-            met: bar.is_met(figure),
+            met: bar.map(|bar| bar.is_met(figure)),
         }
     }
 
@@ -117,8 +124,8 @@ impl Row {
             or_dash(self.cpu_us.map(|cpu| format!("{cpu:.1}"))),
             or_dash(against),
             format!("{:.2} {}", self.figure, self.unit),
-            self.bar.words(),
-            if self.met { "yes" } else { "NO" }.to_owned(),
+            or_dash(self.bar.map(Bar::words)),
+            or_dash(self.met.map(|met| if met { "yes" } else { "NO" }.to_owned())),
         ]
     }
 }

@@ -1,14 +1,16 @@
 //! What the steps of a login cost on this machine, by processor time used.
 
+use std::hint::black_box;
 use std::time::Duration;
 
+use fleetgate::domain::password_hash::{Cost, PasswordHash, hash_password};
 use fleetgate::registry::load::LOAD;
 use tokio_postgres::Client;
 
 use crate::generator::closed_loop;
 use crate::simulation::Costs;
 use crate::support::fleetgate::Fleetgate;
-use crate::support::process::{cpu_time, cpu_time_while_it_runs, resident_bytes};
+use crate::support::process::{cores, cpu_time, cpu_time_while_it_runs, resident_bytes};
 use crate::support::registry::{SECRET, connect};
 use crate::support::requests::{device_name, login};
 use crate::table::{micros, rate, show};
@@ -22,7 +24,14 @@ const BATCH: u32 = 64;
 /// Runs after a cold start, of which the fastest counts: others use this machine too.
 const TURNS: usize = 3;
 
-/// Logins over one connection, to see what a login takes beside processor time.
+/// Threads that a cold login wakes: its worker, the registry's, a backend, those two again.
+const WOKEN: u32 = 5;
+
+/// Checks of a generated secret.
+const CHECKS: u32 = 20_000;
+
+/// Logins over one connection, to see what a login takes beside processor time, and what more of it when
+/// every thread has to wake up.
 const ALONE: u32 = 5_000;
 
 /// What was measured.
@@ -45,22 +54,30 @@ pub(crate) async fn measure(url: &str, passwords: &str, devices: u32, connection
         runs.push(run(url, devices, connections).await);
     }
     let run = runs.into_iter().min_by_key(|run| run.cold.wall).expect("some runs");
+    let names = f64::from(devices) / f64::from(run.queries);
     let Login { service: decision, client: broker, .. } = run.warm;
-    let record = run.cold.service.saturating_sub(decision);
+    let cold = run.cold.service.saturating_sub(decision);
+    let secret = secret();
+    let record = cold.saturating_sub(secret);
     let alone = alone(url, ALONE).await;
     let elsewhere = alone.wall.saturating_sub(alone.service + alone.database + alone.client);
+    let query = run.cold.database.saturating_sub(row).mul_f64(names);
+    let awake = decision + cold + query + row;
+    let wake = (alone.service + alone.database).saturating_sub(awake) / WOKEN;
     let hash = self::alone(passwords, HASHES).await.service.saturating_sub(decision + record);
-    let names = f64::from(devices) / f64::from(run.queries);
     let here = Here {
         costs: Costs {
             broker,
             decision,
             record,
-            query: run.cold.database.saturating_sub(row).mul_f64(names),
+            secret,
+            query,
             row,
             hash,
+            wake,
             // To Fleetgate, to PostgreSQL, and back.
             way: elsewhere / 4,
+            used: run.cold.cores_used() / f64::from(cores()),
         },
         capacity: 1.0 / run.cold.wall.as_secs_f64(),
         memory: run.memory,
@@ -71,19 +88,23 @@ pub(crate) async fn measure(url: &str, passwords: &str, devices: u32, connection
 
 impl Here {
     fn show(&self, names: f64) {
-        let Costs { broker, decision, record, query, row, hash, way } = self.costs;
+        let Costs { broker, decision, record, secret, query, row, hash, wake, way, used } =
+            self.costs;
         let named = [
             ("broker: the generator, a login", broker),
             ("decision: Fleetgate, a login of a device in memory", decision),
             ("record: Fleetgate, a device loaded", record),
+            ("secret: Fleetgate, a generated secret seen for the first time", secret),
             ("query: PostgreSQL, a load", query),
             ("row: PostgreSQL, a device loaded", row),
             ("hash: a chosen password", hash),
+            ("wake: a thread that slept", wake),
             ("way: from process to process", way),
         ];
         let rows = named.map(|(name, cost)| vec![name.to_owned(), micros(cost)]);
         show("Measured here", &["step", "cost"], rows.to_vec());
         println!("\nCold, each connection always busy: {} logins/s", rate(self.capacity));
+        println!("Share of the processors' time that is used then: {used:.2}");
         println!("Names in a query then: {names:.1}");
         println!("Resident memory for each device in memory: {} bytes", self.memory);
     }
@@ -95,6 +116,23 @@ struct Login {
     service: Duration,
     database: Duration,
     client: Duration,
+}
+
+impl Login {
+    fn cores_used(&self) -> f64 {
+        (self.service + self.database + self.client).div_duration_f64(self.wall)
+    }
+}
+
+/// What it takes to check a generated secret.
+fn secret() -> Duration {
+    let hash = hash_password(SECRET.as_bytes(), b"bench-bench-salt", Cost::Generated);
+    let hash = PasswordHash::parse(&hash).expect("a hash");
+    let before = cpu_time(std::process::id());
+    for _ in 0..CHECKS {
+        assert!(black_box(&hash).verify(black_box(SECRET.as_bytes())));
+    }
+    cpu_time(std::process::id()).saturating_sub(before) / CHECKS
 }
 
 struct Run {

@@ -25,7 +25,7 @@ const ROWS_OF_REPORT: f64 = 1.0;
 
 /// Everybody logs in once, nothing is in memory; each login makes a connect event and a first report.
 pub(crate) fn reconnect() {
-    let Costs { broker, decision, record, query, row, .. } = MEASURED;
+    let Costs { broker, decision, record, secret, query, row, .. } = MEASURED;
     let mut rows = Vec::new();
     for devices in FLEETS {
         for seconds in [300.0, 60.0] {
@@ -37,7 +37,7 @@ pub(crate) fn reconnect() {
                 rate(logins),
                 rate(2.0 * logins),
                 rate(logins * (ROWS_OF_CONNECT + ROWS_OF_REPORT)),
-                cores(logins, decision + record + 2 * EVENT),
+                cores(logins, decision + record + secret + 2 * EVENT),
                 cores(logins, load + CONNECT + REPORT),
                 cores(logins, broker),
             ]);

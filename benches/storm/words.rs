@@ -29,9 +29,11 @@ fn set(storm: &mut Storm, name: &str, value: &str) {
         "broker" => costs.broker = time(value),
         "decision" => costs.decision = time(value),
         "record" => costs.record = time(value),
+        "secret" => costs.secret = time(value),
         "query" => costs.query = time(value),
         "row" => costs.row = time(value),
         "hash" => costs.hash = time(value),
+        "wake" => costs.wake = time(value),
         "way" => costs.way = time(value),
         _ => panic!("`{name}` is nothing that can be changed; see benches/storm/words.rs"),
     }

@@ -1,10 +1,13 @@
 //! Machines with processors, and threads that take turns on them.
 //!
-//! A thread does one thing at a time, a machine as many as it has processors. Work of low priority
+//! A thread does one thing at a time, a machine as many as it has processors. A thread that has been idle
+//! needs some time more, to wake up. Work of low priority
 //! begins only when no other waits, a quantum at a time, as the kernel's scheduler would have it.
 
 use std::collections::VecDeque;
 use std::time::Duration;
+
+use super::Moment;
 
 /// How long a thread that has more to do, or work of low priority, keeps a processor from others.
 const QUANTUM: Duration = Duration::from_millis(1);
@@ -38,19 +41,22 @@ struct Processor<T> {
 struct Turns<T> {
     machine: Machine,
     busy: bool,
+    idle_since: Moment,
     /// Since it got its processor.
     used: Duration,
     waiting: VecDeque<(Duration, T)>,
 }
 
 pub(super) struct Processors<T> {
+    /// What waking up costs.
+    wake: Duration,
     machines: Vec<Processor<T>>,
     threads: Vec<Turns<T>>,
 }
 
 impl<T> Processors<T> {
-    pub(super) fn new() -> Self {
-        Self { machines: Vec::new(), threads: Vec::new() }
+    pub(super) fn new(wake: Duration) -> Self {
+        Self { wake, machines: Vec::new(), threads: Vec::new() }
     }
 
     pub(super) fn machine(&mut self, cores: u32) -> Machine {
@@ -63,6 +69,7 @@ impl<T> Processors<T> {
         self.threads.push(Turns {
             machine,
             busy: false,
+            idle_since: Moment::ZERO,
             used: Duration::ZERO,
             waiting: VecDeque::new(),
         });
@@ -92,9 +99,10 @@ impl<T> Processors<T> {
         self.begin(Slice { machine, thread: None, lasts, left: cost - lasts, low: true, task })
     }
 
-    /// Work of one thread.
+    /// Work of one thread. `now`: when it comes to it.
     pub(super) fn on_thread(
         &mut self,
+        now: Moment,
         thread: Thread,
         cost: Duration,
         task: T,
@@ -104,7 +112,8 @@ impl<T> Processors<T> {
             turns.waiting.push_back((cost, task));
             return None;
         }
-        self.turn(thread, cost, task)
+        let sleeps = now > turns.idle_since;
+        self.turn(thread, if sleeps { cost + self.wake } else { cost }, task)
     }
 
     fn turn(&mut self, thread: Thread, cost: Duration, task: T) -> Option<Slice<T>> {
@@ -142,7 +151,7 @@ impl<T> Processors<T> {
     }
 
     /// Ends a slice: the task, if that was all of it, and what begins now.
-    pub(super) fn end(&mut self, slice: Slice<T>) -> (Option<T>, Vec<Slice<T>>) {
+    pub(super) fn end(&mut self, now: Moment, slice: Slice<T>) -> (Option<T>, Vec<Slice<T>>) {
         let Slice { machine, thread, left, low, task, .. } = slice;
         if let Some(next) = thread.and_then(|thread| self.keeps_on(thread)) {
             return (Some(task), vec![next]);
@@ -166,8 +175,9 @@ impl<T> Processors<T> {
             None
         };
         if let Some(thread) = thread {
-            self.threads[thread.0].busy = false;
-            let next = self.threads[thread.0].waiting.pop_front();
+            let turns = &mut self.threads[thread.0];
+            (turns.busy, turns.idle_since) = (false, now);
+            let next = turns.waiting.pop_front();
             begun.extend(next.and_then(|(cost, task)| self.turn(thread, cost, task)));
         }
         (done, begun)

@@ -18,6 +18,8 @@ pub(super) const LOAD_PATIENCE: Duration = Duration::from_secs(2);
 pub(super) struct ReplicaState {
     pub(super) machine: Machine,
     workers: Vec<Thread>,
+    /// Where loaders gather names and make records of rows.
+    registry: Vec<Thread>,
     wanted: VecDeque<AttemptId>,
     /// What each loader is asking for; nothing: it is idle.
     loaders: Vec<Vec<AttemptId>>,
@@ -41,6 +43,7 @@ impl ReplicaState {
         Self {
             machine,
             workers: (0..storm.replica.workers).map(|_| processors.thread(machine)).collect(),
+            registry: (0..storm.replica.registry).map(|_| processors.thread(machine)).collect(),
             wanted: VecDeque::new(),
             loaders: vec![Vec::new(); LOADERS],
             waking: false,
@@ -68,12 +71,19 @@ impl ReplicaState {
         self.wanted.push_back(attempt);
     }
 
-    /// Whether a loader has to wake up now.
-    pub(super) fn wakes_loader(&mut self) -> bool {
-        let wakes =
-            !self.waking && !self.wanted.is_empty() && self.loaders.iter().any(Vec::is_empty);
-        self.waking |= wakes;
-        wakes
+    /// The loader that has to wake up now.
+    pub(super) fn wakes_loader(&mut self) -> Option<usize> {
+        if self.waking || self.wanted.is_empty() {
+            return None;
+        }
+        let loader = self.loaders.iter().position(Vec::is_empty)?;
+        self.waking = true;
+        Some(loader)
+    }
+
+    /// The thread that a loader runs on.
+    pub(super) fn registry(&self, loader: usize) -> Thread {
+        self.registry[loader % self.registry.len()]
     }
 
     /// The loader that begins now: one that is idle takes what waits and is still wanted.

@@ -7,10 +7,10 @@ use fleetgate::authn::password::PATIENCE as HASH_PATIENCE;
 use super::Moment;
 use super::broker::{Broker, Node};
 use super::calendar::Calendar;
-use super::processors::{Machine, Processors, Slice};
+use super::processors::{Machine, Processors, Slice, Thread};
 use super::replica::{LOAD_PATIENCE, ReplicaState};
 use super::report::{Fate, Report};
-use super::world::{Machines, Storm, arrival, back_off, choice};
+use super::world::{Costs, Machines, Storm, arrival, back_off, choice};
 
 /// ehttpc waits so much longer than the time-out before it tells the client.
 const NOTICE: Duration = Duration::from_millis(500);
@@ -88,6 +88,7 @@ pub(crate) fn run(storm: &Storm) -> Report {
 
 struct Course<'s> {
     storm: &'s Storm,
+    costs: Costs,
     calendar: Calendar<Event>,
     processors: Processors<Task>,
     broker: Broker,
@@ -99,7 +100,8 @@ struct Course<'s> {
 
 impl<'s> Course<'s> {
     fn new(storm: &'s Storm) -> Self {
-        let mut processors = Processors::new();
+        let costs = storm.costs.on_the_clock();
+        let mut processors = Processors::new(costs.wake);
         let cores = match storm.machines {
             Machines::Apart { database, .. } => database,
             Machines::Shared { cores } => cores,
@@ -110,6 +112,7 @@ impl<'s> Course<'s> {
         let replicas = (0..storm.replicas).map(replica).collect();
         Self {
             storm,
+            costs,
             calendar: Calendar::new(),
             processors,
             broker,
@@ -124,14 +127,14 @@ impl<'s> Course<'s> {
         match event {
             Event::Arrives { client, attempt } => self.arrives(client, attempt),
             Event::Ends(slice) => {
-                let (task, begun) = self.processors.end(slice);
+                let (task, begun) = self.processors.end(self.calendar.now(), slice);
                 begun.into_iter().for_each(|slice| self.plan(Some(slice)));
                 if let Some(task) = task {
                     self.done(task);
                 }
             }
             Event::Asked(attempt) => {
-                self.on_worker(attempt, self.storm.costs.decision / 2, Task::Read(attempt));
+                self.on_worker(attempt, self.costs.decision / 2, Task::Read(attempt));
             }
             Event::Answered(attempt) => self.answered(attempt),
             Event::TimedOut(attempt) => self.timed_out(attempt),
@@ -147,7 +150,7 @@ impl<'s> Course<'s> {
             Task::Read(attempt) => self.read(attempt),
             Task::Gather { replica } => self.gather(replica),
             Task::Query { replica, loader } => {
-                self.calendar.after(self.storm.costs.way, Event::RowsArrive { replica, loader });
+                self.calendar.after(self.costs.way, Event::RowsArrive { replica, loader });
             }
             Task::Records { replica, loader } => self.loaded(replica, loader),
             Task::Hash { replica, attempt } => {
@@ -157,7 +160,7 @@ impl<'s> Course<'s> {
                 self.hash_next(replica);
             }
             Task::Decide(attempt) => {
-                self.calendar.after(self.storm.costs.way, Event::Answered(attempt));
+                self.calendar.after(self.costs.way, Event::Answered(attempt));
             }
         }
     }
@@ -186,10 +189,10 @@ impl<'s> Course<'s> {
             load,
             unavailable,
         });
-        let (cost, task) = (self.storm.costs.broker, Task::Connect(attempt));
+        let (cost, task) = (self.costs.broker, Task::Connect(attempt));
         let slice = match *self.broker.node(client) {
             Node::Machine(machine) => self.processors.on_machine(machine, cost, task),
-            Node::Thread(thread) => self.processors.on_thread(thread, cost, task),
+            Node::Thread(thread) => return self.on_thread(thread, cost, task),
         };
         self.plan(slice);
     }
@@ -207,7 +210,7 @@ impl<'s> Course<'s> {
         let (attempts, now) = (&self.attempts, self.calendar.now());
         let wanted = |attempt: AttemptId| now <= attempts[attempt.0].expires;
         if let Some(attempt) = self.broker.send(connection, wanted) {
-            self.calendar.after(self.storm.costs.way, Event::Asked(attempt));
+            self.calendar.after(self.costs.way, Event::Asked(attempt));
         }
     }
 
@@ -256,7 +259,11 @@ impl<'s> Course<'s> {
     fn on_worker(&mut self, attempt: AttemptId, cost: Duration, task: Task) {
         let connection = self.broker.connection(self.attempts[attempt.0].connection);
         let worker = self.replicas[connection.replica].worker(connection.worker);
-        let slice = self.processors.on_thread(worker, cost, task);
+        self.on_thread(worker, cost, task);
+    }
+
+    fn on_thread(&mut self, thread: Thread, cost: Duration, task: Task) {
+        let slice = self.processors.on_thread(self.calendar.now(), thread, cost, task);
         self.plan(slice);
     }
 
@@ -264,7 +271,7 @@ impl<'s> Course<'s> {
         let replica = self.replica_of(attempt);
         let this = &mut self.attempts[attempt.0];
         if self.replicas[replica].knows(this.client) {
-            return self.found(attempt);
+            return self.found(attempt, Duration::ZERO);
         }
         this.load = Load::Wanted;
         self.replicas[replica].want(attempt);
@@ -275,10 +282,9 @@ impl<'s> Course<'s> {
     /// Wakes a loader, if one is idle and a name waits. It has to wait for a processor as others do, and
     /// names gather meanwhile.
     fn load_next(&mut self, replica: usize) {
-        if self.replicas[replica].wakes_loader() {
-            let (machine, task) = (self.replicas[replica].machine, Task::Gather { replica });
-            let slice = self.processors.on_machine(machine, Duration::ZERO, task);
-            self.plan(slice);
+        if let Some(loader) = self.replicas[replica].wakes_loader() {
+            let registry = self.replicas[replica].registry(loader);
+            self.on_thread(registry, Duration::ZERO, Task::Gather { replica });
         }
     }
 
@@ -286,14 +292,15 @@ impl<'s> Course<'s> {
         let attempts = &self.attempts;
         let wanted = |attempt: AttemptId| attempts[attempt.0].load == Load::Wanted;
         if let Some(loader) = self.replicas[replica].take_batch(wanted) {
-            self.calendar.after(self.storm.costs.way, Event::QueryArrives { replica, loader });
+            self.calendar.after(self.costs.way, Event::QueryArrives { replica, loader });
         }
         self.load_next(replica);
     }
 
     fn query_arrives(&mut self, replica: usize, loader: usize) {
-        let costs = &self.storm.costs;
-        let cost = costs.query + costs.row * self.replicas[replica].names(loader);
+        let costs = &self.costs;
+        // A loader's connection has a backend of its own, which slept until now.
+        let cost = costs.wake + costs.query + costs.row * self.replicas[replica].names(loader);
         let task = Task::Query { replica, loader };
         let slice = self.processors.on_machine(self.database, cost, task);
         self.plan(slice);
@@ -301,10 +308,8 @@ impl<'s> Course<'s> {
 
     fn rows_arrive(&mut self, replica: usize, loader: usize) {
         let state = &self.replicas[replica];
-        let cost = self.storm.costs.record * state.names(loader);
-        let (machine, task) = (state.machine, Task::Records { replica, loader });
-        let slice = self.processors.on_machine(machine, cost, task);
-        self.plan(slice);
+        let cost = self.costs.record * state.names(loader);
+        self.on_thread(state.registry(loader), cost, Task::Records { replica, loader });
     }
 
     fn loaded(&mut self, replica: usize, loader: usize) {
@@ -312,7 +317,7 @@ impl<'s> Course<'s> {
             let this = &mut self.attempts[attempt.0];
             self.replicas[replica].learn(this.client);
             if std::mem::replace(&mut this.load, Load::Over) == Load::Wanted {
-                self.found(attempt);
+                self.found(attempt, self.costs.secret);
             }
         }
         self.load_next(replica);
@@ -326,11 +331,13 @@ impl<'s> Course<'s> {
         }
     }
 
-    /// The device is known; is its password?
-    fn found(&mut self, attempt: AttemptId) {
+    /// The device is known; is its password? `secret`: what it takes to check a generated one.
+    fn found(&mut self, attempt: AttemptId, secret: Duration) {
         let (replica, client) = (self.replica_of(attempt), self.attempts[attempt.0].client);
         let state = &mut self.replicas[replica];
-        if client >= self.storm.chosen || state.has_verified(client) {
+        if client >= self.storm.chosen {
+            self.on_worker(attempt, self.costs.decision / 2 + secret, Task::Decide(attempt));
+        } else if state.has_verified(client) {
             self.decide(attempt);
         } else if state.queue_hash(attempt, self.calendar.now()) {
             self.hash_next(replica);
@@ -348,7 +355,7 @@ impl<'s> Course<'s> {
                 self.decide(attempt);
                 continue;
             }
-            let (machine, cost) = (self.replicas[replica].machine, self.storm.costs.hash);
+            let (machine, cost) = (self.replicas[replica].machine, self.costs.hash);
             let task = Task::Hash { replica, attempt };
             let slice = self.processors.in_background(machine, cost, task);
             self.plan(slice);
@@ -356,6 +363,6 @@ impl<'s> Course<'s> {
     }
 
     fn decide(&mut self, attempt: AttemptId) {
-        self.on_worker(attempt, self.storm.costs.decision / 2, Task::Decide(attempt));
+        self.on_worker(attempt, self.costs.decision / 2, Task::Decide(attempt));
     }
 }

@@ -35,6 +35,8 @@ pub(crate) struct Storm {
 pub(crate) struct Replica {
     /// `http.workers`
     pub(crate) workers: u32,
+    /// Threads that gather names and make records (`src/app.rs`).
+    pub(crate) registry: u32,
     /// `hashing.threads`
     pub(crate) hash_threads: u32,
     /// `hashing.queue`
@@ -44,7 +46,8 @@ pub(crate) struct Replica {
 impl Replica {
     /// The defaults of a machine with so many cores.
     pub(crate) fn with_cores(cores: u32) -> Self {
-        Self { workers: cores, hash_threads: (cores / 2).max(1), hash_queue: 64 }
+        let (registry, hash_threads) = ((cores / 2).clamp(1, 2), (cores / 2).max(1));
+        Self { workers: cores, registry, hash_threads, hash_queue: 64 }
     }
 }
 
@@ -64,23 +67,48 @@ pub(crate) struct Retry {
     pub(crate) longest: Duration,
 }
 
-/// Processor time of each step, and the way between two processes.
+/// Processor time of each step, the way between two processes, and what of a processor can be used.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Costs {
     /// EMQX, for one login in all.
     pub(crate) broker: Duration,
     /// Fleetgate, for one login whose device is in memory.
     pub(crate) decision: Duration,
-    /// Fleetgate, further, for a device that has to be loaded.
+    /// Fleetgate, further, for a device that has to be loaded: making the record.
     pub(crate) record: Duration,
+    /// Fleetgate, further, for a generated secret of a device that was not in memory.
+    pub(crate) secret: Duration,
     /// PostgreSQL, for a load whatever it loads.
     pub(crate) query: Duration,
     /// PostgreSQL, further, for each device that it loads.
     pub(crate) row: Duration,
     /// Fleetgate's hash thread, for one chosen password.
     pub(crate) hash: Duration,
+    /// Further, for each thread that has to wake up for its part. Under load threads seldom sleep.
+    pub(crate) wake: Duration,
     /// One way from a process to another.
     pub(crate) way: Duration,
+    /// Share of the processors' time that is used when there is more to do than can be done. The rest is
+    /// lost where a thread waits for one processor while another has nothing to do.
+    pub(crate) used: f64,
+}
+
+impl Costs {
+    /// How long each step takes: its processor time and what is lost beside it. Hashes, each on a thread
+    /// that does nothing else, lose nothing.
+    pub(super) fn on_the_clock(&self) -> Self {
+        let lasts = |time: Duration| time.div_f64(self.used);
+        Self {
+            broker: lasts(self.broker),
+            decision: lasts(self.decision),
+            record: lasts(self.record),
+            secret: lasts(self.secret),
+            query: lasts(self.query),
+            row: lasts(self.row),
+            wake: lasts(self.wake),
+            ..*self
+        }
+    }
 }
 
 /// What a number is drawn for.
