@@ -147,7 +147,8 @@ pub(super) static SETTINGS: &[Setting] = &[
         kind: Kind::Secret(rules::DATABASE_URL),
         preset: Preset::Required,
         meaning: "Where PostgreSQL is: `postgres://user@host:5432/database?sslmode=require`, or \
-                  `host=… user=… dbname=…`. Counts as a secret because it may hold a password.",
+                  `host=… user=… dbname=…`. Counts as a secret because it may hold a password. Its \
+                  `options` prevail over those that Fleetgate sets for a connection.",
     },
     Setting {
         key: "database.password",

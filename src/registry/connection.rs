@@ -63,12 +63,11 @@ impl Target {
     /// Lets the server end a statement that nobody waits for any more, and plan each statement once:
     /// one that takes an array would be planned anew for every array, which costs more than running it.
     /// Statements of such a connection look rows up by key, whatever the statistics say; they are stale
-    /// exactly when a new fleet has come. Nothing of this if the URL sets options of its own.
+    /// exactly when a new fleet has come. The URL's own options come behind, where they prevail.
     pub(super) fn for_look_ups(mut self, timeout: Duration) -> Self {
-        if self.config.get_options().is_none() {
-            let timeout = timeout.as_millis();
-            self.config.options(format!("-c statement_timeout={timeout} {LOOK_UP_PLANS}"));
-        }
+        let ours = format!("-c statement_timeout={} {LOOK_UP_PLANS}", timeout.as_millis());
+        let theirs = self.config.get_options().map(|options| format!(" {options}"));
+        self.config.options(ours + &theirs.unwrap_or_default());
         self
     }
 
@@ -171,4 +170,31 @@ pub(crate) async fn within<T>(
 
 pub(crate) fn timed_out(what: &str, limit: Duration) -> RegistryError {
     RegistryError::Unreachable(format!("{what} took longer than {limit:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::Secret;
+
+    fn options_of(url: &str) -> String {
+        let target = Target::new(&Database {
+            url: Secret::new(url.to_owned()),
+            password: None,
+            ca_file: None,
+            pool_size: 1,
+            connect_timeout: Duration::from_secs(1),
+            query_timeout: Duration::from_secs(2),
+        });
+        let target = target.unwrap().for_look_ups(Duration::from_secs(2));
+        target.config.get_options().unwrap().to_owned()
+    }
+
+    #[test]
+    fn options_of_the_url_come_behind_our_own() {
+        let ours = format!("-c statement_timeout=2000 {LOOK_UP_PLANS}");
+        assert_eq!(options_of("host=/tmp dbname=x"), ours);
+        let url = "host=/tmp dbname=x options='-c statement_timeout=9'";
+        assert_eq!(options_of(url), format!("{ours} -c statement_timeout=9"));
+    }
 }
