@@ -1,6 +1,6 @@
 //! Which events share a transaction, and when it begins.
 //!
-//! A transaction costs PostgreSQL about as much as twenty events do, so it should hold many. One batch
+//! A transaction costs PostgreSQL about as much as thirty events do, so it should hold many. One batch
 //! under way *leads*: it began as soon as there was anything to write. Another begins beside it only
 //! when it is worth a transaction of its own, or when the leading one takes so long that it must be
 //! held up by something, such as a lock on one device, that need not hold up the others. So a few
@@ -31,7 +31,6 @@ pub(super) struct Gatherer {
     lead: Mutex<()>,
     /// [`WORTH`], or what fills a batch or the queue.
     worth: usize,
-    writers: usize,
     batch: usize,
     linger: Duration,
     /// How many callers the last batch answered, and so how many may be back at once.
@@ -46,10 +45,10 @@ pub(super) struct Gathered<'a> {
 
 impl Gatherer {
     pub(super) fn new(settings: &config::Ingest) -> Self {
-        let config::Ingest { queue, batch, linger, writers, .. } = *settings;
+        let config::Ingest { queue, batch, linger, .. } = *settings;
         let (turn, lead) = (Mutex::default(), Mutex::default());
         let worth = WORTH.min(batch).min(queue);
-        Self { turn, lead, worth, writers, batch, linger, answered: AtomicUsize::new(0) }
+        Self { turn, lead, worth, batch, linger, answered: AtomicUsize::new(0) }
     }
 
     /// What waits, or comes next; nothing when the queue is closed and empty.
@@ -73,14 +72,12 @@ impl Gatherer {
         self.answered.store(callers, Ordering::Relaxed);
     }
 
-    /// They are likely to be back at once, each with its next event. If they are enough for several
-    /// transactions, one writer's share of them is waited for, and the others have something to do.
+    /// They are likely to be back at once, each with its next event. As many of them as are worth a
+    /// transaction are waited for.
     async fn wait_for_those_answered(&self, queue: &Queue) {
-        let answered = self.answered.swap(0, Ordering::Relaxed);
-        let batches = (answered / self.worth).clamp(1, self.writers);
-        let share = answered.div_ceil(batches).min(self.batch);
-        if share > 1 && !self.linger.is_zero() {
-            let _over = timeout(self.linger, queue.holds(share)).await;
+        let expected = self.answered.swap(0, Ordering::Relaxed).min(self.worth);
+        if expected > 1 && !self.linger.is_zero() {
+            let _over = timeout(self.linger, queue.holds(expected)).await;
         }
     }
 }
@@ -155,7 +152,7 @@ mod tests {
     #[tokio::test]
     async fn those_just_answered_are_waited_for() {
         let (queue, gatherer) = (Queue::new(1000), gatherer(LONG));
-        for (answered, share) in [(WORTH, WORTH), (4 * WORTH, 2 * WORTH)] {
+        for (answered, share) in [(WORTH / 2, WORTH / 2), (4 * WORTH, WORTH)] {
             gatherer.answered(answered);
             fill(&queue, share - 1);
             let mut gathered = pin!(gatherer.gather(&queue));
