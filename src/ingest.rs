@@ -19,8 +19,8 @@
 //! ```
 //! `ingest.writers` batches are under way at most, and batches grow with the load by themselves. A batch
 //! takes what waits, up to `ingest.batch`; if many callers were just answered, it waits `ingest.linger`
-//! at most for them to be back. While one waits for the disk, another begins if it is worth a
-//! transaction ([`gather`]). It is coalesced to one row a client id and one a device, and is *one
+//! at most for them to be back. Another begins beside it if that is worth a transaction, or if the first
+//! is held up ([`gather`]). A batch is coalesced to one row a client id and one a device, and is *one
 //! statement*, so one round trip and one transaction (`registry::events`).
 //!
 //! Writers, like replicas, need not know of one another: the order is in the data (2), and rows are

@@ -294,8 +294,8 @@ pub(super) static SETTINGS: &[Setting] = &[
         key: "ingest.writers",
         kind: Kind::Count(1..=16),
         preset: Preset::Value("2"),
-        meaning: "Most transactions at the same time. Another begins when 64 events wait for the one \
-                  under way, or after 5 ms. Each takes one connection of `database.pool_size`.",
+        meaning: "Most transactions at the same time. Another begins beside one under way when enough \
+                  events wait to be worth it, or when that one takes long. Each takes one connection of `database.pool_size`.",
     },
     Setting {
         key: "ingest.max_payload",

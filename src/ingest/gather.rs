@@ -28,6 +28,7 @@ const HELD_UP: Duration = Duration::from_millis(5);
 pub(super) struct Gatherer {
     /// One gathers at a time, so that none takes what another waits for.
     turn: Mutex<()>,
+    /// Held by the batch that leads, until its callers know.
     lead: Mutex<()>,
     /// [`WORTH`], or what fills a batch or the queue.
     worth: usize,
@@ -90,17 +91,12 @@ mod tests {
 
     use super::*;
     use crate::ingest::queue::tests::submission;
+    use crate::ingest::writer::tests::settings;
 
     const LONG: Duration = Duration::from_secs(3600);
 
     fn gatherer(linger: Duration) -> Gatherer {
-        Gatherer::new(&config::Ingest {
-            queue: 1000,
-            batch: 512,
-            linger,
-            writers: 2,
-            max_payload: 1,
-        })
+        Gatherer::new(&config::Ingest { linger, ..settings() })
     }
 
     fn fill(queue: &Queue, count: usize) {

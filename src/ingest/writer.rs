@@ -146,29 +146,28 @@ fn answer(part: Vec<Submission>, outcome: &Result<(), IngestError>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::{Duration, Instant};
+pub(super) mod tests {
+    use std::time::Duration;
 
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::config::Ingest;
-    use crate::domain::device::DeviceId;
-    use crate::ingest::Change;
+    use crate::ingest::queue;
     use crate::metrics::Metrics;
-    use crate::registry::reports::DeviceNews;
+
+    pub(in crate::ingest) fn settings() -> config::Ingest {
+        let linger = Duration::ZERO;
+        config::Ingest { queue: 1000, batch: 512, linger, writers: 2, max_payload: 1 }
+    }
 
     fn writer(queue: &Arc<Queue>) -> Writer {
-        let settings =
-            Ingest { queue: 10, batch: 10, linger: Duration::ZERO, writers: 2, max_payload: 1 };
         let metrics = Metrics::new().unwrap().events;
-        Writer::new(&settings, queue.clone(), Postgres::of_nobody(), Arc::default(), metrics)
+        Writer::new(&settings(), queue.clone(), Postgres::of_nobody(), Arc::default(), metrics)
     }
 
     fn submission() -> (Submission, oneshot::Receiver<Result<(), IngestError>>) {
         let (answer, answered) = oneshot::channel();
-        let change = Change { session: None, news: DeviceNews::seen(DeviceId(1), 0) };
-        (Submission { change, since: Instant::now(), answer }, answered)
+        (Submission { answer, ..queue::tests::submission(1) }, answered)
     }
 
     #[tokio::test]

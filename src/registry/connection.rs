@@ -173,20 +173,24 @@ pub(crate) fn timed_out(what: &str, limit: Duration) -> RegistryError {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::secret::Secret;
 
-    fn options_of(url: &str) -> String {
-        let target = Target::new(&Database {
+    pub(in crate::registry) fn settings(url: &str) -> Database {
+        Database {
             url: Secret::new(url.to_owned()),
             password: None,
             ca_file: None,
             pool_size: 1,
             connect_timeout: Duration::from_secs(1),
-            query_timeout: Duration::from_secs(2),
-        });
-        let target = target.unwrap().for_look_ups(Duration::from_secs(2));
+            query_timeout: Duration::from_secs(1),
+        }
+    }
+
+    fn options_of(url: &str) -> String {
+        let target = Target::new(&settings(url)).unwrap();
+        let target = target.for_look_ups(Duration::from_secs(2));
         target.config.get_options().unwrap().to_owned()
     }
 

@@ -17,10 +17,10 @@ use tokio::time::{Instant, timeout_at};
 use tokio_postgres::{Client, Config};
 
 use crate::config::Database;
+#[cfg(test)]
+use crate::registry::connection::tests::settings;
 use crate::registry::connection::{Target, timed_out};
 use crate::registry::error::RegistryError;
-#[cfg(test)]
-use crate::secret::Secret;
 
 /// How often a change that got into another's way is begun.
 const CHANGE_ATTEMPTS: u32 = 5;
@@ -163,14 +163,7 @@ impl Postgres {
 impl Postgres {
     /// A pool whose server is not there; needs a runtime.
     pub(crate) fn of_nobody() -> Self {
-        let settings = Database {
-            url: Secret::new("host=/nonexistent dbname=none".to_owned()),
-            password: None,
-            ca_file: None,
-            pool_size: 1,
-            connect_timeout: Duration::from_secs(1),
-            query_timeout: Duration::from_secs(1),
-        };
+        let settings = settings("host=/nonexistent dbname=none");
         Self::new(&settings, Handle::current()).unwrap()
     }
 }
