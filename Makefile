@@ -25,7 +25,8 @@ dev: prerequisites
 # Everything that the tests make goes below one temporary directory. A database that a test program
 # owns is removed just after that program ends, so wait for it. Others may walk through the directory
 # because PostgreSQL runs as another user where the tests run as root.
-test: prerequisites
+test: rust
+	@./docker/install-prerequisites.sh --for-tests
 	@directory=$$(mktemp -d /tmp/fleetgate-test.XXXXXX) && chmod 711 "$$directory" && \
 	trap 'rm -rf "$$directory"' EXIT && trap 'exit 130' INT && trap 'exit 143' TERM HUP && \
 	status=0 && { TMPDIR=$$directory cargo test --locked || status=$$?; } && \

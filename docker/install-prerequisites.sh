@@ -1,7 +1,7 @@
 #!/bin/sh
-# Installs what building and testing Fleetgate needs beside the Rust toolchain: a C compiler, make and
-# PostgreSQL's server programs. Does nothing where they are there. Where it may not install, it names
-# the commands to type and fails.
+# Installs what building and running Fleetgate needs beside the Rust toolchain: a C compiler, make and
+# PostgreSQL's server programs; with --for-tests also PgBouncer, which tests put in front of PostgreSQL.
+# Does nothing where they are there. Where it may not install, it names the commands to type and fails.
 set -eu
 
 oldest=15
@@ -80,16 +80,40 @@ too_old() {
 Then run this again."
 }
 
+# Debian's package starts PgBouncer as a service. Tests run their own, so it stays off, unless the
+# system has a policy of its own for services.
+install_pgbouncer() {
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e "$policy" ]; then
+        trap 'as_root rm -f "$policy"' EXIT
+        trap 'exit 1' HUP INT TERM
+        printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
+        as_root chmod 755 "$policy"
+        install pgbouncer
+        as_root rm -f "$policy"
+        trap - EXIT
+    else
+        install pgbouncer
+    fi
+    as_root systemctl disable pgbouncer >/dev/null 2>&1 || true
+}
+
 missing=
 { has cc && has ld; } || missing='gcc libc6-dev'
 has make || missing="${missing:+$missing }make"
 postgres_missing=
 has_postgres || postgres_missing=postgresql
-wanted="$missing${postgres_missing:+${missing:+ }$postgres_missing}"
+pgbouncer_missing=
+# /usr/sbin is not in everybody's PATH.
+if [ "${1:-}" = --for-tests ] && ! has pgbouncer && ! [ -x /usr/sbin/pgbouncer ]; then
+    pgbouncer_missing=pgbouncer
+fi
+# shellcheck disable=SC2086,SC2116 # one word a package, one space between them
+wanted=$(echo $missing $postgres_missing $pgbouncer_missing)
 [ -n "$wanted" ] || exit 0
 
 if ! has apt-get; then
-    fail "Missing: $wanted. Install a C compiler, make and PostgreSQL $oldest or newer, server included."
+    fail "Missing: $wanted. Install it, PostgreSQL in version $oldest or newer with its server."
 fi
 if ! may_install; then
     fail "Missing packages, and no right to install them without a password. Type:" "
@@ -102,6 +126,7 @@ say "Installing what is missing: $wanted"
 apt update -q
 # shellcheck disable=SC2086 # one word a package
 [ -z "$missing" ] || install $missing
+[ -z "$pgbouncer_missing" ] || install_pgbouncer
 [ -n "$postgres_missing" ] || exit 0
 version=$(packaged_postgres)
 [ "${version:-0}" -ge "$oldest" ] || too_old "$version"

@@ -27,6 +27,7 @@ mod presence;
 mod recorded;
 mod replay;
 mod requests;
+mod revocation;
 mod schema;
 mod secrets;
 mod state;

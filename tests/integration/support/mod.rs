@@ -8,6 +8,7 @@ pub(crate) mod fake_emqx;
 pub(crate) mod fake_emqx_config;
 pub(crate) mod fleet;
 pub(crate) mod handshake;
+pub(crate) mod pgbouncer;
 pub(crate) mod postgres;
 pub(crate) mod proxy;
 pub(crate) mod wire;
