@@ -3,8 +3,11 @@
 //! # Properties kept
 //! - One algorithm. The process has no code for another ([`ed25519`] is the only provider installed),
 //!   the header must say `EdDSA`, and `kid` alone chooses the key: no confusion is possible.
-//! - No leeway: a token counts from `nbf` (inclusive, when there is one) to `exp` (exclusive) by our
-//!   own clock.
+//! - A token is valid from `nbf` (inclusive, when there is one) to `exp` (exclusive) by our own clock,
+//!   without leeway.
+//! - A token that says it was issued in the future (`iat`) is refused, so that no token outlives the
+//!   revocation of its credential: a new `token` credential accepts what was issued after it. Only the
+//!   clock of whoever signs may be ahead, by [`CLOCK_LEEWAY_SECONDS`].
 //! - Whether a password is judged as a token is decided by the password alone ([`has_token_shape`]),
 //!   never by the device, so that the time of an answer tells nothing about the device. A password of
 //!   that shape is judged as a token only.
@@ -29,6 +32,10 @@ pub use keys::{KeyFileError, key_id, new_signing_key, read_signing_key, read_ver
 
 /// Longest token in bytes. Ours have about 250.
 pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
+
+/// How far the clock of whoever issues tokens may be ahead of ours, in seconds. Machines that keep
+/// their time by NTP differ by far less.
+pub const CLOCK_LEEWAY_SECONDS: i64 = 60;
 
 /// Why a token is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -57,6 +64,14 @@ pub enum TokenError {
     /// `nbf` has not come yet.
     #[error("the token is not valid yet")]
     NotYetValid,
+    /// `iat` lies further ahead than [`CLOCK_LEEWAY_SECONDS`].
+    #[error(
+        "the token says that it was issued in the future; set the clock of whoever issues tokens"
+    )]
+    IssuedInFuture,
+    /// `exp` is not after `iat`, or not after `nbf`: there is no time at which it is valid.
+    #[error("the token expires before it is issued or becomes valid")]
+    NeverValid,
 }
 
 impl TokenError {
@@ -72,6 +87,8 @@ impl TokenError {
             Self::Audience => "token_wrong_audience",
             Self::Expired => "token_expired",
             Self::NotYetValid => "token_not_yet_valid",
+            Self::IssuedInFuture => "token_issued_in_future",
+            Self::NeverValid => "token_never_valid",
         }
     }
 }
@@ -149,10 +166,17 @@ impl TokenKeys {
         if claims.exp.micros() <= now_micros {
             return Err(TokenError::Expired);
         }
-        if claims.nbf.is_some_and(|nbf| nbf.micros() > now_micros) {
+        if claims.nbf.as_ref().is_some_and(|nbf| nbf.micros() > now_micros) {
             return Err(TokenError::NotYetValid);
         }
         let (issued_at, expires_at) = (claims.iat.0, claims.exp.0);
+        let now = now_micros.div_euclid(1_000_000);
+        if issued_at > now.saturating_add(CLOCK_LEEWAY_SECONDS) {
+            return Err(TokenError::IssuedInFuture);
+        }
+        if expires_at <= claims.nbf.map_or(0, |nbf| nbf.0).max(issued_at) {
+            return Err(TokenError::NeverValid);
+        }
         Ok(TokenClaims { device: claims.sub, issued_at, expires_at })
     }
 }

@@ -132,6 +132,28 @@ fn times_are_kept_to_the_second_without_leeway() {
 }
 
 #[test]
+fn a_token_issued_in_the_future_is_refused() {
+    let issued =
+        |iat: i64| judge(&json!({"sub": "d", "aud": "fleetgate", "iat": iat, "exp": LAST_SECOND}));
+    assert!(issued(0).is_ok());
+    assert!(issued(NOW).is_ok());
+    assert!(issued(NOW + CLOCK_LEEWAY_SECONDS).is_ok());
+    for iat in [NOW + CLOCK_LEEWAY_SECONDS + 1, NOW + 10 * 366 * 86_400, LAST_SECOND] {
+        assert_eq!(issued(iat), Err(TokenError::IssuedInFuture), "{iat}");
+    }
+}
+
+#[test]
+fn a_token_that_expires_before_it_is_issued_is_refused() {
+    let dated = |iat: i64, exp: i64| {
+        judge(&json!({"sub": "d", "aud": "fleetgate", "iat": iat, "exp": exp}))
+    };
+    assert_eq!(dated(NOW + 30, NOW + 20), Err(TokenError::NeverValid));
+    assert_eq!(dated(NOW + 30, NOW + 30), Err(TokenError::NeverValid));
+    assert!(dated(NOW + 30, NOW + 31).is_ok());
+}
+
+#[test]
 fn dates_may_have_a_fraction_which_is_cut_off() {
     assert_eq!(judge(&with("exp", json!(NOW as f64 + 1.9))).unwrap().expires_at, NOW + 1);
     assert_eq!(judge(&with("exp", json!(NOW as f64 + 0.9))), Err(TokenError::Expired));
