@@ -30,10 +30,9 @@ use crate::authn::verified::VerifiedLogins;
 use crate::authz::Authorizer;
 use crate::clock::Clock;
 use crate::config::{Config, Hashing};
-use crate::http::emqx::events::Complaints;
 use crate::http::{Gate, routes};
 use crate::ingest::Ingest;
-use crate::lifecycle::InFlight;
+use crate::lifecycle::{InFlight, keep_telling, tell_unsaid};
 use crate::metrics::{HashMetrics, Metrics};
 use crate::registry::cache::DeviceCache;
 use crate::registry::changes::ChangeListener;
@@ -147,7 +146,6 @@ impl App {
             authorizer: Authorizer::new(devices.clone()),
             ingest,
             max_payload: config.ingest.max_payload,
-            complaints: Complaints::default(),
             metrics: Arc::new(metrics),
             devices,
             freshness: freshness.clone(),
@@ -182,6 +180,7 @@ impl App {
         let RegistryTask { runtime, mut task, mut writer, end } = self.registry;
         let handle = self.server.handle();
         let mut server = actix_web::rt::spawn(self.server);
+        let telling = actix_web::rt::spawn(keep_telling());
         let outcome = tokio::select! {
             biased;
             () = self.stop.cancelled() => Ok(()),
@@ -209,6 +208,8 @@ impl App {
             let _over = tokio::time::timeout_at(deadline, task).await;
         }
         runtime.shutdown_background();
+        telling.abort();
+        tell_unsaid(true);
         outcome
     }
 }

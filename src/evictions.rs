@@ -47,6 +47,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backoff::exponential;
 use crate::emqx::{EmqxApi, EmqxError, Gone};
+use crate::lifecycle::LogThrottle;
 use crate::metrics::EvictionMetrics;
 use crate::registry::cache::DeviceCache;
 use crate::registry::connection::{Target, within};
@@ -108,7 +109,11 @@ impl Evictor {
     /// Ends sessions until `stop` is cancelled; what is under way then is finished.
     pub async fn run(self, stop: CancellationToken) {
         while let Err(error) = self.work(&stop).await {
-            tracing::warn!(%error, "sessions that have to end wait for the database");
+            static THROTTLE: LogThrottle =
+                LogThrottle::new("sessions that have to end wait for the database");
+            if let Some(unsaid) = THROTTLE.now() {
+                tracing::warn!(%error, unsaid, "sessions that have to end wait for the database");
+            }
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(RECONNECT) => {}
@@ -196,7 +201,11 @@ impl Evictor {
             }
         }
         if let Some(error) = emqx_unfit {
-            tracing::warn!(%error, waiting = put_back.len(), "sessions that have to end wait for EMQX");
+            static THROTTLE: LogThrottle =
+                LogThrottle::new("sessions that have to end wait for EMQX");
+            if let Some(unsaid) = THROTTLE.now() {
+                tracing::warn!(%error, waiting = put_back.len(), unsaid, "sessions that have to end wait for EMQX");
+            }
             let why = error.to_string();
             bounded(evictions::postpone(client, &put_back, Duration::ZERO, &why)).await?;
         }
@@ -211,7 +220,10 @@ impl Evictor {
         error: &EmqxError,
     ) -> Result<(), RegistryError> {
         let client_id = &eviction.client_id;
-        tracing::warn!(client_id, %error, "a session that has to end did not");
+        static THROTTLE: LogThrottle = LogThrottle::new("sessions that had to end did not");
+        if let Some(unsaid) = THROTTLE.now() {
+            tracing::warn!(client_id, %error, unsaid, "a session that has to end did not");
+        }
         let wait = exponential(RETRY_FIRST, RETRY_LONGEST, eviction.attempts.saturating_sub(1));
         let why = error.to_string();
         bounded(evictions::postpone(client, &[eviction], wait, &why)).await

@@ -39,6 +39,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backoff::jittered;
 use crate::clock::Clock;
 use crate::emqx::{EmqxApi, EmqxError};
+use crate::lifecycle::LogThrottle;
 use crate::metrics::SweepMetrics;
 use crate::registry::connection::{Target, within};
 use crate::registry::error::RegistryError;
@@ -89,6 +90,13 @@ pub struct Sweeper {
     metrics: SweepMetrics,
 }
 
+fn complain(error: &SweepError) {
+    static THROTTLE: LogThrottle = LogThrottle::new("presence could not be compared with EMQX");
+    if let Some(unsaid) = THROTTLE.now() {
+        tracing::warn!(%error, unsaid, "presence could not be compared with EMQX");
+    }
+}
+
 impl Sweeper {
     /// Sweeps nothing yet.
     #[must_use]
@@ -128,7 +136,7 @@ impl Sweeper {
                 }
                 Ok(report) => tracing::info!(?report, "presence is repaired"),
                 Err(SweepError::Elsewhere) => tracing::debug!("another replica sweeps"),
-                Err(error) => tracing::warn!(%error, "presence could not be compared with EMQX"),
+                Err(error) => complain(&error),
             }
         }
         match self.count_devices().await {

@@ -32,6 +32,7 @@ use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
 use crate::domain::password_hash::{HashMemory, PasswordHash};
+use crate::lifecycle::LogThrottle;
 use crate::metrics::HashMetrics;
 
 /// How long a job may wait. EMQX gives a login up after 5 seconds (CONTRACT.md); an answer that
@@ -223,7 +224,13 @@ impl Queue {
 /// Runs a piece of work; a panic in it is logged and becomes `None`.
 fn guarded<T>(work: impl FnOnce() -> T) -> Option<T> {
     let outcome = catch_unwind(AssertUnwindSafe(work));
-    outcome.inspect_err(|_| tracing::error!("a password hash panicked; its login gets 503")).ok()
+    let complain = |_: &_| {
+        static THROTTLE: LogThrottle = LogThrottle::new("password hashes panicked");
+        if let Some(unsaid) = THROTTLE.now() {
+            tracing::error!(unsaid, "a password hash panicked; its login gets 503");
+        }
+    };
+    outcome.inspect_err(complain).ok()
 }
 
 /// Nothing panics while it holds these locks, and what they guard is whole at every step.

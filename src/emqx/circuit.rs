@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use prometheus::IntGauge;
 
 use crate::backoff::exponential;
+use crate::lifecycle::LogThrottle;
 
 /// Failures in a row that open the circuit.
 pub const FAILURES: u32 = 3;
@@ -90,7 +91,10 @@ impl Passage<'_> {
         // A call that began before the circuit opened says nothing of now.
         if state.openings == 0 || self.is_probe {
             if self.is_probe {
-                tracing::info!("EMQX answers again");
+                static THROTTLE: LogThrottle = LogThrottle::new("EMQX answers again");
+                if let Some(unsaid) = THROTTLE.now() {
+                    tracing::info!(unsaid, "EMQX answers again");
+                }
             }
             *state = State::default();
             self.circuit.open.set(0);
@@ -103,7 +107,13 @@ impl Passage<'_> {
         state.failures = state.failures.saturating_add(1);
         let opens = state.openings == 0 && state.failures >= FAILURES;
         if opens {
-            tracing::error!("EMQX's REST API fails; it is tried again until it answers");
+            static THROTTLE: LogThrottle = LogThrottle::new("EMQX's REST API fails");
+            if let Some(unsaid) = THROTTLE.now() {
+                tracing::error!(
+                    unsaid,
+                    "EMQX's REST API fails; it is tried again until it answers"
+                );
+            }
         }
         if opens || self.is_probe {
             state.open_until =

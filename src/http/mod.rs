@@ -9,7 +9,6 @@ use actix_web::web;
 
 use crate::authn::Authenticator;
 use crate::authz::Authorizer;
-use crate::http::emqx::events::Complaints;
 use crate::ingest::Ingest;
 use crate::lifecycle::InFlight;
 use crate::metrics::Metrics;
@@ -35,8 +34,6 @@ pub struct Gate {
     pub ingest: Ingest,
     /// Largest payload that is stored, in bytes.
     pub max_payload: usize,
-    /// What was complained of lately.
-    pub complaints: Complaints,
     /// Counts everything.
     pub metrics: Arc<Metrics>,
     /// The registry in memory.

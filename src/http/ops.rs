@@ -6,6 +6,7 @@ use actix_web::web::Data;
 use serde::Serialize;
 
 use crate::http::Gate;
+use crate::lifecycle::LogThrottle;
 use crate::metrics::Snapshot;
 
 /// `GET /healthz`: the process answers.
@@ -52,7 +53,10 @@ pub async fn metrics(gate: Data<Gate>) -> HttpResponse {
             HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(text)
         }
         Err(error) => {
-            tracing::error!(%error, "metrics cannot be written");
+            static THROTTLE: LogThrottle = LogThrottle::new("metrics cannot be written");
+            if let Some(unsaid) = THROTTLE.now() {
+                tracing::error!(%error, unsaid, "metrics cannot be written");
+            }
             HttpResponse::InternalServerError().body("metrics cannot be written; see the log\n")
         }
     }

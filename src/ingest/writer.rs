@@ -12,6 +12,7 @@ use crate::ingest::gather::{Gathered, Gatherer};
 use crate::ingest::oldest::Oldest;
 use crate::ingest::queue::Queue;
 use crate::ingest::{IngestError, Submission};
+use crate::lifecycle::LogThrottle;
 use crate::metrics::EventMetrics;
 use crate::registry::error::RegistryError;
 use crate::registry::pool::Postgres;
@@ -112,17 +113,26 @@ impl Writer {
         match outcome {
             Ok(()) => {
                 if self.failing.swap(false, Ordering::Relaxed) {
-                    tracing::info!("events are written again");
+                    static THROTTLE: LogThrottle = LogThrottle::new("events are written again");
+                    if let Some(unsaid) = THROTTLE.now() {
+                        tracing::info!(unsaid, "events are written again");
+                    }
                 }
                 Ok(())
             }
             Err(error) if error.is_about_data() => {
-                tracing::error!(%error, "the database refuses an event; it is dropped");
+                static THROTTLE: LogThrottle = LogThrottle::new("events that the database refuses");
+                if let Some(unsaid) = THROTTLE.now() {
+                    tracing::error!(%error, unsaid, "the database refuses an event; it is dropped");
+                }
                 Err(IngestError::Refused(error.to_string().into()))
             }
             Err(error) => {
                 if !self.failing.swap(true, Ordering::Relaxed) {
-                    tracing::error!(%error, "events cannot be written; EMQX is asked to send them again");
+                    static THROTTLE: LogThrottle = LogThrottle::new("events cannot be written");
+                    if let Some(unsaid) = THROTTLE.now() {
+                        tracing::error!(%error, unsaid, "events cannot be written; EMQX is asked to send them again");
+                    }
                 }
                 Err(IngestError::NotCommitted(error.to_string().into()))
             }

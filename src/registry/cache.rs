@@ -34,6 +34,7 @@ use tokio::sync::OnceCell;
 use crate::config;
 use crate::domain::device::DeviceRecord;
 use crate::domain::name::DeviceName;
+use crate::lifecycle::LogThrottle;
 use crate::metrics::CacheMetrics;
 use crate::registry::error::RegistryError;
 use crate::registry::freshness::{Freshness, Stamp};
@@ -209,7 +210,7 @@ impl DeviceCache {
             Ok(device) => Ok(self.keep(name, device, stamp)),
             Err(error) => {
                 self.metrics.load_failures.inc();
-                tracing::warn!(%error, "a device could not be loaded");
+                complain(&error);
                 Err(CacheError::Registry(error))
             }
         }
@@ -237,6 +238,17 @@ impl DeviceCache {
 
     fn flights(&self) -> MutexGuard<'_, HashMap<DeviceName, Flight>> {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One line a minute: while PostgreSQL is away every unknown name fails.
+fn complain(error: &RegistryError) {
+    static UNREACHABLE: LogThrottle =
+        LogThrottle::new("devices could not be loaded: the database cannot be reached");
+    static OTHER: LogThrottle = LogThrottle::new("devices could not be loaded");
+    let throttle = if error.is_unreachable() { &UNREACHABLE } else { &OTHER };
+    if let Some(unsaid) = throttle.now() {
+        tracing::warn!(%error, unsaid, "a device could not be loaded");
     }
 }
 

@@ -22,6 +22,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_postgres::{Client, Notification};
 use tokio_util::sync::CancellationToken;
 
+use crate::lifecycle::LogThrottle;
 use crate::metrics::ListenMetrics;
 use crate::registry::cache::DeviceCache;
 use crate::registry::connection::{Target, timed_out};
@@ -106,10 +107,14 @@ impl ChangeListener {
             self.freshness.lost();
             self.metrics.up.set(0);
             self.metrics.losses.inc();
-            tracing::warn!(
-                why,
-                "the LISTEN connection is lost; records are asked for again until it is back"
-            );
+            static THROTTLE: LogThrottle = LogThrottle::new("the LISTEN connection is lost");
+            if let Some(unsaid) = THROTTLE.now() {
+                tracing::warn!(
+                    why,
+                    unsaid,
+                    "the LISTEN connection is lost; records are asked for again until it is back"
+                );
+            }
         }
     }
 
@@ -130,14 +135,20 @@ impl ChangeListener {
         self.metrics.up.set(1);
         self.evictions.notify_one();
         if recovered {
-            tracing::info!("PostgreSQL is back; listening for changes");
+            static THROTTLE: LogThrottle = LogThrottle::new("PostgreSQL is back");
+            if let Some(unsaid) = THROTTLE.now() {
+                tracing::info!(unsaid, "PostgreSQL is back; listening for changes");
+            }
         }
         Ok((client, notifications))
     }
 
     fn report_away(&self, error: &RegistryError) {
         if !self.freshness.is_away() {
-            tracing::error!(%error, "PostgreSQL cannot be reached; devices already known keep working for a bounded time");
+            static THROTTLE: LogThrottle = LogThrottle::new("PostgreSQL cannot be reached");
+            if let Some(unsaid) = THROTTLE.now() {
+                tracing::error!(%error, unsaid, "PostgreSQL cannot be reached; devices already known keep working for a bounded time");
+            }
         }
         self.freshness.away();
         self.metrics.up.set(0);

@@ -12,6 +12,7 @@ use crate::domain::device::{DeviceId, DeviceRecord};
 use crate::domain::name::{DeviceName, NameError};
 use crate::domain::password_hash::PasswordHash;
 use crate::domain::rights::Rights;
+use crate::lifecycle::LogThrottle;
 use crate::registry::error::RegistryError;
 
 /// The query; `$1` are names. Times travel as microseconds since the Unix epoch. Revoked credentials
@@ -128,7 +129,10 @@ fn credential(device: &DeviceName, row: CredentialRow) -> Option<Credential> {
             },
         }),
         _ => {
-            tracing::warn!(%device, credential = id, kind, "a credential of this kind is unknown here and allows nothing");
+            static THROTTLE: LogThrottle = LogThrottle::new("credentials of an unknown kind");
+            if let Some(unsaid) = THROTTLE.now() {
+                tracing::warn!(%device, credential = id, kind, unsaid, "a credential of this kind is unknown here and allows nothing");
+            }
             None
         }
     }?;
@@ -142,7 +146,10 @@ fn credential(device: &DeviceName, row: CredentialRow) -> Option<Credential> {
 fn stored_hash(device: &DeviceName, id: i64, hash: &str) -> Option<PasswordHash> {
     PasswordHash::parse(hash)
         .inspect_err(|error| {
-            tracing::warn!(%device, credential = id, %error, "the stored hash of a credential cannot be used; revoke it and add another");
+            static THROTTLE: LogThrottle = LogThrottle::new("stored hashes that cannot be used");
+            if let Some(unsaid) = THROTTLE.now() {
+                tracing::warn!(%device, credential = id, %error, unsaid, "the stored hash of a credential cannot be used; revoke it and add another");
+            }
         })
         .ok()
 }
@@ -184,7 +191,10 @@ where
     topic
         .parse()
         .inspect_err(|error| {
-            tracing::warn!(%device, topic, %error, "a topic of this device allows nothing");
+            static THROTTLE: LogThrottle = LogThrottle::new("topics that allow nothing");
+            if let Some(unsaid) = THROTTLE.now() {
+                tracing::warn!(%device, topic, %error, unsaid, "a topic of this device allows nothing");
+            }
         })
         .ok()
 }

@@ -17,6 +17,7 @@ use serde_json::Value;
 use tokio::sync::OnceCell;
 
 use crate::domain::schema::{StateSchema, Violation};
+use crate::lifecycle::LogThrottle;
 use crate::registry::cache::CacheError;
 use crate::registry::error::RegistryError;
 use crate::registry::freshness::{Freshness, Stamp};
@@ -140,7 +141,10 @@ fn compiled(capability: &str, schema: &Value) -> Demand {
     match StateSchema::compile(schema) {
         Ok(schema) => Demand::Schema(Arc::new(schema)),
         Err(error) => {
-            tracing::error!(capability, %error, "the state schema of a capability does not compile; none of its reports is stored until it does");
+            static THROTTLE: LogThrottle = LogThrottle::new("state schemas do not compile");
+            if let Some(unsaid) = THROTTLE.now() {
+                tracing::error!(capability, %error, unsaid, "the state schema of a capability does not compile; none of its reports is stored until it does");
+            }
             Demand::Unusable(error.to_string().into())
         }
     }

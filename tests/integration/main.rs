@@ -21,6 +21,7 @@ mod faults;
 mod health;
 mod kicks;
 mod load;
+mod log_lines;
 mod logins;
 mod monitoring;
 mod presence;

@@ -53,7 +53,7 @@ pub async fn handle(gate: Data<Gate>, request: HttpRequest, payload: Payload) ->
         Ok(body) => answer(&gate, &body).await,
         Err(answer) => answer,
     };
-    answer.count(&gate.metrics.authn, began.elapsed().as_secs_f64())
+    answer.count(&request, &gate.metrics.authn, began.elapsed().as_secs_f64())
 }
 
 async fn answer(gate: &Gate, body: &[u8]) -> Answer {

@@ -14,7 +14,7 @@ use crate::domain::event::{Event, Happening};
 use crate::http::Gate;
 use crate::http::emqx::{Answer, Limit, receive};
 use crate::ingest::{Fate, IngestError};
-use crate::lifecycle::Seldom;
+use crate::lifecycle::LogThrottle;
 use crate::metrics::Outcome;
 
 pub mod wire;
@@ -35,23 +35,29 @@ pub fn max_body(max_payload: usize) -> usize {
 }
 
 /// What is told to the log once a minute, by reason.
-#[derive(Default)]
-pub struct Complaints {
-    json: Seldom,
-    missing: Seldom,
-    base64: Seldom,
-    time: Seldom,
-    id: Seldom,
+struct Complaint {
+    reason: &'static str,
+    throttle: LogThrottle,
 }
 
-impl Complaints {
-    fn about(&self, malformed: &Malformed) -> (&'static str, &Seldom) {
+impl Complaint {
+    const fn new(reason: &'static str, about: &'static str) -> Self {
+        Self { reason, throttle: LogThrottle::new(about) }
+    }
+
+    fn about(malformed: &Malformed) -> &'static Self {
+        static JSON: Complaint = Complaint::new("json", "malformed events (json)");
+        static MISSING: Complaint =
+            Complaint::new("missing_field", "malformed events (missing_field)");
+        static BASE64: Complaint = Complaint::new("base64", "malformed events (base64)");
+        static TIME: Complaint = Complaint::new("time", "malformed events (time)");
+        static ID: Complaint = Complaint::new("id", "malformed events (id)");
         match malformed {
-            Malformed::Json(_) => ("json", &self.json),
-            Malformed::Missing(_) => ("missing_field", &self.missing),
-            Malformed::Base64 => ("base64", &self.base64),
-            Malformed::Time(_) => ("time", &self.time),
-            Malformed::Id => ("id", &self.id),
+            Malformed::Json(_) => &JSON,
+            Malformed::Missing(_) => &MISSING,
+            Malformed::Base64 => &BASE64,
+            Malformed::Time(_) => &TIME,
+            Malformed::Id => &ID,
         }
     }
 }
@@ -71,7 +77,7 @@ pub async fn handle(gate: Data<Gate>, request: HttpRequest, payload: Payload) ->
     if answer.outcome == Outcome::TooLarge {
         gate.metrics.events.count("unreadable", "too_large");
     }
-    answer.count(&gate.metrics.events_endpoint, began.elapsed().as_secs_f64())
+    answer.count(&request, &gate.metrics.events_endpoint, began.elapsed().as_secs_f64())
 }
 
 async fn answer(gate: &Gate, body: &[u8]) -> Answer {
@@ -112,10 +118,10 @@ fn kind(event: &Event<'_>) -> &'static str {
 
 /// A body that is no event.
 fn refuse(gate: &Gate, malformed: &Malformed, body: &[u8]) -> Answer {
-    let (reason, seldom) = gate.complaints.about(malformed);
+    let Complaint { reason, throttle } = Complaint::about(malformed);
     gate.metrics.events.malformed(reason);
     gate.metrics.events.count("unreadable", "malformed");
-    if let Some(unsaid) = seldom.now() {
+    if let Some(unsaid) = throttle.now() {
         let why = match malformed {
             Malformed::Json(error) => super::describe(error),
             other => other.to_string(),

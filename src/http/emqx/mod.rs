@@ -16,6 +16,7 @@ use futures_util::StreamExt;
 use serde::Deserialize;
 use tokio::time::error::Elapsed;
 
+use crate::lifecycle::LogThrottle;
 use crate::metrics::{EndpointMetrics, Outcome};
 use crate::secret::Secret;
 
@@ -82,9 +83,41 @@ impl Answer {
         Self::error(StatusCode::BAD_REQUEST, Outcome::BadRequest, &why)
     }
 
-    fn count(self, metrics: &EndpointMetrics, seconds: f64) -> HttpResponse {
+    /// Counts it, and tells the log once a minute what was wrong with requests.
+    fn count(self, request: &HttpRequest, metrics: &EndpointMetrics, seconds: f64) -> HttpResponse {
         metrics.observe(self.outcome, seconds);
+        if let Some(throttle) = throttle(self.outcome)
+            && let Some(unsaid) = throttle.now()
+        {
+            let peer = request.peer_addr().map(|peer| peer.ip());
+            let (path, status) = (request.path(), self.response.status().as_u16());
+            tracing::warn!(
+                path,
+                status,
+                ?peer,
+                unsaid,
+                "a request was not answered as it should be"
+            );
+        }
         self.response
+    }
+}
+
+/// What is worth a log line beyond the metrics, one a minute. A decision that could not be made is told by
+/// whoever could not make it.
+fn throttle(outcome: Outcome) -> Option<&'static LogThrottle> {
+    static UNAUTHORIZED: LogThrottle = LogThrottle::new("requests without the webhook token (401)");
+    static BAD_REQUEST: LogThrottle = LogThrottle::new("requests that are not EMQX's (400)");
+    static TOO_LARGE: LogThrottle = LogThrottle::new("requests that are too large (413)");
+    static TIMEOUT: LogThrottle = LogThrottle::new("requests whose body was late (408)");
+    static OVERLOADED: LogThrottle = LogThrottle::new("requests that were too many (503)");
+    match outcome {
+        Outcome::Unauthorized => Some(&UNAUTHORIZED),
+        Outcome::BadRequest => Some(&BAD_REQUEST),
+        Outcome::TooLarge => Some(&TOO_LARGE),
+        Outcome::Timeout => Some(&TIMEOUT),
+        Outcome::Overloaded => Some(&OVERLOADED),
+        _ => None,
     }
 }
 

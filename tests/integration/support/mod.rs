@@ -11,4 +11,5 @@ pub(crate) mod handshake;
 pub(crate) mod pgbouncer;
 pub(crate) mod postgres;
 pub(crate) mod proxy;
+pub(crate) mod serve;
 pub(crate) mod wire;

@@ -1,0 +1,57 @@
+//! However much a stranger sends and however much fails, the log stays short and tells how much it
+//! holds back.
+
+use crate::support::app::{TOKEN, action_body, login_body};
+use crate::support::serve::Serve;
+use crate::support::wire::{Connection, post};
+
+/// How often each thing is done.
+const TIMES: usize = 300;
+
+async fn repeat(serve: &Serve, request: &[u8], status: u16) {
+    for _ in 0..TIMES {
+        let mut connection = Connection::open(serve.address).await;
+        assert_eq!(connection.exchange(request).await.status, status);
+    }
+}
+
+#[tokio::test]
+async fn a_minute_of_failures_is_a_line_a_cause() {
+    // Nobody listens on port 1.
+    let serve = Serve::start(&[(
+        "FLEETGATE_DATABASE_URL",
+        "postgresql://nobody@127.0.0.1:1/none".to_owned(),
+    )]);
+    let mut connection = Connection::open(serve.address).await;
+    for name in 0..TIMES {
+        let body = login_body("a", &format!("stranger-{name}"), "x", "").to_string();
+        assert_eq!(connection.exchange(&post("/emqx/authn", TOKEN, &body)).await.status, 503);
+    }
+    let action = action_body("stranger", "publish", "a").to_string();
+    repeat(&serve, &post("/emqx/authz", TOKEN, &action), 503).await;
+    repeat(&serve, &post("/emqx/authn", "wrong", "{}"), 401).await;
+    repeat(&serve, &post("/emqx/authz", TOKEN, "{"), 400).await;
+    repeat(&serve, &post("/emqx/events", TOKEN, "[]"), 400).await;
+    let event = r#"{"event":"client.connected","clientid":"a","username":"a","connected_at":-5}"#;
+    repeat(&serve, &post("/emqx/events", TOKEN, event), 400).await;
+    for _ in 0..TIMES {
+        let mut garbage = Connection::open(serve.address).await;
+        garbage.send(b"\x00\xff\r\n\r\n").await;
+        while garbage.receive().await.is_some() {}
+    }
+    let log = serve.stop();
+    let lines: Vec<_> = log.lines().collect();
+    assert!(lines.len() < 40, "{} lines:\n{log}", lines.len());
+    let told = |about: &str, unsaid: usize| {
+        let found = lines
+            .iter()
+            .any(|line| line.contains(about) && line.contains(&format!("unsaid={unsaid}")));
+        assert!(found, "{about} {unsaid}:\n{log}");
+    };
+    // Logins and actions; each attempt to load fails once.
+    told("devices could not be loaded: the database cannot be reached", 2 * TIMES - 1);
+    told("requests without the webhook token", TIMES - 1);
+    told("requests that are not EMQX's", 3 * TIMES - 1);
+    told("malformed events (json)", TIMES - 1);
+    told("malformed events (time)", TIMES - 1);
+}
