@@ -139,11 +139,30 @@ fn the_messages_rule_selects_what_an_event_needs() {
     }
 }
 
+/// A field that an event lacks is `undefined` when a rule selects it; nothing is sent that is not read.
 #[test]
-fn the_presence_rule_hears_both_ends_of_a_session() {
+fn the_presence_rule_selects_what_an_event_needs() {
     let (fields, from) = selected("fleetgate_presence");
-    assert_eq!(fields, "*");
     assert_eq!(from, "\"$events/client_connected\", \"$events/client_disconnected\"");
+    let names = fields.split(", ").collect::<BTreeSet<_>>();
+    let is_presence = |body: &Map<String, Value>| {
+        ["client.connected", "client.disconnected"].contains(&body["event"].as_str().unwrap())
+    };
+    let sessions = recorded("events.jsonl").into_iter().filter(is_presence).collect::<Vec<_>>();
+    assert!(sessions.len() > 20, "{}", sessions.len());
+    for whole in &sessions {
+        let field = |name: &&str| {
+            let value = whole.get(*name).cloned().unwrap_or_else(|| json!("undefined"));
+            ((*name).to_owned(), value)
+        };
+        let part = names.iter().map(field).collect::<Map<_, _>>();
+        let bytes = |body| serde_json::to_vec(body).unwrap();
+        let (whole, part) = (bytes(whole), bytes(&part));
+        assert_eq!(events::parse(&part).unwrap(), events::parse(&whole).unwrap());
+    }
+    for name in names {
+        assert!(sessions.iter().any(|body| body.contains_key(name)), "no event has {name}");
+    }
 }
 
 #[test]

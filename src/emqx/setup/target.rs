@@ -155,19 +155,19 @@ impl Target {
         }
     }
 
-    /// Who connects and disconnects.
+    /// Who connects and disconnects: the fields that `http::emqx::events` reads, and no others.
     #[must_use]
     pub fn presence_rule(&self) -> Resource {
-        let sql = "SELECT * FROM \"$events/client_connected\", \"$events/client_disconnected\"";
+        let sql = "SELECT event, clientid, username, connected_at, disconnected_at, reason, node \
+                   FROM \"$events/client_connected\", \"$events/client_disconnected\"";
         rule("rule for presence", "rules/fleetgate_presence", "fleetgate_presence", sql)
     }
 
-    /// What is published. `base64_encode` keeps bytes that are no text.
+    /// What is published. `base64_encode` keeps bytes that are no text; `client_attrs` tells a will.
     #[must_use]
     pub fn message_rule(&self) -> Resource {
-        let sql = "SELECT event, id, clientid, username, topic, qos, flags.retain as retain, \
-                   base64_encode(payload) as payload_base64, publish_received_at, timestamp, node \
-                   FROM \"#\"";
+        let sql = "SELECT event, id, clientid, username, client_attrs, topic, \
+                   base64_encode(payload) as payload_base64, publish_received_at, node FROM \"#\"";
         rule("rule for messages", "rules/fleetgate_messages", "fleetgate_messages", sql)
     }
 }
