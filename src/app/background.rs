@@ -18,6 +18,7 @@ use crate::registry::connection::Target;
 use crate::registry::error::RegistryError;
 use crate::registry::freshness::Freshness;
 use crate::registry::migrate::migrate;
+use crate::registry::roles::missing_privileges;
 use crate::sweep::Sweeper;
 
 /// Wait between attempts to reach a PostgreSQL that was never seen.
@@ -46,7 +47,8 @@ pub(super) fn broker(
     Ok(Broker { evictor, sweeper })
 }
 
-/// Brings the schema up to date once PostgreSQL is there, then listens and keeps EMQX in step until
+/// Brings the schema up to date once PostgreSQL is there (or makes sure that the owner has, and that the
+/// role may serve), then listens and keeps EMQX in step until
 /// told to stop.
 pub(super) async fn keep_registry(
     target: Target,
@@ -79,5 +81,5 @@ async fn bring_up_to_date(target: &Target) -> Result<(), RegistryError> {
     if !migrated.applied.is_empty() {
         tracing::info!(applied = ?migrated.applied, "brought the database's schema up to date");
     }
-    Ok(())
+    missing_privileges(&client).await?.require_serving()
 }

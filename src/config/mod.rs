@@ -30,5 +30,6 @@ pub use parts::{
 };
 pub use problem::{Origin, Problem, Problems, Warning};
 pub use reference::reference;
+pub use secret_file::read_database_password;
 pub use settings::{GivenSetting, Settings};
 pub use sources::Sources;

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::file::read_at_most;
+use super::rules;
 use super::table::Rule;
 use super::value::secret;
 use crate::secret::Secret;
@@ -30,6 +31,14 @@ pub(super) fn read(path: &Path, rule: &Rule) -> Result<Secret, String> {
         return Err("the file named here is empty; write the secret into it".to_owned());
     }
     secret(rule, text.to_owned()).map_err(|problem| format!("in the file named here, {problem}"))
+}
+
+/// Reads a database password that a command is given in a file: the rules of `database.password_file`.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_database_password(path: &Path) -> Result<Secret, String> {
+    read(path, &rules::DATABASE_PASSWORD)
 }
 
 /// Checks that a path leads to a file that can be opened later.

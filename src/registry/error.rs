@@ -22,6 +22,29 @@ pub enum RegistryError {
     /// The tables are not there.
     #[error("the database has no (or an older) Fleetgate schema; run `fleetgate migrate`")]
     SchemaMissing,
+    /// The tables are of an older release or not there, and this role may not change that.
+    #[error(
+        "the database has {}, this fleetgate needs version {known}, and role {role:?} may not change the schema; run `fleetgate migrate --grant-to {role}` with the owner's database.url",
+        seen_version(*.applied)
+    )]
+    MayNotMigrate {
+        /// The role that is connected.
+        role: String,
+        /// Version that the role sees; 0 for none.
+        applied: i64,
+        /// Version that this binary needs.
+        known: i64,
+    },
+    /// The role may not do with the tables what serving needs.
+    #[error(
+        "role {role:?} lacks {missing}; run `fleetgate migrate --grant-to {role}` with the owner's database.url"
+    )]
+    PrivilegesMissing {
+        /// The role that is connected.
+        role: String,
+        /// Each privilege and what it is missing on.
+        missing: String,
+    },
     /// The tables are from a newer release.
     #[error(
         "the database has schema version {applied}, this fleetgate knows up to {known}; use the newer fleetgate that made it"
@@ -102,6 +125,14 @@ fn is_missing_table(code: &SqlState) -> bool {
 
 fn is_broken_connection(error: &tokio_postgres::Error) -> bool {
     error.is_closed() || error.source().is_some_and(|cause| cause.is::<std::io::Error>())
+}
+
+/// What a role that may not migrate sees of the schema.
+fn seen_version(applied: i64) -> String {
+    match applied {
+        0 => "no Fleetgate schema that this role can see".to_owned(),
+        version => format!("schema version {version}"),
+    }
 }
 
 /// An error and all its causes in one line: tokio-postgres alone says no more than "db error".

@@ -3,13 +3,15 @@
 use tokio_postgres::{Client, GenericClient};
 
 use crate::registry::error::{RegistryError, causes};
+use crate::registry::roles;
+use crate::secret::Secret;
 
 mod embedded {
     refinery::embed_migrations!("sql");
 }
 
 /// Where refinery notes what it has applied.
-const HISTORY: &str = "fleetgate_schema_history";
+pub(super) const HISTORY: &str = "fleetgate_schema_history";
 
 /// Key of the advisory lock that lets one process migrate at a time: "fgmigr" in ASCII. Nothing else
 /// in the database may use it.
@@ -50,26 +52,76 @@ impl SchemaVersion {
     }
 }
 
-/// Applies the migrations that the database does not have yet.
+/// Applies the migrations that the database does not have yet, and grants the serving roles what they
+/// need on the tables of then (see [`roles`]).
 ///
 /// Replicas may call this at the same time: refinery itself takes no lock, so this takes a session's
 /// advisory lock on the same connection. Each migration runs in its own transaction. A role that may
 /// not create tables is enough where there is nothing to apply.
 ///
 /// # Errors
-/// A newer schema, a migration that fails, a database that is away.
+/// A newer schema, a role that may not change an older one, a migration that fails, a database that is
+/// away.
 pub async fn migrate(client: &mut Client) -> Result<Migrated, RegistryError> {
     let present = schema_version(client).await?;
     if present.applied == present.known {
         return Ok(Migrated { applied: Vec::new(), version: present.known });
     }
-    let on_lock = || RegistryError::on("the migration lock");
-    client.execute("SELECT pg_advisory_lock($1)", &[&MIGRATION_LOCK]).await.map_err(on_lock())?;
+    if present.applied < present.known {
+        roles::require_owner(client, present).await?;
+    }
+    lock(client).await?;
     let migrated = migrate_alone(client).await;
-    let unlocked = client.execute("SELECT pg_advisory_unlock($1)", &[&MIGRATION_LOCK]).await;
+    let unlocked = unlock(client).await;
     let migrated = migrated?;
-    unlocked.map_err(on_lock())?;
+    unlocked?;
     Ok(migrated)
+}
+
+/// Makes a role a serving role, see [`roles::grant`]. The schema must be up to date.
+///
+/// # Errors
+/// Those of [`roles::grant`], and a connection that is not the owner's.
+pub async fn grant_to(
+    client: &mut Client,
+    role: &str,
+    password: Option<&Secret>,
+) -> Result<(), RegistryError> {
+    roles::require_owner(client, schema_version(client).await?).await?;
+    lock(client).await?;
+    let granted = roles::grant(client, role, password).await;
+    let unlocked = unlock(client).await;
+    granted?;
+    unlocked
+}
+
+/// Grants again what the noted serving roles need: what was taken from them, or lost in a dump, comes
+/// back. Nothing where the connection is not the owner's. Returns the roles.
+///
+/// # Errors
+/// A database that is away.
+pub async fn grant_again(client: &mut Client) -> Result<Vec<String>, RegistryError> {
+    match roles::require_owner(client, schema_version(client).await?).await {
+        Err(RegistryError::MayNotMigrate { .. }) => return Ok(Vec::new()),
+        owner => owner?,
+    }
+    lock(client).await?;
+    let granted = roles::grant_again(client).await;
+    let unlocked = unlock(client).await;
+    let granted = granted?;
+    unlocked?;
+    Ok(granted)
+}
+
+/// Two that change the same table's privileges at the same time would get into each other's way.
+async fn lock(client: &Client) -> Result<(), RegistryError> {
+    let locked = client.execute("SELECT pg_advisory_lock($1)", &[&MIGRATION_LOCK]).await;
+    locked.map(drop).map_err(RegistryError::on("the migration lock"))
+}
+
+async fn unlock(client: &Client) -> Result<(), RegistryError> {
+    let unlocked = client.execute("SELECT pg_advisory_unlock($1)", &[&MIGRATION_LOCK]).await;
+    unlocked.map(drop).map_err(RegistryError::on("the migration lock"))
 }
 
 async fn migrate_alone(client: &mut Client) -> Result<Migrated, RegistryError> {
@@ -82,27 +134,44 @@ async fn migrate_alone(client: &mut Client) -> Result<Migrated, RegistryError> {
     let report =
         runner.run_async(client).await.map_err(|error| RegistryError::Migration(causes(&error)))?;
     let applied = report.applied_migrations().iter().map(ToString::to_string).collect();
+    roles::grant_again(client).await?;
     Ok(Migrated { applied, version: before.known })
 }
 
 /// Compares the database's schema with this binary's.
 ///
 /// # Errors
-/// A database that is away.
+/// A history that the role may not read, a database that is away.
 pub async fn schema_version(client: &impl GenericClient) -> Result<SchemaVersion, RegistryError> {
     let on_history = || RegistryError::on("the schema's history");
-    let exists: bool = client
-        .query_one("SELECT to_regclass($1) IS NOT NULL", &[&HISTORY])
+    let row = client
+        .query_one(
+            "SELECT has_table_privilege(to_regclass($1), 'SELECT'), current_user::text",
+            &[&HISTORY],
+        )
         .await
-        .map_err(on_history())?
-        .get(0);
-    let applied = if exists {
+        .map_err(on_history())?;
+    let readable: Option<bool> = row.get(0);
+    if readable == Some(false) {
+        let missing = format!("SELECT on {HISTORY}");
+        return Err(RegistryError::PrivilegesMissing { role: row.get(1), missing });
+    }
+    let applied = if readable.is_some() {
         let newest = format!("SELECT coalesce(max(version), 0)::bigint FROM {HISTORY}");
         client.query_one(&newest, &[]).await.map_err(on_history())?.get(0)
     } else {
         0
     };
     Ok(SchemaVersion { applied, known: known_version() })
+}
+
+/// The lines of all migrations, in order.
+pub(super) fn statements() -> Vec<String> {
+    let runner = embedded::migrations::runner();
+    let mut migrations: Vec<_> = runner.get_migrations().iter().collect();
+    migrations.sort_by_key(|migration| migration.version());
+    let texts = migrations.iter().filter_map(|migration| migration.sql());
+    texts.flat_map(str::lines).map(str::to_owned).collect()
 }
 
 fn known_version() -> i64 {

@@ -33,6 +33,7 @@ pub mod migrate;
 pub mod pool;
 pub mod presence;
 pub mod reports;
+pub mod roles;
 pub mod schemas;
 pub mod sessions;
 pub mod sweep;

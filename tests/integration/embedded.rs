@@ -119,7 +119,7 @@ fn a_temporary_one_leaves_nothing() {
 #[tokio::test]
 async fn recovers_after_a_kill() {
     let mut server = new_server().await;
-    let url = new_database(&server).await.url;
+    let url = new_database(&server).await.owner_url();
     let client = connect(&url).await;
     client.batch_execute("CREATE TABLE committed AS SELECT 1 AS one").await.unwrap();
     server.kill().unwrap();
@@ -285,7 +285,7 @@ async fn a_server_left_behind_is_stopped_by_the_next_start() {
 #[tokio::test]
 async fn fresh_databases_are_apart() {
     let (one, other) = tokio::join!(fresh_database(), fresh_database());
-    let (one, other) = (connect(&one.url).await, connect(&other.url).await);
+    let (one, other) = (connect(&one.owner_url()).await, connect(&other.owner_url()).await);
     for client in [one, other] {
         client.batch_execute("CREATE TABLE of_one_test ()").await.unwrap();
     }

@@ -29,6 +29,7 @@ mod recorded;
 mod replay;
 mod requests;
 mod revocation;
+mod roles;
 mod schema;
 mod secrets;
 mod state;

@@ -9,6 +9,7 @@ use super::finding::Status;
 use super::session::Session;
 use crate::registry::error::RegistryError;
 use crate::registry::migrate::schema_version;
+use crate::registry::roles::{Missing, missing_privileges};
 
 const SCHEMA: &str = "schema";
 const PRIVILEGES: &str = "privileges";
@@ -34,7 +35,8 @@ async fn version(client: &Client) -> Result<Finding, RegistryError> {
         Ordering::Less => Finding::failure(
             SCHEMA,
             format!("version {}; this fleetgate needs {}", version.applied, version.known),
-            "run `fleetgate migrate` (`serve` does so by itself when it starts)",
+            "run `fleetgate migrate` with the URL of the role that owns the tables (`serve` does so by itself \
+             when it connects as that role)",
         ),
         Ordering::Greater => Finding::failure(
             SCHEMA,
@@ -44,61 +46,28 @@ async fn version(client: &Client) -> Result<Finding, RegistryError> {
     })
 }
 
-/// What serving needs on each table, and what commands that change devices need besides. A NULL is a
-/// table that the role's search path does not lead to.
-const MISSING_PRIVILEGES: &str = "
-    SELECT wanted.name, needed.privilege, needed.serving
-    FROM (VALUES
-        ('fleetgate_schema_history', '{SELECT}', '{}'),
-        ('devices', '{SELECT,UPDATE}', '{INSERT,DELETE}'),
-        ('device_credentials', '{SELECT}', '{INSERT,UPDATE,DELETE}'),
-        ('topic_bindings', '{SELECT}', '{INSERT,UPDATE,DELETE}'),
-        ('topic_grants', '{SELECT}', '{INSERT,UPDATE,DELETE}'),
-        ('capabilities', '{SELECT}', '{INSERT,UPDATE,DELETE}'),
-        ('device_capabilities', '{}', '{SELECT,INSERT,UPDATE,DELETE}'),
-        ('client_sessions', '{SELECT,INSERT,UPDATE}', '{}'),
-        ('device_state', '{SELECT,INSERT,UPDATE}', '{}'),
-        ('session_evictions', '{SELECT,INSERT,UPDATE,DELETE}', '{}'),
-        ('presence_sweeps', '{SELECT,INSERT,UPDATE}', '{}')) AS wanted (name, serving, provisioning)
-    CROSS JOIN LATERAL (
-        SELECT unnest(wanted.serving::text[]), true
-        UNION ALL SELECT unnest(wanted.provisioning::text[]), false) AS needed (privilege, serving)
-    WHERE has_table_privilege(to_regclass(wanted.name), needed.privilege) IS NOT TRUE
-    ORDER BY wanted.name, needed.privilege";
-
 async fn privileges(client: &Client) -> Result<Finding, RegistryError> {
-    let rows =
-        client.query(MISSING_PRIVILEGES, &[]).await.map_err(RegistryError::on(PRIVILEGES))?;
-    let role: String = client
-        .query_one("SELECT current_user::text", &[])
-        .await
-        .map_err(RegistryError::on(PRIVILEGES))?
-        .get(0);
-    let missing = |for_serving: bool| {
-        let rows = rows.iter().filter(|row| row.get::<_, bool>(2) == for_serving);
-        let named =
-            rows.map(|row| format!("{} on {}", row.get::<_, &str>(1), row.get::<_, &str>(0)));
-        named.collect::<Vec<_>>()
-    };
-    Ok(judge(&role, &missing(true), &missing(false)))
+    let Missing { role, for_serving, for_provisioning } = missing_privileges(client).await?;
+    Ok(judge(&role, &for_serving, &for_provisioning))
 }
 
 fn judge(role: &str, for_serving: &[String], for_provisioning: &[String]) -> Finding {
     let missing = |privileges: &[String]| format!("role {role:?} lacks {}", privileges.join(", "));
     let grants = |privileges: &[String]| {
         let grants = privileges.iter().map(|privilege| format!("GRANT {privilege} TO {role:?};"));
-        grants.collect::<Vec<_>>().join(" ")
+        let grants = grants.collect::<Vec<_>>().join(" ");
+        format!(
+            "run `fleetgate migrate --grant-to {role}` as the owner of the tables, which says: {grants}"
+        )
     };
     if !for_serving.is_empty() {
         let grants = grants(for_serving);
-        let remedy = format!("serving needs them; as the owner of the tables: {grants}");
+        let remedy = format!("serving needs them; {grants}");
         return Finding::failure(PRIVILEGES, missing(for_serving), remedy);
     }
     if !for_provisioning.is_empty() {
         let grants = grants(for_provisioning);
-        let remedy = format!(
-            "enough to serve; for commands that change devices, as the owner of the tables: {grants}"
-        );
+        let remedy = format!("enough to serve; for commands that change devices, {grants}");
         return Finding::warning(PRIVILEGES, missing(for_provisioning), remedy);
     }
     Finding::ok(PRIVILEGES, format!("role {role:?} can serve and provision"))

@@ -125,6 +125,12 @@ impl TestApp {
         self.thread.take().unwrap().join().unwrap()
     }
 
+    /// Waits until it ends by itself.
+    pub(crate) async fn ended(mut self) -> Result<(), AppError> {
+        let thread = self.thread.take().unwrap();
+        tokio::task::spawn_blocking(move || thread.join().unwrap()).await.unwrap()
+    }
+
     pub(crate) async fn connect(&self) -> Connection {
         Connection::open(self.address).await
     }

@@ -4,7 +4,7 @@ use futures_util::{StreamExt, stream};
 use tokio::sync::mpsc;
 use tokio_postgres::{AsyncMessage, Client, NoTls};
 
-use super::postgres::{connect, empty_database, fresh_database};
+use super::postgres::{as_owner, connect, empty_database, fresh_database};
 
 /// A database of its own for one test.
 pub(crate) struct Database {
@@ -24,19 +24,20 @@ impl Database {
         (database, client)
     }
 
-    /// Where it is.
+    /// Where it is, for the service and the commands.
     pub(crate) fn url(&self) -> String {
         self.url.clone()
     }
 
-    /// Opens a connection.
+    /// Opens a connection of the owner.
     pub(crate) async fn connect(&self) -> Client {
-        connect(&self.url).await
+        connect(&as_owner(&self.url)).await
     }
 
     /// Opens a connection that listens for changes of devices.
     pub(crate) async fn listen(&self) -> Listener {
-        let (client, mut connection) = tokio_postgres::connect(&self.url, NoTls).await.unwrap();
+        let (client, mut connection) =
+            tokio_postgres::connect(&as_owner(&self.url), NoTls).await.unwrap();
         let (sender, notices) = mpsc::unbounded_channel();
         tokio::spawn(async move {
             let mut messages = stream::poll_fn(move |context| connection.poll_message(context));

@@ -1,21 +1,30 @@
-//! Devices for tests, written straight into the database: a second pair of eyes on the schema.
+//! Devices for tests, written straight into the database as its owner: a second pair of eyes on the
+//! schema.
 
 use fleetgate::domain::password_hash::{Cost, hash_password};
 use fleetgate::secret::{Secret, random_bytes};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, NoTls};
 
+use super::postgres::as_owner;
+
 pub(crate) struct Fleet(Client);
 
 impl Fleet {
+    /// Connects as the owner, whose role soever the connection string names.
     pub(crate) async fn connect(url: &str) -> Self {
-        let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+        let (client, connection) = tokio_postgres::connect(&as_owner(url), NoTls).await.unwrap();
         tokio::spawn(connection);
         Self(client)
     }
 
     pub(crate) async fn sql(&self, statement: &str, parameters: &[&(dyn ToSql + Sync)]) -> u64 {
         self.0.execute(statement, parameters).await.unwrap()
+    }
+
+    /// Several statements.
+    pub(crate) async fn batch(&self, statements: &str) {
+        self.0.batch_execute(statements).await.unwrap();
     }
 
     pub(crate) async fn value<T: for<'a> tokio_postgres::types::FromSql<'a>>(

@@ -2,12 +2,15 @@
 //!
 //! The server is started by the first test that asks, and goes, files and all, when the program ends.
 //! A database is a copy of a template that was migrated once.
+//!
+//! The service and the commands connect as the serving role, as they should in the field: what needs
+//! more than that fails in tests. Setting up a test is for the owner, who is a superuser.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use fleetgate::embedded::{Home, PrivatePostgres};
-use fleetgate::registry::migrate::migrate;
+use fleetgate::registry::migrate::{grant_to, migrate};
 use tokio::sync::OnceCell;
 use tokio_postgres::{Client, NoTls};
 
@@ -16,10 +19,33 @@ const MAX_CONNECTIONS: u16 = 300;
 
 const TEMPLATE: &str = "fleetgate_template";
 
+/// The role that owns the tables: the superuser of a private PostgreSQL.
+pub(crate) const OWNER: &str = "fleetgate";
+/// The role that the service and the commands connect as.
+pub(crate) const SERVING_ROLE: &str = "serving";
+
 /// A database that only one test uses.
 pub(crate) struct TestDatabase {
-    /// How to connect to it: a libpq connection string.
+    /// How to connect to it as the serving role: a libpq connection string. An empty database has no
+    /// tables to serve yet: there it is the owner's.
     pub(crate) url: String,
+}
+
+impl TestDatabase {
+    /// How to connect to it as the owner.
+    pub(crate) fn owner_url(&self) -> String {
+        as_owner(&self.url)
+    }
+}
+
+/// The same connection string for the owner.
+pub(crate) fn as_owner(url: &str) -> String {
+    url.replace(&format!("user={SERVING_ROLE} "), &format!("user={OWNER} "))
+}
+
+/// The same connection string for the serving role.
+pub(crate) fn as_serving(url: &str) -> String {
+    url.replace(&format!("user={OWNER} "), &format!("user={SERVING_ROLE} "))
 }
 
 /// A fresh, migrated database on the shared server.
@@ -48,14 +74,17 @@ pub(crate) async fn new_server() -> PrivatePostgres {
     let server = tokio::task::spawn_blocking(start).await.unwrap().unwrap();
     let admin = connect(&server.connection_string("postgres")).await;
     admin.batch_execute(&format!("CREATE DATABASE {TEMPLATE}")).await.unwrap();
+    admin.batch_execute(&format!("CREATE ROLE {SERVING_ROLE} LOGIN")).await.unwrap();
     let mut template = connect(&server.connection_string(TEMPLATE)).await;
     migrate(&mut template).await.unwrap();
+    grant_to(&mut template, SERVING_ROLE, None).await.unwrap();
     server
 }
 
 /// A fresh, migrated database on a server made by [`new_server`].
 pub(crate) async fn new_database(server: &PrivatePostgres) -> TestDatabase {
-    create_database(server, &format!("TEMPLATE {TEMPLATE} STRATEGY wal_log")).await
+    let made = create_database(server, &format!("TEMPLATE {TEMPLATE} STRATEGY wal_log")).await;
+    TestDatabase { url: as_serving(&made.url) }
 }
 
 async fn create_database(server: &PrivatePostgres, options: &str) -> TestDatabase {
