@@ -8,7 +8,7 @@ use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::output::visible;
 use crate::emqx::EmqxApi;
-use crate::emqx::setup::{Change, Difference, Kind, Outcome, Setup, SetupError, Target};
+use crate::emqx::setup::{Change, Difference, Kind, Outcome, Setup, SetupError, Target, shown};
 use crate::metrics::Metrics;
 
 const UNCHECKED: &str = "Sessions that were open before have never been checked by Fleetgate and stay \
@@ -48,6 +48,9 @@ struct Applied<'a> {
     changes: &'a [Change],
     /// What others have set up and is left alone.
     left_alone: &'a [String],
+    /// Settings by which a stranger keeps devices out.
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    hazards: &'a [String],
 }
 
 impl Arguments {
@@ -69,7 +72,15 @@ impl ApplyArgs {
             done
         };
         let left_alone = setup.strangers().await.map_err(|error| failure(&error, &changes))?;
-        let result = Applied { dry_run: self.dry_run, changes: &changes, left_alone: &left_alone };
+        let hazards = setup.hazards().await.map_err(|error| failure(&error, &changes))?.into_iter();
+        let hazards: Vec<_> =
+            hazards.map(|hazard| format!("{}. {}.", hazard.found, hazard.remedy)).collect();
+        let result = Applied {
+            dry_run: self.dry_run,
+            changes: &changes,
+            left_alone: &left_alone,
+            hazards: &hazards,
+        };
         context.output.result(&result, || result.in_words())?;
         context.output.hint(&self.remarks(&result));
         Ok(())
@@ -99,6 +110,7 @@ impl ApplyArgs {
                  Fleetgate does not. Take it out if nobody needs it."
             ));
         }
+        remarks.extend(result.hazards.iter().map(|hazard| visible(hazard)));
         let opens = |change: &&Change| change.name == "authenticator" && change.kind != Kind::Move;
         if result.changes.iter().any(|change| opens(&change)) && !self.dry_run {
             remarks.push(UNCHECKED.to_owned());
@@ -144,7 +156,7 @@ fn change_in_words(change: &Change, to_come: bool) -> Vec<String> {
 }
 
 fn field_in_words(Difference { field, is, becomes }: &Difference) -> String {
-    let shown = |value: &Value| visible(&value.to_string());
+    let shown = |value: &Value| visible(&shown(value));
     match (is, becomes) {
         (Some(is), Some(becomes)) => format!("{field}: {} → {}", shown(is), shown(becomes)),
         (None, Some(becomes)) => format!("{field}: {}", shown(becomes)),

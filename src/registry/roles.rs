@@ -132,22 +132,17 @@ fn tables() -> BTreeSet<String> {
     for line in statements() {
         let line =
             line.to_ascii_lowercase().replace("if not exists ", "").replace("if exists ", "");
-        let mut words = line.split(|c: char| c.is_whitespace() || "(;,".contains(c));
-        match (words.next(), words.next(), words.next()) {
-            (Some("create"), Some("table"), Some(name)) => {
-                tables.insert(name.to_owned());
+        let words = line.split(|c: char| c.is_whitespace() || "(;,".contains(c));
+        match words.collect::<Vec<_>>().as_slice() {
+            ["create", "table", name, ..] | ["create", "unlogged", "table", name, ..] => {
+                tables.insert((*name).to_owned());
             }
-            (Some("create"), Some("unlogged"), Some("table")) => {
-                tables.extend(words.next().map(str::to_owned));
+            ["drop", "table", name, ..] => {
+                tables.remove(*name);
             }
-            (Some("drop"), Some("table"), Some(name)) => {
-                tables.remove(name);
-            }
-            (Some("alter"), Some("table"), Some(name)) => {
-                if (words.next(), words.next()) == (Some("rename"), Some("to")) {
-                    tables.remove(name);
-                    tables.extend(words.next().map(str::to_owned));
-                }
+            ["alter", "table", old, "rename", "to", new, ..] => {
+                tables.remove(*old);
+                tables.insert((*new).to_owned());
             }
             _ => {}
         }

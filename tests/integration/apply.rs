@@ -181,7 +181,7 @@ async fn a_broker_that_remembers_for_the_whole_node_forgets() {
 /// A way in which a broker differs from what it should be, and the call that repairs it.
 type Drift = (&'static str, fn(&mut Broker));
 
-const DRIFTS: [Drift; 18] = [
+const DRIFTS: [Drift; 19] = [
     ("PUT authorization/settings", |b| b.settings["no_match"] = json!("allow")),
     ("PUT authorization/settings", |b| b.settings["cache"]["enable"] = json!(true)),
     ("PUT authorization/settings", |b| b.settings["deny_action"] = json!("disconnect")),
@@ -205,6 +205,9 @@ const DRIFTS: [Drift; 18] = [
         b.sources.push(json!({"type": "file", "enable": false, "rules": "{allow, all}."}));
     }),
     ("PUT connectors/http:fleetgate", |b| b.connector.as_mut().unwrap()["pool_size"] = json!(8)),
+    ("PUT connectors/http:fleetgate", |b| {
+        b.connector.as_mut().unwrap()["resource_opts"]["health_check_interval"] = json!("15s");
+    }),
     ("PUT actions/http:fleetgate_events", |b| {
         b.action.as_mut().unwrap()["resource_opts"]["request_ttl"] = json!("45s");
     }),
@@ -215,6 +218,38 @@ const DRIFTS: [Drift; 18] = [
     ("PUT rules/fleetgate_presence", |b| b.rules["fleetgate_presence"]["actions"] = json!([])),
     ("POST rules", |b| drop(b.rules.remove("fleetgate_messages"))),
 ];
+
+#[tokio::test]
+async fn what_emqx_fills_in_for_a_file_is_no_change() {
+    let emqx = applied().await;
+    emqx.broker(Broker::made_by_file);
+    let (code, stdout, _) = apply(&emqx, &[]).await;
+    assert_eq!((code, calls(&emqx)), (0, Vec::new()), "{stdout}");
+    assert!(stdout.contains("nothing to change"), "{stdout}");
+    // What somebody added is one.
+    emqx.broker(|broker| {
+        broker.connector.as_mut().unwrap()["headers"]["authorization"] = json!("Basic theirs");
+    });
+    let (_, stdout, _) = apply(&emqx, &[]).await;
+    assert!(stdout.contains("headers.authorization: \"******\" → nothing"), "{stdout}");
+    assert!(!stdout.contains("keep-alive") && !stdout.contains("theirs"), "{stdout}");
+    assert_eq!(calls(&emqx), ["PUT connectors/http:fleetgate"]);
+}
+
+#[tokio::test]
+async fn a_deleted_source_is_told_in_a_line() {
+    let emqx = FakeEmqx::start().await;
+    let rules = "%% A comment of the file that comes with EMQX.\n".repeat(200) + "{allow, all}.\n";
+    emqx.broker(|broker| broker.sources[0]["rules"] = json!(rules));
+    for flags in [&["--dry-run"][..], &[]] {
+        let (_, stdout, _) = apply(&emqx, flags).await;
+        let mut after =
+            stdout.lines().skip_while(|line| !line.contains("authorization source file"));
+        let rules = after.nth(1).unwrap();
+        assert!(rules.contains("rules:") && rules.len() < 120, "{stdout}");
+        assert!(stdout.lines().all(|line| line.len() < 400), "{stdout}");
+    }
+}
 
 #[tokio::test]
 async fn each_drift_is_found_and_repaired_by_one_call() {
@@ -255,6 +290,18 @@ async fn what_others_set_up_is_left_alone_and_told() {
         assert_eq!(broker.authenticators[0]["id"], "password_based:http");
         assert_eq!((broker.authenticators.len(), broker.sources.len()), (2, 2));
     });
+}
+
+#[tokio::test]
+async fn flapping_detection_is_told_and_left_to_the_operator() {
+    let emqx = applied().await;
+    emqx.broker(|broker| broker.zone = Some(json!({"flapping_detect": {"enable": true}})));
+    let (code, stdout, stderr) = apply(&emqx, &[]).await;
+    assert_eq!((code, calls(&emqx)), (0, Vec::new()), "{stdout}");
+    assert!(stderr.contains("flapping_detect is on"), "{stderr}");
+    let (_, stdout, _) = apply(&emqx, &["--json"]).await;
+    let result: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(result["hazards"].as_array().unwrap().len(), 1, "{result}");
 }
 
 #[tokio::test]

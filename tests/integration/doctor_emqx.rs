@@ -13,7 +13,7 @@ use crate::support::fake_emqx::FakeEmqx;
 use crate::support::fake_emqx_config::{Broker, Caches};
 
 const TOKEN: &str = "0123456789abcdef-token";
-const CHECKS: [&str; 7] = [
+const CHECKS: [&str; 8] = [
     "EMQX authenticator",
     "EMQX authorization",
     "EMQX sources",
@@ -21,6 +21,7 @@ const CHECKS: [&str; 7] = [
     "EMQX action",
     "EMQX rules",
     "EMQX's token",
+    "EMQX's limits",
 ];
 
 /// Only EMQX matters here: there is no database.
@@ -97,6 +98,16 @@ fn caches_off(broker: &mut Broker) -> &mut Caches {
 }
 
 #[tokio::test]
+async fn a_broker_that_is_configured_by_the_file_is_well() {
+    let emqx = configured().await;
+    emqx.broker(Broker::made_by_file);
+    let report = report(&emqx).await;
+    for check in CHECKS {
+        assert_eq!(found(&report, check).0, Status::Ok, "{report}");
+    }
+}
+
+#[tokio::test]
 async fn a_broker_of_6_2_that_remembers_nothing_is_well() {
     let emqx = configured().await;
     emqx.broker(|broker| {
@@ -111,7 +122,7 @@ async fn a_broker_of_6_2_that_remembers_nothing_is_well() {
 /// A broker that differs: what is done to it, the check that tells, how, and a word of it.
 type Fault = (fn(&mut Broker), &'static str, Status, &'static str);
 
-const FAULTS: [Fault; 17] = [
+const FAULTS: [Fault; 22] = [
     (
         |b| caches_off(b).logins["node_cache"]["enable"] = json!(true),
         "EMQX authenticator",
@@ -218,6 +229,48 @@ const FAULTS: [Fault; 17] = [
         Status::Failure,
         "enable is false",
     ),
+    (
+        |b| {
+            let settings = json!({
+                "enable": true, "max_count": 15, "window_time": "1m", "ban_time": "5m",
+            });
+            b.zone = Some(json!({"flapping_detect": settings}));
+        },
+        "EMQX's limits",
+        Status::Warning,
+        "a stranger locks any device out",
+    ),
+    (
+        |b| b.zone = Some(json!({"flapping_detect": {"by_peerhost": {"max_count": 15}}})),
+        "EMQX's limits",
+        Status::Warning,
+        "by_peerhost",
+    ),
+    (
+        |b| {
+            let (by, reason) = ("flapping detector", "flapping is detected");
+            b.bans = vec![json!({"as": "clientid", "who": "t\u{1b}", "by": by, "reason": reason})];
+        },
+        "EMQX's limits",
+        Status::Warning,
+        "locks out \"t\\u{1b}\"",
+    ),
+    (
+        |b| b.listeners[1]["max_conn_rate"] = json!("100/s"),
+        "EMQX's limits",
+        Status::Warning,
+        "\"tcp:default\" takes 100/s",
+    ),
+    (
+        |b| {
+            let (open, limit) = (json!(950), json!(1000));
+            b.listeners[1]["status"] =
+                json!({"current_connections": open, "max_connections": limit, "running": true});
+        },
+        "EMQX's limits",
+        Status::Warning,
+        "950 of 1000",
+    ),
 ];
 
 #[tokio::test]
@@ -235,6 +288,18 @@ async fn each_fault_is_told_by_its_check_alone() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn limits_that_harm_nobody_are_no_finding() {
+    let emqx = configured().await;
+    emqx.broker(|broker| {
+        broker.zone = Some(json!({"flapping_detect": {"enable": false, "max_count": 15}}));
+        broker.bans = vec![json!({"as": "peerhost", "who": "192.0.2.1", "by": "admin"})];
+        broker.listeners[0]["max_conn_rate"] = json!("1/s"); // it is not enabled
+        broker.listeners[1]["max_conn_rate"] = json!("infinity");
+    });
+    assert_eq!(found(&report(&emqx).await, "EMQX's limits").0, Status::Ok);
 }
 
 #[tokio::test]

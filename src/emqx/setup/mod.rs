@@ -15,11 +15,12 @@
 //!
 //! # What it does not do
 //! Authenticators and sources of others stay, because it cannot know who needs them; they are told
-//! ([`Setup::strangers`]). Sessions that are open stay open: the authenticator has never seen them.
+//! ([`Setup::strangers`]), as are settings by which somebody could keep devices out ([`Setup::hazards`]). Sessions that are open stay open: the authenticator has never seen them.
 //! A resource that differs is replaced whole, so that a setting of it that is not part of the target
 //! gets EMQX's default. Nothing is done twice: what is as it should be is not touched.
 
 mod difference;
+mod hazards;
 mod plan;
 mod target;
 
@@ -30,7 +31,8 @@ use thiserror::Error;
 
 use crate::emqx::{EmqxApi, EmqxError};
 
-pub use difference::Difference;
+pub use difference::{Difference, shown};
+pub use hazards::Hazard;
 pub use plan::Step;
 pub use target::{Resource, Target};
 

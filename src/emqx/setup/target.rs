@@ -9,6 +9,10 @@ use crate::secret::Secret;
 /// request at a time.
 const POOL: u32 = 32;
 
+/// How often EMQX looks whether Fleetgate is back. Events flow again when both the connector and the action
+/// on it have looked; EMQX's own 15 s of the connector would keep them waiting (CONTRACT.md).
+const HEALTH_CHECK: &str = "2s";
+
 /// Something that EMQX is to have, and where its REST API has it.
 pub struct Resource {
     /// Its name for people.
@@ -129,6 +133,7 @@ impl Target {
             fields: json!({
                 "type": "http", "name": "fleetgate", "enable": true, "url": self.fleetgate,
                 "pool_type": "hash", "pool_size": POOL, "enable_pipelining": 100, "headers": {},
+                "resource_opts": {"health_check_interval": HEALTH_CHECK},
             }),
         }
     }
@@ -148,7 +153,7 @@ impl Target {
                     "path": "/emqx/events", "method": "post", "headers": self.headers(),
                 },
                 "resource_opts": {
-                    "request_ttl": "infinity", "health_check_interval": "2s",
+                    "request_ttl": "infinity", "health_check_interval": HEALTH_CHECK,
                     "inflight_window": 1000, "max_buffer_bytes": "256MB",
                 },
             }),

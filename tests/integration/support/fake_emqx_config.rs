@@ -106,6 +106,11 @@ pub(crate) struct Broker {
     pub(crate) authenticator_status: Value,
     pub(crate) source_status: Value,
     pub(crate) action_metrics: Value,
+    /// `configs/global_zone`; not every EMQX has it, and nobody recorded it.
+    pub(crate) zone: Option<Value>,
+    /// `banned`
+    pub(crate) bans: Vec<Value>,
+    pub(crate) listeners: Value,
     pub(crate) calls: Vec<Call>,
     /// After each change.
     pub(crate) exposures: Vec<Exposure>,
@@ -128,9 +133,34 @@ impl Default for Broker {
             authenticator_status: status("authentication/password_based:http"),
             source_status: status("authorization/sources/http"),
             action_metrics: recorded("GET", "actions/http:fleetgate_events/metrics", 200).response,
+            zone: None,
+            bans: Vec::new(),
+            listeners: recorded("GET", "listeners", 200).response,
             calls: Vec::new(),
             exposures: Vec::new(),
             fault: None,
+        }
+    }
+}
+
+/// The headers that EMQX adds to those of a configuration file, as its REST API shows them (CONTRACT.md).
+const OF_THE_FILE: [&str; 5] =
+    ["accept", "cache-control", "connection", "content-type", "keep-alive"];
+
+impl Broker {
+    /// As if what is there had been made by a configuration file instead of calls: seen of a connector on
+    /// 5.8.9, taken for possible of everything that has headers.
+    pub(crate) fn made_by_file(&mut self) {
+        let places = [
+            self.authenticators.first_mut(),
+            self.sources.first_mut(),
+            self.connector.as_mut(),
+            self.action.as_mut().map(|action| &mut action["parameters"]),
+        ];
+        for place in places.into_iter().flatten() {
+            for name in OF_THE_FILE {
+                place["headers"][name] = json!("******");
+            }
         }
     }
 }
@@ -199,6 +229,15 @@ impl Broker {
             "actions/http:fleetgate_events" => self.action.clone(),
             "actions/http:fleetgate_events/metrics" => {
                 self.action.is_some().then(|| self.action_metrics.clone())
+            }
+            "configs/global_zone" if self.zone.is_none() => return not_served(),
+            "configs/global_zone" => self.zone.clone(),
+            "listeners" => Some(self.listeners.clone()),
+            "banned?page=1&limit=100" => Some(json!({"data": self.bans})),
+            _ if path.starts_with("listeners/") => {
+                let id = path.trim_start_matches("listeners/");
+                let all = self.listeners.as_array().unwrap();
+                all.iter().find(|listener| listener["id"] == id).cloned()
             }
             _ => match path.strip_prefix("rules/") {
                 Some(id) => self.rules.get(id).cloned(),

@@ -6,7 +6,7 @@ use super::super::LIMIT;
 use super::super::finding::{Finding, Report};
 use super::evidence;
 use crate::emqx::EmqxApi;
-use crate::emqx::setup::{Change, Difference, Kind, Setup, SetupError, Step, Target};
+use crate::emqx::setup::{Change, Difference, Kind, Setup, SetupError, Step, Target, shown};
 use crate::secret::Secret;
 
 const AUTHENTICATOR: &str = "EMQX authenticator";
@@ -16,10 +16,11 @@ const CONNECTOR: &str = "EMQX connector";
 const ACTION: &str = "EMQX action";
 const RULES: &str = "EMQX rules";
 const TOKEN: &str = "EMQX's token";
+const LIMITS: &str = "EMQX's limits";
 
 /// The checks of this module, in order.
-pub(super) const CHECKS: [&str; 7] =
-    [AUTHENTICATOR, SETTINGS, SOURCES, CONNECTOR, ACTION, RULES, TOKEN];
+pub(super) const CHECKS: [&str; 8] =
+    [AUTHENTICATOR, SETTINGS, SOURCES, CONNECTOR, ACTION, RULES, TOKEN, LIMITS];
 
 /// Where Fleetgate is in `docker/compose.yaml`.
 const USUAL_URL: &str = "http://fleetgate:8080";
@@ -108,8 +109,15 @@ impl Broker<'_> {
                 let found = "connects, disconnects and messages are reported";
                 Ok(or_ok(check, found, self.judge(check, &steps).await?))
             }
-            _ => evidence::token(check, self.api).await.map(|finding| vec![finding]),
+            TOKEN => evidence::token(check, self.api).await.map(|finding| vec![finding]),
+            _ => self.limits(check).await,
         }
+    }
+
+    async fn limits(&self, check: &'static str) -> Result<Vec<Finding>, SetupError> {
+        let hazards = self.setup.hazards().await?.into_iter();
+        let findings = hazards.map(|hazard| Finding::warning(check, hazard.found, hazard.remedy));
+        Ok(or_ok(check, "none by which a stranger keeps devices out", findings.collect()))
     }
 
     async fn authenticator(&self) -> Result<Vec<Finding>, SetupError> {
@@ -235,10 +243,8 @@ fn allows_all(difference: &Difference) -> bool {
 }
 
 fn in_words(step: Step, difference: &Difference) -> String {
-    let shown = |value: &Option<Value>| {
-        value.as_ref().map_or_else(|| "nothing".to_owned(), Value::to_string)
-    };
-    let (is, becomes) = (shown(&difference.is), shown(&difference.becomes));
+    let told = |value: &Option<Value>| value.as_ref().map_or_else(|| "nothing".to_owned(), shown);
+    let (is, becomes) = (told(&difference.is), told(&difference.becomes));
     let words = format!("{} is {is}, should be {becomes}", difference.field);
     match cost(step, &difference.field) {
         Some(cost) => format!("{words} ({cost})"),
