@@ -8,15 +8,14 @@ mod background;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::dev::Server;
-use actix_web::http::KeepAlive;
 use actix_web::web::Data;
-use actix_web::{App as Actix, HttpServer};
 use thiserror::Error;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -30,9 +29,11 @@ use crate::authn::verified::VerifiedLogins;
 use crate::authz::Authorizer;
 use crate::clock::Clock;
 use crate::config::{Config, Hashing};
-use crate::http::{Gate, routes};
+use crate::http::Gate;
+use crate::http::connections::Connections;
+use crate::http::server::{self, Room};
 use crate::ingest::Ingest;
-use crate::lifecycle::{InFlight, keep_telling, tell_unsaid};
+use crate::lifecycle::{keep_telling, open_files, tell_unsaid};
 use crate::metrics::{HashMetrics, Metrics};
 use crate::registry::cache::DeviceCache;
 use crate::registry::changes::ChangeListener;
@@ -91,9 +92,25 @@ pub struct App {
     registry: RegistryTask,
 }
 
+/// A runtime beside the one that holds it. Dropping a [`Runtime`] waits for its threads, which tokio
+/// answers with a panic inside another runtime; this one is told to end and not waited for.
+struct Background {
+    /// There until it is dropped.
+    runtime: Option<Runtime>,
+    handle: Handle,
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
 /// What keeps the registry in step, and how to end it.
 struct RegistryTask {
-    runtime: Runtime,
+    runtime: Background,
     task: JoinHandle<Result<(), RegistryError>>,
     writer: JoinHandle<()>,
     /// Ends both tasks: changes are heard and events written until the last request is answered.
@@ -109,9 +126,12 @@ impl App {
     /// # Errors
     /// When the port, the database URL or a key file is unusable.
     pub fn build(config: &Config, clock: Clock, stop: CancellationToken) -> Result<Self, AppError> {
+        // First, because it fails most often, and nothing has to be undone then.
+        let socket = bind(config.http.listen)?;
+        let room = room(config)?;
         let runtime = registry_runtime(config.http.workers)?;
         let target = Target::new(&config.database)?;
-        let postgres = Postgres::new(&config.database, runtime.handle().clone())?;
+        let postgres = Postgres::new(&config.database, runtime.handle.clone())?;
         let metrics = Metrics::new().map_err(set_up("metrics"))?;
         let freshness = Arc::new(Freshness::new(config.cache.max_staleness));
         let devices = Arc::new(DeviceCache::new(
@@ -139,6 +159,11 @@ impl App {
         );
         let broker = broker(config, &target, &devices, evictions, &metrics, &clock)?;
         let authenticator = authenticator(config, metrics.hash.clone(), clock)?;
+        let connections = Arc::new(Connections::new(
+            room.connections,
+            config.http.keep_alive,
+            metrics.connections.clone(),
+        ));
         let gate = Data::new(Gate {
             webhook_token: config.emqx.webhook_token.clone(),
             acl_in_login: config.emqx.acl_in_login,
@@ -150,12 +175,13 @@ impl App {
             devices,
             freshness: freshness.clone(),
             postgres,
-            in_flight: InFlight::default(),
+            connections,
         });
-        let (address, server) = serve(config, gate.clone())?;
+        let (address, server) = serve(config, socket, room, gate.clone())?;
         let end = CancellationToken::new();
-        let task = runtime.spawn(keep_registry(target, freshness, listener, broker, end.clone()));
-        let writer = runtime.spawn(writer.run(end.clone()));
+        let task =
+            runtime.handle.spawn(keep_registry(target, freshness, listener, broker, end.clone()));
+        let writer = runtime.handle.spawn(writer.run(end.clone()));
         let registry = RegistryTask { runtime, task, writer, end };
         Ok(Self { address, server, grace: config.http.shutdown_grace, gate, stop, registry })
     }
@@ -167,12 +193,12 @@ impl App {
     }
 
     /// Serves until the stop token given to [`App::build`] is cancelled; then accepts no more
-    /// connections, answers what comes on the open ones until they are silent or the grace period is
-    /// over, and closes them. New events are answered 503 meanwhile: EMQX then keeps them, falls silent
-    /// and sends them again later, while it gives some of those up that wait on a connection which is
-    /// closed (CONTRACT.md).
+    /// connections and closes each open one as soon as it is silent and all that was read from it is
+    /// answered, within half a second if that comes, at the end of the grace period at the latest. New events are
+    /// answered 503 meanwhile: EMQX then keeps them and sends them again later, while it gives some of
+    /// those up that wait on a connection which is closed (CONTRACT.md).
     ///
-    /// actix's own graceful stop waits for connections to close, which EMQX's idle ones never do.
+    /// actix's own graceful stop drops requests that wait behind another one on their connection.
     ///
     /// # Errors
     /// When the server or the registry's task fails.
@@ -189,12 +215,9 @@ impl App {
             _ = &mut writer => Err(AppError::WriterEnded),
         };
         handle.pause().await;
-        self.gate.in_flight.close();
         let deadline = tokio::time::Instant::now() + self.grace;
-        let patience = self.grace * 3 / 4;
-        if tokio::time::timeout(patience, self.gate.in_flight.quiet()).await.is_err() {
-            let _over = tokio::time::timeout_at(deadline, self.gate.in_flight.idle()).await;
-        }
+        self.gate.connections.stop();
+        let _over = tokio::time::timeout_at(deadline, self.gate.connections.closed()).await;
         handle.stop(false).await;
         end.cancel();
         if !writer.is_finished() && tokio::time::timeout(LAST_WRITES, writer).await.is_err() {
@@ -207,7 +230,7 @@ impl App {
             // What is being asked of EMQX is struck out, so that no other replica asks it again.
             let _over = tokio::time::timeout_at(deadline, task).await;
         }
-        runtime.shutdown_background();
+        drop(runtime);
         telling.abort();
         tell_unsaid(true);
         outcome
@@ -248,32 +271,51 @@ fn authenticator(
 
 /// Half as many threads as workers. A second thread on two cores makes batches of events slower: waking
 /// it costs more than it takes over (docs/PERFORMANCE.md).
-fn registry_runtime(workers: usize) -> Result<Runtime, AppError> {
+fn registry_runtime(workers: usize) -> Result<Background, AppError> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads((workers / 2).clamp(1, REGISTRY_THREADS))
         .thread_name("registry")
         .enable_all()
         .build()
+        .map(|runtime| Background { handle: runtime.handle().clone(), runtime: Some(runtime) })
         .map_err(set_up("the registry's threads"))
 }
 
-fn serve(config: &Config, gate: Data<Gate>) -> Result<(SocketAddr, Server), AppError> {
+fn bind(address: SocketAddr) -> Result<TcpListener, AppError> {
+    TcpListener::bind(address).map_err(|source| AppError::Listen { address, source })
+}
+
+/// How many connections there is room for.
+fn room(config: &Config) -> Result<Room, AppError> {
+    let (files, wanted) = (open_files(), config.http.max_connections);
+    let room = Room::within(files, wanted, config.database.pool_size).ok_or_else(|| {
+        let why = format!(
+            "this process may have {files} files open, which leaves none for connections; raise the \
+             limit (`ulimit -n`, systemd's LimitNOFILE)"
+        );
+        AppError::SetUp { what: "connections", why }
+    })?;
+    if room.connections < wanted {
+        tracing::warn!(
+            open_files = files,
+            connections = room.connections,
+            wanted,
+            "the limit of open files leaves fewer connections than http.max_connections; raise it \
+             (`ulimit -n`, systemd's LimitNOFILE)"
+        );
+    }
+    Ok(room)
+}
+
+fn serve(
+    config: &Config,
+    listener: TcpListener,
+    room: Room,
+    gate: Data<Gate>,
+) -> Result<(SocketAddr, Server), AppError> {
     let listen = |source| AppError::Listen { address: config.http.listen, source };
-    let socket = TcpListener::bind(config.http.listen).map_err(listen)?;
-    let address = socket.local_addr().map_err(listen)?;
-    let server = HttpServer::new(move || Actix::new().app_data(gate.clone()).configure(routes))
-        .workers(config.http.workers)
-        .keep_alive(KeepAlive::Timeout(config.http.keep_alive))
-        // EMQX opens its connections long before it uses them (CONTRACT.md); actix would answer 408
-        // to one that says nothing for 5 s.
-        .client_request_timeout(config.http.keep_alive)
-        .max_connections(config.http.max_connections.div_ceil(config.http.workers))
-        .tcp_nodelay(true)
-        // A client that closes its side has gone away: what it asked for is dropped, not hashed.
-        .h1_allow_half_closed(false)
-        .disable_signals()
-        .listen(socket)
-        .map_err(listen)?
-        .run();
+    let address = listener.local_addr().map_err(listen)?;
+    let workers = NonZero::new(config.http.workers).unwrap_or(NonZero::<usize>::MIN);
+    let server = server::serve(listener, workers, room, gate).map_err(listen)?;
     Ok((address, server))
 }

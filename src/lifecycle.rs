@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 use std::io::{self, IsTerminal};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::callsite::Identifier;
@@ -15,70 +15,6 @@ use tracing_subscriber::layer::{Context, Filter, Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{Log, LogFormat};
-
-/// How long nothing may arrive before the end: EMQX's connections stay open and idle, so only
-/// silence tells that it has nothing more to say.
-const QUIET: Duration = Duration::from_millis(100);
-
-/// Time between two looks at the requests in flight, at the end of the grace period.
-const GLANCE: Duration = Duration::from_millis(1);
-
-/// Requests that have been read and not yet answered.
-#[derive(Debug, Default)]
-pub struct InFlight {
-    begun: AtomicU64,
-    ended: AtomicU64,
-    closing: AtomicBool,
-}
-
-/// One request in flight, until dropped.
-pub struct Passage<'a>(&'a InFlight);
-
-impl InFlight {
-    /// Counts a request until the returned value is dropped.
-    #[must_use]
-    pub fn enter(&self) -> Passage<'_> {
-        self.begun.fetch_add(1, Ordering::Relaxed);
-        Passage(self)
-    }
-
-    /// The service is about to end: what can be sent again later is asked for later.
-    pub fn close(&self) {
-        self.closing.store(true, Ordering::Release);
-    }
-
-    /// Whether the service is about to end.
-    #[must_use]
-    pub fn is_closing(&self) -> bool {
-        self.closing.load(Ordering::Acquire)
-    }
-
-    /// Waits until every request is answered and none came for a while.
-    pub async fn quiet(&self) {
-        loop {
-            let begun = self.begun.load(Ordering::Acquire);
-            tokio::time::sleep(QUIET).await; // why: it waits for the absence of events
-            let ended = self.ended.load(Ordering::Acquire);
-            if ended == begun && begun == self.begun.load(Ordering::Acquire) {
-                return;
-            }
-        }
-    }
-
-    /// Waits for a moment in which every request is answered. Under steady traffic that is all that
-    /// can be had; a connection with more than one request waiting has no such moment.
-    pub async fn idle(&self) {
-        while self.ended.load(Ordering::Acquire) != self.begun.load(Ordering::Acquire) {
-            tokio::time::sleep(GLANCE).await; // why: the counters are not worth a lock a request
-        }
-    }
-}
-
-impl Drop for Passage<'_> {
-    fn drop(&mut self) {
-        self.0.ended.fetch_add(1, Ordering::Release);
-    }
-}
 
 /// Time between two log lines about the same thing.
 const SELDOM: Duration = Duration::from_secs(60);
@@ -226,6 +162,23 @@ impl<S> Filter<S> for OthersThrottled {
     fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
         self.passes(event.metadata())
     }
+}
+
+/// Lets this process open as many files as the operating system allows it, instead of the few that shells
+/// start with, and returns how many that are. Every connection is a file.
+pub fn raise_open_files() -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    // Not allowed in some sandboxes: then what there is has to do.
+    let _kept = setrlimit(Resource::Nofile, raised);
+    open_files()
+}
+
+/// How many files this process may have open.
+#[must_use]
+pub fn open_files() -> usize {
+    let limit = getrlimit(Resource::Nofile).current;
+    limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
 /// Sends logs to standard error, so that standard output stays free for results.

@@ -9,11 +9,13 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+mod connections;
 mod emqx;
 mod events;
 mod hash;
 mod registry;
 
+pub use connections::ConnectionMetrics;
 pub use emqx::{EmqxMetrics, EvictionMetrics, SweepMetrics};
 pub use events::EventMetrics;
 pub use hash::HashMetrics;
@@ -119,6 +121,8 @@ pub struct Metrics {
     pub cache: CacheMetrics,
     /// The LISTEN connection.
     pub listen: ListenMetrics,
+    /// Connections of clients.
+    pub connections: ConnectionMetrics,
     /// The hash threads.
     pub hash: HashMetrics,
     /// EMQX's REST API.
@@ -166,6 +170,7 @@ impl Metrics {
             events: add.events()?,
             cache: add.cache()?,
             listen: add.listen()?,
+            connections: add.connections()?,
             hash: add.hash()?,
             emqx: add.emqx()?,
             evictions: add.evictions()?,

@@ -172,6 +172,7 @@ async fn serve(
     home.write_configuration(args.listen, &url, &webhook_token)?;
     let config = Settings::load(&home.sources(environment))?.config()?;
     lifecycle::start_logging(&config.log);
+    lifecycle::raise_open_files();
     let record = fill(&config, home, known, &webhook_token).await?;
     let app = App::build(&config, Clock::System, stop.clone())?;
     let address = app.address();

@@ -18,6 +18,7 @@ impl Arguments {
         let settings = context.settings()?;
         let config = settings.config()?;
         lifecycle::start_logging(&config.log);
+        lifecycle::raise_open_files();
         for warning in settings.warnings() {
             tracing::warn!("{warning}");
         }

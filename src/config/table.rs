@@ -134,13 +134,15 @@ pub(super) static SETTINGS: &[Setting] = &[
         key: "http.max_connections",
         kind: Kind::Count(1..=1_000_000),
         preset: Preset::Value("4096"),
-        meaning: "Open connections of the whole process.",
+        meaning: "Open connections of the whole process. With so many open, a new one is let in at the \
+                  cost of another: of strangers' first. The limit of open files may leave fewer.",
     },
     Setting {
         key: "http.shutdown_grace",
         kind: millis(0, 10 * MINUTE),
         preset: Preset::Value("10s"),
-        meaning: "How long requests in flight may take to finish after SIGTERM.",
+        meaning: "How long requests in flight may take to finish after SIGTERM. Usually half a second \
+                  is enough.",
     },
     Setting {
         key: "database.url",

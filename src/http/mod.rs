@@ -9,16 +9,18 @@ use actix_web::web;
 
 use crate::authn::Authenticator;
 use crate::authz::Authorizer;
+use crate::http::connections::Connections;
 use crate::ingest::Ingest;
-use crate::lifecycle::InFlight;
 use crate::metrics::Metrics;
 use crate::registry::cache::DeviceCache;
 use crate::registry::freshness::Freshness;
 use crate::registry::pool::Postgres;
 use crate::secret::Secret;
 
+pub mod connections;
 pub mod emqx;
 pub mod ops;
+pub mod server;
 
 /// What handlers work with; one for the process, shared by all workers.
 pub struct Gate {
@@ -42,8 +44,8 @@ pub struct Gate {
     pub freshness: Arc<Freshness>,
     /// Connections to PostgreSQL.
     pub postgres: Postgres,
-    /// Requests that are not answered yet.
-    pub in_flight: InFlight,
+    /// Who is connected.
+    pub connections: Arc<Connections>,
 }
 
 /// Every route that Fleetgate serves.

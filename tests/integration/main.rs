@@ -12,6 +12,7 @@ mod cache;
 mod certificates;
 mod changes;
 mod cli;
+mod connections;
 mod dev;
 mod doctor;
 mod doctor_emqx;

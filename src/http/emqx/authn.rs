@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use crate::authn::{Allowed, Decision, Login, LoginError};
 use crate::http::Gate;
+use crate::http::connections::Passage;
 use crate::http::emqx::{Answer, DECISION_LIMIT, read_json, receive};
 use crate::metrics::Outcome;
 
@@ -48,11 +49,12 @@ pub fn parse(body: &[u8]) -> Result<AuthnRequest<'_>, serde_json::Error> {
 /// Answers one login.
 pub async fn handle(gate: Data<Gate>, request: HttpRequest, payload: Payload) -> HttpResponse {
     let began = Instant::now();
-    let _passage = gate.in_flight.enter();
-    let answer = match receive(&request, payload, &gate.webhook_token, DECISION_LIMIT).await {
-        Ok(body) => answer(&gate, &body).await,
-        Err(answer) => answer,
-    };
+    let passage = Passage::begin(&request);
+    let answer =
+        match receive(&request, &passage, payload, &gate.webhook_token, DECISION_LIMIT).await {
+            Ok(body) => answer(&gate, &body).await,
+            Err(answer) => answer,
+        };
     answer.count(&request, &gate.metrics.authn, began.elapsed().as_secs_f64())
 }
 

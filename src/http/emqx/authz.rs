@@ -10,6 +10,7 @@ use serde::Deserialize;
 use crate::authz::Question;
 use crate::domain::acl::Action;
 use crate::http::Gate;
+use crate::http::connections::Passage;
 use crate::http::emqx::{Answer, DECISION_LIMIT, read_json, receive};
 use crate::metrics::Outcome;
 
@@ -38,11 +39,12 @@ pub fn parse(body: &[u8]) -> Result<AuthzRequest<'_>, serde_json::Error> {
 /// Answers one authorization request.
 pub async fn handle(gate: Data<Gate>, request: HttpRequest, payload: Payload) -> HttpResponse {
     let began = Instant::now();
-    let _passage = gate.in_flight.enter();
-    let answer = match receive(&request, payload, &gate.webhook_token, DECISION_LIMIT).await {
-        Ok(body) => answer(&gate, &body).await,
-        Err(answer) => answer,
-    };
+    let passage = Passage::begin(&request);
+    let answer =
+        match receive(&request, &passage, payload, &gate.webhook_token, DECISION_LIMIT).await {
+            Ok(body) => answer(&gate, &body).await,
+            Err(answer) => answer,
+        };
     answer.count(&request, &gate.metrics.authz, began.elapsed().as_secs_f64())
 }
 

@@ -12,6 +12,7 @@ use actix_web::{HttpRequest, HttpResponse};
 
 use crate::domain::event::{Event, Happening};
 use crate::http::Gate;
+use crate::http::connections::Passage;
 use crate::http::emqx::{Answer, Limit, receive};
 use crate::ingest::{Fate, IngestError};
 use crate::lifecycle::LogThrottle;
@@ -65,10 +66,11 @@ impl Complaint {
 /// Answers one event.
 pub async fn handle(gate: Data<Gate>, request: HttpRequest, payload: Payload) -> HttpResponse {
     let began = Instant::now();
-    let _passage = gate.in_flight.enter();
+    let passage = Passage::begin(&request);
     let limit = Limit { bytes: max_body(gate.max_payload), discarded: DISCARDED_BYTES };
-    let answer = match receive(&request, payload, &gate.webhook_token, limit).await {
-        Ok(_) if gate.in_flight.is_closing() => {
+    let answer = match receive(&request, &passage, payload, &gate.webhook_token, limit).await {
+        Ok(_) if passage.is_stopping() => {
+            passage.silence().await;
             Answer::unavailable(Outcome::Unavailable, "the service is stopping")
         }
         Ok(body) => answer(&gate, &body).await,

@@ -16,6 +16,7 @@ use futures_util::StreamExt;
 use serde::Deserialize;
 use tokio::time::error::Elapsed;
 
+use crate::http::connections::Passage;
 use crate::lifecycle::LogThrottle;
 use crate::metrics::{EndpointMetrics, Outcome};
 use crate::secret::Secret;
@@ -154,6 +155,7 @@ fn describe(error: &serde_json::Error) -> String {
 /// The finished answer: 401, 408, 413, or 400 for a body that broke off.
 pub(crate) async fn receive(
     request: &HttpRequest,
+    passage: &Passage,
     payload: Payload,
     token: &Secret,
     limit: Limit,
@@ -162,8 +164,12 @@ pub(crate) async fn receive(
         let why = "the authorization header must be `Bearer` and the webhook token";
         return Err(Answer::error(StatusCode::UNAUTHORIZED, Outcome::Unauthorized, why));
     }
+    passage.is_proven();
     match within(BODY_TIMEOUT, read(payload, limit)).await {
-        Ok(body) => body,
+        Ok(body) => {
+            passage.is_whole();
+            body
+        }
         Err(_) => Err(Answer::error(
             StatusCode::REQUEST_TIMEOUT,
             Outcome::Timeout,

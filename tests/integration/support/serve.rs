@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
-use std::process::{Child, ChildStderr};
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::thread::JoinHandle;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -21,7 +21,19 @@ pub(crate) struct Serve {
 impl Serve {
     /// Starts it on a free port; returns when it listens.
     pub(crate) fn start(settings: &[(&str, String)]) -> Self {
-        let mut command = fleetgate(&["serve"]);
+        Self::spawn(fleetgate(&["serve"]), settings)
+    }
+
+    /// The same by a shell script that ends in `exec "$0" "$@"`.
+    pub(crate) fn start_by(script: &str, settings: &[(&str, String)]) -> Self {
+        let serve = fleetgate(&["serve"]);
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg(script).arg(serve.get_program()).args(serve.get_args());
+        shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self::spawn(shell, settings)
+    }
+
+    fn spawn(mut command: Command, settings: &[(&str, String)]) -> Self {
         command.env("FLEETGATE_HTTP_LISTEN", "127.0.0.1:0").env("FLEETGATE_HTTP_WORKERS", "2");
         command.env("FLEETGATE_EMQX_WEBHOOK_TOKEN", TOKEN).env("NO_COLOR", "1");
         command.envs(settings.iter().map(|(name, value)| (name, value)));

@@ -28,6 +28,12 @@ impl Response {
 /// One keep-alive connection.
 pub(crate) struct Connection(BufReader<TcpStream>);
 
+impl From<TcpStream> for Connection {
+    fn from(stream: TcpStream) -> Self {
+        Self(BufReader::new(stream))
+    }
+}
+
 impl Connection {
     pub(crate) async fn open(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();

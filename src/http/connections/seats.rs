@@ -1,0 +1,341 @@
+//! Every open connection of the process, and which of them is worth least.
+//!
+//! With all places taken, a new connection takes the place of another one, in this order:
+//! 1. of those that never showed the webhook token, from the network that holds most of them and has no
+//!    connection that did show it, the one that was silent longest;
+//! 2. the same, whatever else the network has: EMQX and a stranger may share an address (Docker's NAT);
+//! 3. the one of EMQX's that was silent longest and has nothing to be answered: EMQX opens another.
+//!
+//! A network is an IPv4 address or an IPv6 /64, which is what one customer gets.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use futures_util::task::AtomicWaker;
+use tokio::sync::Notify;
+
+use super::{Closed, Connection};
+use crate::lifecycle::LogThrottle;
+use crate::metrics::ConnectionMetrics;
+
+/// All open connections; one for the process.
+pub struct Connections {
+    limit: usize,
+    idle_limit: Duration,
+    began: Instant,
+    stopping: OnceLock<Instant>,
+    open: Mutex<Open>,
+    all_closed: Notify,
+    metrics: ConnectionMetrics,
+}
+
+#[derive(Default)]
+struct Open {
+    last_id: u64,
+    seats: HashMap<u64, Arc<Seat>>,
+    networks: HashMap<IpAddr, Held>,
+}
+
+/// How many connections a network has.
+#[derive(Default)]
+struct Held {
+    proven: usize,
+    unproven: usize,
+}
+
+/// One connection's place.
+pub(super) struct Seat {
+    id: u64,
+    network: IpAddr,
+    proven: AtomicBool,
+    busy: AtomicBool,
+    /// When something was last read, in milliseconds since [`Connections::began`].
+    active_ms: AtomicU64,
+    began: Instant,
+    taken_away: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl Seat {
+    pub(super) fn active_at(&self, now: Instant) {
+        let ms = now.saturating_duration_since(self.began).as_millis();
+        self.active_ms.store(u64::try_from(ms).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    pub(super) fn set_busy(&self, busy: bool) {
+        self.busy.store(busy, Ordering::Relaxed);
+    }
+
+    fn is_proven(&self) -> bool {
+        self.proven.load(Ordering::Relaxed)
+    }
+
+    fn active_ms(&self) -> u64 {
+        self.active_ms.load(Ordering::Relaxed)
+    }
+}
+
+/// A connection's hold on its place; gives it back when dropped.
+pub struct Lease {
+    all: Arc<Connections>,
+    seat: Arc<Seat>,
+}
+
+impl Lease {
+    pub(super) fn wakes(&self, waker: &Waker) {
+        self.seat.waker.register(waker);
+    }
+
+    pub(super) fn is_taken_away(&self) -> bool {
+        self.seat.taken_away.load(Ordering::Acquire)
+    }
+
+    pub(super) fn note(&self, why: Closed) {
+        self.all.metrics.closed(why.label());
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let mut open = self.all.open();
+        open.remove(self.seat.id);
+        self.all.metrics.open.set(i64::try_from(open.seats.len()).unwrap_or(i64::MAX));
+        if open.seats.is_empty() {
+            self.all.all_closed.notify_waiters();
+        }
+    }
+}
+
+impl Connections {
+    /// No connection yet; at most `limit` of them, each silent for `idle_limit` at most.
+    #[must_use]
+    pub fn new(limit: usize, idle_limit: Duration, metrics: ConnectionMetrics) -> Self {
+        Self {
+            limit,
+            idle_limit,
+            began: Instant::now(),
+            stopping: OnceLock::new(),
+            open: Mutex::default(),
+            all_closed: Notify::new(),
+            metrics,
+        }
+    }
+
+    pub(super) fn idle_limit(&self) -> Duration {
+        self.idle_limit
+    }
+
+    pub(super) fn stopping_since(&self) -> Option<Instant> {
+        self.stopping.get().copied()
+    }
+
+    /// Takes a connection in, at the cost of another one where there are too many; `None` when every other
+    /// one is EMQX's and at work.
+    pub fn admit(self: &Arc<Self>, peer: IpAddr) -> Option<(Rc<Connection>, Lease)> {
+        let network = network_of(peer);
+        let mut open = self.open();
+        if open.seats.len() >= self.limit {
+            let Some(least) = open.worth_least() else {
+                self.metrics.closed(Closed::TooMany.label());
+                return None;
+            };
+            open.remove(least.id);
+            complain(least.network, self.limit);
+            least.taken_away.store(true, Ordering::Release);
+            least.waker.wake();
+        }
+        open.last_id += 1;
+        let seat = Arc::new(Seat {
+            id: open.last_id,
+            network,
+            proven: AtomicBool::new(false),
+            busy: AtomicBool::new(false),
+            active_ms: AtomicU64::new(0),
+            began: self.began,
+            taken_away: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
+        });
+        seat.active_at(Instant::now());
+        open.seats.insert(seat.id, seat.clone());
+        open.networks.entry(network).or_default().unproven += 1;
+        self.metrics.open.set(i64::try_from(open.seats.len()).unwrap_or(i64::MAX));
+        drop(open);
+        let lease = Lease { all: self.clone(), seat: seat.clone() };
+        Some((Rc::new(Connection::new(self.clone(), seat)), lease))
+    }
+
+    /// A connection showed the webhook token.
+    pub(super) fn prove(&self, seat: &Seat) {
+        if seat.is_proven() {
+            return;
+        }
+        let mut open = self.open();
+        if open.seats.contains_key(&seat.id) && !seat.proven.swap(true, Ordering::Relaxed) {
+            let held = open.networks.entry(seat.network).or_default();
+            held.unproven = held.unproven.saturating_sub(1);
+            held.proven += 1;
+        }
+    }
+
+    /// The service is about to end: each connection ends once it is silent and owes no answer.
+    pub fn stop(&self) {
+        let _earlier = self.stopping.set(Instant::now());
+        for seat in self.open().seats.values() {
+            seat.waker.wake();
+        }
+    }
+
+    /// Waits until no connection is open.
+    pub async fn closed(&self) {
+        loop {
+            let closed = self.all_closed.notified();
+            if self.open().seats.is_empty() {
+                return;
+            }
+            closed.await;
+        }
+    }
+
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Open {
+    fn remove(&mut self, id: u64) {
+        let Some(seat) = self.seats.remove(&id) else { return };
+        let Some(held) = self.networks.get_mut(&seat.network) else { return };
+        let count = if seat.is_proven() { &mut held.proven } else { &mut held.unproven };
+        *count = count.saturating_sub(1);
+        if held.proven + held.unproven == 0 {
+            self.networks.remove(&seat.network);
+        }
+    }
+
+    fn worth_least(&self) -> Option<Arc<Seat>> {
+        let most = |strangers_only: bool| {
+            let held = self.networks.values();
+            held.filter(|held| !strangers_only || held.proven == 0)
+                .map(|held| held.unproven)
+                .max()
+                .filter(|most| *most > 0)
+        };
+        for strangers_only in [true, false] {
+            let Some(most) = most(strangers_only) else { continue };
+            let from_there = |seat: &&Arc<Seat>| {
+                self.networks.get(&seat.network).is_some_and(|held| {
+                    held.unproven == most && (!strangers_only || held.proven == 0)
+                }) && !seat.is_proven()
+            };
+            return self.silent_longest(from_there);
+        }
+        self.silent_longest(|seat| !seat.busy.load(Ordering::Relaxed))
+    }
+
+    fn silent_longest(&self, among: impl Fn(&&Arc<Seat>) -> bool) -> Option<Arc<Seat>> {
+        self.seats.values().filter(among).min_by_key(|seat| (seat.active_ms(), seat.id)).cloned()
+    }
+}
+
+/// IPv6 addresses by their /64; an IPv4 address that is written as IPv6 is the IPv4 address.
+fn network_of(peer: IpAddr) -> IpAddr {
+    match peer.to_canonical() {
+        IpAddr::V6(address) => {
+            let prefix = u128::from(address) & !u128::from(u64::MAX);
+            IpAddr::V6(Ipv6Addr::from(prefix))
+        }
+        v4 => v4,
+    }
+}
+
+fn complain(network: IpAddr, limit: usize) {
+    static THROTTLE: LogThrottle = LogThrottle::new("connections closed to make room for others");
+    if let Some(unsaid) = THROTTLE.now() {
+        tracing::warn!(
+            %network,
+            limit,
+            unsaid,
+            "too many connections: one of this network is closed to make room; keep strangers away from \
+             the port, or raise http.max_connections"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+
+    fn address(last: u8) -> IpAddr {
+        IpAddr::from([192, 0, 2, last])
+    }
+
+    fn connections(limit: usize) -> Arc<Connections> {
+        let metrics = Metrics::new().unwrap().connections;
+        Arc::new(Connections::new(limit, Duration::from_secs(60), metrics))
+    }
+
+    fn gone(leases: &[(Rc<Connection>, Lease)]) -> Vec<usize> {
+        let lost = leases.iter().enumerate().filter(|(_, (_, lease))| lease.is_taken_away());
+        lost.map(|(position, _)| position).collect()
+    }
+
+    #[test]
+    fn the_crowd_makes_room() {
+        let all = connections(4);
+        let admit = |last| all.admit(address(last)).unwrap();
+        // One silent connection of EMQX, three of a stranger.
+        let mut open = vec![admit(1), admit(2), admit(2), admit(2)];
+        open.push(admit(3));
+        assert_eq!(gone(&open), [1], "the stranger's oldest");
+        open.push(admit(2));
+        open.push(admit(2));
+        assert_eq!(gone(&open), [1, 2, 3], "its own, however many it opens");
+    }
+
+    #[test]
+    fn whoever_showed_the_token_stays() {
+        let all = connections(3);
+        let admit = |last| all.admit(address(last)).unwrap();
+        let mut open = vec![admit(1), admit(1), admit(2)];
+        all.prove(&open[0].0.seat);
+        open.push(admit(2));
+        assert_eq!(gone(&open), [2], "a silent connection of EMQX's network outlives a stranger's");
+        drop(open.remove(3));
+        open.push(admit(1));
+        open.push(admit(1));
+        assert_eq!(gone(&open), [1, 2], "with nobody else left, the silent one goes");
+        for (connection, _) in &open {
+            all.prove(&connection.seat);
+            connection.seat.set_busy(true);
+        }
+        assert!(all.admit(address(2)).is_none(), "all are EMQX's and at work");
+        open[4].0.seat.set_busy(false);
+        assert!(all.admit(address(2)).is_some());
+        assert_eq!(gone(&open), [1, 2, 4]);
+    }
+
+    #[test]
+    fn places_are_given_back() {
+        let all = connections(2);
+        for _ in 0..100 {
+            let _both = (all.admit(address(1)).unwrap(), all.admit(address(2)).unwrap());
+            let _third = all.admit(address(3)).unwrap();
+        }
+        let open = all.open();
+        assert!(open.seats.is_empty() && open.networks.is_empty());
+    }
+
+    #[test]
+    fn an_ipv6_customer_is_one_network() {
+        let network = |text: &str| network_of(text.parse().unwrap());
+        assert_eq!(network("2001:db8::1"), network("2001:db8::ffff:1:2:3"));
+        assert_ne!(network("2001:db8::1"), network("2001:db8:0:1::1"));
+        assert_eq!(network("::ffff:192.0.2.7"), network("192.0.2.7"));
+    }
+}
