@@ -174,13 +174,19 @@ impl App {
             metrics: Arc::new(metrics),
             devices,
             freshness: freshness.clone(),
-            postgres,
+            postgres: postgres.clone(),
             connections,
         });
         let (address, server) = serve(config, socket, room, gate.clone())?;
         let end = CancellationToken::new();
-        let task =
-            runtime.handle.spawn(keep_registry(target, freshness, listener, broker, end.clone()));
+        let task = runtime.handle.spawn(keep_registry(
+            target,
+            postgres,
+            freshness,
+            listener,
+            broker,
+            end.clone(),
+        ));
         let writer = runtime.handle.spawn(writer.run(end.clone()));
         let registry = RegistryTask { runtime, task, writer, end };
         Ok(Self { address, server, grace: config.http.shutdown_grace, gate, stop, registry })

@@ -18,6 +18,8 @@ use crate::registry::connection::Target;
 use crate::registry::error::RegistryError;
 use crate::registry::freshness::Freshness;
 use crate::registry::migrate::migrate;
+use crate::registry::pool::Postgres;
+use crate::registry::probe;
 use crate::registry::roles::missing_privileges;
 use crate::sweep::Sweeper;
 
@@ -52,6 +54,7 @@ pub(super) fn broker(
 /// told to stop.
 pub(super) async fn keep_registry(
     target: Target,
+    postgres: Postgres,
     freshness: Arc<Freshness>,
     listener: ChangeListener,
     broker: Broker,
@@ -71,7 +74,12 @@ pub(super) async fn keep_registry(
         }
     }
     let Broker { evictor, sweeper } = broker;
-    tokio::join!(listener.run(end.clone()), evictor.run(end.clone()), sweeper.run(end));
+    tokio::join!(
+        listener.run(end.clone()),
+        probe::run(postgres, freshness, end.clone()),
+        evictor.run(end.clone()),
+        sweeper.run(end)
+    );
     Ok(())
 }
 

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::http::Gate;
 use crate::lifecycle::LogThrottle;
 use crate::metrics::Snapshot;
+use crate::registry::freshness::Freshness;
 
 /// `GET /healthz`: the process answers.
 pub async fn healthz() -> HttpResponse {
@@ -17,21 +18,47 @@ pub async fn healthz() -> HttpResponse {
 #[derive(Serialize)]
 struct Readiness {
     ready: bool,
-    /// Changes in PostgreSQL are listened to.
+    /// Changes in PostgreSQL are heard, as a notice from another session proves every second.
     listening: bool,
-    /// PostgreSQL is away, but records in memory may still stand in.
+    /// Records can be loaded: the last load or probe worked.
+    loading: bool,
+    /// Some decisions rest on records in memory that cannot be confirmed at present.
     standing_in: bool,
+    /// What is wrong, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<&'static str>,
 }
 
-/// `GET /readyz`: 200 while decisions can be made, else 503; the body says what is missing.
+/// `GET /readyz`: 200 while changes are heard and decisions can be made, or records may stand in, else
+/// 503; the body says what is missing.
 pub async fn readyz(gate: Data<Gate>) -> HttpResponse {
-    let listening = gate.freshness.is_listening();
-    let standing_in = !listening && gate.devices.sizes().0 > 0 && gate.freshness.within_bound();
-    let body = Readiness { ready: listening || standing_in, listening, standing_in };
-    if body.ready {
+    let freshness = &gate.freshness;
+    let listening = freshness.is_listening();
+    let loading = !freshness.is_away() && !freshness.loads_fail();
+    let well = listening && loading;
+    let standing_in = !well && gate.devices.sizes().0 > 0 && freshness.within_bound();
+    let ready = well || standing_in || freshness.has_trusted_records();
+    let body = Readiness { ready, listening, loading, standing_in, problem: problem(freshness) };
+    if ready {
         HttpResponse::Ok().json(body)
     } else {
         HttpResponse::ServiceUnavailable().json(body)
+    }
+}
+
+fn problem(freshness: &Freshness) -> Option<&'static str> {
+    if freshness.is_away() {
+        Some("PostgreSQL cannot be reached")
+    } else if freshness.is_deaf() {
+        Some(
+            "notices from other sessions do not arrive: is a pooler in transaction mode in front of PostgreSQL?",
+        )
+    } else if freshness.loads_fail() {
+        Some("PostgreSQL does not answer when records are loaded")
+    } else if !freshness.is_listening() {
+        Some("changes are not heard; connecting again")
+    } else {
+        None
     }
 }
 

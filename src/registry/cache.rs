@@ -6,8 +6,8 @@
 //! 2. However many requests ask for a name at once, one [load](super::loads) runs for it.
 //! 3. Memory is bounded: records by number (a large one counts as several), unknown names by number
 //!    and time, loads by the requests that wait for them.
-//! 4. While PostgreSQL does not answer, records already here stand in for a bounded time; a name that
-//!    is not here is refused with an error, never guessed.
+//! 4. While records cannot be loaded, those already here stand in for a bounded time, see
+//!    [`freshness`](super::freshness); a name that is not here is refused with an error, never guessed.
 //!
 //! # Design
 //! Known and unknown names live in two caches, so that a flood of made-up names cannot push out the
@@ -207,8 +207,12 @@ impl DeviceCache {
         let outcome = self.loads.load(name).await;
         timer.observe_duration();
         match outcome {
-            Ok(device) => Ok(self.keep(name, device, stamp)),
+            Ok(device) => {
+                self.freshness.loaded(stamp);
+                Ok(self.keep(name, device, stamp))
+            }
             Err(error) => {
+                self.freshness.loading(false);
                 self.metrics.load_failures.inc();
                 complain(&error);
                 Err(CacheError::Registry(error))

@@ -1,25 +1,34 @@
 //! Listens to what PostgreSQL says has changed.
 //!
 //! # What it keeps
-//! - LISTEN is in force before the first record is trusted, and again before any is trusted after a
-//!   lost connection.
-//! - A connection that is silently dead is noticed: every [`HEARTBEAT`] the listener notifies itself
-//!   over its own connection and waits [`ECHO_TIMEOUT`] at most for the echo. The echo's travel time
-//!   is the measured lag of changes.
+//! - LISTEN is in force and *proven* before the first record is trusted, and again before any is trusted
+//!   after a lost connection.
+//! - A proof is a notice from **another session** that arrives: that is what a change is. A pooler in
+//!   transaction mode accepts LISTEN and loses every notice; it may also move a session to another
+//!   server at any time. So every heartbeat, each [`HEARTBEAT`], is such a proof, sent over a second
+//!   connection, and has [`ECHO_TIMEOUT`] to arrive. Its travel time is the measured lag of changes.
+//! - A proof counts from when it was sent.
 //! - PostgreSQL coming back is noticed by itself, within [`RETRY_MAX`] and a connection attempt.
 //!
 //! # States
-//! *listening* → (connection ends, echo missing) → *reconnecting*: records are suspect, every request
-//! asks PostgreSQL → connection attempt fails → *away*: records here stand in, new names are refused
-//! → LISTEN succeeds → *listening*.
+//! *listening* → (a connection ends, a proof is missing) → *reconnecting*: records are suspect, every
+//! request asks PostgreSQL → connection attempt fails → *away*: records here stand in, new names are
+//! refused → LISTEN succeeds and is proven → *listening*. Without the first proof it is *deaf*, which is
+//! reconnecting with a reason: PostgreSQL answers, so it is asked each time.
+//!
+//! # Races
+//! - *A change between LISTEN and its proof* is heard like any other.
+//! - *The second connection breaks while notices still come.* Nothing is proven any more, so it counts
+//!   as lost; that costs loads, never a wrong answer.
 
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use thiserror::Error;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
-use tokio_postgres::{Client, Notification};
+use tokio_postgres::{Client, Notification, SimpleQueryMessage};
 use tokio_util::sync::CancellationToken;
 
 use crate::lifecycle::LogThrottle;
@@ -27,7 +36,8 @@ use crate::metrics::ListenMetrics;
 use crate::registry::cache::DeviceCache;
 use crate::registry::connection::{Target, timed_out};
 use crate::registry::error::RegistryError;
-use crate::registry::freshness::Freshness;
+use crate::registry::freshness::{Freshness, now_ms};
+use crate::registry::hearing::{Hearing, Proof};
 use crate::registry::schemas::SchemaCache;
 use crate::secret::random_bytes;
 
@@ -56,11 +66,35 @@ pub struct ChangeListener {
     metrics: ListenMetrics,
     /// Woken when sessions may have to end.
     evictions: Arc<Notify>,
+    hearing: Arc<Hearing>,
     /// This replica's own channel for heartbeats.
     heartbeat_channel: String,
 }
 
-/// How a listening connection ended.
+/// What listening works with: one session that hears, and another that speaks.
+struct Ears {
+    /// Held, because LISTEN ends with it.
+    _listener: Client,
+    notifications: mpsc::Receiver<Notification>,
+    speaker: Client,
+}
+
+/// Why nobody listens.
+#[derive(Debug, Error)]
+enum ListenError {
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    #[error(
+        "LISTEN is accepted, but a notice from another session does not arrive within {ECHO_TIMEOUT:?}: \
+         typically a pooler in transaction or statement mode stands between (PgBouncer's pool_mode); \
+         connect straight to PostgreSQL, or through a pooler in session mode"
+    )]
+    Deaf,
+    #[error("{0}")]
+    Lost(String),
+}
+
+/// How a time of listening ended.
 enum End {
     Stopped,
     Lost(String),
@@ -79,59 +113,60 @@ impl ChangeListener {
     ) -> Self {
         let own = u64::from_ne_bytes(random_bytes());
         let heartbeat_channel = format!("fleetgate_heartbeat_{own:016x}");
-        Self { target, cache, schemas, freshness, metrics, evictions, heartbeat_channel }
+        let hearing = Arc::default();
+        Self { target, cache, schemas, freshness, metrics, evictions, hearing, heartbeat_channel }
+    }
+
+    /// What this replica has heard, by PostgreSQL's clock.
+    #[must_use]
+    pub fn hearing(&self) -> Arc<Hearing> {
+        self.hearing.clone()
     }
 
     /// Listens, and connects again whenever the connection is lost, until `stop` is cancelled.
     pub async fn run(self, stop: CancellationToken) {
         let mut retry = RETRY_MIN;
         loop {
-            let why = match self.connect().await {
-                Ok((client, notifications)) => {
+            let failed = match self.connect().await {
+                Ok(ears) => {
                     retry = RETRY_MIN;
-                    match self.listen(&client, notifications, &stop).await {
+                    match self.listen(ears, &stop).await {
                         End::Stopped => return,
-                        End::Lost(why) => why,
+                        End::Lost(why) => self.report_loss(&why),
                     }
-                }
-                Err(error) => {
-                    self.report_away(&error);
-                    tokio::select! {
-                        () = stop.cancelled() => return,
-                        () = tokio::time::sleep(retry) => {}
-                    }
-                    retry = (retry * 2).min(RETRY_MAX);
                     continue;
                 }
+                Err(failed) => failed,
             };
-            self.freshness.lost();
-            self.metrics.up.set(0);
-            self.metrics.losses.inc();
-            static THROTTLE: LogThrottle = LogThrottle::new("the LISTEN connection is lost");
-            if let Some(unsaid) = THROTTLE.now() {
-                tracing::warn!(
-                    why,
-                    unsaid,
-                    "the LISTEN connection is lost; records are asked for again until it is back"
-                );
+            match &failed {
+                ListenError::Registry(error) => self.report_away(error),
+                deaf => self.report_deaf(deaf),
             }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(retry) => {}
+            }
+            retry = (retry * 2).min(RETRY_MAX);
         }
     }
 
-    async fn connect(&self) -> Result<(Client, mpsc::Receiver<Notification>), RegistryError> {
-        let (client, notifications) = self.target.open_listener().await?;
+    async fn connect(&self) -> Result<Ears, ListenError> {
+        let (listener, notifications) = self.target.open_listener().await?;
         let own = &self.heartbeat_channel;
         let listen = [DEVICE_CHANNEL, CAPABILITY_CHANNEL, EVICTION_CHANNEL, own]
             .map(|channel| format!("LISTEN {channel}"))
             .join(";");
-        match timeout(ECHO_TIMEOUT, client.batch_execute(&listen)).await {
-            Ok(listening) => {
-                listening.map_err(RegistryError::on("LISTEN"))?;
-            }
-            Err(_) => return Err(timed_out("LISTEN", ECHO_TIMEOUT)),
+        match timeout(ECHO_TIMEOUT, listener.batch_execute(&listen)).await {
+            Ok(listening) => listening.map_err(RegistryError::on("LISTEN"))?,
+            Err(_) => Err(timed_out("LISTEN", ECHO_TIMEOUT))?,
         }
+        let (speaker, _) = self.target.open(None).await?;
+        let mut ears = Ears { _listener: listener, notifications, speaker };
         let recovered = self.freshness.is_away();
-        self.freshness.listening();
+        let sent_ms = now_ms();
+        let proof = self.beat(&mut ears).await?;
+        self.hearing.begins(proof);
+        self.freshness.listening_since(sent_ms);
         self.metrics.up.set(1);
         self.evictions.notify_one();
         if recovered {
@@ -140,7 +175,31 @@ impl ChangeListener {
                 tracing::info!(unsaid, "PostgreSQL is back; listening for changes");
             }
         }
-        Ok((client, notifications))
+        Ok(ears)
+    }
+
+    fn report_loss(&self, why: &str) {
+        self.freshness.lost();
+        self.hearing.lost();
+        self.metrics.up.set(0);
+        self.metrics.losses.inc();
+        static THROTTLE: LogThrottle = LogThrottle::new("the LISTEN connection is lost");
+        if let Some(unsaid) = THROTTLE.now() {
+            tracing::warn!(
+                why,
+                unsaid,
+                "the LISTEN connection is lost; records are asked for again until it is back"
+            );
+        }
+    }
+
+    fn report_deaf(&self, why: &ListenError) {
+        self.freshness.deaf();
+        self.metrics.up.set(0);
+        static THROTTLE: LogThrottle = LogThrottle::new("changes are not heard");
+        if let Some(unsaid) = THROTTLE.now() {
+            tracing::error!(%why, unsaid, "changes are not heard; every decision asks PostgreSQL until they are");
+        }
     }
 
     fn report_away(&self, error: &RegistryError) {
@@ -154,24 +213,24 @@ impl ChangeListener {
         self.metrics.up.set(0);
     }
 
-    async fn listen(
-        &self,
-        client: &Client,
-        mut notifications: mpsc::Receiver<Notification>,
-        stop: &CancellationToken,
-    ) -> End {
+    async fn listen(&self, mut ears: Ears, stop: &CancellationToken) -> End {
         let mut heartbeat = interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return End::Stopped,
-                notification = notifications.recv() => match notification {
+                notification = ears.notifications.recv() => match notification {
                     Some(notification) => self.take(&notification),
                     None => return End::Lost("the connection ended".to_owned()),
                 },
                 _ = heartbeat.tick() => {
-                    if let Err(why) = self.beat(client, &mut notifications).await {
-                        return End::Lost(why);
+                    let sent_ms = now_ms();
+                    match self.beat(&mut ears).await {
+                        Ok(proof) => {
+                            self.freshness.confirm(sent_ms);
+                            self.hearing.confirm(proof);
+                        }
+                        Err(why) => return End::Lost(why.to_string()),
                     }
                 }
             }
@@ -190,38 +249,49 @@ impl ChangeListener {
         self.metrics.changes.inc();
     }
 
-    /// Sends a notification to itself and takes what comes until it is back.
-    async fn beat(
-        &self,
-        client: &Client,
-        notifications: &mut mpsc::Receiver<Notification>,
-    ) -> Result<(), String> {
+    /// Sends a notice over the other session and takes what comes until it is here.
+    async fn beat(&self, ears: &mut Ears) -> Result<Proof, ListenError> {
         let sent = Instant::now();
-        let notify = format!("NOTIFY {}", self.heartbeat_channel);
+        // A simple query: poolers get along with it in any mode.
+        let notify = format!(
+            "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint,
+                    pg_notify('{}', '')",
+            self.heartbeat_channel
+        );
         let echo = async {
-            let mut sending = pin!(client.batch_execute(&notify));
-            let mut accepted = false;
+            let mut speaking = pin!(ears.speaker.simple_query(&notify));
+            let (mut sent_at, mut heard) = (None, false);
             loop {
+                if let (Some(sent_at), true) = (sent_at, heard) {
+                    return Ok(sent_at);
+                }
                 tokio::select! {
                     // Both at once: a flood of changes must not keep the answer from being read.
-                    outcome = &mut sending, if !accepted => {
-                        outcome.map_err(|error| error.to_string())?;
-                        accepted = true;
+                    outcome = &mut speaking, if sent_at.is_none() => {
+                        let answer = outcome.map_err(|error| ListenError::Lost(error.to_string()))?;
+                        sent_at = Some(micros(&answer).ok_or_else(|| {
+                            ListenError::Lost("PostgreSQL's time cannot be read".to_owned())
+                        })?);
                     }
-                    notification = notifications.recv() => match notification {
-                        Some(echo) if echo.channel() == self.heartbeat_channel => return Ok(()),
+                    notification = ears.notifications.recv() => match notification {
+                        Some(echo) if echo.channel() == self.heartbeat_channel => heard = true,
                         Some(change) => self.take(&change),
-                        None => return Err("the connection ended".to_owned()),
+                        None => return Err(ListenError::Lost("the connection ended".to_owned())),
                     }
                 }
             }
         };
-        match timeout(ECHO_TIMEOUT, echo).await {
-            Ok(outcome) => outcome?,
-            Err(_) => return Err(format!("no heartbeat within {ECHO_TIMEOUT:?}")),
-        }
-        self.freshness.confirm();
-        self.metrics.lag.set(sent.elapsed().as_secs_f64());
-        Ok(())
+        let sent_at = timeout(ECHO_TIMEOUT, echo).await.unwrap_or(Err(ListenError::Deaf))?;
+        let travelled = sent.elapsed();
+        self.metrics.lag.set(travelled.as_secs_f64());
+        Ok(Proof { sent_at, travelled })
     }
+}
+
+/// PostgreSQL's clock, in microseconds since the Unix epoch, as a heartbeat's answer tells it.
+fn micros(answer: &[SimpleQueryMessage]) -> Option<i64> {
+    answer.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
+        _ => None,
+    })
 }

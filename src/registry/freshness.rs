@@ -4,19 +4,32 @@
 //! 1. Once a NOTIFY for a name is processed, no record of that name whose load began earlier is
 //!    trusted again.
 //! 2. Nothing that was loaded while nobody listened is trusted later.
-//! 3. While PostgreSQL is away, what is in memory is served for a bounded time only, counted from the
-//!    last moment at which the LISTEN connection is known to have worked.
+//! 3. A record is *trusted* only while the LISTEN under which it was loaded is in force and was proven
+//!    within the last [`TRUST`].
+//! 4. A record *stands in* for one that cannot be loaded only within `cache.max_staleness` of the last
+//!    time at which it is known to have been right: the last proof of the LISTEN under which it was
+//!    loaded, or its own load if that is later. That LISTEN is back, or that another one works, says
+//!    nothing about it: a change may have been missed in between.
+//!
+//! From 3 and 4: whatever fails, no record decides longer than [`Freshness::bound`] after PostgreSQL
+//! said something else.
 //!
 //! # How
 //! A [`Stamp`] is taken *before* a record is loaded and kept beside it. A record is trusted while its
-//! stamp equals the present one. Two numbers make a stamp, and the stripe that they were read of, so
-//! that looking again needs no name and no hash of it:
+//! stamp equals the present one. Two numbers make a stamp, the stripe that they were read of, so that
+//! looking again needs no name and no hash of it, and the time:
 //! - the **epoch**, raised when LISTEN starts and again when it is lost: even while somebody listens,
 //!   odd while nobody does. A stamp of an odd epoch is never trusted.
 //! - the **version** of the name's stripe, raised by every change of a name in that stripe.
 //!
+//! The last proofs of the latest [`EPOCHS`] times of listening are kept. A record from before those
+//! stands in within the bound of its own load.
+//!
 //! Stripes share one counter between names: a change of one name also sends a few others (registry
 //! size in use ÷ [`STRIPES`]) back to PostgreSQL once. That costs a query and needs no memory a name.
+//!
+//! Time is the kernel's coarse monotonic clock: some milliseconds behind, and read in a few nanoseconds
+//! by every decision from memory.
 //!
 //! # Races
 //! - *A change during a load.* The version moves on and the stamp taken before the load no longer fits:
@@ -25,20 +38,35 @@
 //! - *An insert into the cache after the change.* The late entry carries the old stamp and is not
 //!   trusted, whoever finds it.
 //! - *LISTEN lost without notice* (a dead network path): noticed by the heartbeat in
-//!   [`changes`](super::changes) within its interval plus time-out; until then changes are missed. That
-//!   window is the staleness bound of a service that believes it is connected.
+//!   [`changes`](super::changes) within its interval plus time-out; until then changes are missed. When
+//!   the listener itself gets no processor, 3 ends the trust.
+//! - *A proof that arrives late.* It counts from when it was sent: all that was committed before has
+//!   been heard, what came later may still be under way.
 
+use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
 
 /// How many counters the names share: 128 KiB of memory.
 const STRIPES: usize = 16 * 1024;
 
-/// When a load began, in changes rather than in time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How long the last proof of LISTEN vouches for records: the heartbeat's interval, its time-out, and a
+/// second for a busy machine.
+pub const TRUST: Duration = Duration::from_secs(4);
+
+/// How many times of listening are remembered.
+const EPOCHS: usize = 64;
+
+/// When a load began, in changes and in time.
+#[derive(Debug, Clone, Copy)]
 pub struct Stamp {
     version: u64,
+    /// See [`now_ms`].
+    taken_ms: u64,
     epoch: u32,
     stripe: u32,
 }
@@ -51,52 +79,76 @@ impl Stamp {
     }
 }
 
+/// The last proof of a time of listening.
+#[derive(Debug, Clone, Copy)]
+struct Proof {
+    epoch: u32,
+    /// See [`now_ms`].
+    sent_ms: u64,
+}
+
 /// See the module documentation.
 pub struct Freshness {
     epoch: AtomicU32,
     away: AtomicBool,
+    deaf: AtomicBool,
+    loads_fail: AtomicBool,
     stripes: Box<[AtomicU64]>,
     hasher: RandomState,
-    started: Instant,
-    /// Milliseconds after `started` at which LISTEN was last known to work; 0 = never.
-    confirmed_ms: AtomicU64,
+    /// Of the present time of listening: what decisions from memory look at.
+    proven_ms: AtomicU64,
+    /// Of the latest times of listening, the newest last.
+    proofs: Mutex<VecDeque<Proof>>,
+    /// The epoch of the last record that was loaded; 0: none was.
+    loaded_in: AtomicU32,
     max_staleness: Duration,
 }
 
 impl Freshness {
-    /// Nobody listens yet; `max_staleness` bounds how long records are served while PostgreSQL is
-    /// away.
+    /// Nobody listens yet; `max_staleness` bounds how long records stand in.
     #[must_use]
     pub fn new(max_staleness: Duration) -> Self {
         Self {
             epoch: AtomicU32::new(1),
             away: AtomicBool::new(false),
+            deaf: AtomicBool::new(false),
+            loads_fail: AtomicBool::new(false),
             stripes: (0..STRIPES).map(|_| AtomicU64::new(0)).collect(),
             hasher: RandomState::new(),
-            started: Instant::now(),
-            confirmed_ms: AtomicU64::new(0),
+            proven_ms: AtomicU64::new(0),
+            proofs: Mutex::default(),
+            loaded_in: AtomicU32::new(0),
             max_staleness,
         }
+    }
+
+    /// How long after PostgreSQL said something else a record may still decide, whatever fails.
+    #[must_use]
+    pub fn bound(&self) -> Duration {
+        self.max_staleness.max(TRUST)
     }
 
     /// The present stamp of a name: take it before loading.
     #[must_use]
     pub fn stamp(&self, name: &str) -> Stamp {
-        self.present(self.stripe_of(name))
-    }
-
-    fn present(&self, stripe: u32) -> Stamp {
-        Stamp {
-            epoch: self.epoch.load(Ordering::SeqCst),
-            version: self.stripe(stripe).load(Ordering::SeqCst),
-            stripe,
-        }
+        let stripe = self.stripe_of(name);
+        let taken_ms = now_ms();
+        let epoch = self.epoch.load(Ordering::SeqCst);
+        let version = self.stripe(stripe).load(Ordering::SeqCst);
+        Stamp { version, taken_ms, epoch, stripe }
     }
 
     /// Whether a record with this stamp says what PostgreSQL says.
     #[must_use]
     pub fn trusts(&self, stamp: Stamp) -> bool {
-        stamp.epoch.is_multiple_of(2) && self.present(stamp.stripe) == stamp
+        self.trusts_at(now_ms(), stamp)
+    }
+
+    fn trusts_at(&self, now_ms: u64, stamp: Stamp) -> bool {
+        stamp.epoch.is_multiple_of(2)
+            && self.epoch.load(Ordering::SeqCst) == stamp.epoch
+            && self.unchanged_since(stamp)
+            && is_within(now_ms, self.proven_ms.load(Ordering::SeqCst), TRUST)
     }
 
     /// Whether nothing was heard of the stamp's name since. While nobody listens nothing can be heard.
@@ -105,11 +157,20 @@ impl Freshness {
         self.stripe(stamp.stripe).load(Ordering::SeqCst) == stamp.version
     }
 
-    /// Whether a record that is no longer trusted may stand in while PostgreSQL does not answer:
-    /// nothing was heard of the name since, and LISTEN worked recently enough.
+    /// Whether a record that is no longer trusted may stand in while it cannot be loaded: nothing was
+    /// heard of the name since, and the record is known to have been right recently enough.
     #[must_use]
     pub fn may_stand_in(&self, stamp: Stamp) -> bool {
-        self.unchanged_since(stamp) && self.within_bound()
+        self.may_stand_in_at(now_ms(), stamp)
+    }
+
+    fn may_stand_in_at(&self, now_ms: u64, stamp: Stamp) -> bool {
+        let proof = self.proofs().iter().rev().find(|proof| proof.epoch == stamp.epoch).copied();
+        if proof.is_none() && self.is_deaf() {
+            return false;
+        }
+        let right_ms = proof.map_or(0, |proof| proof.sent_ms).max(stamp.taken_ms);
+        self.unchanged_since(stamp) && is_within(now_ms, right_ms, self.max_staleness)
     }
 
     /// Whether somebody listens, so that what is loaded can be trusted.
@@ -124,25 +185,79 @@ impl Freshness {
         self.away.load(Ordering::SeqCst)
     }
 
-    /// Whether LISTEN worked within the staleness bound.
+    /// Whether LISTEN is accepted and yet no notice arrives.
     #[must_use]
-    pub fn within_bound(&self) -> bool {
-        let confirmed = self.confirmed_ms.load(Ordering::SeqCst);
-        confirmed != 0 && self.now_ms().saturating_sub(confirmed) <= self.max_staleness_ms()
+    pub fn is_deaf(&self) -> bool {
+        self.deaf.load(Ordering::SeqCst)
     }
 
-    /// LISTEN is in force from now on. Call it after the LISTEN statement has returned.
-    pub fn listening(&self) {
-        self.confirm();
-        self.away.store(false, Ordering::SeqCst);
-        if !self.is_listening() {
-            self.epoch.fetch_add(1, Ordering::SeqCst);
+    /// Whether records from before LISTEN was lost last may still stand in, whether or not it is back.
+    #[must_use]
+    pub fn within_bound(&self) -> bool {
+        let present = self.epoch.load(Ordering::SeqCst);
+        let newest = self.proofs().iter().rev().find(|proof| proof.epoch != present).copied();
+        newest.is_some_and(|proof| is_within(now_ms(), proof.sent_ms, self.max_staleness))
+    }
+
+    /// Whether the last load (or [probe](super::probe)) failed.
+    #[must_use]
+    pub fn loads_fail(&self) -> bool {
+        self.loads_fail.load(Ordering::Relaxed)
+    }
+
+    /// Whether a record was loaded since LISTEN is in force, so that something can be decided from
+    /// memory although loads fail.
+    #[must_use]
+    pub fn has_trusted_records(&self) -> bool {
+        self.is_listening()
+            && self.loaded_in.load(Ordering::Relaxed) == self.epoch.load(Ordering::SeqCst)
+    }
+
+    /// A record with this stamp was loaded.
+    pub fn loaded(&self, stamp: Stamp) {
+        self.loaded_in.store(stamp.epoch, Ordering::Relaxed);
+        self.loading(true);
+    }
+
+    /// Loads, or a probe in their place, work or fail.
+    pub fn loading(&self, works: bool) {
+        if self.loads_fail.load(Ordering::Relaxed) == works {
+            self.loads_fail.store(!works, Ordering::Relaxed);
         }
     }
 
-    /// LISTEN worked just now.
-    pub fn confirm(&self) {
-        self.confirmed_ms.store(self.now_ms().max(1), Ordering::SeqCst);
+    /// LISTEN is in force from now on, and proven. Call it after the proof has arrived.
+    pub fn listening(&self) {
+        self.listening_since(now_ms());
+    }
+
+    /// As [`Freshness::listening`], with the time at which the proof was sent.
+    pub(super) fn listening_since(&self, sent_ms: u64) {
+        self.away.store(false, Ordering::SeqCst);
+        self.deaf.store(false, Ordering::SeqCst);
+        if !self.is_listening() {
+            let epoch = self.epoch.load(Ordering::SeqCst).wrapping_add(1);
+            let mut proofs = self.proofs();
+            if proofs.len() == EPOCHS {
+                proofs.pop_front();
+            }
+            proofs.push_back(Proof { epoch, sent_ms });
+            drop(proofs);
+            self.proven_ms.store(sent_ms, Ordering::SeqCst);
+            self.epoch.store(epoch, Ordering::SeqCst);
+        }
+        self.confirm(sent_ms);
+    }
+
+    /// A notice that was sent then has arrived: everything committed before has been heard.
+    ///
+    /// `sent_ms` is what [`now_ms`] said before it was sent.
+    pub(super) fn confirm(&self, sent_ms: u64) {
+        let epoch = self.epoch.load(Ordering::SeqCst);
+        if let Some(proof) = self.proofs().back_mut().filter(|proof| proof.epoch == epoch) {
+            proof.sent_ms = proof.sent_ms.max(sent_ms);
+            self.proven_ms.store(proof.sent_ms, Ordering::SeqCst);
+        }
     }
 
     /// LISTEN is lost: everything in memory is suspect.
@@ -152,9 +267,17 @@ impl Freshness {
         }
     }
 
+    /// PostgreSQL accepts LISTEN and no notice arrives.
+    pub fn deaf(&self) {
+        self.lost();
+        self.away.store(false, Ordering::SeqCst);
+        self.deaf.store(true, Ordering::SeqCst);
+    }
+
     /// PostgreSQL could not be reached.
     pub fn away(&self) {
         self.lost();
+        self.deaf.store(false, Ordering::SeqCst);
         self.away.store(true, Ordering::SeqCst);
     }
 
@@ -170,6 +293,10 @@ impl Freshness {
         }
     }
 
+    fn proofs(&self) -> MutexGuard<'_, VecDeque<Proof>> {
+        self.proofs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     #[allow(clippy::cast_possible_truncation, reason = "the low bits of the hash are wanted")]
     fn stripe_of(&self, name: &str) -> u32 {
         self.hasher.hash_one(name) as u32
@@ -179,61 +306,18 @@ impl Freshness {
     fn stripe(&self, stripe: u32) -> &AtomicU64 {
         &self.stripes[stripe as usize & (STRIPES - 1)]
     }
+}
 
-    fn now_ms(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
+/// Milliseconds of the kernel's coarse monotonic clock.
+pub(super) fn now_ms() -> u64 {
+    let now = clock_gettime(ClockId::MonotonicCoarse);
+    let (seconds, nanoseconds) = (now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs());
+    seconds * 1000 + nanoseconds / 1_000_000
+}
 
-    fn max_staleness_ms(&self) -> u64 {
-        u64::try_from(self.max_staleness.as_millis()).unwrap_or(u64::MAX)
-    }
+fn is_within(now_ms: u64, since_ms: u64, limit: Duration) -> bool {
+    u128::from(now_ms.saturating_sub(since_ms)) <= limit.as_millis()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn listening() -> Freshness {
-        let freshness = Freshness::new(Duration::from_secs(60));
-        freshness.listening();
-        freshness
-    }
-
-    #[test]
-    fn a_change_ends_trust_in_what_was_loaded_before_it() {
-        let freshness = listening();
-        let before = freshness.stamp("a");
-        assert!(freshness.trusts(before));
-        freshness.changed("a");
-        assert!(!freshness.trusts(before));
-        assert!(!freshness.may_stand_in(before));
-        assert!(freshness.trusts(freshness.stamp("a")));
-    }
-
-    #[test]
-    fn what_was_loaded_while_nobody_listened_is_never_trusted() {
-        let freshness = Freshness::new(Duration::from_secs(60));
-        let deaf = freshness.stamp("a");
-        assert!(!freshness.trusts(deaf));
-        freshness.listening();
-        assert!(!freshness.trusts(deaf));
-        let heard = freshness.stamp("a");
-        freshness.lost();
-        assert!(!freshness.trusts(heard));
-        freshness.listening();
-        assert!(!freshness.trusts(heard), "a change may have been missed meanwhile");
-    }
-
-    #[test]
-    fn records_stand_in_only_within_the_bound() {
-        let freshness = Freshness::new(Duration::ZERO);
-        let stamp = freshness.stamp("a");
-        assert!(!freshness.may_stand_in(stamp), "nobody ever listened");
-        let patient = listening();
-        let stamp = patient.stamp("a");
-        patient.away();
-        assert!(patient.is_away() && patient.may_stand_in(stamp));
-        patient.everything_changed();
-        assert!(!patient.may_stand_in(stamp));
-    }
-}
+mod tests;

@@ -146,9 +146,9 @@ async fn connections(client: &Client, pool_size: usize) -> Result<Finding, Regis
     Ok(room(pool_size + OWN_CONNECTIONS, usize::try_from(limit).unwrap_or(0)))
 }
 
-/// Beside its pool a replica needs one connection that listens, one that ends sessions and one that
-/// sweeps.
-const OWN_CONNECTIONS: usize = 3;
+/// Beside its pool a replica needs one connection that listens, one that proves that, one that ends
+/// sessions and one that sweeps.
+const OWN_CONNECTIONS: usize = 4;
 
 fn room(needed: usize, available: usize) -> Finding {
     let found = format!(
