@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use background::{broker, keep_registry};
 
 use crate::authn::Authenticator;
+use crate::authn::limits::{LimitSettings, Limits};
 use crate::authn::password::HashThreads;
 use crate::authn::token::TokenKeys;
 use crate::authn::verified::VerifiedLogins;
@@ -158,7 +159,10 @@ impl App {
             metrics.events.clone(),
         );
         let broker = broker(config, &target, &devices, evictions, &metrics, &clock)?;
-        let authenticator = authenticator(config, metrics.hash.clone(), clock)?;
+        let exempt = config.logins.exempt_networks.clone();
+        let limits = LimitSettings { enabled: config.logins.limits, exempt };
+        let limits = Arc::new(Limits::new(limits, metrics.limits.clone()));
+        let authenticator = authenticator(config, metrics.hash.clone(), limits, clock)?;
         let connections = Arc::new(Connections::new(
             room.connections,
             config.http.keep_alive,
@@ -264,6 +268,7 @@ fn set_up<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> AppError {
 fn authenticator(
     config: &Config,
     metrics: HashMetrics,
+    limits: Arc<Limits>,
     clock: Clock,
 ) -> Result<Authenticator, AppError> {
     let tokens = TokenKeys::load(&config.tokens.audience, &config.tokens.verification_keys)
@@ -272,7 +277,8 @@ fn authenticator(
     let hash_threads =
         HashThreads::start(threads, queue, metrics).map_err(set_up("the hash threads"))?;
     let verified = VerifiedLogins::new(config.cache.devices);
-    Ok(Authenticator::new(clock, tokens, hash_threads, verified, &config.emqx.webhook_token))
+    let secret = &config.emqx.webhook_token;
+    Ok(Authenticator::new(clock, tokens, hash_threads, verified, limits, secret))
 }
 
 /// Half as many threads as workers. A second thread on two cores makes batches of events slower: waking

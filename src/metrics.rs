@@ -13,12 +13,14 @@ mod connections;
 mod emqx;
 mod events;
 mod hash;
+mod limits;
 mod registry;
 
 pub use connections::ConnectionMetrics;
 pub use emqx::{EmqxMetrics, EvictionMetrics, SweepMetrics};
 pub use events::EventMetrics;
 pub use hash::HashMetrics;
+pub use limits::LimitMetrics;
 pub use registry::{CacheMetrics, ListenMetrics};
 
 /// From a cache hit (tens of microseconds) to EMQX's own patience (5 s).
@@ -125,6 +127,8 @@ pub struct Metrics {
     pub connections: ConnectionMetrics,
     /// The hash threads.
     pub hash: HashMetrics,
+    /// Limits on guessing.
+    pub limits: LimitMetrics,
     /// EMQX's REST API.
     pub emqx: EmqxMetrics,
     /// Sessions that have to end.
@@ -172,6 +176,7 @@ impl Metrics {
             listen: add.listen()?,
             connections: add.connections()?,
             hash: add.hash()?,
+            limits: add.limits()?,
             emqx: add.emqx()?,
             evictions: add.evictions()?,
             sweep: add.sweep()?,

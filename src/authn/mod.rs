@@ -8,7 +8,10 @@
 //!   credentials, or those of a [decoy] where there are none. Only then is it answered.
 //! - A login that is refused whatever its password is hashed with noise in the password's place, so
 //!   that neither an early match nor a remembered one tells that a guess was right.
-//! - A full hash queue is a failure ([`LoginError::Overloaded`]), never a decision.
+//! - Costly checks have few places, so that logins which cost nothing find EMQX's connections free. No
+//!   place is a failure ([`LoginError::Overloaded`]), never a decision.
+//! - Wrong guesses are [limited](limits) by name and address, whether a device has the name or not. Only
+//!   costly checks are: what nobody can guess, and what was found right lately, is judged first.
 //! - An allow is given only if no change of the device was heard of since its record was looked up: a
 //!   credential revoked while its password was being hashed does not log in.
 //!
@@ -31,6 +34,7 @@
 
 mod certificate;
 mod decoy;
+pub mod limits;
 pub mod password;
 mod refusal;
 mod shown;
@@ -42,11 +46,13 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use crate::clock::Clock;
+use crate::domain::address::Address;
 use crate::domain::device::DeviceRecord;
 use crate::registry::cache::{CacheError, DeviceCache};
 use crate::secret::Secret;
 use certificate::Certificate;
 use decoy::Decoys;
+use limits::Limits;
 use password::{HashError, HashThreads};
 pub use refusal::Refusal;
 use shown::Outcome;
@@ -71,6 +77,8 @@ pub struct Login<'a> {
     pub password: &'a str,
     /// The common name of the client certificate, which EMQX has verified.
     pub certificate_common_name: Option<&'a str>,
+    /// Where the client connects from; `None` when EMQX did not tell.
+    pub address: Option<Address>,
 }
 
 impl Login<'_> {
@@ -99,7 +107,7 @@ pub struct Allowed {
 /// Why no decision could be made. Each is a 503.
 #[derive(Debug, Error)]
 pub enum LoginError {
-    /// The hash queue is full.
+    /// No place is free for a costly check.
     #[error("cannot decide the login: {}", HashError::Overloaded)]
     Overloaded,
     /// The password could not be checked.
@@ -129,6 +137,7 @@ pub struct Authenticator {
     hash_threads: HashThreads,
     verified: VerifiedLogins,
     decoys: Decoys,
+    limits: Arc<Limits>,
 }
 
 impl Authenticator {
@@ -140,10 +149,11 @@ impl Authenticator {
         tokens: TokenKeys,
         hash_threads: HashThreads,
         verified: VerifiedLogins,
+        limits: Arc<Limits>,
         shared_secret: &Secret,
     ) -> Self {
         let decoys = Decoys::new(shared_secret.expose().as_bytes());
-        Self { clock, tokens, hash_threads, verified, decoys }
+        Self { clock, tokens, hash_threads, verified, decoys, limits }
     }
 
     /// Stops the hash threads; logins with chosen passwords fail from then on. Blocks for one hash.
@@ -165,7 +175,11 @@ impl Authenticator {
             let stamp = devices.stamp(name);
             Ok::<_, LoginError>((stamp, devices.find(name).await?))
         };
-        self.login_by(look, |stamp| devices.unchanged_since(stamp), login).await
+        let decision = self.login_by(look, |stamp| devices.unchanged_since(stamp), login).await?;
+        if matches!(decision, Decision::Allow(_)) {
+            self.limits.logged_in(login.address, name, self.clock.now_micros());
+        }
+        Ok(decision)
     }
 
     /// Decides by what `look` finds, anew if that has changed meanwhile.

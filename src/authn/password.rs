@@ -3,8 +3,11 @@
 //! # Properties kept
 //! - A fixed number of threads hashes; a storm of logins can take no more processors than these, and
 //!   they run at a lower priority, so that other logins and authorizations go first.
-//! - The queue is bounded. A full queue is answered at once ([`HashError::Overloaded`]); nobody waits
-//!   for a place.
+//! - **Places are few**: logins that wait or are being hashed hold one each, and each keeps one of EMQX's
+//!   connections busy (EMQX has 32, one request at a time on each). Without a free place the answer
+//!   comes at once ([`HashError::Overloaded`]); nobody waits for a place. So most connections stay free
+//!   for logins that cost nothing, whatever strangers do.
+//! - One name holds at most a quarter of the places, one address at most half, each at least one.
 //! - A job whose client went away (its receiver is dropped), or which has waited longer than
 //!   [`PATIENCE`], costs no hash.
 //! - A hash that panics loses its own job, is logged, and leaves the thread working.
@@ -13,13 +16,16 @@
 //! # Design
 //! One mutex and one condition variable around a `VecDeque`: a hash takes 15 ms and more, so the lock
 //! is never what is waited for. Each thread keeps its 19 MiB from one hash to the next. All hashes of
-//! one login are one job, so that a device with two passwords takes one place in the queue.
+//! one login are one job, so that a device with two passwords takes one place. A [`Place`] is given back
+//! when it is dropped, wherever its job ends.
 //!
 //! # Known races
 //! - A client that goes away while its hash is being computed costs the rest of that hash; the check
 //!   is made between hashes.
 //! - Between the queue and the answer a credential may be revoked. [`super::Authenticator`] looks at
 //!   the registry again before it allows.
+
+mod places;
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -34,6 +40,8 @@ use zeroize::Zeroizing;
 use crate::domain::password_hash::{HashMemory, PasswordHash};
 use crate::lifecycle::LogThrottle;
 use crate::metrics::HashMetrics;
+pub use places::Owner;
+use places::{Place, Places};
 
 /// How long a job may wait. EMQX gives a login up after 5 seconds (CONTRACT.md); an answer that
 /// nobody reads is not worth a hash.
@@ -45,8 +53,8 @@ const NICENESS: i32 = 10;
 /// Why there is no answer about a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum HashError {
-    /// The queue is full.
-    #[error("the hash queue is full; raise hashing.threads if processors are idle")]
+    /// All places are taken, or all that this name or address may have.
+    #[error("too many passwords are being checked; raise hashing.threads if processors are idle")]
     Overloaded,
     /// The job waited too long, its hash panicked or the threads are being stopped.
     #[error("the password hash was given up; an earlier log line says why if it was a failure")]
@@ -58,6 +66,7 @@ struct Job {
     hashes: Vec<PasswordHash>,
     queued_at: Instant,
     reply: oneshot::Sender<Option<usize>>,
+    _place: Place,
 }
 
 #[derive(Default)]
@@ -69,7 +78,7 @@ struct Waiting {
 struct Queue {
     waiting: Mutex<Waiting>,
     arrival: Condvar,
-    capacity: usize,
+    places: Arc<Places>,
     metrics: HashMetrics,
 }
 
@@ -80,20 +89,20 @@ pub struct HashThreads {
 }
 
 impl HashThreads {
-    /// Starts so many threads behind a queue of so many jobs.
+    /// Starts so many threads for so many jobs, those being hashed included.
     ///
     /// # Errors
     /// If the operating system gives no thread.
-    pub fn start(threads: usize, capacity: usize, metrics: HashMetrics) -> std::io::Result<Self> {
-        let pool = Self::unstaffed(capacity, metrics);
+    pub fn start(threads: usize, places: usize, metrics: HashMetrics) -> std::io::Result<Self> {
+        let pool = Self::unstaffed(places, metrics);
         pool.staff(threads)?;
         Ok(pool)
     }
 
     /// The queue alone: whatever comes in waits until [`Self::staff`].
-    fn unstaffed(capacity: usize, metrics: HashMetrics) -> Self {
-        let waiting = Mutex::new(Waiting::default());
-        let queue = Queue { waiting, arrival: Condvar::new(), capacity, metrics };
+    fn unstaffed(places: usize, metrics: HashMetrics) -> Self {
+        let (waiting, places) = (Mutex::new(Waiting::default()), Places::new(places));
+        let queue = Queue { waiting, arrival: Condvar::new(), places, metrics };
         Self { queue: Arc::new(queue), threads: Mutex::new(Vec::new()) }
     }
 
@@ -115,22 +124,24 @@ impl HashThreads {
 
     /// Which of the hashes this password belongs to, checked in order; `None` for none of them.
     ///
-    /// The password is copied here, and wiped when it has been checked.
+    /// The password is copied here, and wiped when it has been checked. `owner` is whose place it takes.
     ///
     /// # Errors
-    /// [`HashError::Overloaded`] at once if the queue is full; [`HashError::GivenUp`] if no thread
-    /// could answer.
+    /// [`HashError::Overloaded`] at once if no place is free for the owner; [`HashError::GivenUp`] if no
+    /// thread could answer.
     pub async fn find(
         &self,
+        owner: Owner,
         password: &[u8],
         hashes: Vec<PasswordHash>,
     ) -> Result<Option<usize>, HashError> {
-        let answer = self.submit(password, hashes)?;
+        let answer = self.submit(owner, password, hashes)?;
         answer.await.map_err(|_| HashError::GivenUp)
     }
 
     fn submit(
         &self,
+        owner: Owner,
         password: &[u8],
         hashes: Vec<PasswordHash>,
     ) -> Result<oneshot::Receiver<Option<usize>>, HashError> {
@@ -138,13 +149,13 @@ impl HashThreads {
         if waiting.closed {
             return Err(HashError::GivenUp);
         }
-        if waiting.jobs.len() >= self.queue.capacity {
+        let Some(place) = self.queue.places.take(owner) else {
             self.queue.metrics.shed.inc();
             return Err(HashError::Overloaded);
-        }
+        };
         let (reply, answer) = oneshot::channel();
-        let password = Zeroizing::new(password.into());
-        waiting.jobs.push_back(Job { password, hashes, queued_at: Instant::now(), reply });
+        let (password, queued_at) = (Zeroizing::new(password.into()), Instant::now());
+        waiting.jobs.push_back(Job { password, hashes, queued_at, reply, _place: place });
         self.queue.metrics.queued.inc();
         drop(waiting);
         self.queue.arrival.notify_one();

@@ -15,6 +15,8 @@ pub enum Refusal {
     NoCredential,
     /// What was shown matches no valid credential.
     WrongCredential,
+    /// Too many wrong passwords: this one was not looked at.
+    TooManyGuesses,
     /// What could have matched has expired or does not count yet.
     ExpiredCredential,
     /// The device needs a client certificate, and no valid one was shown.
@@ -37,6 +39,7 @@ impl Refusal {
             Self::ForeignClientId => "foreign_client_id",
             Self::NoCredential => "no_credential",
             Self::WrongCredential => "wrong_credential",
+            Self::TooManyGuesses => "too_many_guesses",
             Self::ExpiredCredential => "expired_credential",
             Self::CertificateRequired => "certificate_required",
             Self::Token(error) => error.label(),

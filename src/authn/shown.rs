@@ -1,14 +1,26 @@
 //! What was shown as the password: a secret, a chosen password or a device token.
 
 use super::certificate;
+use super::limits::{Admission, Guess};
 use super::token::{self, TokenClaims};
 use super::{Authenticator, Login, LoginError, Refusal};
 use crate::domain::credential::{Credential, Proof};
 use crate::domain::device::DeviceRecord;
+use crate::domain::name::DeviceName;
 use crate::domain::password_hash::PasswordHash;
 
 /// What came of it: until when it counts (Unix seconds, `i64::MAX` for ever), or why it does not.
 pub(super) type Outcome = Result<i64, Refusal>;
+
+/// Which credential a password belongs to.
+enum Match<'c> {
+    /// This one.
+    Found(&'c Credential),
+    /// None of them.
+    None,
+    /// Too many wrong ones came before: it was not looked at.
+    NotLookedAt,
+}
 
 impl Authenticator {
     /// Judges the password or token: all of its work, whether there is such a device or not.
@@ -30,11 +42,11 @@ impl Authenticator {
         let own = device.filter(|device| device.credentials.iter().any(usable));
         let credentials =
             own.map_or_else(|| self.decoys.of(login.user_name), |own| &own.credentials);
-        let password = if barred { self.decoys.noise() } else { login.password.as_bytes() };
-        let matched = self.find_match(credentials, password, now).await?;
+        let matched = self.find_match(credentials, login, barred, now).await?;
         Ok(match (own, matched) {
-            (Some(_), Some(credential)) => Ok(certificate::until(credential)),
-            (Some(_), None) => Err(Refusal::WrongCredential),
+            (_, Match::NotLookedAt) => Err(Refusal::TooManyGuesses),
+            (Some(_), Match::Found(credential)) => Ok(certificate::until(credential)),
+            (Some(_), Match::None) => Err(Refusal::WrongCredential),
             (None, _) => Err(no_usable_password(device, login, now)),
         })
     }
@@ -43,9 +55,11 @@ impl Authenticator {
     async fn find_match<'c>(
         &self,
         credentials: &'c [Credential],
-        password: &[u8],
+        login: &Login<'_>,
+        barred: bool,
         now: i64,
-    ) -> Result<Option<&'c Credential>, LoginError> {
+    ) -> Result<Match<'c>, LoginError> {
+        let password = if barred { self.decoys.noise() } else { login.password.as_bytes() };
         let usable = || {
             let usable = credentials.iter().filter(|credential| credential.is_usable(now));
             usable.filter_map(|credential| Some((credential, credential.hash()?)))
@@ -53,37 +67,48 @@ impl Authenticator {
         let mut known = usable();
         let known = known.find(|(one, hash)| self.verified.contains(one, hash, password));
         if let Some((credential, _)) = known {
-            return Ok(Some(credential));
+            return Ok(Match::Found(credential));
         }
         let cheap = usable().filter(|(_, hash)| hash.is_minimum_cost());
         for (credential, hash) in cheap {
             self.hash_threads.metrics().generated.inc();
             if hash.verify(password) {
                 self.verified.remember(credential, hash, password);
-                return Ok(Some(credential));
+                return Ok(Match::Found(credential));
             }
         }
         let costly: Vec<_> = usable().filter(|(_, hash)| !hash.is_minimum_cost()).collect();
         // Boxed, or every login would carry the room for it about.
-        Box::pin(self.find_costly(&costly, password)).await
+        // A name that no device can have hides nobody, and is worth no hash.
+        let name = login.user_name.parse::<DeviceName>();
+        let (false, Ok(name)) = (costly.is_empty(), name) else { return Ok(Match::None) };
+        let digest = self.verified.guess(costly.iter().copied(), barred, login.password.as_bytes());
+        let guess = Guess { name: &name, address: login.address, digest };
+        Box::pin(self.find_costly(&costly, guess, password)).await
     }
 
-    /// Asks the hash threads, and remembers a success.
+    /// Asks the hash threads as far as the limits let it, and remembers a success or failure.
     async fn find_costly<'c>(
         &self,
         costly: &[(&'c Credential, &PasswordHash)],
+        guess: Guess<'_>,
         password: &[u8],
-    ) -> Result<Option<&'c Credential>, LoginError> {
-        if costly.is_empty() {
-            return Ok(None);
-        }
+    ) -> Result<Match<'c>, LoginError> {
+        let owner = match self.limits.admit(&guess, self.clock.now_micros()) {
+            Admission::Hash(owner) => owner,
+            Admission::KnownWrong => return Ok(Match::None),
+            Admission::Refused => return Ok(Match::NotLookedAt),
+        };
         let hashes = costly.iter().map(|(_, hash)| (*hash).clone()).collect();
-        let index = self.hash_threads.find(password, hashes).await?;
-        let matched = index.and_then(|index| costly.get(index));
-        Ok(matched.map(|(credential, hash)| {
-            self.verified.remember(credential, hash, password);
-            *credential
-        }))
+        let index = self.hash_threads.find(owner, password, hashes).await?;
+        let now = self.clock.now_micros();
+        let Some((credential, hash)) = index.and_then(|index| costly.get(index)) else {
+            self.limits.failed(&guess, now);
+            return Ok(Match::None);
+        };
+        self.limits.succeeded(&guess, now);
+        self.verified.remember(credential, hash, password);
+        Ok(Match::Found(credential))
     }
 }
 

@@ -1,4 +1,5 @@
 mod credentials;
+mod limited;
 mod work;
 
 use super::*;
@@ -17,11 +18,18 @@ pub(super) fn signing_key() -> SigningKey {
 }
 
 pub(super) fn authenticator_with(queue: usize) -> Authenticator {
+    authenticator_of(queue, false)
+}
+
+pub(super) fn authenticator_of(queue: usize, enabled: bool) -> Authenticator {
     let metrics = password::tests::metrics();
     let threads = HashThreads::start(1, queue, metrics).unwrap();
     let tokens = TokenKeys::new("fleetgate", &[signing_key().verifying_key()]);
     let secret = Secret::new("webhook token".into());
-    Authenticator::new(Clock::manual(NOW), tokens, threads, VerifiedLogins::new(100), &secret)
+    let settings = limits::LimitSettings { enabled, exempt: Vec::new() };
+    let limits = Arc::new(Limits::new(settings, crate::metrics::Metrics::new().unwrap().limits));
+    let verified = VerifiedLogins::new(100);
+    Authenticator::new(Clock::manual(NOW), tokens, threads, verified, limits, &secret)
 }
 
 pub(super) fn authenticator() -> Authenticator {
@@ -68,7 +76,9 @@ pub(super) fn device(credentials: Vec<Credential>) -> DeviceRecord {
 }
 
 pub(super) fn login(password: &str) -> Login<'_> {
-    Login { client_id: "thermo-1", user_name: "thermo-1", password, certificate_common_name: None }
+    let (client_id, user_name) = ("thermo-1", "thermo-1");
+    let address = Address::of_peer("192.0.2.7");
+    Login { client_id, user_name, password, certificate_common_name: None, address }
 }
 
 pub(super) fn with_certificate<'a>(password: &'a str, name: &'a str) -> Login<'a> {

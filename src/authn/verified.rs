@@ -58,6 +58,24 @@ impl VerifiedLogins {
         }
     }
 
+    /// Stands for a password and all hashes that it is to be compared with; `barred` logins have
+    /// digests of their own.
+    #[must_use]
+    pub fn guess<'c>(
+        &self,
+        hashes: impl Iterator<Item = (&'c Credential, &'c PasswordHash)>,
+        barred: bool,
+        password: &[u8],
+    ) -> u64 {
+        let mut hasher = blake3::Hasher::new_keyed(&self.key);
+        hasher.update(&[u8::from(barred)]);
+        for (credential, hash) in hashes {
+            hasher.update(&self.digest(credential.id, hash, password));
+        }
+        let [a, b, c, d, e, f, g, h, ..] = *hasher.finalize().as_bytes();
+        u64::from_le_bytes([a, b, c, d, e, f, g, h])
+    }
+
     /// Every piece has a fixed length or its length before it, so no two inputs write the same.
     fn digest(&self, id: CredentialId, hash: &PasswordHash, password: &[u8]) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new_keyed(&self.key);

@@ -21,14 +21,16 @@ impl Raw {
         match kind {
             Kind::Count { .. } => text.parse().map_or(Self::Text(text), Self::Number),
             Kind::Flag => text.parse().map_or(Self::Text(text), Self::Flag),
-            Kind::Paths => Self::path_list(&text),
+            Kind::Paths => Self::list(&text, ':'),
+            // Colons belong to IPv6.
+            Kind::Networks => Self::list(&text, ','),
             _ => Self::Text(text),
         }
     }
 
-    fn path_list(text: &str) -> Self {
-        let paths = text.split(':').filter(|_| !text.is_empty());
-        Self::List(paths.map(|path| Self::Text(path.to_owned())).collect())
+    fn list(text: &str, separator: char) -> Self {
+        let items = text.split(separator).filter(|_| !text.is_empty());
+        Self::List(items.map(|item| Self::Text(item.to_owned())).collect())
     }
 
     /// What sort of thing it is, without the value.

@@ -26,7 +26,7 @@ mod table;
 mod value;
 
 pub use parts::{
-    Cache, Config, Database, Emqx, EmqxApi, Hashing, Http, Ingest, Log, LogFormat, Tokens,
+    Cache, Config, Database, Emqx, EmqxApi, Hashing, Http, Ingest, Log, LogFormat, Logins, Tokens,
 };
 pub use problem::{Origin, Problem, Problems, Warning};
 pub use reference::reference;

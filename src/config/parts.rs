@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use crate::secret::Secret;
 
 /// Everything `fleetgate serve` needs.
@@ -21,6 +23,8 @@ pub struct Config {
     pub cache: Cache,
     /// The threads that hash chosen passwords.
     pub hashing: Hashing,
+    /// Limits on guessing passwords.
+    pub logins: Logins,
     /// Events on their way into the registry.
     pub ingest: Ingest,
     /// Device tokens (JWT).
@@ -105,8 +109,18 @@ pub struct Cache {
 pub struct Hashing {
     /// Threads of the process.
     pub threads: usize,
-    /// Most logins of the process that wait for a thread; further ones are refused with 503.
+    /// Most logins of the process that are being hashed or wait for it; further ones are refused with
+    /// 503.
     pub queue: usize,
+}
+
+/// Limits on guessing passwords.
+#[derive(Debug, Clone)]
+pub struct Logins {
+    /// Whether wrong passwords make further ones wait.
+    pub limits: bool,
+    /// Networks whose addresses stand for many clients.
+    pub exempt_networks: Vec<IpNet>,
 }
 
 /// Events on their way into the registry.

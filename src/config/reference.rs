@@ -47,7 +47,7 @@ fn row(setting: &Setting) -> String {
 
 fn default(setting: &Setting) -> String {
     match (&setting.preset, &setting.kind) {
-        (Preset::Value(""), Kind::Paths) => "`[]`".to_owned(),
+        (Preset::Value(""), Kind::Paths | Kind::Networks) => "`[]`".to_owned(),
         (Preset::Value(value), Kind::Count(_) | Kind::Flag) => format!("`{value}`"),
         (Preset::Value(value), _) => format!("`\"{value}\"`"),
         (Preset::Machine { words, .. } | Preset::Absent(words), _) => (*words).to_owned(),
@@ -66,6 +66,7 @@ fn takes(kind: &Kind) -> String {
         Kind::Secret(rule) => format!("secret: {}", rule.words),
         Kind::Path { .. } => "path".to_owned(),
         Kind::Paths => "list of paths".to_owned(),
+        Kind::Networks => "list of IP addresses and networks".to_owned(),
         Kind::Choice(words) => {
             words.iter().map(|word| format!("`\"{word}\"`")).collect::<Vec<_>>().join(" or ")
         }

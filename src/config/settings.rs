@@ -3,7 +3,9 @@
 use serde::Serialize;
 
 use super::layers::Layers;
-use super::parts::{Cache, Config, Database, Emqx, EmqxApi, Hashing, Http, Ingest, Log, Tokens};
+use super::parts::{
+    Cache, Config, Database, Emqx, EmqxApi, Hashing, Http, Ingest, Log, Logins, Tokens,
+};
 use super::problem::{Origin, Problem, Problems, Warning};
 use super::sources::Sources;
 use super::{environment, file};
@@ -18,6 +20,7 @@ pub struct Settings {
     emqx_api: Result<Option<EmqxApi>, Problem>,
     cache: Cache,
     hashing: Hashing,
+    logins: Logins,
     ingest: Ingest,
     tokens: Tokens,
     log: Log,
@@ -75,6 +78,7 @@ impl Settings {
             emqx: self.emqx.clone()?,
             cache: self.cache.clone(),
             hashing: self.hashing.clone(),
+            logins: self.logins.clone(),
             ingest: self.ingest.clone(),
             tokens: self.tokens.clone(),
             log: self.log.clone(),
@@ -147,6 +151,10 @@ impl Layers {
             hashing: Hashing {
                 threads: self.get("hashing.threads")?,
                 queue: self.get("hashing.queue")?,
+            },
+            logins: Logins {
+                limits: self.get("logins.limits")?,
+                exempt_networks: self.get("logins.exempt_networks")?,
             },
             ingest: Ingest {
                 queue: self.get("ingest.queue")?,

@@ -29,6 +29,8 @@ pub(super) enum Kind {
     },
     /// Existing files.
     Paths,
+    /// IP networks.
+    Networks,
     /// Also taken as `<key>_file`, the path of a file that holds it.
     Secret(Rule),
     Choice(&'static [&'static str]),
@@ -268,9 +270,25 @@ pub(super) static SETTINGS: &[Setting] = &[
     Setting {
         key: "hashing.queue",
         kind: Kind::Count(1..=65_536),
-        preset: Preset::Value("64"),
-        meaning: "Most logins of the process that wait for such a thread; further ones are \
-                  refused at once with 503.",
+        preset: Preset::Value("8"),
+        meaning: "Most logins of the process whose chosen password is being checked or waits for it; \
+                  further ones are refused at once with 503. Each keeps one of EMQX's connections \
+                  (`pool_size`, 32) busy: keep it to a quarter of them, so that strangers who guess \
+                  passwords cannot hold up devices with secrets. See [LIMITS.md](LIMITS.md).",
+    },
+    Setting {
+        key: "logins.limits",
+        kind: Kind::Flag,
+        preset: Preset::Value("true"),
+        meaning: "Whether wrong chosen passwords make further ones wait, by device and address. \
+                  Generated secrets, tokens and certificates never wait. See [LIMITS.md](LIMITS.md).",
+    },
+    Setting {
+        key: "logins.exempt_networks",
+        kind: Kind::Networks,
+        preset: Preset::Value(""),
+        meaning: "Networks such as `192.0.2.0/24` or addresses that many clients come from (a proxy, \
+                  NAT): no limit by address holds there.",
     },
     Setting {
         key: "ingest.queue",

@@ -5,11 +5,13 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use jiff::fmt::friendly::SpanParser;
 
 use super::given::{Given, Raw};
 use super::parts::LogFormat;
 use super::table::{Kind, Rule};
+use crate::domain::address::AddressRange;
 use crate::secret::Secret;
 
 /// A setting's value.
@@ -21,6 +23,7 @@ pub(super) enum Value {
     Text(String),
     Path(PathBuf),
     Paths(Vec<PathBuf>),
+    Networks(Vec<IpNet>),
     Secret(Secret),
     Choice(&'static str),
     Flag(bool),
@@ -48,6 +51,7 @@ value_gives! {
     Text => String,
     Path => PathBuf,
     Paths => Vec<PathBuf>,
+    Networks => Vec<IpNet>,
     Secret => Secret,
     Flag => bool,
 }
@@ -90,6 +94,7 @@ pub(super) fn parse(given: Given) -> Result<Value, String> {
             Err(format!("{} is {}; write text in quotes", raw.shown(), raw.sort()))
         }
         (Kind::Paths, raw) => paths(raw, &base).map(Value::Paths),
+        (Kind::Networks, raw) => networks(raw).map(Value::Networks),
     }
 }
 
@@ -180,6 +185,21 @@ fn paths(raw: Raw, base: &Path) -> Result<Vec<PathBuf>, String> {
         other => Err(format!("{} in the list is no path; write text in quotes", other.shown())),
     };
     items.into_iter().map(path).collect()
+}
+
+fn networks(raw: Raw) -> Result<Vec<IpNet>, String> {
+    const EXAMPLE: &str = "write [\"192.0.2.0/24\", \"2001:db8::7\"]";
+    let Raw::List(items) = raw else {
+        return Err(format!("{} is not a list; {EXAMPLE}", raw.shown()));
+    };
+    let network = |item: Raw| match &item {
+        Raw::Text(text) => match text.trim().parse::<AddressRange>() {
+            Ok(range) => Ok(range.0),
+            Err(error) => Err(format!("{} {error}", item.shown())),
+        },
+        other => Err(format!("{} in the list is not a network; {EXAMPLE}", other.shown())),
+    };
+    items.into_iter().map(network).collect()
 }
 
 fn resolve(path: &str, base: &Path) -> Result<PathBuf, String> {

@@ -4,6 +4,7 @@
 //! PostgreSQL, HTTP or the wall clock.
 
 pub mod acl;
+pub mod address;
 pub mod credential;
 pub mod device;
 pub mod event;

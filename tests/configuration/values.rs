@@ -32,7 +32,8 @@ fn defaults_hold_when_only_the_needed_is_given() {
     assert_eq!(config.cache.unknown_ttl, Duration::from_secs(5));
     assert_eq!(config.cache.max_staleness, Duration::from_secs(600));
     assert_eq!(config.hashing.threads, (cores / 2).max(1));
-    assert_eq!(config.hashing.queue, 64);
+    assert_eq!(config.hashing.queue, 8);
+    assert!(config.logins.limits && config.logins.exempt_networks.is_empty());
     assert_eq!((config.ingest.queue, config.ingest.batch), (10_000, 512));
     assert_eq!((config.ingest.linger, config.ingest.writers), (Duration::from_millis(1), 2));
     assert_eq!(config.ingest.max_payload, 65_536);
@@ -74,6 +75,8 @@ fn every_setting_can_be_a_variable() {
         .sets("FLEETGATE_CACHE_MAX_STALENESS", "1h")
         .sets("FLEETGATE_HASHING_THREADS", "5")
         .sets("FLEETGATE_HASHING_QUEUE", "6")
+        .sets("FLEETGATE_LOGINS_LIMITS", "false")
+        .sets("FLEETGATE_LOGINS_EXEMPT_NETWORKS", "192.0.2.0/24,2001:db8::7")
         .sets("FLEETGATE_INGEST_QUEUE", "7")
         .sets("FLEETGATE_INGEST_BATCH", "8")
         .sets("FLEETGATE_INGEST_LINGER", "0s")
@@ -108,6 +111,10 @@ fn every_setting_can_be_a_variable() {
     assert_eq!(config.cache.unknown_ttl, Duration::from_secs(60));
     assert_eq!(config.cache.max_staleness, Duration::from_secs(3600));
     assert_eq!((config.hashing.threads, config.hashing.queue), (5, 6));
+    assert!(!config.logins.limits);
+    let exempt: Vec<String> =
+        config.logins.exempt_networks.iter().map(ToString::to_string).collect();
+    assert_eq!(exempt, ["192.0.2.0/24", "2001:db8::/64"]);
     assert_eq!((config.ingest.queue, config.ingest.batch), (7, 8));
     assert_eq!((config.ingest.linger, config.ingest.max_payload), (Duration::ZERO, 9));
     assert_eq!(config.ingest.writers, 3);

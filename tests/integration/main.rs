@@ -34,6 +34,7 @@ mod roles;
 mod schema;
 mod secrets;
 mod state;
+mod strangers;
 mod support;
 mod sweeps;
 mod tables;

@@ -23,10 +23,10 @@ fn chosen(password: &str) -> PasswordHash {
 async fn the_matching_hash_is_found() {
     let pool = HashThreads::start(2, 8, metrics()).unwrap();
     let hashes = vec![chosen("old"), chosen("new")];
-    assert_eq!(pool.find(b"new", hashes.clone()).await, Ok(Some(1)));
-    assert_eq!(pool.find(b"old", hashes.clone()).await, Ok(Some(0)));
-    assert_eq!(pool.find(b"other", hashes).await, Ok(None));
-    assert_eq!(pool.find(b"any", vec![]).await, Ok(None));
+    assert_eq!(pool.find(Owner::default(), b"new", hashes.clone()).await, Ok(Some(1)));
+    assert_eq!(pool.find(Owner::default(), b"old", hashes.clone()).await, Ok(Some(0)));
+    assert_eq!(pool.find(Owner::default(), b"other", hashes).await, Ok(None));
+    assert_eq!(pool.find(Owner::default(), b"any", vec![]).await, Ok(None));
     assert_eq!(pool.queue.metrics.duration.get_sample_count(), 5);
     assert_eq!(pool.queue.metrics.wait.get_sample_count(), 4);
     assert_eq!(pool.queue.metrics.queued.get(), 0);
@@ -36,12 +36,16 @@ async fn the_matching_hash_is_found() {
 fn a_full_queue_sheds_within_a_millisecond() {
     let pool = HashThreads::unstaffed(2, metrics());
     let hashes = vec![chosen("x")];
-    let held: Vec<_> = (0..2).map(|_| pool.submit(b"x", hashes.clone()).unwrap()).collect();
+    let held: Vec<_> =
+        (0..2).map(|_| pool.submit(Owner::default(), b"x", hashes.clone()).unwrap()).collect();
     // The fastest of several, because another process may hold the processor at any one of them.
     let fastest = (0..20).map(|_| {
         let candidates = hashes.clone();
         let start = Instant::now();
-        assert_eq!(pool.submit(b"x", candidates).err(), Some(HashError::Overloaded));
+        assert_eq!(
+            pool.submit(Owner::default(), b"x", candidates).err(),
+            Some(HashError::Overloaded)
+        );
         start.elapsed()
     });
     assert!(fastest.min().unwrap() < Duration::from_millis(1));
@@ -54,9 +58,9 @@ fn a_full_queue_sheds_within_a_millisecond() {
 async fn clients_that_went_away_cost_no_hash() {
     let pool = HashThreads::unstaffed(8, metrics());
     for _ in 0..5 {
-        drop(pool.submit(b"x", vec![chosen("x")]).unwrap());
+        drop(pool.submit(Owner::default(), b"x", vec![chosen("x")]).unwrap());
     }
-    let wanted = pool.submit(b"x", vec![chosen("x")]).unwrap();
+    let wanted = pool.submit(Owner::default(), b"x", vec![chosen("x")]).unwrap();
     pool.staff(1).unwrap();
     assert_eq!(wanted.await, Ok(Some(0)));
     assert_eq!(pool.queue.metrics.abandoned.get(), 5);
@@ -69,7 +73,7 @@ async fn a_job_that_waited_too_long_costs_no_hash() {
         return;
     };
     let pool = HashThreads::unstaffed(8, metrics());
-    let answer = pool.submit(b"x", vec![chosen("x")]).unwrap();
+    let answer = pool.submit(Owner::default(), b"x", vec![chosen("x")]).unwrap();
     lock(&pool.queue.waiting).jobs[0].queued_at = long_ago;
     pool.staff(1).unwrap();
     assert!(answer.await.is_err());
@@ -80,10 +84,10 @@ async fn a_job_that_waited_too_long_costs_no_hash() {
 #[tokio::test]
 async fn stopping_gives_up_what_waits_and_joins_the_threads() {
     let pool = HashThreads::unstaffed(8, metrics());
-    let answer = pool.submit(b"x", vec![chosen("x")]).unwrap();
+    let answer = pool.submit(Owner::default(), b"x", vec![chosen("x")]).unwrap();
     pool.stop();
     assert!(answer.await.is_err());
-    assert_eq!(pool.find(b"x", vec![chosen("x")]).await, Err(HashError::GivenUp));
+    assert_eq!(pool.find(Owner::default(), b"x", vec![chosen("x")]).await, Err(HashError::GivenUp));
     assert_eq!(pool.queue.metrics.queued.get(), 0);
 
     let pool = HashThreads::start(3, 8, metrics()).unwrap();

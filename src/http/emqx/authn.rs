@@ -8,6 +8,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use serde::Deserialize;
 
 use crate::authn::{Allowed, Decision, Login, LoginError};
+use crate::domain::address::Address;
 use crate::http::Gate;
 use crate::http::connections::Passage;
 use crate::http::emqx::{Answer, DECISION_LIMIT, read_json, receive};
@@ -33,7 +34,7 @@ pub struct AuthnRequest<'a> {
     /// The common name of a client certificate that EMQX has verified.
     #[serde(borrow, default)]
     pub cert_common_name: Cow<'a, str>,
-    /// The client's address, for the log.
+    /// The client's address, for limits and the log.
     #[serde(borrow, default)]
     pub peerhost: Cow<'a, str>,
 }
@@ -86,6 +87,7 @@ fn login<'a>(request: &'a AuthnRequest<'a>) -> Login<'a> {
         user_name: &request.username,
         password: &request.password,
         certificate_common_name: Some(&*request.cert_common_name),
+        address: Address::of_peer(&request.peerhost),
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use fleetgate::app::{App, AppError};
 use fleetgate::clock::Clock;
 use fleetgate::config::{
-    Cache, Config, Database, Emqx, Hashing, Http, Ingest, Log, LogFormat, Tokens,
+    Cache, Config, Database, Emqx, Hashing, Http, Ingest, Log, LogFormat, Logins, Tokens,
 };
 use fleetgate::secret::Secret;
 use serde_json::{Value, json};
@@ -57,6 +57,7 @@ pub(crate) fn config(database_url: &str) -> Config {
             max_staleness: Duration::from_secs(600),
         },
         hashing: Hashing { threads: 1, queue: 64 },
+        logins: Logins { limits: true, exempt_networks: Vec::new() },
         ingest: Ingest {
             queue: 10_000,
             batch: 512,

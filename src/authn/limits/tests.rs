@@ -1,0 +1,179 @@
+use super::softlock::DELAYS_SECONDS;
+use super::*;
+use proptest::prelude::*;
+
+const NOW: i64 = 1_800_000_000 * SECOND;
+const SECOND: i64 = 1_000_000;
+
+fn limits_with(exempt: &[&str]) -> Limits {
+    let exempt = exempt.iter().map(|network| network.parse().unwrap()).collect();
+    let settings = LimitSettings { enabled: true, exempt };
+    Limits::new(settings, crate::metrics::Metrics::new().unwrap().limits)
+}
+
+fn limits() -> Limits {
+    limits_with(&[])
+}
+
+/// A guess of a password with this digest.
+struct Try(DeviceName, Option<Address>, u64);
+
+fn guess(name: &str, address: &str, digest: u64) -> Try {
+    Try(name.parse().unwrap(), Address::of_peer(address), digest)
+}
+
+impl Try {
+    fn guess(&self) -> Guess<'_> {
+        Guess { name: &self.0, address: self.1, digest: self.2 }
+    }
+
+    /// Whether it is hashed; it is wrong if so.
+    fn is_hashed(&self, limits: &Limits, now: i64) -> bool {
+        let hashed = matches!(limits.admit(&self.guess(), now), Admission::Hash(_));
+        if hashed {
+            limits.failed(&self.guess(), now);
+        }
+        hashed
+    }
+}
+
+#[test]
+fn guesses_at_one_device_from_one_address_wait_longer_and_longer() {
+    let limits = limits();
+    let (mut now, mut digest) = (NOW, 0);
+    let mut next = || {
+        digest += 1;
+        guess("d", "192.0.2.7", digest)
+    };
+    for delay in DELAYS_SECONDS {
+        assert!(next().is_hashed(&limits, now));
+        assert!(!next().is_hashed(&limits, now + delay * SECOND - 1), "{delay}");
+        now += delay * SECOND;
+    }
+    assert!(next().is_hashed(&limits, now));
+    // Neither another device there nor this device elsewhere is touched.
+    assert!(guess("other", "192.0.2.7", 1).is_hashed(&limits, now));
+    assert!(guess("d", "192.0.2.8", 1).is_hashed(&limits, now));
+}
+
+#[test]
+fn the_same_wrong_password_again_is_no_new_guess() {
+    let limits = limits();
+    let saved = guess("d", "192.0.2.7", 77);
+    assert!(saved.is_hashed(&limits, NOW));
+    // Ten clients, every second, for ten minutes.
+    for second in 0..600 {
+        for _ in 0..10 {
+            let admission = limits.admit(&saved.guess(), NOW + second * SECOND);
+            assert!(matches!(admission, Admission::KnownWrong));
+        }
+    }
+    let corrected = guess("d", "192.0.2.7", 78);
+    let admission = limits.admit(&corrected.guess(), NOW + SECOND);
+    assert!(matches!(admission, Admission::Hash(_)), "after a second, whatever they do");
+}
+
+#[test]
+fn a_right_password_ends_what_came_before() {
+    let limits = limits();
+    for digest in 0..3 {
+        limits.failed(&guess("d", "192.0.2.7", digest).guess(), NOW);
+    }
+    let right = guess("d", "192.0.2.7", 9);
+    assert!(matches!(limits.admit(&right.guess(), NOW), Admission::Refused));
+    limits.succeeded(&right.guess(), NOW);
+    assert!(matches!(limits.admit(&right.guess(), NOW), Admission::Hash(_)));
+    assert_eq!(limits.locked(NOW), (0, 0));
+}
+
+#[test]
+fn an_address_that_tries_many_names_waits_unless_many_devices_share_it() {
+    let limits = limits();
+    let tried = |count: u64, from: u64| {
+        (from..from + count)
+            .filter(|n| guess(&format!("made-up-{n}"), "192.0.2.7", *n).is_hashed(&limits, NOW))
+            .count()
+    };
+    assert_eq!(tried(100, 0), 21, "twenty free ones, and the one that locks");
+    for n in 0..=shared::DEVICES {
+        limits.logged_in(Address::of_peer("192.0.2.7"), &format!("real-{n}"), NOW);
+    }
+    assert_eq!(limits.shared(NOW), 1);
+    assert_eq!(tried(100, 1000), 100, "no limit by address where it is shared");
+    // The IPv6 addresses of one /64 are one.
+    let hashed = (0..100_u64).filter(|n| {
+        guess(&format!("m{n}"), &format!("2001:db8::{n:x}"), *n).is_hashed(&limits, NOW)
+    });
+    assert_eq!(hashed.count(), 21);
+}
+
+#[test]
+fn all_addresses_together_have_a_rate_a_device_and_lock_nothing() {
+    let limits = limits();
+    let from = |n: i64, now| {
+        let address = format!("10.{}.{}.{}", n / 65536, n / 256 % 256, n % 256);
+        guess("d", &address, 1).is_hashed(&limits, now)
+    };
+    assert_eq!((0..1000).filter(|n| from(*n, NOW)).count(), 20);
+    let later = (0..1000).filter(|n| from(1000 + n, NOW + n * 60 * SECOND / 1000)).count();
+    assert_eq!(later, 9, "ten a minute from then on");
+    assert!(guess("other", "10.0.0.1", 1).is_hashed(&limits, NOW));
+    // Without an address there is only the rate.
+    let unknown = (0..100).filter(|n| guess("x", "undefined", *n).is_hashed(&limits, NOW)).count();
+    assert_eq!(unknown, 20);
+}
+
+#[test]
+fn exempt_networks_have_no_limit_by_address() {
+    let limits = limits_with(&["10.0.0.0/8"]);
+    let hashed = (0..100).filter(|n| guess("d", "10.1.2.3", *n).is_hashed(&limits, NOW)).count();
+    assert_eq!(hashed, 20, "only the rate of the device");
+    let names =
+        (0..100).filter(|n| guess(&format!("n{n}"), "10.1.2.3", *n).is_hashed(&limits, NOW));
+    assert_eq!(names.count(), 100);
+}
+
+#[test]
+fn limits_can_be_off() {
+    let settings = LimitSettings { enabled: false, exempt: Vec::new() };
+    let limits = Limits::new(settings, crate::metrics::Metrics::new().unwrap().limits);
+    assert!((0..100).all(|n| guess("d", "192.0.2.7", n % 2).is_hashed(&limits, NOW)));
+}
+
+#[test]
+fn a_full_table_gives_up_what_would_be_forgotten_first() {
+    let mut map: HashMap<u32, i64> = (0..100).map(|n| (n, NOW + i64::from(n))).collect();
+    make_room(&mut map, 100, |at| *at, NOW + 10);
+    assert_eq!(map.len(), 75);
+    assert!(map.values().all(|at| *at >= NOW + 25));
+    make_room(&mut map, 100, |at| *at, NOW + 90);
+    assert_eq!(map.len(), 75, "there is room");
+    let mut same: HashMap<u32, i64> = (0..100).map(|n| (n, NOW + 5)).collect();
+    make_room(&mut same, 100, |at| *at, NOW);
+    assert!(same.len() < 100);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 64, ..ProptestConfig::default() })]
+
+    /// However guesses come: no device is out of reach of an address that has guessed nothing for
+    /// longer than the rate takes to give one back, and no (device, address) is locked for longer than
+    /// a quarter of an hour.
+    #[test]
+    fn nobody_is_kept_out_from_elsewhere(
+        guesses in prop::collection::vec((0..3_u8, 0..4_u8, any::<u64>(), 0..30_i64), 1..200),
+    ) {
+        let limits = limits();
+        let mut now = NOW;
+        for (name, address, digest, wait) in guesses {
+            now += wait * SECOND;
+            guess(&format!("d{name}"), &format!("10.0.0.{address}"), digest).is_hashed(&limits, now);
+        }
+        for name in 0..3 {
+            let elsewhere = guess(&format!("d{name}"), "192.0.2.1", 1);
+            let admission = limits.admit(&elsewhere.guess(), now + rate::INTERVAL);
+            prop_assert!(matches!(admission, Admission::Hash(_)));
+        }
+        prop_assert_eq!(limits.locked(now + softlock::LONGEST), (0, 0));
+    }
+}
