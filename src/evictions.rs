@@ -203,7 +203,9 @@ impl Evictor {
         if let Some(error) = emqx_unfit {
             static THROTTLE: LogThrottle =
                 LogThrottle::new("sessions that have to end wait for EMQX");
-            if let Some(unsaid) = THROTTLE.now() {
+            let is_awaited =
+                error.is_away() && self.api.as_ref().is_some_and(|api| api.circuit().is_awaited());
+            if !is_awaited && let Some(unsaid) = THROTTLE.now() {
                 tracing::warn!(%error, waiting = put_back.len(), unsaid, "sessions that have to end wait for EMQX");
             }
             let why = error.to_string();

@@ -36,7 +36,7 @@ use tokio::time::Instant;
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
-use crate::backoff::jittered;
+use crate::backoff::{exponential, jittered};
 use crate::clock::Clock;
 use crate::emqx::{EmqxApi, EmqxError};
 use crate::lifecycle::LogThrottle;
@@ -48,6 +48,10 @@ use crate::sweep::listing::Listing;
 
 /// Share of the interval by which sweeps vary.
 const JITTER: f64 = 0.1;
+/// Waits between attempts while EMQX does not answer, at first and at most: it starts after Fleetgate
+/// (`docker/compose.yaml`), and presence is right only once it was asked.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_LONGEST: Duration = Duration::from_secs(5);
 const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a sweep did.
@@ -110,34 +114,39 @@ impl Sweeper {
         Self { target, api, interval, clock, metrics }
     }
 
-    /// Sweeps at once and then at intervals until `stop` is cancelled.
+    /// Sweeps at once and then at intervals until `stop` is cancelled; soon again while EMQX does not
+    /// answer.
     pub async fn run(self, stop: CancellationToken) {
         let mut recent = Duration::ZERO;
+        let mut failures = 0;
         loop {
+            let emqx_failed = tokio::select! {
+                () = stop.cancelled() => return,
+                emqx_failed = self.turn(recent, failures > 0) => emqx_failed,
+            };
+            let wait = if emqx_failed {
+                failures += 1;
+                exponential(RETRY_FIRST, RETRY_LONGEST.min(self.interval), failures - 1)
+            } else {
+                (recent, failures) = (self.interval / 2, 0);
+                jittered(self.interval, JITTER)
+            };
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.turn(recent) => {}
-            }
-            recent = self.interval / 2;
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(jittered(self.interval, JITTER)) => {}
+                () = tokio::time::sleep(wait) => {}
             }
         }
     }
 
-    async fn turn(&self, recent: Duration) {
-        if self.api.is_some() {
-            match self.sweep_unless_within(recent).await {
-                Ok(report)
-                    if report == (Report { clients: report.clients, ..Report::default() }) =>
-                {
-                    tracing::debug!(?report, "presence is as EMQX says");
-                }
-                Ok(report) => tracing::info!(?report, "presence is repaired"),
-                Err(SweepError::Elsewhere) => tracing::debug!("another replica sweeps"),
-                Err(error) => complain(&error),
-            }
+    /// Returns whether EMQX failed, so that it is to be asked again soon. Another attempt after that
+    /// does not count the devices anew.
+    async fn turn(&self, recent: Duration, is_again: bool) -> bool {
+        let emqx_failed = match &self.api {
+            Some(api) => self.compare(api, recent).await,
+            None => false,
+        };
+        if is_again && emqx_failed {
+            return true;
         }
         match self.count_devices().await {
             Ok(counts) => {
@@ -146,6 +155,23 @@ impl Sweeper {
             }
             Err(error) => tracing::debug!(%error, "devices could not be counted"),
         }
+        emqx_failed
+    }
+
+    async fn compare(&self, api: &EmqxApi, recent: Duration) -> bool {
+        let outcome = self.sweep_unless_within(recent).await;
+        match &outcome {
+            Ok(report) if *report == (Report { clients: report.clients, ..Report::default() }) => {
+                tracing::debug!(?report, "presence is as EMQX says");
+            }
+            Ok(report) => tracing::info!(?report, "presence is repaired"),
+            Err(SweepError::Elsewhere) => tracing::debug!("another replica sweeps"),
+            Err(SweepError::Emqx(error)) if api.circuit().is_awaited() && error.is_away() => {
+                tracing::debug!(%error, "EMQX is not there yet");
+            }
+            Err(error) => complain(error),
+        }
+        matches!(outcome, Err(SweepError::Emqx(error)) if error.is_away())
     }
 
     async fn count_devices(&self) -> Result<DeviceCounts, RegistryError> {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{AppError, set_up};
@@ -25,6 +26,9 @@ use crate::sweep::Sweeper;
 
 /// Wait between attempts to reach a PostgreSQL that was never seen.
 const FIRST_CONTACT_RETRY: Duration = Duration::from_millis(500);
+
+/// How long PostgreSQL may take to answer for the first time without being complained about.
+const POSTGRES_STARTING: Duration = Duration::from_secs(60);
 
 /// What keeps EMQX in step with the registry, and the registry with EMQX.
 pub(super) struct Broker {
@@ -50,8 +54,7 @@ pub(super) fn broker(
 }
 
 /// Brings the schema up to date once PostgreSQL is there (or makes sure that the owner has, and that the
-/// role may serve), then listens and keeps EMQX in step until
-/// told to stop.
+/// role may serve), then listens and keeps EMQX in step until told to stop.
 pub(super) async fn keep_registry(
     target: Target,
     postgres: Postgres,
@@ -60,13 +63,12 @@ pub(super) async fn keep_registry(
     broker: Broker,
     end: CancellationToken,
 ) -> Result<(), RegistryError> {
+    let mut wait = FirstContact::begin();
     while let Err(error) = bring_up_to_date(&target).await {
         if !error.is_unreachable() {
             return Err(error);
         }
-        if !freshness.is_away() {
-            tracing::error!(%error, "waiting for PostgreSQL");
-        }
+        wait.tell(&error);
         freshness.away();
         tokio::select! {
             () = end.cancelled() => return Ok(()),
@@ -81,6 +83,30 @@ pub(super) async fn keep_registry(
         sweeper.run(end)
     );
     Ok(())
+}
+
+/// Waiting for a PostgreSQL that was never seen. It may start after Fleetgate: for a while that is told once
+/// and is no error.
+struct FirstContact {
+    began: Instant,
+    is_told: bool,
+    is_error_told: bool,
+}
+
+impl FirstContact {
+    fn begin() -> Self {
+        Self { began: Instant::now(), is_told: false, is_error_told: false }
+    }
+
+    fn tell(&mut self, error: &RegistryError) {
+        if self.began.elapsed() < POSTGRES_STARTING {
+            if !std::mem::replace(&mut self.is_told, true) {
+                tracing::info!(%error, "waiting for PostgreSQL");
+            }
+        } else if !std::mem::replace(&mut self.is_error_told, true) {
+            tracing::error!(%error, "still waiting for PostgreSQL");
+        }
+    }
 }
 
 async fn bring_up_to_date(target: &Target) -> Result<(), RegistryError> {

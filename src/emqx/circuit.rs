@@ -4,6 +4,9 @@
 //! *Half-open*, once that while is over: one call goes through. If it succeeds the circuit closes, if
 //! not it stays open for twice as long, up to [`LONGEST`]. A call that is given up counts for nothing,
 //! and the next one tries in its place.
+//!
+//! EMQX may start after Fleetgate (`docker/compose.yaml` has it so): until it has answered once, for
+//! [`STARTING`] at most, it is awaited, and that it does not answer is nothing to complain about.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,9 +23,13 @@ pub const SHORTEST: Duration = Duration::from_millis(250);
 /// How long it stays open at most.
 pub const LONGEST: Duration = Duration::from_secs(5);
 
+/// How long EMQX may take to answer for the first time.
+pub const STARTING: Duration = Duration::from_secs(60);
+
 /// See the module documentation.
 pub struct Circuit {
     state: Mutex<State>,
+    began: Instant,
     /// 1 while it is not closed.
     open: IntGauge,
 }
@@ -34,6 +41,10 @@ struct State {
     openings: u32,
     open_until: Option<Instant>,
     probing: bool,
+    /// Whether it was ever closed by an answer.
+    answered: bool,
+    /// Whether the log tells of these failures.
+    told: bool,
 }
 
 /// A call on its way. Dropped without outcome, it counts for nothing.
@@ -44,7 +55,7 @@ pub struct Passage<'a> {
 
 impl Circuit {
     pub(super) fn new(open: IntGauge) -> Self {
-        Self { state: Mutex::default(), open }
+        Self { state: Mutex::default(), began: Instant::now(), open }
     }
 
     /// Lets a call through, or not.
@@ -72,6 +83,12 @@ impl Circuit {
         self.state().wait()
     }
 
+    /// Whether EMQX has not answered yet and need not have.
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        !self.state().answered && self.began.elapsed() < STARTING
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -96,17 +113,22 @@ impl Passage<'_> {
                     tracing::info!(unsaid, "EMQX answers again");
                 }
             }
-            *state = State::default();
+            *state = State { answered: true, ..State::default() };
             self.circuit.open.set(0);
         }
     }
 
     /// EMQX did not answer, or cannot work.
     pub(super) fn failed(self) {
+        let is_awaited = self.circuit.is_awaited();
         let mut state = self.circuit.state();
         state.failures = state.failures.saturating_add(1);
         let opens = state.openings == 0 && state.failures >= FAILURES;
-        if opens {
+        if opens && is_awaited {
+            tracing::info!("waiting for EMQX's REST API");
+        }
+        if (opens || state.openings > 0) && !is_awaited && !state.told {
+            state.told = true;
             static THROTTLE: LogThrottle = LogThrottle::new("EMQX's REST API fails");
             if let Some(unsaid) = THROTTLE.now() {
                 tracing::error!(
@@ -163,6 +185,23 @@ mod tests {
         let circuit = opened();
         assert!(circuit.is_open() && circuit.pass().is_none() && circuit.open.get() == 1);
         assert!(circuit.wait() > Duration::ZERO);
+    }
+
+    #[test]
+    fn an_emqx_that_never_answered_is_awaited_for_a_while() {
+        let mut circuit = opened();
+        assert!(circuit.is_awaited() && !circuit.state().told);
+        circuit.began = Instant::now().checked_sub(STARTING).unwrap();
+        let_the_wait_pass(&circuit);
+        circuit.pass().unwrap().failed();
+        assert!(!circuit.is_awaited() && circuit.state().told, "told once it should be there");
+        let circuit = self::circuit();
+        circuit.pass().unwrap().succeeded();
+        assert!(!circuit.is_awaited(), "it is there");
+        for _ in 0..FAILURES {
+            circuit.pass().unwrap().failed();
+        }
+        assert!(circuit.state().told);
     }
 
     #[test]

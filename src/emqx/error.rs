@@ -123,6 +123,12 @@ impl EmqxError {
         self.may_pass() || matches!(self, Self::Unauthorized { .. } | Self::CircuitOpen)
     }
 
+    /// Whether EMQX gave no answer, as while it starts.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        self.may_pass() || matches!(self, Self::CircuitOpen)
+    }
+
     /// One word for metrics.
     pub(super) fn label(&self) -> &'static str {
         match self {

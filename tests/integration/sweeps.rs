@@ -14,6 +14,8 @@ use crate::support::app::{TestApp, config, eventually};
 use crate::support::fake_emqx::{FakeEmqx, Mood};
 use crate::support::fleet::Fleet;
 use crate::support::postgres::{TestDatabase, connect, fresh_database};
+use crate::support::serve::Serve;
+use crate::support::wire::Connection;
 
 /// A sweeper without service around it, a registry and a broker.
 struct Bench {
@@ -291,6 +293,53 @@ async fn replicas_share_the_sweeping() {
     assert!(latest > 1_600_000_000.0, "{latest}");
     let text = a.get("/metrics").await.body + &b.get("/metrics").await.body;
     assert!(text.contains(done), "{text}");
+}
+
+/// Fleetgate starts before EMQX in the stack: that is nothing to complain about, and presence is compared
+/// as soon as EMQX answers, not an interval later.
+#[tokio::test]
+async fn an_emqx_that_starts_later_is_awaited_quietly_and_asked_at_once() {
+    let emqx = FakeEmqx::start().await;
+    emqx.connect("t", "t", 1_000);
+    emqx.connect("gone", "gone", 1_000);
+    emqx.go_away();
+    let database = fresh_database().await;
+    let fleet = Fleet::connect(&database.url).await;
+    fleet.device("t").await;
+    fleet.device("gone").await;
+    let api = emqx.settings();
+    let serve = Serve::start(&[
+        ("FLEETGATE_DATABASE_URL", database.url.clone()),
+        ("FLEETGATE_EMQX_API_URL", api.url),
+        ("FLEETGATE_EMQX_API_KEY", api.key),
+        ("FLEETGATE_EMQX_API_SECRET", api.secret.expose().to_owned()),
+        ("FLEETGATE_EMQX_SWEEP_INTERVAL", "1h".to_owned()),
+    ]);
+    // Its sessions have to end too.
+    let evict = "UPDATE devices SET enabled = false WHERE name = 'gone'";
+    eventually("it has tried to end a session", || async {
+        fleet.sql(evict, &[]).await;
+        fleet.value::<i64>("SELECT count(*) FROM session_evictions WHERE attempts > 0 OR last_error IS NOT NULL").await > 0
+    })
+    .await;
+    eventually("EMQX is found away", || async {
+        let mut connection = Connection::open(serve.address).await;
+        let request = b"GET /metrics HTTP/1.1\r\nhost: fleetgate\r\n\r\n";
+        connection.exchange(request).await.body.contains("\nfleetgate_emqx_circuit_open 1")
+    })
+    .await;
+    emqx.come_back().await;
+    eventually("presence is compared", || async {
+        fleet.value::<bool>("SELECT online FROM devices WHERE name = 't'").await
+    })
+    .await;
+    eventually("the session is ended", || async {
+        fleet.value::<i64>("SELECT count(*) FROM session_evictions").await == 0
+    })
+    .await;
+    let log = serve.stop();
+    assert!(!log.contains("ERROR") && !log.contains("WARN"), "{log}");
+    assert!(log.contains("waiting for EMQX's REST API"), "{log}");
 }
 
 /// Runs `fleetgate sweep --json` with these settings beside the database's.

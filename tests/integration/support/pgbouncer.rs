@@ -1,5 +1,6 @@
 //! A real PgBouncer in front of PostgreSQL's unix socket.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use tempfile::TempDir;
 use tokio::net::UnixStream;
 
 use super::app::eventually;
+use super::postgres::{OWNER, SERVING_ROLE};
 
 /// Part of the socket's file name; nothing listens on TCP.
 const PORT: u16 = 6432;
@@ -21,7 +23,8 @@ pub(crate) struct Pgbouncer {
 
 impl Pgbouncer {
     /// Starts one in front of the server behind `upstream`, a socket such as
-    /// [`super::postgres::socket_path`] gives, for the roles named (without passwords).
+    /// [`super::postgres::socket_path`] gives, for the roles named beside
+    /// the owner and the serving role (without passwords).
     ///
     /// `settings` are those of `pgbouncer.ini`, such as `("pool_mode", "transaction")`; what they leave
     /// out is PgBouncer's default.
@@ -75,6 +78,7 @@ fn configure(
     settings: &[(&str, &str)],
 ) -> PathBuf {
     let users = directory.join("users.txt");
+    let roles: BTreeSet<_> = roles.iter().copied().chain([OWNER, SERVING_ROLE]).collect();
     let lines: Vec<String> = roles.iter().map(|role| format!("\"{role}\" \"\"\n")).collect();
     write_for_all(&users, &lines.concat());
     let port = upstream.extension().unwrap().to_str().unwrap();
