@@ -130,7 +130,8 @@ fn rows(sessions: &mut Sessions, ids: &[i64], batch: usize) -> (Vec<SessionMove>
             Happening::Reported { at_ms, id } => {
                 let value = Some(r#"{"c":21.5}"#.into());
                 let mut heard = seen(at_ms);
-                heard.reports.insert("main".into(), Value { at_ms, id: id.into(), value });
+                let report = Value { at_ms, id: id.into(), value, as_text: None };
+                heard.reports.insert("main".into(), report);
                 news.push(heard);
             }
         }

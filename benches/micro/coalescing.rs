@@ -26,7 +26,8 @@ fn news(devices: u32) -> Vec<DeviceNews> {
     let reported = |event: u32| {
         let at_ms = 1_800_000_000_000 + i64::from(event);
         let id = format!("0006{event:028}").into();
-        let report = Report { at_ms, id, value: Some(r#"{"celsius":21.5}"#.into()) };
+        let value = Some(r#"{"celsius":21.5}"#.into());
+        let report = Report { at_ms, id, value, as_text: None };
         let reports = BTreeMap::from([("temperature".into(), report)]);
         DeviceNews { reports, ..DeviceNews::seen(DeviceId((event % devices).into()), at_ms) }
     };

@@ -16,6 +16,7 @@ use crate::cli::output::shell_word;
 use crate::domain::name::{CapabilityName, ClientId, DeviceKind, DeviceName, check_name};
 use crate::domain::password_hash::Cost;
 use crate::domain::topic::TopicName;
+use crate::domain::value::StateValue;
 use crate::registry::bindings::NewBinding;
 use crate::registry::credentials::{self, NewCredential, Terms};
 use crate::registry::devices::{self, DeviceDetails, NewDevice};
@@ -68,6 +69,9 @@ fn place(text: &str) -> Result<String, String> {
 }
 
 fn json_object(text: &str) -> Result<Value, String> {
+    if let Some(why) = StateValue::read(text.as_bytes()).and_then(|value| value.as_text()) {
+        return Err(format!("is JSON that cannot be stored: {}", why.why()));
+    }
     match serde_json::from_str(text) {
         Ok(value @ Value::Object(_)) => Ok(value),
         Ok(_) => Err("is JSON but no object; write something like {\"room\": \"101\"}".to_owned()),

@@ -81,7 +81,10 @@ fn dash() -> String {
 }
 
 fn state_row(binding: &str, entry: &Value, now_ms: i64) -> [String; 3] {
-    let value = entry.get("value").map_or_else(dash, Value::to_string);
+    let mut value = entry.get("value").map_or_else(dash, Value::to_string);
+    if let Some(why) = entry.get("kept_as_text").and_then(Value::as_str) {
+        value = format!("{value} (JSON kept as text: {why})");
+    }
     [binding.to_owned(), value, age(entry, now_ms)]
 }
 
@@ -128,6 +131,8 @@ mod tests {
         assert_eq!(row(json!({"value": {"c": 1}, "at": 99_940_000})), ["main", r#"{"c":1}"#, "1m"]);
         assert_eq!(row(json!({"at": 3_000_000})), ["main", "-", "1d"]);
         assert_eq!(row(json!({"value": "x", "at": 100_000_500}))[2], "0s");
+        let text = row(json!({"value": "1e200000", "kept_as_text": "why", "at": 0}));
+        assert_eq!(text[1], "\"1e200000\" (JSON kept as text: why)");
     }
 
     #[test]

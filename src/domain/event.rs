@@ -70,8 +70,8 @@ pub struct Message<'a> {
     pub id: Cow<'a, str>,
     /// When EMQX received it.
     pub received_at_ms: i64,
-    /// The bytes themselves.
-    pub payload: Vec<u8>,
+    /// The bytes themselves; `None` where they are more than anybody wanted to read.
+    pub payload: Option<Vec<u8>>,
 }
 
 impl Event<'_> {

@@ -1,28 +1,52 @@
 //! JSON Schemas of payloads, compiled once.
 //!
 //! References to other documents are not followed: a registry must not fetch what a schema names.
+//!
+//! # Stack
+//! Judging recurses with the depth of the value, some kilobytes a level, times what the schema nests at
+//! each level. The threads that serve requests have 2 MiB, and a stack that overflows ends the process.
+//! So what is nested deeper than `value::SHALLOW` is judged on a thread of its own with [`DEEP_STACK`], of
+//! which only what is used becomes memory; values from devices rarely are.
+
+mod words;
+
+use std::thread;
 
 use jsonschema::{PatternOptions, Validator};
 use serde_json::Value;
 use thiserror::Error;
 
-/// Longest JSON pointer that a violation tells, in bytes: keys of a payload may be long.
-const MAX_POINTER_BYTES: usize = 256;
+use crate::domain::value::{Judged, MAX_JUDGED_DEPTH, read_deep};
+use words::{MAX_ERROR_CHARS, visible};
+
+/// Largest schema in bytes.
+pub const MAX_SCHEMA_BYTES: usize = 1024 * 1024;
 /// Steps that a pattern of a schema may take over one string before the string counts as no match.
 const PATTERN_STEPS: usize = 100_000;
+/// Stack in bytes for a value that is nested deeper.
+const DEEP_STACK: usize = MAX_JUDGED_DEPTH * 128 * 1024;
 
 /// Why a schema cannot be used. The text says where in the schema.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{0}")]
 pub struct SchemaError(String);
 
-/// Where a value breaks a schema. Nothing here repeats the value.
+/// Where a value breaks a schema. Nothing here repeats a value; names of properties are shortened and
+/// without anything that a terminal would act on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
     /// JSON pointer (RFC 6901) into the value; empty for the value itself.
     pub pointer: String,
     /// Which rule it breaks.
     pub message: String,
+}
+
+impl Violation {
+    /// A violation by the value as a whole.
+    #[must_use]
+    pub fn of_all(message: String) -> Self {
+        Self { pointer: String::new(), message }
+    }
 }
 
 /// A schema that is ready to judge.
@@ -39,60 +63,172 @@ impl StateSchema {
             .with_pattern_options(PatternOptions::fancy_regex().backtrack_limit(PATTERN_STEPS))
             .build(schema)
             .map(Self)
-            .map_err(|error| SchemaError(format!("{error} (at \"{}\")", error.instance_path())))
+            .map_err(|error| {
+                let text = format!("{error} (at \"{}\")", error.instance_path());
+                SchemaError(visible(&text, MAX_ERROR_CHARS))
+            })
+    }
+
+    /// Reads a schema and compiles it.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn read(text: &str) -> Result<Self, SchemaError> {
+        if text.len() > MAX_SCHEMA_BYTES {
+            return Err(SchemaError(format!("it is larger than {MAX_SCHEMA_BYTES} bytes")));
+        }
+        let schema = serde_json::from_str(text).map_err(|error| SchemaError(error.to_string()))?;
+        Self::compile(&schema)
     }
 
     /// Judges a value.
     ///
     /// # Errors
-    /// The first rule that it breaks.
-    pub fn check(&self, value: &Value) -> Result<(), Violation> {
-        self.0.validate(value).map_err(|error| Violation {
-            pointer: shortened(error.instance_path().as_str()),
-            message: format!("breaks \"{}\" of the schema", error.kind().keyword()),
-        })
+    /// The first rule that it breaks, or why it is no JSON value.
+    pub fn check(&self, judged: &Judged) -> Result<(), Violation> {
+        match judged {
+            Judged::Value(value) => self.judge(value),
+            Judged::Deep(text) => self.judge_deep(text),
+            Judged::Not(why) => Err(Violation::of_all(why.to_string())),
+        }
     }
-}
 
-fn shortened(pointer: &str) -> String {
-    if pointer.len() <= MAX_POINTER_BYTES {
-        return pointer.to_owned();
+    fn judge(&self, value: &Value) -> Result<(), Violation> {
+        self.0.validate(value).map_err(|error| words::violation(&error))
     }
-    let end = pointer.floor_char_boundary(MAX_POINTER_BYTES);
-    format!("{}…", pointer.get(..end).unwrap_or_default())
+
+    fn judge_deep(&self, text: &str) -> Result<(), Violation> {
+        let judge = || match read_deep(text) {
+            Ok(value) => self.judge(&value),
+            Err(why) => Err(Violation::of_all(why.to_string())),
+        };
+        let judged = thread::scope(|scope| {
+            let roomy = thread::Builder::new().stack_size(DEEP_STACK);
+            roomy.spawn_scoped(scope, judge).ok()?.join().ok()
+        });
+        let unable = || Violation::of_all("is nested too deep to be checked at present".to_owned());
+        judged.unwrap_or_else(|| Err(unable()))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
+    use super::words::MAX_POINTER_BYTES;
     use super::*;
+    use crate::domain::value::StateValue;
 
-    fn celsius() -> StateSchema {
-        StateSchema::compile(&json!({
-            "type": "object",
-            "properties": {"celsius": {"type": "number", "minimum": -50}},
-            "required": ["celsius"]
-        }))
-        .unwrap()
+    fn schema(schema: &str) -> StateSchema {
+        StateSchema::compile(&serde_json::from_str(schema).unwrap()).unwrap()
     }
+
+    fn check(schema: &StateSchema, payload: &str) -> Result<(), Violation> {
+        schema.check(StateValue::read(payload.as_bytes()).unwrap().judged())
+    }
+
+    fn said(schema_text: &str, payload: &str) -> (String, String) {
+        let Violation { pointer, message } = check(&schema(schema_text), payload).unwrap_err();
+        (pointer, message)
+    }
+
+    const CELSIUS: &str = r#"{
+        "type": "object", "properties": {"celsius": {"type": "number", "minimum": -50}},
+        "required": ["celsius"], "additionalProperties": false}"#;
 
     #[test]
     fn a_violation_says_where_and_which_rule_but_not_what() {
-        assert_eq!(celsius().check(&json!({"celsius": 21.5})), Ok(()));
-        let cold = celsius().check(&json!({"celsius": -271_828})).unwrap_err();
-        assert_eq!(cold.pointer, "/celsius");
-        assert_eq!(cold.message, "breaks \"minimum\" of the schema");
-        let text = celsius().check(&json!("271828")).unwrap_err();
-        assert_eq!((text.pointer.as_str(), text.message.contains("271828")), ("", false));
+        assert_eq!(check(&schema(CELSIUS), r#"{"celsius": 21.5}"#), Ok(()));
+        let violation = |payload| said(CELSIUS, payload);
+        let said = |pointer: &str, message: &str| (pointer.to_owned(), message.to_owned());
+        assert_eq!(
+            violation(r#"{"celsius": -271828}"#),
+            said("/celsius", "breaks \"minimum\" of the schema")
+        );
+        assert_eq!(
+            violation("\"271828\""),
+            said("", "breaks \"type\" of the schema: expected object, got string")
+        );
+        assert_eq!(
+            violation("{}"),
+            said("", "breaks \"required\" of the schema: the property \"celsius\" is missing")
+        );
+        let (pointer, message) = violation(r#"{"celsius": "271828"}"#);
+        assert_eq!(pointer, "/celsius");
+        assert!(message.ends_with("expected number, got string"), "{message}");
+        let (_, message) = violation(r#"{"celsius": 1, "c\u001b\u0000": 271828, "d": 2}"#);
+        assert!(message.contains(r#"the property "c\u{1b}\0" is not allowed"#), "{message}");
     }
 
     #[test]
-    fn pointers_are_bounded() {
-        let schema = StateSchema::compile(&json!({"additionalProperties": {"type": "null"}}));
-        let value = json!({ "é".repeat(40_000): 1 });
-        let pointer = schema.unwrap().check(&value).unwrap_err().pointer;
+    fn names_from_a_payload_are_bounded_and_harmless() {
+        let long = "é".repeat(40_000);
+        let (pointer, _) =
+            said(r#"{"additionalProperties": {"type": "null"}}"#, &json!({ &long: 1 }).to_string());
         assert!(pointer.starts_with("/éé") && pointer.len() <= MAX_POINTER_BYTES + 3);
+        let (pointer, _) =
+            said(r#"{"additionalProperties": false}"#, &json!({ &long: 1 }).to_string());
+        assert!(pointer.len() <= MAX_POINTER_BYTES + 3);
+        let many = (0..1000).map(|i| (format!("{i}{long}"), json!(1))).take(9).collect();
+        let many = Value::Object(many).to_string();
+        let (_, message) = said(r#"{"unevaluatedProperties": false}"#, &many);
+        assert!(message.chars().count() < 350 && message.contains("and 6 more"), "{message}");
+        let (pointer, _) =
+            said(r#"{"additionalProperties": {"type": "null"}}"#, "{\"\\u0000\\u202e\":1}");
+        assert_eq!(pointer, r"/\0\u{202e}");
+    }
+
+    #[test]
+    fn what_is_not_json_breaks_every_schema() {
+        for text in ["nan", "+1", "\u{feff}1", "{'a':1}", "[1] x", " "] {
+            for any in ["true", "{}", r#"{"type":"string"}"#, r#"{"type":"object"}"#] {
+                let (pointer, message) = said(any, text);
+                assert!(pointer.is_empty() && message.contains("is not JSON"), "{text}: {message}");
+            }
+        }
+        let bytes = StateValue::read(b"\x08\x96\x01").unwrap();
+        let violation = schema(r#"{"type":"object"}"#).check(bytes.judged()).unwrap_err();
+        assert!(violation.message.contains("not UTF-8"), "{}", violation.message);
+    }
+
+    #[test]
+    fn numbers_are_judged_by_their_digits() {
+        let judged = |text: &str, payload: &str| check(&schema(text), payload).is_ok();
+        for (text, payload, good) in [
+            (r#"{"const":9007199254740993}"#, "9007199254740993", true),
+            (r#"{"const":9007199254740993}"#, "9007199254740992", false),
+            (r#"{"const":1.0}"#, "1", true),
+            (r#"{"maximum":89441100680000000001}"#, "89441100680000000001", true),
+            (r#"{"maximum":89441100680000000001}"#, "89441100680000000002", false),
+            (r#"{"multipleOf":0.01}"#, "19.99", true),
+            (r#"{"multipleOf":0.1}"#, "0.1000", true),
+            (r#"{"type":"integer"}"#, "1e400", true),
+            (r#"{"type":"number","maximum":1e400}"#, "1e200000", false),
+            (r#"{"type":"integer"}"#, "1.0", true),
+            (r#"{"type":"number"}"#, "-1e99999999999999999999", true),
+            (r#"{"minimum":0}"#, "-0", true),
+        ] {
+            assert_eq!(judged(text, payload), good, "{text} {payload}");
+        }
+    }
+
+    #[test]
+    fn deep_values_are_judged_and_cannot_overflow_a_stack() {
+        let nested = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+        let any = schema(r#"{"type":"array"}"#);
+        let recursive = schema(
+            r##"{"anyOf":[{"type":"string"},{"allOf":[{"type":"array","items":{"$ref":"#"}}]}]}"##,
+        );
+        for levels in [1, 17, 100, 101, 128, 129, 1000] {
+            assert_eq!(check(&any, &nested(levels)), Ok(()), "{levels}");
+            assert_eq!(check(&recursive, &nested(levels)), Ok(()), "{levels}");
+            let bad = format!("{}1{}", "[".repeat(levels), "]".repeat(levels));
+            assert!(check(&recursive, &bad).is_err(), "{levels}");
+        }
+        for levels in [1001, 32_000] {
+            let message = check(&any, &nested(levels)).unwrap_err().message;
+            assert!(message.contains("nested deeper than 1000 levels"), "{message}");
+        }
     }
 
     #[test]
@@ -106,12 +242,12 @@ mod tests {
         ] {
             assert!(StateSchema::compile(&schema).is_err(), "{schema}");
         }
-        assert!(StateSchema::compile(&json!(false)).unwrap().check(&json!(1)).is_err());
+        assert!(check(&schema("false"), "1").is_err());
     }
 
     #[test]
     fn a_pattern_that_backtracks_is_stopped() {
-        let schema = StateSchema::compile(&json!({"pattern": "^(?=a)(a|aa)+$"})).unwrap();
-        assert!(schema.check(&json!(format!("{}b", "a".repeat(60_000)))).is_err());
+        let schema = schema(r#"{"pattern": "^(?=a)(a|aa)+$"}"#);
+        assert!(check(&schema, &format!("\"{}b\"", "a".repeat(60_000))).is_err());
     }
 }

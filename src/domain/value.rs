@@ -1,33 +1,151 @@
 //! From a payload to the value that the registry keeps: JSON as JSON, other text as a string, other
-//! bytes as `{"base64": …}`.
+//! bytes as `{"base64": …}`; and to what a schema judges, which is the payload itself, never one of
+//! our own wrappers.
 //!
-//! # What jsonb refuses though it is JSON
-//! PostgreSQL and serde_json do not accept the same texts, and one text that PostgreSQL refuses would
-//! fail a whole batch. Such a document is kept as a *string* that holds its text, byte for byte:
-//! - `\u0000` anywhere: PostgreSQL's text cannot hold U+0000 (22P05);
-//! - numbers beyond an IEEE double (serde_json refuses) and numbers of more than [`MAX_NUMBER_BYTES`]
-//!   or with an exponent below [`MIN_EXPONENT`] (numeric ends at 16,383 decimals: 22003);
-//! - unpaired surrogates (serde_json refuses them as 22P05 would);
-//! - nesting deeper than [`MAX_DEPTH`]: readers of the registry, this one included, stop at 128, and
-//!   the value itself lies two levels deep.
+//! # JSON that PostgreSQL cannot hold
+//! One text that PostgreSQL refuses would fail a whole batch. Such a document is kept as a *string*
+//! that holds its text byte for byte, with the reason beside it ([`AsText`]), and is judged as the JSON
+//! it is. What jsonb and its numeric do not hold is in [`scan`].
 //!
-//! Numbers are not read and written again: jsonb keeps every digit, where a double would not.
+//! # Numbers
+//! Numbers are not read and written again: jsonb keeps every digit, a zero at the end included, and
+//! writes exponents out (`1.5e3` becomes `1500`), which changes no value. Minus zero loses its sign.
+//! serde_json's `arbitrary_precision` keeps digits wherever this program holds a number itself.
+//!
+//! # Depth
+//! PostgreSQL, readers of the registry and most JSON libraries stop somewhere between 100 and 1000
+//! levels, some by crashing. So JSON deeper than [`MAX_DEPTH`] is kept as text, and JSON deeper than
+//! [`MAX_JUDGED_DEPTH`] is not judged: under a schema it is a violation that says so.
+
+mod scan;
+
+use std::fmt;
 
 use base64ct::{Base64, Encoding};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::Value;
+
+use scan::{Scan, scan};
 
 /// Deepest nesting of arrays and objects that is kept as JSON.
 pub const MAX_DEPTH: usize = 100;
-/// Longest number that is kept as JSON.
-pub const MAX_NUMBER_BYTES: usize = 512;
-/// Smallest decimal exponent that is kept as JSON; a double's own is -324.
-pub const MIN_EXPONENT: i32 = -1000;
+/// Deepest nesting of arrays and objects that a schema is asked about.
+pub const MAX_JUDGED_DEPTH: usize = 1000;
+/// Deepest nesting of arrays and objects that is read on the stack of the thread that serves a request.
+pub const SHALLOW: usize = 16;
 
-/// A value that jsonb can hold.
+/// U+FEFF, as some editors and Windows programs put it before a text.
+const BYTE_ORDER_MARK: char = '\u{feff}';
+
+/// Why a payload that is JSON is kept as text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AsText {
+    /// `\u0000` anywhere: PostgreSQL's text cannot hold U+0000 (22P05).
+    Nul,
+    /// Half of a surrogate pair, which is no character (22P02).
+    Surrogate,
+    /// A number beyond numeric's 131,072 digits before the point and 16,383 after it (22003).
+    Number,
+    /// Numbers whose exponents, written out as jsonb does it, would take more than a mebibyte.
+    WrittenOut,
+    /// Nested deeper than [`MAX_DEPTH`].
+    Depth,
+    /// A property name that the JSON library takes for a mark of its own.
+    Reserved,
+}
+
+impl AsText {
+    /// The reason, as it stands beside the stored value.
+    #[must_use]
+    pub fn why(self) -> &'static str {
+        match self {
+            Self::Nul => "it holds U+0000, which PostgreSQL cannot store",
+            Self::Surrogate => "it holds half of a surrogate pair, which PostgreSQL cannot store",
+            Self::Number => "it holds a number with more digits than PostgreSQL can store",
+            Self::WrittenOut => "its exponents written out would take more than 1 MiB",
+            Self::Depth => "it is nested deeper than 100 levels",
+            Self::Reserved => "it holds a property name that Fleetgate's JSON library reserves",
+        }
+    }
+}
+
+/// Why a payload cannot be judged by a schema. The text goes on after the name of a binding and
+/// repeats nothing of the payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotJson {
+    /// Bytes that are no text.
+    NotUtf8,
+    /// A byte order mark stands before the text. RFC 8259 section 8.1 forbids to send one.
+    ByteOrderMark,
+    /// Text that is not JSON; where that shows, both counted from 1.
+    Syntax {
+        /// The line.
+        line: usize,
+        /// The byte in it.
+        column: usize,
+    },
+    /// JSON nested deeper than [`MAX_JUDGED_DEPTH`].
+    TooDeep,
+    /// JSON with a property name that the JSON library takes for a mark of its own.
+    Reserved,
+}
+
+impl NotJson {
+    fn at(error: &serde_json::Error) -> Self {
+        Self::Syntax { line: error.line(), column: error.column() }
+    }
+}
+
+impl fmt::Display for NotJson {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotUtf8 => f.write_str("is not UTF-8, so it is not JSON"),
+            Self::ByteOrderMark => f.write_str(
+                "is not JSON: a byte order mark (U+FEFF) stands in front of it; send it without",
+            ),
+            Self::Syntax { line, column } => {
+                write!(f, "is not JSON (line {line} column {column})")
+            }
+            Self::TooDeep => write!(
+                f,
+                "is nested deeper than {MAX_JUDGED_DEPTH} levels, deeper than a schema is asked about"
+            ),
+            Self::Reserved => f.write_str(
+                "holds a property name that begins with \"$serde_json::private::\", which \
+                 Fleetgate's JSON library reserves",
+            ),
+        }
+    }
+}
+
+/// A value that jsonb can hold, and what a schema judges of it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StateValue {
     text: String,
-    value: Value,
+    as_text: Option<AsText>,
+    judged: Judged,
+}
+
+/// What a schema judges.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Judged {
+    /// The document itself.
+    Value(Value),
+    /// JSON nested deeper than [`SHALLOW`]: its text, read only where there is stack for it.
+    Deep(Box<str>),
+    /// No document, and why.
+    Not(NotJson),
+}
+
+/// Reads what [`Judged::Deep`] holds; needs some kilobytes of stack a level.
+///
+/// # Errors
+/// A text that is not JSON.
+pub fn read_deep(text: &str) -> Result<Value, NotJson> {
+    let mut reader = serde_json::Deserializer::from_str(text);
+    reader.disable_recursion_limit();
+    Value::deserialize(&mut reader).map_err(|error| NotJson::at(&error))
 }
 
 impl StateValue {
@@ -37,9 +155,14 @@ impl StateValue {
         if payload.is_empty() {
             return None;
         }
-        Some(match std::str::from_utf8(payload) {
-            Ok(text) => Self::document(text).unwrap_or_else(|| Self::text(text)),
-            Err(_) => Self::bytes(payload),
+        let Ok(text) = std::str::from_utf8(payload) else {
+            return Some(Self::bytes(payload, NotJson::NotUtf8));
+        };
+        // At any depth, numbers of any size and any escapes: this reads without recursion.
+        Some(match serde_json::from_str::<IgnoredAny>(text) {
+            Ok(_) => Self::document(text),
+            Err(_) if text.starts_with(BYTE_ORDER_MARK) => Self::text(text, NotJson::ByteOrderMark),
+            Err(error) => Self::text(text, NotJson::at(&error)),
         })
     }
 
@@ -49,141 +172,199 @@ impl StateValue {
         &self.text
     }
 
+    /// Why the payload is JSON and yet stored as the string that holds its text; `None` where it is
+    /// stored as it came.
+    #[must_use]
+    pub fn as_text(&self) -> Option<AsText> {
+        self.as_text
+    }
+
     /// What a schema judges.
     #[must_use]
-    pub fn value(&self) -> &Value {
-        &self.value
+    pub fn judged(&self) -> &Judged {
+        &self.judged
     }
 
-    fn document(text: &str) -> Option<Self> {
-        let value = serde_json::from_str(text).ok()?;
-        jsonb_holds(text.as_bytes()).then(|| Self { text: text.to_owned(), value })
+    /// A text that is JSON.
+    fn document(text: &str) -> Self {
+        let scan = scan(text);
+        let as_text = scan.as_text();
+        let judged = judge(text, &scan);
+        let text = if as_text.is_some() { as_string(text) } else { text.to_owned() };
+        Self { text, as_text, judged }
     }
 
-    fn text(text: &str) -> Self {
+    fn text(text: &str, why: NotJson) -> Self {
         if text.contains('\0') {
-            Self::bytes(text.as_bytes())
-        } else {
-            Self::from(Value::from(text))
+            return Self::bytes(text.as_bytes(), why);
         }
+        Self { text: as_string(text), as_text: None, judged: Judged::Not(why) }
     }
 
-    fn bytes(payload: &[u8]) -> Self {
-        Self::from(serde_json::json!({ "base64": Base64::encode_string(payload) }))
-    }
-}
-
-impl From<Value> for StateValue {
-    fn from(value: Value) -> Self {
-        Self { text: value.to_string(), value }
+    fn bytes(payload: &[u8], why: NotJson) -> Self {
+        let text = format!("{{\"base64\":\"{}\"}}", Base64::encode_string(payload));
+        Self { text, as_text: None, judged: Judged::Not(why) }
     }
 }
 
-/// Whether jsonb takes a text that serde_json has accepted.
-fn jsonb_holds(text: &[u8]) -> bool {
-    let (mut rest, mut depth) = (text, 0_usize);
-    while let Some((first, after)) = rest.split_first() {
-        rest = after;
-        match first {
-            b'"' => match string_end(after) {
-                Some(end) => rest = end,
-                None => return false,
-            },
-            b'[' | b'{' => depth += 1,
-            b']' | b'}' => depth = depth.saturating_sub(1),
-            b'-' | b'0'..=b'9' => {
-                let more = after.iter().take_while(|byte| is_in_number(**byte)).count();
-                let (number, end) = after.split_at(more);
-                if !is_modest(number) {
-                    return false;
-                }
-                rest = end;
-            }
-            _ => {}
-        }
-        if depth > MAX_DEPTH {
-            return false;
-        }
+fn as_string(text: &str) -> String {
+    Value::from(text).to_string()
+}
+
+fn judge(text: &str, scan: &Scan) -> Judged {
+    if scan.reserved {
+        return Judged::Not(NotJson::Reserved);
     }
-    true
-}
-
-/// What follows a string whose opening quote was just read; `None` if the string holds `\u0000`.
-fn string_end(mut rest: &[u8]) -> Option<&[u8]> {
-    loop {
-        match rest {
-            [b'\\', b'u', b'0', b'0', b'0', b'0', ..] | [] => return None,
-            [b'\\', _, after @ ..] => rest = after,
-            [b'"', after @ ..] => return Some(after),
-            [_, after @ ..] => rest = after,
-        }
+    if scan.depth > MAX_JUDGED_DEPTH {
+        return Judged::Not(NotJson::TooDeep);
     }
-}
-
-fn is_in_number(byte: u8) -> bool {
-    byte.is_ascii_digit() || matches!(byte, b'+' | b'-' | b'.' | b'e' | b'E')
-}
-
-/// Whether numeric holds a number, of which the first byte may be missing.
-fn is_modest(number: &[u8]) -> bool {
-    let exponent =
-        number.iter().position(|byte| matches!(byte, b'e' | b'E')).and_then(|position| {
-            std::str::from_utf8(number.get(position + 1..)?).ok().map(str::parse::<i32>)
-        });
-    let exponent_fits = match exponent {
-        None => true,
-        Some(Ok(exponent)) => exponent >= MIN_EXPONENT,
-        Some(Err(_)) => false,
-    };
-    number.len() < MAX_NUMBER_BYTES && exponent_fits
+    let text = scan::with_whole_surrogates(text, scan);
+    if scan.depth > SHALLOW {
+        return Judged::Deep(text.into());
+    }
+    match serde_json::from_str(&text) {
+        Ok(value) => Judged::Value(value),
+        Err(error) => Judged::Not(NotJson::at(&error)),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
-    fn stored(payload: &[u8]) -> String {
-        StateValue::read(payload).unwrap().json().to_owned()
+    fn read(payload: &[u8]) -> StateValue {
+        StateValue::read(payload).unwrap()
     }
 
-    fn as_string(text: &str) -> String {
-        Value::from(text).to_string()
+    fn stored(payload: &[u8]) -> String {
+        read(payload).json().to_owned()
+    }
+
+    fn judged(payload: &[u8]) -> Result<Value, NotJson> {
+        match read(payload).judged() {
+            Judged::Value(value) => Ok(value.clone()),
+            // A test's thread has room for some hundred levels.
+            Judged::Deep(text) if text.len() < 1000 => read_deep(text),
+            Judged::Deep(_) => Ok(Value::Null),
+            Judged::Not(why) => Err(*why),
+        }
+    }
+
+    fn nested(levels: usize) -> String {
+        format!("{}{}", "[".repeat(levels), "]".repeat(levels))
     }
 
     #[test]
     fn json_is_kept_as_it_came() {
-        for text in
-            ["21.50", r#"{"c": 12345678901234567890123}"#, "null", r#"["\\u0000"]"#, "1e-300"]
-        {
-            assert_eq!(stored(text.as_bytes()), text);
+        for text in [
+            "21.50",
+            r#"{"c": 12345678901234567890123}"#,
+            "null",
+            r#"["\\u0000"]"#,
+            "1e-300",
+            "1e400",
+            "-0",
+            "0.1000",
+            r#"{"a":1,"a":2}"#,
+            r#""😀""#,
+            &nested(MAX_DEPTH),
+            &"9".repeat(60_000),
+        ] {
+            let value = read(text.as_bytes());
+            assert_eq!((value.json(), value.as_text()), (text, None));
+            assert!(judged(text.as_bytes()).is_ok());
         }
     }
 
     #[test]
-    fn other_text_is_a_string_and_other_bytes_are_base64() {
+    fn other_text_is_a_string_and_other_bytes_are_base64_and_neither_is_judged() {
         assert_eq!(stored(b"late"), r#""late""#);
         assert_eq!(stored(b"\0"), r#"{"base64":"AA=="}"#);
         assert_eq!(stored(&[0, 0xff, 0xfe]), r#"{"base64":"AP/+"}"#);
         assert_eq!(StateValue::read(b""), None);
+        for latin in [&b"\x08\x96\x01"[..], b"caf\xe9", b"\xff\xfe1\x00"] {
+            assert_eq!(judged(latin), Err(NotJson::NotUtf8));
+        }
+        for text in [
+            "nan", "NaN", "-nan", "inf", "Infinity", "+1", "'a'", "{'a':1}", "01", "1.", ".5", " ",
+            "1 2", "{}x", "[1,]", "{a:1}", "True", "0x10", "1,5", "\"a\tb\"", "[", "\0", "// c\n1",
+            "{\"a\":1",
+        ] {
+            let why = judged(text.as_bytes()).unwrap_err();
+            assert!(matches!(why, NotJson::Syntax { .. }), "{text}");
+            assert!(why.to_string().starts_with("is not JSON"), "{why}");
+        }
+        let marked = read("\u{feff}{\"a\":1}".as_bytes());
+        assert_eq!(marked.judged(), &Judged::Not(NotJson::ByteOrderMark));
+        assert_eq!(marked.json(), "\"\u{feff}{\\\"a\\\":1}\"");
     }
 
     #[test]
-    fn what_jsonb_refuses_is_a_string() {
-        let deep = format!("{}{}", "[".repeat(MAX_DEPTH + 1), "]".repeat(MAX_DEPTH + 1));
-        let long = format!("0.{}", "1".repeat(MAX_NUMBER_BYTES));
-        for text in [
-            r#"{"a":"\u0000"}"#,
-            r#"{"\u0000":1}"#,
-            r#""\ud800""#,
-            "1e999",
-            "1e-20000",
-            "[1e-99999999999]",
-            deep.as_str(),
-            long.as_str(),
-        ] {
-            assert_eq!(stored(text.as_bytes()), as_string(text), "{text}");
+    fn json_that_jsonb_cannot_hold_is_kept_as_text_and_judged_as_the_json_it_is() {
+        let cases = [
+            (r#"{"a":"\u0000"}"#.to_owned(), AsText::Nul),
+            (r#"{"\u0000":1}"#.to_owned(), AsText::Nul),
+            (r#"[{"d":"x\u0000"}]"#.to_owned(), AsText::Nul),
+            (r#""\ud800""#.to_owned(), AsText::Surrogate),
+            (r#"["\udc00\ud800"]"#.to_owned(), AsText::Surrogate),
+            (r#"{"\uDFFF":1}"#.to_owned(), AsText::Surrogate),
+            ("1e200000".to_owned(), AsText::Number),
+            ("-1E+131072".to_owned(), AsText::Number),
+            ("[1e-99999999999999999999]".to_owned(), AsText::Number),
+            (format!("0.{}", "1".repeat(16_384)), AsText::Number),
+            ("9".repeat(131_073), AsText::Number),
+            (format!("[{}1]", "1e131071,".repeat(9)), AsText::WrittenOut),
+            (nested(MAX_DEPTH + 1), AsText::Depth),
+            (nested(MAX_JUDGED_DEPTH), AsText::Depth),
+        ];
+        for (text, why) in cases {
+            let value = read(text.as_bytes());
+            assert_eq!(value.as_text(), Some(why));
+            assert_eq!(value.json(), as_string(&text));
+            assert!(judged(text.as_bytes()).is_ok(), "{why:?}");
         }
-        let shallow = format!("{}{}", "[".repeat(MAX_DEPTH), "]".repeat(MAX_DEPTH));
-        assert_eq!(stored(shallow.as_bytes()), shallow);
+        let judged = |text: &str| judged(text.as_bytes());
+        assert_eq!(judged(r#""a\ud800\u0062\ud83d\ude00""#), Ok(Value::from("a\u{fffd}b😀")));
+        assert_eq!(judged(&nested(MAX_JUDGED_DEPTH + 1)), Err(NotJson::TooDeep));
+        assert_eq!(judged(&nested(32_000)), Err(NotJson::TooDeep));
+    }
+
+    #[test]
+    fn a_mark_of_the_json_library_is_not_taken_for_one() {
+        for text in [
+            r#"{"$serde_json::private::Number":"12"}"#,
+            r#"[{"\u0024serde_json::private::Number":[1]}]"#,
+            r#"{"a":{"$serde_json::private::RawValue":"["}}"#,
+        ] {
+            let value = read(text.as_bytes());
+            assert_eq!(value.judged(), &Judged::Not(NotJson::Reserved), "{text}");
+            assert_eq!(
+                (value.as_text(), value.json()),
+                (Some(AsText::Reserved), &*as_string(text))
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_panics_and_text_is_judged_only_if_it_is_json(
+            payload in proptest::collection::vec(any::<u8>(), 1..64),
+        ) {
+            let value = read(&payload);
+            prop_assert!(serde_json::from_str::<IgnoredAny>(value.json()).is_ok());
+            let json = serde_json::from_slice::<IgnoredAny>(&payload).is_ok();
+            prop_assert!(json || matches!(value.judged(), Judged::Not(_)));
+        }
+
+        #[test]
+        fn no_digit_of_a_number_changes(number in "-?(0|[1-9][0-9]{0,60})(\\.[0-9]{1,60})?([eE][+-]?[0-9]{1,3})?") {
+            let value = read(number.as_bytes());
+            prop_assert_eq!(value.json(), &number);
+            // serde_json spells an exponent with a small e and a sign.
+            let spelt = judged(number.as_bytes()).unwrap().to_string().replace("e+", "e");
+            prop_assert_eq!(spelt, number.to_lowercase().replace("e+", "e"));
+        }
     }
 }

@@ -3,7 +3,7 @@
 use crate::domain::device::DeviceRecord;
 use crate::domain::event::{Event, Happening, Message};
 use crate::domain::name::check_name;
-use crate::domain::value::StateValue;
+use crate::domain::value::{AsText, StateValue};
 use crate::ingest::{Change, Ingest, IngestError};
 use crate::presence::{Said, said};
 use crate::registry::reports::{BrokenReport, DeviceNews, Report};
@@ -82,21 +82,39 @@ impl Ingest {
             return Ok((Fate::Service, None));
         }
         let bindings = device.rights.reported_bindings(&message.topic);
-        let fate = if bindings.is_empty() {
-            Fate::Seen
-        } else if message.payload.len() > self.max_payload {
-            Fate::TooLarge
-        } else {
-            let value = StateValue::read(&message.payload);
-            let mut fate = Fate::Written;
-            for binding in bindings {
-                if !self.report(&mut news, binding, &message, value.as_ref()).await? {
-                    fate = Fate::Violation;
-                }
+        let payload = message.payload.as_deref();
+        let fate = match (bindings, payload.filter(|bytes| bytes.len() <= self.max_payload)) {
+            ([], _) => Fate::Seen,
+            ([binding, ..], None) => {
+                news.violation = Some(self.too_large(binding, &message));
+                Fate::TooLarge
             }
-            fate
+            (bindings, Some(payload)) => {
+                let value = StateValue::read(payload);
+                let mut fate = Fate::Written;
+                for binding in bindings {
+                    if !self.report(&mut news, binding, &message, value.as_ref()).await? {
+                        fate = Fate::Violation;
+                    }
+                }
+                fate
+            }
         };
         Ok((fate, Some(Change { session: None, news })))
+    }
+
+    fn too_large(&self, binding: &str, message: &Message<'_>) -> BrokenReport {
+        let most = self.max_payload;
+        let size = message.payload.as_ref().map(|payload| format!(" ({} bytes)", payload.len()));
+        BrokenReport {
+            at_ms: message.received_at_ms,
+            binding: binding.into(),
+            pointer: String::new(),
+            message: format!(
+                "is too large to be stored{}: ingest.max_payload is {most} bytes",
+                size.unwrap_or_default()
+            ),
+        }
     }
 
     /// Adds a report to the news, or the violation that it is; `false` for the latter.
@@ -109,7 +127,7 @@ impl Ingest {
     ) -> Result<bool, IngestError> {
         if let Some(value) = value
             && binding != MAIN_BINDING
-            && let Err(violation) = self.schemas.check(binding, value.value()).await?
+            && let Err(violation) = self.schemas.check(binding, value.judged()).await?
         {
             let broken = BrokenReport {
                 at_ms: message.received_at_ms,
@@ -124,6 +142,7 @@ impl Ingest {
             at_ms: message.received_at_ms,
             id: message.id.as_ref().into(),
             value: value.map(|value| value.json().into()),
+            as_text: value.and_then(StateValue::as_text).map(AsText::why),
         };
         news.reports.insert(binding.into(), report);
         Ok(true)

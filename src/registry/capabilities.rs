@@ -5,6 +5,7 @@ use serde_json::Value;
 use tokio_postgres::{GenericClient, Row};
 
 use crate::domain::name::CapabilityName;
+use crate::registry::document::document;
 use crate::registry::error::RegistryError;
 
 /// A capability to be made.
@@ -76,7 +77,7 @@ pub async fn list(client: &impl GenericClient) -> Result<Vec<CapabilityRow>, Reg
         .query(&format!("{SELECT} ORDER BY name"), &[])
         .await
         .map_err(RegistryError::on("the list of capabilities"))?;
-    Ok(rows.iter().map(capability_row).collect())
+    rows.iter().map(capability_row).collect()
 }
 
 /// Finds a capability.
@@ -91,17 +92,19 @@ pub async fn find(
         .query_opt(&format!("{SELECT} WHERE name = $1"), &[&name])
         .await
         .map_err(RegistryError::on(about(name)))?;
-    Ok(row.as_ref().map(capability_row))
+    row.as_ref().map(capability_row).transpose()
 }
 
-fn capability_row(row: &Row) -> CapabilityRow {
-    CapabilityRow {
-        name: row.get("name"),
+fn capability_row(row: &Row) -> Result<CapabilityRow, RegistryError> {
+    let name: String = row.get("name");
+    let thing = about(&name);
+    Ok(CapabilityRow {
         description: row.get("description"),
-        state_schema: row.get("state_schema"),
-        command_schema: row.get("command_schema"),
+        state_schema: document(row, &thing, "state_schema")?,
+        command_schema: document(row, &thing, "command_schema")?,
         devices: row.get("devices"),
-    }
+        name,
+    })
 }
 
 /// Removes a capability; `false` when there is none of this name.

@@ -9,6 +9,7 @@ use crate::domain::device::DeviceId;
 use crate::domain::name::{CapabilityName, ClientId, DeviceKind, DeviceName};
 use crate::registry::bindings::{self, BindingRow, NewBinding};
 use crate::registry::credentials::{self, CredentialRow};
+use crate::registry::document::document;
 use crate::registry::error::RegistryError;
 use crate::registry::grants::{self, GrantRow};
 use crate::registry::sessions::{self, SessionRow};
@@ -193,24 +194,25 @@ pub async fn list(
         )
         .await
         .map_err(RegistryError::on("the list of devices"))?;
-    Ok(rows.iter().map(device_row).collect())
+    rows.iter().map(device_row).collect()
 }
 
-fn device_row(row: &Row) -> DeviceRow {
-    DeviceRow {
+fn device_row(row: &Row) -> Result<DeviceRow, RegistryError> {
+    let name: String = row.get("name");
+    Ok(DeviceRow {
         id: DeviceId(row.get("id")),
-        name: row.get("name"),
+        meta: document(row, &about(&name), "meta")?.unwrap_or_default(),
+        name,
         client_id: row.get("effective_client_id"),
         area: row.get("area"),
         floor: row.get("floor"),
         kind: row.get("kind"),
         online: row.get("online"),
         enabled: row.get("enabled"),
-        meta: row.get("meta"),
         last_seen: row.get("last_seen"),
         created_at: row.get("created_at"),
         updated_at: row.get("updated_at"),
-    }
+    })
 }
 
 /// Finds a device with everything around it.
@@ -233,12 +235,12 @@ pub async fn find(
         .await
         .map_err(RegistryError::on(about(name)))?;
     let Some(row) = row else { return Ok(None) };
-    let device = device_row(&row);
+    let device = device_row(&row)?;
     let id = device.id;
     Ok(Some(DeviceDetails {
         device,
-        state: row.get("state"),
-        last_violation: row.get("last_violation"),
+        state: document(&row, &about(name), "state")?.unwrap_or_default(),
+        last_violation: document(&row, &about(name), "last_violation")?,
         capabilities: row.get("capabilities"),
         bindings: bindings::list(client, id).await?,
         grants: grants::list(client, id).await?,

@@ -22,6 +22,7 @@ pub mod changes;
 pub mod connection;
 pub mod credentials;
 pub mod devices;
+mod document;
 pub mod error;
 pub mod events;
 pub mod evictions;

@@ -23,6 +23,8 @@ pub struct Report {
     pub id: Box<str>,
     /// JSON text that jsonb holds; `None` clears the value.
     pub value: Option<Box<str>>,
+    /// Why the value is a string that holds JSON instead of that JSON; `None` where it is as it came.
+    pub as_text: Option<&'static str>,
 }
 
 /// A report that broke its capability's schema.
@@ -126,8 +128,9 @@ impl Report {
     /// As it is stored.
     fn json(&self) -> String {
         let value = self.value.as_ref().map(|value| format!("\"value\":{value},"));
-        let (value, at) = (value.unwrap_or_default(), self.at_ms);
-        format!("{{{value}\"at\":{at},\"id\":{}}}", json!(self.id))
+        let as_text = self.as_text.map(|why| format!("\"kept_as_text\":{},", json!(why)));
+        let (value, as_text) = (value.unwrap_or_default(), as_text.unwrap_or_default());
+        format!("{{{value}{as_text}\"at\":{},\"id\":{}}}", self.at_ms, json!(self.id))
     }
 }
 
@@ -173,7 +176,7 @@ mod tests {
     use super::*;
 
     fn news(device: i64, at_ms: i64, reports: &[(&str, &str)]) -> DeviceNews {
-        let report = |id: &str| Report { at_ms, id: id.into(), value: None };
+        let report = |id: &str| Report { at_ms, id: id.into(), value: None, as_text: None };
         let reports = reports.iter().map(|(binding, id)| ((*binding).into(), report(id)));
         DeviceNews { reports: reports.collect(), ..DeviceNews::seen(DeviceId(device), at_ms) }
     }

@@ -13,10 +13,10 @@ use std::sync::Arc;
 
 use futures_util::future::FutureExt;
 use quick_cache::sync::Cache;
-use serde_json::Value;
 use tokio::sync::OnceCell;
 
 use crate::domain::schema::{StateSchema, Violation};
+use crate::domain::value::Judged;
 use crate::lifecycle::LogThrottle;
 use crate::registry::cache::CacheError;
 use crate::registry::error::RegistryError;
@@ -63,15 +63,14 @@ impl SchemaCache {
     pub async fn check(
         &self,
         capability: &str,
-        value: &Value,
+        judged: &Judged,
     ) -> Result<Result<(), Violation>, CacheError> {
         Ok(match self.find(capability).await? {
             Demand::Nothing => Ok(()),
-            Demand::Schema(schema) => schema.check(value),
-            Demand::Unusable(why) => Err(Violation {
-                pointer: String::new(),
-                message: format!("the state schema of its capability does not compile: {why}"),
-            }),
+            Demand::Schema(schema) => schema.check(judged),
+            Demand::Unusable(why) => Err(Violation::of_all(format!(
+                "the state schema of its capability does not compile: {why}"
+            ))),
         })
     }
 
@@ -123,11 +122,12 @@ impl SchemaCache {
     }
 }
 
+/// The text of a schema: one that this program cannot read must not be taken for none.
 async fn state_schema(
     client: &deadpool_postgres::Client,
     capability: &str,
-) -> Result<Option<Value>, RegistryError> {
-    let query = "SELECT state_schema FROM capabilities WHERE name = $1";
+) -> Result<Option<String>, RegistryError> {
+    let query = "SELECT state_schema::text FROM capabilities WHERE name = $1";
     let row = client.query_opt(query, &[&capability]).await;
     let row = row.map_err(RegistryError::on(format!("capability {capability:?}")))?;
     Ok(row.and_then(|row| row.get(0)))
@@ -137,8 +137,8 @@ fn key(capability: &str) -> String {
     format!("/{capability}")
 }
 
-fn compiled(capability: &str, schema: &Value) -> Demand {
-    match StateSchema::compile(schema) {
+fn compiled(capability: &str, schema: &str) -> Demand {
+    match StateSchema::read(schema) {
         Ok(schema) => Demand::Schema(Arc::new(schema)),
         Err(error) => {
             static THROTTLE: LogThrottle = LogThrottle::new("state schemas do not compile");

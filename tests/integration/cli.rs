@@ -151,10 +151,34 @@ async fn a_device_is_shown_with_what_it_reported() {
         .await
         .unwrap();
     let shown = fleet.run("device show thermo").ok().stdout;
-    for part in ["2026-11-22T14:00:00Z", r#"{"c":21.5}"#, "main at /c breaks it", "d ago"] {
+    for part in ["2026-11-22T14:00:00Z", r#"{"c":21.50}"#, "main at /c breaks it", "d ago"] {
         assert!(shown.contains(part), "{shown}");
     }
     assert_eq!(fleet.show("thermo")["last_violation"]["pointer"], "/c");
+}
+
+/// P3: from the command line to the registry and back, whatever the number.
+#[tokio::test]
+async fn every_digit_of_a_number_in_meta_is_kept() {
+    let fleet = Fleet::new().await;
+    let numbers = "[89441100680000000001,9007199254740993,0.1000,1.0,1,-12345678901234567890.09]";
+    let meta = format!(r#"{{"iccid":89441100680000000001,"n":{numbers}}}"#);
+    let add = ["device", "add", "sim", "--kind", "modem", "--meta", &meta];
+    run_on(&fleet.database.url(), &add, "").ok();
+    let text = fleet.run("device show sim").ok().stdout;
+    assert!(text.contains(&meta), "{text}");
+    assert_eq!(fleet.show("sim")["meta"].to_string(), meta);
+    let list = fleet.run("--json device list").ok().stdout;
+    assert!(list.contains("\"iccid\": 89441100680000000001"), "{list}");
+    for (bad, why) in [(r#"{"a":"\u0000"}"#, "U+0000"), (r#"{"a":1e200000}"#, "digits")] {
+        let refused = run_on(
+            &fleet.database.url(),
+            &["device", "add", "x", "--kind", "y", "--meta", bad],
+            "",
+        );
+        assert_eq!(refused.code, 2, "{}", refused.stderr);
+        assert!(refused.stderr.contains(why), "{}", refused.stderr);
+    }
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use base64ct::{Base64, Encoding};
 use serde_json::{Value, json};
 
 use crate::support::app::{TestApp, eventually, start, start_with};
@@ -49,10 +50,10 @@ async fn payloads_that_jsonb_cannot_hold_are_kept_as_text_and_spoil_nothing() {
     let texts = [
         r#"{"a":"\u0000"}"#.to_owned(),
         r#"{"\u0000":1}"#.to_owned(),
-        "1e999".to_owned(),
+        "1e200000".to_owned(),
         "1e-20000".to_owned(),
         format!("0.{}", "1".repeat(20_000)),
-        "9".repeat(60_000),
+        format!("[{}1]", "1e131071,".repeat(10)),
         r#""\ud800""#.to_owned(),
         r#"["\udc00\ud800"]"#.to_owned(),
         deep(101),
@@ -72,43 +73,169 @@ async fn payloads_that_jsonb_cannot_hold_are_kept_as_text_and_spoil_nothing() {
         let state = state(&fleet, &format!("p{position}")).await;
         assert_eq!(state["main"]["value"], json!(text), "{}", &text[..text.len().min(40)]);
     }
-    let kept = [("1e308", json!(1e308)), (&*deep(100), serde_json::from_str(&deep(100)).unwrap())];
-    for (position, (text, value)) in kept.into_iter().enumerate() {
+    for (position, text) in [deep(100), "9".repeat(60_000)].iter().enumerate() {
         report(&app, AT + i64::try_from(position).unwrap(), "00", text).await;
-        assert_eq!(main_value(&fleet).await, Some(value));
+        assert_eq!(main_value(&fleet).await, Some(serde_json::from_str(text).unwrap()));
     }
     assert_eq!(app.metric("fleetgate_ingest_commit_failures_total").await, 0.0);
 }
 
+/// P1: what PostgreSQL cannot hold is judged as the JSON it is, and the entry says why it is text.
+#[tokio::test]
+async fn json_that_conforms_is_stored_whatever_postgresql_can_hold() {
+    let (app, fleet, _database) = start().await;
+    fleet.device("t").await.bind("t", "temp", Some("t/temp"), None).await;
+    schema(&fleet, &json!({"type": ["array", "number"]})).await;
+    let deep = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+    let cases = [
+        (r#"[{"d":"x\u0000"}]"#.to_owned(), "U+0000"),
+        (r#"[{"\u0000":1}]"#.to_owned(), "U+0000"),
+        (r#"["\ud800"]"#.to_owned(), "surrogate"),
+        ("1e200000".to_owned(), "digits"),
+        ("-1E-16384".to_owned(), "digits"),
+        (deep(101), "nested"),
+        (deep(129), "nested"),
+        (deep(1000), "nested"),
+    ];
+    for (at, (text, why)) in (AT..).zip(&cases) {
+        let event = message("t", "t/temp", at, "00", text);
+        assert_eq!(app.event(&event).await.status, 204);
+        let entry = state(&fleet, "t").await["temp"].clone();
+        assert_eq!((&entry["at"], &entry["value"]), (&json!(at), &json!(text)));
+        assert!(entry["kept_as_text"].as_str().unwrap().contains(why), "{entry}");
+    }
+    assert_eq!(violation(&fleet).await, None);
+    for (at, bad) in (AT + 100..).zip([r#"{"d":"\u0000"}"#, r#""\ud800""#]) {
+        app.event(&message("t", "t/temp", at, "00", bad)).await;
+        let broken = violation(&fleet).await.unwrap();
+        assert!(broken["message"].as_str().unwrap().contains("expected"), "{broken}");
+    }
+    app.event(&message("t", "t/temp", AT + 200, "00", "[1]")).await;
+    assert_eq!(state(&fleet, "t").await["temp"].get("kept_as_text"), None);
+}
+
+/// P1: a property name is text of a stranger's and comes to PostgreSQL in a violation.
+#[tokio::test]
+async fn a_violation_at_a_hostile_property_is_noted() {
+    let (app, fleet, _database) = start().await;
+    fleet.device("t").await.bind("t", "temp", Some("t/temp"), None).await;
+    schema(&fleet, &json!({"additionalProperties": {"type": "null"}})).await;
+    let event = message("t", "t/temp", AT, "00", r#"{"a\u0000\u001b":271828}"#);
+    assert_eq!(app.event(&event).await.status, 204);
+    let broken = violation(&fleet).await.unwrap();
+    assert_eq!(broken["pointer"], r"/a\0\u{1b}");
+    assert_eq!(broken["message"], r#"breaks "type" of the schema: expected null, got number"#);
+}
+
+/// P2, P4: bytes and text that are not JSON break every schema, and the violation says why.
+#[tokio::test]
+async fn what_is_not_json_breaks_a_schema_and_is_told_so() {
+    let (app, fleet, _database) = start().await;
+    fleet.device("t").await.bind("t", "temp", Some("t/temp"), None).await;
+    fleet.bind("t", "main", Some("t/main"), None).await;
+    schema(&fleet, &json!({})).await;
+    let cases: [(&[u8], &str); 9] = [
+        (b"\x08\x96\x01", "not UTF-8"),
+        (b"21 \xb0C", "not UTF-8"),
+        (b"nan", "not JSON"),
+        (b"NaN", "not JSON"),
+        (b"\xef\xbb\xbf{}", "byte order mark"),
+        (b"+1", "not JSON"),
+        (b"{'a':1}", "not JSON"),
+        (b"{} x", "not JSON"),
+        (b" ", "not JSON"),
+    ];
+    for (at, (payload, why)) in (AT..).zip(cases) {
+        for topic in ["t/temp", "t/main"] {
+            let event = json!({
+                "event": "message.publish", "id": "00", "clientid": "t", "username": "t",
+                "topic": topic, "publish_received_at": at,
+                "payload_base64": Base64::encode_string(payload),
+            });
+            assert_eq!(app.event(&event).await.status, 204);
+        }
+        let broken = violation(&fleet).await.unwrap();
+        assert_eq!((&broken["at"], &broken["pointer"]), (&json!(at), &json!("")));
+        assert!(broken["message"].as_str().unwrap().contains(why), "{broken}");
+        let state = state(&fleet, "t").await;
+        assert_eq!((state.get("temp"), &state["main"]["at"]), (None, &json!(at)));
+    }
+}
+
+/// P3: whatever a device writes as a number is there again, digit for digit; jsonb writes exponents
+/// out and knows no minus zero.
 #[tokio::test]
 async fn every_digit_of_a_number_is_kept() {
     let (app, fleet, _database) = with_device().await;
-    report(&app, AT, "00", "12345678901234567890123.50").await;
-    let text: String = fleet.value("SELECT state -> 'main' ->> 'value' FROM device_state").await;
-    assert_eq!(text, "12345678901234567890123.50");
+    for (at, number) in (AT..).zip([
+        "12345678901234567890123.50",
+        "89441100680000000001",
+        "9007199254740993",
+        "0.1000",
+        "1.0",
+        "1",
+        "-0.000000000000000000000000000000000001",
+        &format!("{}.{}", "7".repeat(500), "3".repeat(500)),
+    ]) {
+        report(&app, at, "00", &format!("[{number}]")).await;
+        let text: String =
+            fleet.value("SELECT state -> 'main' -> 'value' ->> 0 FROM device_state").await;
+        assert_eq!(text, number);
+        assert_eq!(main_value(&fleet).await.unwrap().to_string(), format!("[{number}]"));
+    }
+    let written = ["1.50e3", "1E400", "25e-4", "-0"];
+    report(&app, AT + 100, "00", &format!("[{}]", written.join(","))).await;
+    let expected = format!("[1500,1{},0.0025,0]", "0".repeat(400));
+    assert_eq!(main_value(&fleet).await.unwrap().to_string(), expected);
 }
 
+/// P5: a device whose payload is too large was heard all the same, and can be found.
 #[tokio::test]
 async fn payloads_have_a_limit() {
     let (app, fleet, _database) = with_device().await;
     let text = |bytes: usize| "x".repeat(bytes);
     report(&app, AT, "00", &text(64 * 1024)).await;
     assert_eq!(main_value(&fleet).await, Some(json!(text(64 * 1024))));
-    report(&app, AT + 1, "00", &text(64 * 1024 + 1)).await;
-    assert_eq!(main_value(&fleet).await, Some(json!(text(64 * 1024))), "not stored");
-    assert_eq!(last_seen(&fleet, "t").await, AT + 1, "but heard");
-    let count = r#"fleetgate_events_total{kind="message",outcome="too_large"}"#;
-    assert_eq!(app.metric(count).await, 1.0);
     let mut connection = app.connect().await;
-    let huge = message("t", "t/main", AT + 2, "00", &text(2_000_000)).to_string();
-    let small = message("t", "t/main", AT + 3, "00", "1").to_string();
+    let sizes = [64 * 1024 + 1, 100_000, 380_000, 1024 * 1024, 12_000_000];
+    for (at, size) in (AT + 1..).zip(sizes) {
+        let mut event = message("t", "t/main", at, "00", &text(size));
+        for twice in [false, true] {
+            if twice {
+                event["payload"] = json!("\u{1}".repeat(size / 4));
+                event["payload_base64"] = json!(Base64::encode_string(text(size).as_bytes()));
+            }
+            let bytes = post("/emqx/events", crate::support::app::TOKEN, &event.to_string());
+            connection.send(&bytes).await;
+            assert_eq!(connection.receive().await.unwrap().status, 204, "{size}");
+        }
+        assert!(main_value(&fleet).await == Some(json!(text(64 * 1024))), "not stored");
+        assert_eq!(last_seen(&fleet, "t").await, at, "but heard");
+        let broken = violation(&fleet).await.unwrap();
+        assert_eq!((&broken["at"], &broken["binding"]), (&json!(at), &json!("main")));
+        assert!(broken["message"].as_str().unwrap().contains("too large"), "{broken}");
+    }
+    let count = r#"fleetgate_events_total{kind="message",outcome="too_large"}"#;
+    assert_eq!(app.metric(count).await, 10.0);
+    report(&app, AT + 50, "00", "1").await;
+    assert_eq!(main_value(&fleet).await, Some(json!(1)));
+}
+
+/// P5: beyond every limit an event is lost, counted, and the connection goes on.
+#[tokio::test]
+async fn a_body_that_is_no_event_of_any_size_is_refused_and_the_connection_goes_on() {
+    let (app, fleet, _database) = with_device().await;
+    let mut connection = app.connect().await;
+    let many = format!("{{\"event\":\"message.publish\",\"user\":[{}1]}}", "1,".repeat(800_000));
     let token = crate::support::app::TOKEN;
-    let mut bytes = post("/emqx/events", token, &huge);
-    bytes.extend(post("/emqx/events", token, &small));
+    let mut bytes = post("/emqx/events", token, &many);
+    bytes.extend(post("/emqx/events", token, &message("t", "t/main", AT, "00", "1").to_string()));
     connection.send(&bytes).await;
     assert_eq!(connection.receive().await.unwrap().status, 413);
     assert_eq!(connection.receive().await.unwrap().status, 204, "the connection stays usable");
     assert_eq!(main_value(&fleet).await, Some(json!(1)));
+    let count = r#"fleetgate_events_total{kind="unreadable",outcome="too_large"}"#;
+    assert_eq!(app.metric(count).await, 1.0);
 }
 
 #[tokio::test]
@@ -175,9 +302,10 @@ async fn a_changed_schema_counts_at_once() {
     assert!(stored("1").await);
     schema(&fleet, &json!({"type": "string"})).await;
     eventually("the schema is in force", || async { !stored("2").await }).await;
-    assert!(stored("late").await, "text is judged as a string");
+    assert!(stored("\"late\"").await);
     schema(&fleet, &json!({"type": "nonsense"})).await;
-    eventually("nothing passes what does not compile", || async { !stored("late").await }).await;
+    eventually("nothing passes what does not compile", || async { !stored("\"late\"").await })
+        .await;
     let message = violation(&fleet).await.unwrap()["message"].as_str().unwrap().to_owned();
     assert!(message.contains("does not compile"), "{message}");
     schema(&fleet, &Value::Bool(true)).await;

@@ -13,7 +13,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use crate::domain::event::{Event, Happening};
 use crate::http::Gate;
 use crate::http::connections::Passage;
-use crate::http::emqx::{Answer, Limit, receive};
+use crate::http::emqx::{Answer, Larger, Limit, receive};
 use crate::ingest::{Fate, IngestError};
 use crate::lifecycle::LogThrottle;
 use crate::metrics::Outcome;
@@ -24,15 +24,28 @@ pub use wire::{Malformed, Told, parse};
 
 /// What an event's body has besides its payload: topic, client, properties.
 const ENVELOPE_BYTES: usize = 16 * 1024;
-/// Largest body that is read to its end and thrown away, so that the requests behind it on the
-/// connection are answered; EMQX's own limit of a packet is 1 MiB unless somebody raised it.
-const DISCARDED_BYTES: usize = 16 * 1024 * 1024;
+/// Largest body that is read at all. EMQX's own limit of a packet is 1 MiB unless somebody raised it
+/// (`mqtt.max_packet_size`); a rule that selects its payload twice makes 7.4 MiB of that.
+const LARGEST_BODY: usize = 64 * 1024 * 1024;
 
 /// Largest body in bytes for a payload limit. A rule may select the payload twice, as in the
 /// recordings: as base64, four bytes of three, and as text, where JSON may write six bytes for one.
 #[must_use]
 pub fn max_body(max_payload: usize) -> usize {
     max_payload.div_ceil(3) * 4 + max_payload * 6 + ENVELOPE_BYTES
+}
+
+/// A larger body is shortened: what stays of it is whose event it was, and that its payload was too
+/// large, because a string of more bytes than this is a payload over the limit whichever way it is
+/// written.
+fn limit(max_payload: usize) -> Limit {
+    let string = max_payload * 6 + ENVELOPE_BYTES / 2;
+    // Two strings just short enough to stay, and the rest.
+    let kept = string * 2 + ENVELOPE_BYTES;
+    Limit {
+        bytes: max_body(max_payload),
+        larger: Some(Larger { string, kept, bytes: LARGEST_BODY.max(kept) }),
+    }
 }
 
 /// What is told to the log once a minute, by reason.
@@ -67,7 +80,7 @@ impl Complaint {
 pub async fn handle(gate: Data<Gate>, request: HttpRequest, payload: Payload) -> HttpResponse {
     let began = Instant::now();
     let passage = Passage::begin(&request);
-    let limit = Limit { bytes: max_body(gate.max_payload), discarded: DISCARDED_BYTES };
+    let limit = limit(gate.max_payload);
     let answer = match receive(&request, &passage, payload, &gate.webhook_token, limit).await {
         Ok(_) if passage.is_stopping() => {
             passage.silence().await;
@@ -78,6 +91,14 @@ pub async fn handle(gate: Data<Gate>, request: HttpRequest, payload: Payload) ->
     };
     if answer.outcome == Outcome::TooLarge {
         gate.metrics.events.count("unreadable", "too_large");
+        static THROTTLE: LogThrottle = LogThrottle::new("events that are too large to be read");
+        if let Some(unsaid) = THROTTLE.now() {
+            tracing::warn!(
+                unsaid,
+                limit = LARGEST_BODY,
+                "an event was too large to be read and is dropped; lower mqtt.max_packet_size in EMQX, or let the rule select less; `unsaid` more were since the last such line"
+            );
+        }
     }
     answer.count(&request, &gate.metrics.events_endpoint, began.elapsed().as_secs_f64())
 }
@@ -95,7 +116,19 @@ async fn answer(gate: &Gate, body: &[u8]) -> Answer {
 
 async fn take(gate: &Gate, event: Event<'_>) -> Answer {
     let kind = kind(&event);
+    let device = event.user_name.as_deref().map(str::to_owned);
     let taken = gate.ingest.take(event).await;
+    static THROTTLE: LogThrottle = LogThrottle::new("payloads that are too large to be stored");
+    if matches!(taken, Ok(Fate::TooLarge))
+        && let Some(unsaid) = THROTTLE.now()
+    {
+        tracing::warn!(
+            device,
+            limit = gate.max_payload,
+            unsaid,
+            "a payload is larger than ingest.max_payload and is not stored; the device was heard; `unsaid` more were since the last such line"
+        );
+    }
     let label = taken.as_ref().map_or_else(IngestError::label, |fate: &Fate| fate.label());
     gate.metrics.events.count(kind, label);
     match taken {

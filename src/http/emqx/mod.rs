@@ -8,6 +8,7 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
+use actix_web::error::PayloadError;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use actix_web::web::{Bytes, BytesMut, Payload};
@@ -24,6 +25,7 @@ use crate::secret::Secret;
 pub mod authn;
 pub mod authz;
 pub mod events;
+pub mod shorten;
 
 /// Largest body in bytes of a login or action. A login with a 4 KiB password has 5 KiB.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
@@ -33,13 +35,23 @@ pub const MAX_BODY_BYTES: usize = 64 * 1024;
 pub(crate) struct Limit {
     /// In bytes; a larger one is answered 413.
     pub(crate) bytes: usize,
-    /// Up to this many bytes such a body is read to its end all the same: the connection then stays
-    /// usable, with the requests that wait on it.
-    pub(crate) discarded: usize,
+    /// How larger ones are read all the same, where they are.
+    pub(crate) larger: Option<Larger>,
+}
+
+/// Larger bodies lose their long strings while they are read ([`shorten`]), and are then as any other.
+#[derive(Clone, Copy)]
+pub(crate) struct Larger {
+    /// Longest string in bytes that stays.
+    pub(crate) string: usize,
+    /// Most bytes that stay in all.
+    pub(crate) kept: usize,
+    /// Largest body in bytes that is read to its end.
+    pub(crate) bytes: usize,
 }
 
 /// The limit of logins and actions.
-pub(crate) const DECISION_LIMIT: Limit = Limit { bytes: MAX_BODY_BYTES, discarded: 0 };
+pub(crate) const DECISION_LIMIT: Limit = Limit { bytes: MAX_BODY_BYTES, larger: None };
 
 /// Longest time between the head of a request and the end of its body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -213,27 +225,51 @@ fn shows_token(request: &HttpRequest, token: &Secret) -> bool {
 async fn read(mut payload: Payload, limit: Limit) -> Result<Bytes, Answer> {
     let mut body = Bytes::new();
     while let Some(piece) = payload.next().await {
-        let piece = piece.map_err(|error| {
-            let why = format!("the body broke off: {error}");
-            Answer::error(StatusCode::BAD_REQUEST, Outcome::BadRequest, &why)
-        })?;
+        let piece = piece.map_err(|error| broken_off(&error))?;
         if body.len() + piece.len() > limit.bytes {
-            let read = body.len() + piece.len();
-            discard(payload, limit.discarded.saturating_sub(read)).await;
-            let why = format!("the body is larger than {} bytes", limit.bytes);
-            return Err(Answer::error(StatusCode::PAYLOAD_TOO_LARGE, Outcome::TooLarge, &why));
+            let Some(larger) = limit.larger else { return Err(too_large(limit.bytes)) };
+            return read_larger([body, piece], payload, larger).await;
         }
         body = if body.is_empty() { piece } else { joined(&body, &piece) };
     }
     Ok(body)
 }
 
-async fn discard(mut payload: Payload, mut bytes: usize) {
-    while bytes > 0
-        && let Some(Ok(piece)) = payload.next().await
-    {
-        bytes = bytes.saturating_sub(piece.len());
+/// Goes on reading a body that is larger than most. It is read to its end even if nothing of it can be
+/// kept: the connection then stays usable, with the requests that wait on it.
+async fn read_larger(
+    begun: [Bytes; 2],
+    mut payload: Payload,
+    larger: Larger,
+) -> Result<Bytes, Answer> {
+    let mut shortener = shorten::Shortener::new(larger.string, larger.kept);
+    let mut read = 0_usize;
+    let mut pieces = begun.into_iter();
+    loop {
+        let piece = match pieces.next() {
+            Some(piece) => piece,
+            None => match payload.next().await {
+                Some(piece) => piece.map_err(|error| broken_off(&error))?,
+                None => break,
+            },
+        };
+        read += piece.len();
+        if read > larger.bytes {
+            return Err(too_large(larger.bytes));
+        }
+        shortener.take(&piece);
     }
+    shortener.finish().map(Bytes::from).ok_or_else(|| too_large(larger.kept))
+}
+
+fn broken_off(error: &PayloadError) -> Answer {
+    let why = format!("the body broke off: {error}");
+    Answer::error(StatusCode::BAD_REQUEST, Outcome::BadRequest, &why)
+}
+
+fn too_large(most: usize) -> Answer {
+    let why = format!("the body is larger than {most} bytes");
+    Answer::error(StatusCode::PAYLOAD_TOO_LARGE, Outcome::TooLarge, &why)
 }
 
 fn joined(body: &[u8], piece: &[u8]) -> Bytes {

@@ -1,14 +1,15 @@
 //! EMQX's exact wire types, as recorded in `tests/recorded/events.jsonl`.
 
 use std::borrow::Cow;
-use std::fmt;
 
 use base64ct::{Base64, Encoding};
 use serde::Deserialize;
-use serde::de::{self, Deserializer, Visitor};
+use serde::de::{Deserializer, Error as _};
+use serde_json::Value;
 use thiserror::Error;
 
 use crate::domain::event::{EndCause, Event, Happening, Message, is_moment};
+use crate::http::emqx::shorten::CUT;
 
 /// What EMQX writes where a client or message has no such field.
 const MISSING: &str = "undefined";
@@ -156,10 +157,14 @@ fn message_id(id: Cow<'_, str>) -> Result<Cow<'_, str>, Malformed> {
     good.then_some(id).ok_or(Malformed::Id)
 }
 
-fn payload(base64: Option<Cow<'_, str>>, text: Option<Cow<'_, str>>) -> Result<Vec<u8>, Malformed> {
+fn payload(
+    base64: Option<Cow<'_, str>>,
+    text: Option<Cow<'_, str>>,
+) -> Result<Option<Vec<u8>>, Malformed> {
     match (base64, text) {
-        (Some(base64), _) => Base64::decode_vec(&base64).map_err(|_| Malformed::Base64),
-        (None, Some(text)) => Ok(text.into_owned().into_bytes()),
+        (Some(cut), _) | (None, Some(cut)) if cut == CUT => Ok(None),
+        (Some(base64), _) => Base64::decode_vec(&base64).map(Some).map_err(|_| Malformed::Base64),
+        (None, Some(text)) => Ok(Some(text.into_owned().into_bytes())),
         (None, None) => Err(Malformed::Missing("payload_base64")),
     }
 }
@@ -171,28 +176,20 @@ fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Cow<'de, st
     Ok((text != MISSING).then_some(text))
 }
 
+/// A whole number; larger ones than `i64` holds are its largest, which is no time.
+///
+/// Through `Value`, because serde_json with `arbitrary_precision` shows numbers to `deserialize_any`
+/// as maps of its own.
 fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
-    struct Number;
-    impl Visitor<'_> for Number {
-        type Value = Option<i64>;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a whole number")
+    match Value::deserialize(deserializer)? {
+        Value::Number(number) => {
+            let larger = || number.as_u64().map(|_| i64::MAX);
+            let whole = number.as_i64().or_else(larger);
+            whole.map(Some).ok_or_else(|| D::Error::custom("not a whole number"))
         }
-
-        fn visit_i64<E: de::Error>(self, number: i64) -> Result<Self::Value, E> {
-            Ok(Some(number))
-        }
-
-        fn visit_u64<E: de::Error>(self, number: u64) -> Result<Self::Value, E> {
-            Ok(Some(i64::try_from(number).unwrap_or(i64::MAX)))
-        }
-
-        fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
-            if text == MISSING { Ok(None) } else { Err(E::custom("text where a number belongs")) }
-        }
+        Value::String(text) if text == MISSING => Ok(None),
+        _ => Err(D::Error::custom("not a whole number")),
     }
-    deserializer.deserialize_any(Number)
 }
 
 #[cfg(test)]
@@ -206,6 +203,23 @@ mod tests {
         assert!(sample.contains("message.publish") && sample.contains(r"c\u{1b}"), "{sample}");
         assert!(!sample.contains("271828"), "{sample}");
         assert_eq!(super::sample(br#"{"payload":"271828"#), None);
+    }
+
+    #[test]
+    fn times_are_whole_numbers_or_missing() {
+        let connected = |at: &str| {
+            parse(
+                format!(r#"{{"event":"client.connected","clientid":"c","connected_at":{at}}}"#)
+                    .as_bytes(),
+            )
+            .map(|told| matches!(told, Told::Event(_)))
+        };
+        assert!(connected("1795356000000").unwrap());
+        assert!(matches!(connected(r#""undefined""#), Err(Malformed::Missing("connected_at"))));
+        assert!(matches!(connected("18446744073709551615"), Err(Malformed::Time(_))));
+        for other in ["1.5", "1e3", "[]", r#""1""#, "99999999999999999999", "null", "true"] {
+            assert!(matches!(connected(other), Err(Malformed::Json(_))), "{other}");
+        }
     }
 
     #[test]
