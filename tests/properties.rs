@@ -7,14 +7,14 @@
 #[path = "properties/reference.rs"]
 mod reference;
 
-use fleetgate::domain::acl::{Action, allow_rules};
+use fleetgate::domain::acl::{Action, AllowRule, allow_rules};
 use fleetgate::domain::rights::Rights;
 use fleetgate::domain::topic::{
     TopicFilter, TopicName, check_topic_filter, check_topic_name, filter_matches, grant_covers,
     strip_subscription_prefix,
 };
 use proptest::prelude::*;
-use reference::{all_filters, all_topics, emqx_rule_allows, matches};
+use reference::{all_filters, all_topics, emqx_rule_allows, matches, without_prefix};
 
 #[test]
 fn every_filter_matches_exactly_the_topics_of_the_reference() {
@@ -90,10 +90,43 @@ fn what_the_world_holds_is_well_formed() {
 /// Whether EMQX itself would allow an action by a device's rules.
 fn in_emqx(rights: &Rights, action: Action, asked: &str) -> bool {
     let mut rules = allow_rules(rights).filter(|rule| rule.action == action);
-    rules.any(|rule| match rule.literal {
-        true => rule.topic == asked,
-        false => emqx_rule_allows(rule.topic, asked),
-    })
+    rules.any(|rule| emqx_rule_allows(&as_sent(&rule), asked))
+}
+
+/// A rule's topic as the login answer carries it.
+fn as_sent(rule: &AllowRule<'_>) -> String {
+    if rule.literal { format!("eq {}", rule.topic) } else { rule.topic.to_owned() }
+}
+
+/// Whatever somebody may write as a topic or filter, with all that EMQX's rules give a meaning.
+fn anything() -> impl Strategy<Value = String> {
+    let part = prop::sample::select(vec![
+        "a",
+        "b",
+        "/",
+        "/",
+        "/",
+        "+",
+        "#",
+        " ",
+        "eq ",
+        "eq",
+        "$share/g/",
+        "$queue/",
+        "$exclusive/",
+        "$stream/",
+        "$delayed/5/",
+        "$SYS/",
+        "$",
+        "${clientid}",
+        "${username}",
+        "${",
+        "}",
+        "%c",
+        "%u",
+        "%",
+    ]);
+    prop::collection::vec(part, 1..7).prop_map(|parts| parts.concat())
 }
 
 fn filter() -> impl Strategy<Value = String> {
@@ -114,6 +147,37 @@ fn topic() -> impl Strategy<Value = String> {
 
 fn config(cases: u32) -> ProptestConfig {
     ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+proptest! {
+    #![proptest_config(config(20_000))]
+
+    /// Whatever could be written as a right, and whatever is asked, as it came and with its prefix taken
+    /// off: EMQX never allows by itself what Fleetgate would refuse.
+    #[test]
+    fn no_rule_allows_what_is_refused(
+        written in prop::collection::vec(anything(), 1..4), asked in anything(),
+    ) {
+        let filters: Vec<TopicFilter> = written.iter().filter_map(|text| text.parse().ok()).collect();
+        let topics: Vec<TopicName> = written.iter().filter_map(|text| text.parse().ok()).collect();
+        let state = topics.iter().map(|topic| (topic.clone(), "main".into())).collect();
+        let rights = Rights::new(state, topics, filters.clone(), filters);
+        // What was asked, and what would match each right if it were read literally or expanded.
+        let near = written.iter().flat_map(|text| {
+            let expanded = text.replace("${clientid}", "a").replace("${username}", "a");
+            let literally = text.strip_prefix("eq ").unwrap_or(text).to_owned();
+            [text.clone(), expanded, literally, text.replace('+', "#"), text.replace('+', "b")]
+        });
+        for asked in near.chain([asked]) {
+            let asked = without_prefix(&asked);
+            if check_topic_name(asked).is_ok() && in_emqx(&rights, Action::Publish, asked) {
+                prop_assert!(rights.may_publish(asked), "{asked:?} by {rights:?}");
+            }
+            if check_topic_filter(asked).is_ok() && in_emqx(&rights, Action::Subscribe, asked) {
+                prop_assert!(rights.may_subscribe(asked), "{asked:?} by {rights:?}");
+            }
+        }
+    }
 }
 
 proptest! {

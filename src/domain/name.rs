@@ -14,6 +14,11 @@ use thiserror::Error;
 /// Longest name in bytes of UTF-8. The same number stands in `sql/V1__registry.sql`.
 pub const MAX_NAME_BYTES: usize = 128;
 
+/// Words that EMQX puts where a user name or client id belongs (CONTRACT.md): `undefined` where there is none,
+/// `http_api` as the client id of what is published over its REST API. Nothing of a client that was really
+/// called so could be told from them. The same words stand in `sql/V12__reserved_words.sql`.
+pub const RESERVED: [&str; 2] = ["undefined", "http_api"];
+
 /// Why a text is no name.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum NameError {
@@ -26,6 +31,11 @@ pub enum NameError {
     /// A character that topics, logs or terminals give a meaning.
     #[error("contains {0:?}; the characters + # / $ and control characters are not allowed")]
     Forbidden(char),
+    /// One of [`RESERVED`].
+    #[error(
+        "is a word of EMQX's own: {0:?} is what it writes where there is no name, or for its REST API; choose another"
+    )]
+    Reserved(&'static str),
     /// Leading or trailing white space, which nobody sees.
     #[error("begins or ends with white space")]
     Padded,
@@ -51,12 +61,24 @@ pub fn check_name(text: &str) -> Result<(), NameError> {
     Ok(())
 }
 
+/// Checks a text that is to be a user name or client id.
+///
+/// # Errors
+/// The first rule it breaks.
+pub fn check_login_name(text: &str) -> Result<(), NameError> {
+    check_name(text)?;
+    RESERVED
+        .iter()
+        .find(|word| **word == text)
+        .map_or(Ok(()), |word| Err(NameError::Reserved(word)))
+}
+
 fn is_forbidden(c: char) -> bool {
     matches!(c, '+' | '#' | '/' | '$') || c.is_control()
 }
 
 macro_rules! name_type {
-    ($(#[$doc:meta])* $name:ident) => {
+    ($(#[$doc:meta])* $name:ident, $check:ident) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub struct $name(Box<str>);
@@ -73,7 +95,7 @@ macro_rules! name_type {
             type Err = NameError;
 
             fn from_str(text: &str) -> Result<Self, NameError> {
-                check_name(text)?;
+                $check(text)?;
                 Ok(Self(text.into()))
             }
         }
@@ -94,19 +116,19 @@ macro_rules! name_type {
 
 name_type! {
     /// A device's name: unique in the registry, and its MQTT user name.
-    DeviceName
+    DeviceName, check_login_name
 }
 name_type! {
     /// A client id that a device carries in the registry because it differs from its name.
-    ClientId
+    ClientId, check_login_name
 }
 name_type! {
     /// What a device is (`sensor`, `relay`, …). Only [`DeviceKind::SERVICE`] has a meaning here.
-    DeviceKind
+    DeviceKind, check_name
 }
 name_type! {
     /// A capability's name; also the name of the binding that carries it.
-    CapabilityName
+    CapabilityName, check_name
 }
 
 impl DeviceKind {
@@ -139,6 +161,12 @@ mod tests {
         assert_eq!(check_name("a\0"), Err(NameError::Forbidden('\0')));
         assert_eq!(check_name("a\u{85}b"), Err(NameError::Forbidden('\u{85}')));
         assert_eq!(check_name(" a"), Err(NameError::Padded));
+        for word in RESERVED {
+            assert_eq!(word.parse::<DeviceName>(), Err(NameError::Reserved(word)));
+            assert_eq!(word.parse::<ClientId>(), Err(NameError::Reserved(word)));
+            assert!(word.parse::<CapabilityName>().is_ok(), "nobody logs in with it");
+        }
+        assert!("Undefined".parse::<DeviceName>().is_ok());
         assert_eq!(check_name(&"a".repeat(129)), Err(NameError::TooLong(129)));
     }
 }

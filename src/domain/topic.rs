@@ -14,6 +14,10 @@ pub const MAX_TOPIC_BYTES: usize = 1024;
 /// Prefixes that tell EMQX *how* to subscribe; what follows them is the filter that counts.
 const SUBSCRIPTION_PREFIXES: [&str; 3] = ["$queue/", "$stream/", "$exclusive/"];
 const SHARED_PREFIX: &str = "$share/";
+/// Prefix that tells EMQX when to publish. It takes it off before it asks.
+const DELAYED_PREFIX: &str = "$delayed/";
+/// What makes an EMQX rule mean its topic literally.
+pub const LITERALLY: &str = "eq ";
 
 /// Why a text is no topic name or no topic filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -34,8 +38,25 @@ pub enum TopicError {
     #[error("has a misplaced wildcard: + and # stand alone in their level, # only at the end")]
     MisplacedWildcard,
     /// `${`, which EMQX would expand (CONTRACT.md, `acl` rules).
-    #[error("contains ${{, which EMQX would take for a placeholder")]
+    #[error(
+        "contains ${{, which EMQX would take for a placeholder; write the device's own name or client id"
+    )]
     Placeholder,
+    /// `%u` or `%c`, which mosquitto would expand anywhere in a pattern. Not what is part of a longer word:
+    /// `100%cpu` is nobody's pattern.
+    #[error(
+        "contains %u or %c, which is a pattern of mosquitto's and means nothing here; write the \
+         device's own name or client id"
+    )]
+    MosquittoPattern,
+    /// EMQX takes `eq lab/#` in a rule for "the filter `lab/#` literally" (CONTRACT.md).
+    #[error(
+        "begins with \"eq \", which EMQX would take for \"literally\"; write the topic without it"
+    )]
+    Literally,
+    /// A grant on when to publish instead of on topics.
+    #[error("begins with $delayed/; grant the topic that follows the seconds")]
+    Delayed,
     /// A binding's topic that begins with `$`, the broker's own name space (MQTT 5 §4.7.2).
     #[error("begins with $, which is the broker's own name space")]
     Dollar,
@@ -156,6 +177,25 @@ pub fn grant_covers(grant: &str, filter: &str) -> bool {
     }
 }
 
+/// What would be read as something else than a topic where rules are written: by EMQX, or by who comes
+/// from mosquitto.
+fn check_patterns(text: &str) -> Result<(), TopicError> {
+    if text.contains("${") {
+        return Err(TopicError::Placeholder);
+    }
+    if text.starts_with(LITERALLY) {
+        return Err(TopicError::Literally);
+    }
+    let mut behind_percent = text.split('%').skip(1).map(str::as_bytes);
+    if behind_percent.any(|rest| {
+        matches!(rest, [b'u' | b'c', rest @ ..]
+            if !rest.first().is_some_and(u8::is_ascii_alphanumeric))
+    }) {
+        return Err(TopicError::MosquittoPattern);
+    }
+    Ok(())
+}
+
 fn begins_with_wildcard(filter: &str) -> bool {
     filter.starts_with(['+', '#'])
 }
@@ -180,9 +220,7 @@ impl FromStr for TopicName {
         if text.starts_with('$') {
             return Err(TopicError::Dollar);
         }
-        if text.contains("${") {
-            return Err(TopicError::Placeholder);
-        }
+        check_patterns(text)?;
         Ok(Self(text.into()))
     }
 }
@@ -209,11 +247,13 @@ impl TopicFilter {
     ///
     /// EMQX lets a rule's `+` match a subscription's `#` (CONTRACT.md), which widens a filter whose
     /// end is `+`, and by the same logic one that ends in `+/#`. A wildcard at the root is left to
-    /// Fleetgate as well, so that `$` topics stay out of it.
+    /// Fleetgate as well, so that `$` topics stay out of it. White space around it is too: what becomes of
+    /// it in EMQX was never observed.
     #[must_use]
     pub fn is_exact_in_emqx(&self) -> bool {
         let stem = self.0.strip_suffix("/#").unwrap_or(&self.0);
-        !begins_with_wildcard(&self.0) && !stem.ends_with('+')
+        let padded = self.0.trim().len() != self.0.len();
+        !begins_with_wildcard(&self.0) && !stem.ends_with('+') && !padded
     }
 }
 
@@ -227,9 +267,10 @@ impl FromStr for TopicFilter {
         {
             return Err(TopicError::SubscriptionPrefix);
         }
-        if text.contains("${") {
-            return Err(TopicError::Placeholder);
+        if text.starts_with(DELAYED_PREFIX) {
+            return Err(TopicError::Delayed);
         }
+        check_patterns(text)?;
         Ok(Self(text.into()))
     }
 }
@@ -237,5 +278,38 @@ impl FromStr for TopicFilter {
 impl fmt::Display for TopicFilter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grant(text: &str) -> Result<(), TopicError> {
+        text.parse::<TopicFilter>().map(drop)
+    }
+
+    #[test]
+    fn patterns_of_brokers_are_no_topics() {
+        for text in
+            ["%u", "%c/state", "lab/%u", "lab/%c/#", "a-%c", "%u-b/c", "%%u", "a/%cß", "%c%u"]
+        {
+            assert_eq!(grant(text), Err(TopicError::MosquittoPattern), "{text}");
+            let binding = text.trim_end_matches("/#").parse::<TopicName>();
+            assert_eq!(binding, Err(TopicError::MosquittoPattern), "{text}");
+        }
+        for text in
+            ["100%", "100%cpu", "load/%used", "%C", "%d/u", "a%3c", "%c3%a9", "u/c", "equal/a"]
+        {
+            assert_eq!(grant(text), Ok(()), "{text}");
+            assert!(text.parse::<TopicName>().is_ok(), "{text}");
+        }
+        for text in ["eq lab/#", "eq ", "eq eq a"] {
+            assert_eq!(grant(text), Err(TopicError::Literally), "{text}");
+        }
+        assert_eq!("eq lab".parse::<TopicName>(), Err(TopicError::Literally));
+        assert_eq!(grant("lab/${clientid}/#"), Err(TopicError::Placeholder));
+        assert_eq!(grant("$delayed/5/a"), Err(TopicError::Delayed));
+        assert_eq!(grant("lab/eq a"), Ok(()), "only in front it means something");
     }
 }

@@ -183,7 +183,7 @@ macro_rules! no_name {
         )
     };
 }
-const TOPIC_RULE: &str = "is no topic for a binding: 1 to 1024 bytes, no + or #, no control characters, not beginning with $, no ${";
+const TOPIC_RULE: &str = "is no topic for a binding: 1 to 1024 bytes, no + or #, no control characters, not beginning with $ or \"eq \", no ${, %u or %c (write the device's own name)";
 
 /// The constraints of `sql/`, in the order of its tables.
 fn sentence(constraint: &str) -> Option<&'static str> {
@@ -194,6 +194,9 @@ fn sentence(constraint: &str) -> Option<&'static str> {
         }
         "devices_name_form" | "capabilities_name_form" | "topic_bindings_name_form" => {
             no_name!("this")
+        }
+        "devices_name_reserved" | "devices_client_id_reserved" => {
+            "\"undefined\" and \"http_api\" are words that EMQX writes itself where a name belongs; choose another name"
         }
         "devices_client_id_form" => no_name!("its client id"),
         "devices_area_form" => no_name!("its area"),
@@ -234,7 +237,7 @@ fn sentence(constraint: &str) -> Option<&'static str> {
         }
         "topic_grants_unique" => "this right is granted already",
         "topic_grants_topic_filter_form" => {
-            "is no topic filter for a grant: + and # stand alone in their level, # only at the end; no $share/ or other subscription prefix, no ${"
+            "is no topic filter for a grant: + and # stand alone in their level, # only at the end; no $share/, $delayed/ or other prefix that says how; not beginning with \"eq \"; no ${, %u or %c (write the device's own name)"
         }
         "routing_rules_capability" => {
             "routing rules still name this capability; remove those rules first"

@@ -29,6 +29,7 @@ mod presence;
 mod recorded;
 mod replay;
 mod requests;
+mod reserved;
 mod revocation;
 mod roles;
 mod schema;

@@ -10,10 +10,30 @@ pub(crate) fn matches(filter: &str, topic: &str) -> bool {
     !(dollar && wildcard) && levels_match(&filter, &topic)
 }
 
-/// How EMQX 5.8.9 applies an allow rule (CONTRACT.md): as above, but the words of a subscription are
-/// taken as they are, so that a rule's `+` also matches a subscription's `+` or `#`.
+/// How EMQX 5.8.9 applies an allow rule (CONTRACT.md): `eq ` in front means the topic literally; else
+/// placeholders are expanded, and it matches as above, but the words of a subscription are taken as they
+/// are, so that a rule's `+` also matches a subscription's `+` or `#`.
 pub(crate) fn emqx_rule_allows(rule: &str, asked: &str) -> bool {
-    matches(rule, asked)
+    match rule.strip_prefix("eq ") {
+        Some(literal) => literal == asked,
+        None => matches(&expanded(rule), asked),
+    }
+}
+
+/// A rule or pattern with the client `a` put into it.
+fn expanded(rule: &str) -> String {
+    let placeholders = ["${clientid}", "${username}", "%c", "%u"];
+    placeholders.iter().fold(rule.to_owned(), |text, placeholder| text.replace(placeholder, "a"))
+}
+
+/// What EMQX has taken off a topic before it compares it.
+pub(crate) fn without_prefix(asked: &str) -> &str {
+    let parts = |count| asked.splitn(count, '/').last().unwrap_or(asked);
+    match asked.split('/').next() {
+        Some("$queue" | "$exclusive") => parts(2),
+        Some("$share" | "$delayed") if asked.split('/').count() > 2 => parts(3),
+        _ => asked,
+    }
 }
 
 fn levels_match(filter: &[&str], topic: &[&str]) -> bool {

@@ -13,6 +13,7 @@ use std::fmt::Write;
 use crate::authn::Allowed;
 use crate::domain::acl::{Action, AllowRule, allow_rules};
 use crate::domain::rights::Rights;
+use crate::domain::topic::LITERALLY;
 
 /// Bytes of everything but the rules, names of usual length included.
 const ROOM: usize = 128;
@@ -65,7 +66,7 @@ fn push_rule(text: &mut String, rule: &AllowRule<'_>) {
         Action::Subscribe => r#"{"permission":"allow","action":"subscribe","topic":""#,
     });
     if rule.literal {
-        text.push_str("eq ");
+        text.push_str(LITERALLY);
     }
     push_escaped(text, rule.topic);
     text.push_str("\"}");
