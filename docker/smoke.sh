@@ -29,12 +29,16 @@ fleetgate() { compose exec -T fleetgate fleetgate "$@" </dev/null; }
 # A client that ends by itself: client mosquitto_pub …
 client() { docker run --rm --network labnet "$client_image" "$@" </dev/null; }
 
-# A client that stays: listener NAME mosquitto_sub … ; what it hears is in its log.
+# A client that stays: listener NAME mosquitto_sub … ; what it hears is in its log. -t: into a pipe the client would
+# write only when its buffer is full or it ends; to a terminal it writes each line at once.
 listener() {
     name=$1
     shift
-    docker run -d --name "$name" --network labnet "$client_image" "$@" >/dev/null
+    docker run -d -t --name "$name" --network labnet "$client_image" "$@" >/dev/null
 }
+
+# What a listener has said so far. A terminal ends lines with CR LF.
+said_by() { docker logs "$1" 2>&1 | tr -d '\r'; }
 
 clean_up() {
     docker rm -f "$device" "$service" >/dev/null 2>&1
@@ -148,13 +152,13 @@ is_refused_login() {
 listen_as_service() {
     listener "$service" mosquitto_sub -V 5 -d -h emqx -p 1883 -i "$service:smoke" -u "$service" \
         -P "$service_secret" -q 1 -v -t 'smoke/#' &&
-        eventually says 'Subscribed' docker logs "$service"
+        eventually says 'Subscribed' said_by "$service"
 }
 
 listen_as_device() {
     listener "$device" mosquitto_sub -V 5 -d -h emqx -p 1883 -i "$device" -u "$device" \
         -P "$device_secret" -q 1 -v -C 1 -t "$command_topic" &&
-        eventually says 'Subscribed' docker logs "$device"
+        eventually says 'Subscribed' said_by "$device"
 }
 
 command_the_device() {
@@ -162,8 +166,8 @@ command_the_device() {
         -P "$service_secret" -q 1 -t "$command_topic" -m "$1"
 }
 
-service_heard() { eventually says "$state_topic $1" docker logs "$service"; }
-device_heard() { eventually says "$command_topic $1" docker logs "$device"; }
+service_heard() { eventually says "$state_topic $1" said_by "$service"; }
+device_heard() { eventually says "$command_topic $1" said_by "$device"; }
 registry_shows() { eventually says "$1" fleetgate --json device show "$device"; }
 
 # These keep what they set, so they run here and not in the shell that `step` makes for output.

@@ -7,7 +7,7 @@ use crate::secret::Secret;
 pub(super) const WEBHOOK: &str = "FLEETGATE_SECRET_WEBHOOK";
 /// Gives the secret of Fleetgate's key for EMQX's REST API.
 pub(super) const EMQX_API: &str = "FLEETGATE_SECRET_EMQX_API";
-/// Gives the database password.
+/// Gives the password of the database role that serves.
 pub(super) const DATABASE: &str = "FLEETGATE_SECRET_DATABASE";
 /// Gives the password of the dashboard's first user.
 pub(super) const DASHBOARD: &str = "FLEETGATE_SECRET_DASHBOARD";

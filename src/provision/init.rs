@@ -86,6 +86,7 @@ pub fn init(
     for shared in shared::SHARED {
         shared.settle(&store, &mut report, chosen)?;
     }
+    shared::compare_roles(&store, &mut report)?;
     signing::settle(&store, &mut report)?;
     let authority = Authority::settle(&store, &mut report, now)?;
     server::settle(&store, &mut report, &authority, names, now)?;

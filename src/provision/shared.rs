@@ -14,6 +14,11 @@ pub const API_SECRET: Place = Place(Part::Fleetgate, "emqx-api-secret");
 /// The password of the dashboard's first user.
 pub const DASHBOARD_PASSWORD: Place = Place(Part::Emqx, "dashboard-password");
 
+/// The password of the role that owns the database's tables. Fleetgate's part has no copy.
+const OWNER_PASSWORD: Place = Place(Part::Postgres, "owner-password");
+/// The password of the role that serves, as the database is told it.
+const SERVING_PASSWORD: Place = Place(Part::Postgres, "database-password");
+
 /// The name of Fleetgate's key for EMQX's REST API.
 const API_KEY: &str = "fleetgate";
 
@@ -60,10 +65,12 @@ pub(super) struct Shared {
     /// The variable by which an operator may choose it.
     variable: Option<&'static str>,
     copies: &'static [(Place, Form)],
+    /// Where an older release has it.
+    before: Option<Place>,
 }
 
 /// All of them.
-pub(super) const SHARED: [Shared; 5] = [
+pub(super) const SHARED: [Shared; 6] = [
     Shared {
         what: "webhook token",
         variable: Some(chosen::WEBHOOK),
@@ -71,31 +78,60 @@ pub(super) const SHARED: [Shared; 5] = [
             (WEBHOOK_TOKEN, Form::Plain),
             (Place(Part::Emqx, "webhook-token.hocon"), Form::BearerHocon),
         ],
+        before: None,
     },
     Shared {
         what: "secret of EMQX's API key",
         variable: Some(chosen::EMQX_API),
         copies: &[(API_SECRET, Form::Plain), (Place(Part::Emqx, "api-keys"), Form::ApiKeys)],
+        before: None,
+    },
+    // Before the next one, so that only an older release leaves that one alone behind.
+    Shared {
+        what: "password of the database's owner",
+        variable: None,
+        copies: &[(OWNER_PASSWORD, Form::Plain)],
+        before: Some(SERVING_PASSWORD),
     },
     Shared {
         what: "database password",
         variable: Some(chosen::DATABASE),
         copies: &[
             (Place(Part::Fleetgate, "database-password"), Form::Plain),
-            (Place(Part::Postgres, "database-password"), Form::Plain),
+            (SERVING_PASSWORD, Form::Plain),
         ],
+        before: None,
     },
     Shared {
         what: "dashboard password",
         variable: Some(chosen::DASHBOARD),
         copies: &[(DASHBOARD_PASSWORD, Form::Plain)],
+        before: None,
     },
     Shared {
         what: "node cookie",
         variable: None,
         copies: &[(Place(Part::Emqx, "node-cookie"), Form::Plain)],
+        before: None,
     },
 ];
+
+/// Says so where the serving role would have the owner's password, as in a directory of an older release.
+pub(super) fn compare_roles(store: &Store, report: &mut Report) -> Result<(), ProvisionError> {
+    let owner = store.directory.read(OWNER_PASSWORD)?;
+    let serving = store.directory.read(SERVING_PASSWORD)?;
+    if let (Some(owner), Some(serving)) = (owner, serving)
+        && owner.matches(serving.expose().as_bytes())
+    {
+        report.remark(
+            "the role that serves has the password of the database's owner, as before there were two \
+             roles: remove fleetgate/database-password and postgres/database-password, run this again, \
+             then `fleetgate migrate` and a restart of `fleetgate serve`"
+                .to_owned(),
+        );
+    }
+    Ok(())
+}
 
 impl Shared {
     /// Completes the copies from the one that is there, else from what was chosen, else draws a secret.
@@ -105,7 +141,10 @@ impl Shared {
         report: &mut Report,
         chosen: &Chosen,
     ) -> Result<(), ProvisionError> {
-        let known = self.known(store)?;
+        let known = match (self.known(store, self.copies)?, self.before) {
+            (None, Some(place)) => self.known(store, &[(place, Form::Plain)])?,
+            (known, _) => known,
+        };
         let chosen = self.variable.and_then(|variable| Some((variable, chosen.of(variable)?)));
         if let (Some(known), Some((variable, chosen))) = (&known, chosen)
             && !known.matches(chosen.expose().as_bytes())
@@ -129,10 +168,14 @@ impl Shared {
         Ok(())
     }
 
-    /// The secret that all copies hold that are there.
-    fn known(&self, store: &Store) -> Result<Option<Secret>, ProvisionError> {
+    /// The secret that all of these copies hold that are there.
+    fn known(
+        &self,
+        store: &Store,
+        copies: &[(Place, Form)],
+    ) -> Result<Option<Secret>, ProvisionError> {
         let mut known: Option<(Place, Secret)> = None;
-        for (place, form) in self.copies {
+        for (place, form) in copies {
             let Some(text) = store.directory.read(*place)? else { continue };
             let file = || store.directory.path(*place);
             let secret = form.read(text.expose()).filter(|secret| self.is_fit(secret));

@@ -19,7 +19,7 @@ use crate::support::commands::{fleetgate, run};
 use crate::support::handshake::{self, Peer};
 
 /// The layout that compose files mount.
-const FILES: [&str; 15] = [
+const FILES: [&str; 16] = [
     "fleetgate/webhook-token",
     "fleetgate/emqx-api-secret",
     "fleetgate/database-password",
@@ -32,6 +32,7 @@ const FILES: [&str; 15] = [
     "emqx/tls/ca.pem",
     "emqx/tls/server.pem",
     "emqx/tls/server.key",
+    "postgres/owner-password",
     "postgres/database-password",
     "authority/ca.pem",
     "authority/ca.key",
@@ -137,9 +138,10 @@ fn each_part_reads_the_same_secret_in_its_own_form() {
     let password = secrets.read("fleetgate/database-password");
     assert_eq!(secrets.read("postgres/database-password"), password);
     assert_eq!(secrets.read("emqx/tls/ca.pem"), secrets.read("authority/ca.pem"));
-    let single = ["emqx/dashboard-password", "emqx/node-cookie"].map(|name| secrets.read(name));
+    let single = ["emqx/dashboard-password", "emqx/node-cookie", "postgres/owner-password"];
+    let single = single.map(|name| secrets.read(name));
     let all: BTreeSet<&String> = [&token, &api, &password].into_iter().chain(&single).collect();
-    assert_eq!(all.len(), 5, "no two are alike");
+    assert_eq!(all.len(), 6, "no two are alike");
     for secret in all {
         assert!(secret.len() == 48 && secret.chars().all(|c| c.is_ascii_hexdigit()), "{secret}");
     }
@@ -154,7 +156,7 @@ fn again_changes_nothing_and_says_so_without_a_secret() {
     let before = secrets.state();
     let said = secrets.init(&[]).unwrap();
     assert_eq!(secrets.state(), before);
-    assert_eq!(said.lines().count(), 15, "{said}");
+    assert_eq!(said.lines().count(), 16, "{said}");
     assert!(said.lines().all(|line| line.starts_with("kept ")), "{said}");
     for name in ["fleetgate/webhook-token", "emqx/dashboard-password", "emqx/node-cookie"] {
         assert!(!said.contains(&secrets.read(name)), "{name}");
@@ -228,6 +230,28 @@ fn what_is_missing_is_made_from_what_is_there() {
         secrets.init(&[]).unwrap();
         assert_ne!(secrets.state()[name].0, before[name].0, "{name} can only be drawn anew");
     }
+}
+
+/// A directory of a release with one database role goes on working, and says how to have two passwords.
+#[test]
+fn the_owner_keeps_the_password_of_before_there_were_two_roles() {
+    let secrets = Secrets::made();
+    fs::remove_file(secrets.file("postgres/owner-password")).unwrap();
+    let directory = secrets.path().to_str().unwrap().to_owned();
+    let init = || run(fleetgate(&["secrets", "init", "--directory", &directory]));
+    let (code, _, stderr) = init();
+    assert_eq!(code, 0, "{stderr}");
+    let before = secrets.read("postgres/database-password");
+    assert_eq!(secrets.read("postgres/owner-password"), before);
+    assert!(stderr.contains("remove fleetgate/database-password"), "{stderr}");
+    assert!(!stderr.contains(&before), "{stderr}");
+    for copy in ["fleetgate/database-password", "postgres/database-password"] {
+        fs::remove_file(secrets.file(copy)).unwrap();
+    }
+    let (code, _, stderr) = init();
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert_eq!(secrets.read("postgres/owner-password"), before);
+    assert_ne!(secrets.read("postgres/database-password"), before);
 }
 
 #[test]

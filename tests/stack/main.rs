@@ -44,7 +44,7 @@ const SECRETS: &[(&str, &[&str])] = &[
             "tls/server.key",
         ],
     ),
-    ("secrets-postgres", &["database-password"]),
+    ("secrets-postgres", &["owner-password", "database-password"]),
     ("secrets-authority", &["ca.pem", "ca.key"]),
 ];
 

@@ -17,9 +17,16 @@ case "$*" in
     *'-P wrong'*) exit 5 ;;
     *smoke/another/state*) echo 'Warning: Publish 1 failed: Not authorized.' ;;
     *mosquitto_sub*-W*) echo 'All subscription requests were denied.'; exit 1 ;;
-    logs*smoke-service*) device=${2#smoke-service-}
-        printf 'Subscribed\nsmoke/smoke-%s/state 21.25\nsmoke/smoke-%s/state 22.75\n' "$device" "$device" ;;
-    logs*) printf 'Subscribed\nsmoke/%s/set on\n' "$2" ;;
+    # Into a pipe a client writes late, so that it needs a terminal, which ends lines so.
+    'run -d -t '*) touch "${0%/*}/terminal" ;;
+    logs*) [ -e "${0%/*}/terminal" ] || exit 0
+        device=${2#smoke-service-}
+        case "$2" in
+            smoke-service*)
+                printf 'Subscribed\r\nsmoke/smoke-%s/state 21.25\r\nsmoke/smoke-%s/state 22.75\r\n' \
+                    "$device" "$device" ;;
+            *) printf 'Subscribed\r\nsmoke/%s/set on\r\n' "$2" ;;
+        esac ;;
 esac
 "##;
 

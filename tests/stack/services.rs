@@ -9,7 +9,7 @@ use crate::compose::{document, mounts, service, services, texts};
 use crate::secrets_of;
 
 /// Those that end by themselves.
-const ONE_SHOT: [&str; 2] = ["secrets", "certificate"];
+const ONE_SHOT: [&str; 3] = ["secrets", "migrate", "certificate"];
 
 fn condition(of: &str, on: &str) -> Value {
     service(of)["depends_on"][on]["condition"].clone()
@@ -17,10 +17,12 @@ fn condition(of: &str, on: &str) -> Value {
 
 #[test]
 fn each_starts_when_what_it_needs_is_healthy() {
-    for needs_secrets in ["postgres", "fleetgate", "emqx"] {
+    for needs_secrets in ["postgres", "migrate", "fleetgate", "emqx"] {
         assert_eq!(condition(needs_secrets, "secrets"), "service_completed_successfully");
     }
+    assert_eq!(condition("migrate", "postgres"), "service_healthy");
     assert_eq!(condition("fleetgate", "postgres"), "service_healthy");
+    assert_eq!(condition("fleetgate", "migrate"), "service_completed_successfully");
     assert_eq!(condition("emqx", "fleetgate"), "service_healthy");
     let services = services();
     for (name, service) in &services {
@@ -54,7 +56,7 @@ fn only_what_is_asked_for_runs_without_a_profile() {
         let those = services.iter().filter(move |(_, service)| service["profiles"] == profile);
         those.map(|(name, _)| name.as_str()).collect::<Vec<_>>()
     };
-    assert_eq!(of(Value::Null), ["emqx", "fleetgate", "postgres", "secrets"]);
+    assert_eq!(of(Value::Null), ["emqx", "fleetgate", "migrate", "postgres", "secrets"]);
     assert_eq!(of(json!(["monitoring"])), ["grafana", "prometheus"]);
     assert_eq!(of(json!(["tools"])), ["certificate"]);
 }
@@ -106,7 +108,7 @@ fn each_sees_only_its_own_secrets() {
         "secrets-authority": ["certificate", "secrets"],
         "secrets-emqx": ["emqx", "secrets"],
         "secrets-fleetgate": ["certificate", "fleetgate", "secrets"],
-        "secrets-postgres": ["postgres", "secrets"],
+        "secrets-postgres": ["migrate", "postgres", "secrets"],
     });
     assert_eq!(json!(readers), expected);
 }
@@ -121,6 +123,7 @@ fn secrets_belong_to_the_users_that_read_them() {
     };
     assert_eq!(json!(owner("fleetgate")), service("fleetgate")["user"]);
     assert_eq!(json!(owner("postgres")), service("postgres")["user"]);
+    assert_eq!(json!(owner("postgres")), service("migrate")["user"]);
     // EMQX's image says who it runs as.
     assert_eq!(owner("emqx"), "1000:1000");
     for (volume, place, _) in mounts(&secrets) {
@@ -138,13 +141,48 @@ fn emqx_keeps_its_name_and_so_its_data() {
     assert!(mounts(&emqx).contains(&("emqx-data".into(), "/opt/emqx/data".into(), false)));
 }
 
+/// The file of a volume of secrets that a path in a service names.
+fn secret(service: &Value, path: &str) -> (String, String) {
+    let mounts = mounts(service).into_iter();
+    let found = mounts.filter_map(|(volume, place, _)| {
+        Some((volume, path.strip_prefix(&format!("{place}/"))?.to_owned()))
+    });
+    let (volume, file) = { found }.next().unwrap_or_else(|| panic!("{path} is not mounted"));
+    assert!(secrets_of(&volume).contains(&file.as_str()), "{path}");
+    (volume, file)
+}
+
+/// One role owns the tables, another serves, and the service that faces the network has only the latter's
+/// password.
 #[test]
-fn postgres_gets_the_password_that_fleetgate_has() {
-    let postgres = service("postgres");
-    let file = postgres["environment"]["POSTGRES_PASSWORD_FILE"].as_str().unwrap();
-    let (_, place, _) = mounts(&postgres).pop().unwrap();
-    let name = file.strip_prefix(&format!("{place}/")).unwrap();
-    assert!(secrets_of("secrets-postgres").contains(&name), "{file}");
+fn the_schema_is_its_owners_and_another_role_serves() {
+    let [postgres, migrate, fleetgate] = ["postgres", "migrate", "fleetgate"].map(service);
+    let of =
+        |service: &Value, name: &str| service["environment"][name].as_str().unwrap().to_owned();
+    let owner = of(&postgres, "POSTGRES_USER");
+    let user = |service: &Value| {
+        let url = of(service, "FLEETGATE_DATABASE_URL");
+        let rest = url.strip_prefix("postgres://").unwrap();
+        rest.split_once('@').unwrap().0.to_owned()
+    };
+    assert_eq!(user(&migrate), owner);
+    let serving = user(&fleetgate);
+    assert_ne!(serving, owner);
+    let password = "FLEETGATE_DATABASE_PASSWORD_FILE";
+    let owners = secret(&postgres, &of(&postgres, "POSTGRES_PASSWORD_FILE"));
+    assert_eq!(secret(&migrate, &of(&migrate, password)), owners);
+    let options = texts(&migrate["command"]);
+    let option = |name: &str| {
+        let prefix = format!("--{name}=");
+        options.iter().find_map(|option| option.strip_prefix(&prefix)).unwrap().to_owned()
+    };
+    assert_eq!(options[0], "migrate");
+    assert_eq!(option("grant-to"), serving);
+    // `secrets init` makes both copies of one secret.
+    let given = secret(&migrate, &option("role-password-file"));
+    let used = secret(&fleetgate, &of(&fleetgate, password));
+    assert_eq!(given, ("secrets-postgres".into(), "database-password".into()));
+    assert_eq!(used, ("secrets-fleetgate".into(), "database-password".into()));
 }
 
 /// The smoke test joins it. Secrets are made without any network.
