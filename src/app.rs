@@ -50,6 +50,9 @@ const REGISTRY_THREADS: usize = 2;
 /// How long the writer may take for what is queued after the HTTP side has ended.
 const LAST_WRITES: Duration = Duration::from_secs(5);
 
+/// How long the registry's task may take at least to end its work, however long the rest took.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// Why the service could not start, or ended before it was told to.
 #[derive(Debug, Error)]
 pub enum AppError {
@@ -158,7 +161,8 @@ impl App {
             postgres.clone(),
             metrics.events.clone(),
         );
-        let broker = broker(config, &target, &devices, evictions, &metrics, &clock)?;
+        let heard = (listener.hearing(), freshness.bound());
+        let broker = broker(config, &target, &devices, heard, evictions, &metrics, &clock)?;
         let exempt = config.logins.exempt_networks.clone();
         let limits = LimitSettings { enabled: config.logins.limits, exempt };
         let limits = Arc::new(Limits::new(limits, metrics.limits.clone()));
@@ -237,8 +241,10 @@ impl App {
         }
         self.gate.authenticator.stop();
         if outcome.is_ok() {
-            // What is being asked of EMQX is struck out, so that no other replica asks it again.
-            let _over = tokio::time::timeout_at(deadline, task).await;
+            // What is being asked of EMQX is struck out, so that no other replica asks it again, and
+            // this one is no longer counted among the replicas.
+            let last = deadline.max(tokio::time::Instant::now() + LAST_WORDS);
+            let _over = tokio::time::timeout_at(last, task).await;
         }
         drop(runtime);
         telling.abort();
@@ -278,7 +284,8 @@ fn authenticator(
         HashThreads::start(threads, queue, metrics).map_err(set_up("the hash threads"))?;
     let verified = VerifiedLogins::new(config.cache.devices);
     let secret = &config.emqx.webhook_token;
-    Ok(Authenticator::new(clock, tokens, hash_threads, verified, limits, secret))
+    let authenticator = Authenticator::new(clock, tokens, hash_threads, verified, limits, secret);
+    Ok(authenticator.with_max_session(config.emqx.max_session))
 }
 
 /// Half as many threads as workers. A second thread on two cores makes batches of events slower: waking

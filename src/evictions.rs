@@ -8,8 +8,14 @@
 //!    that come together count as one.
 //! 3. From commit to EMQX's answer it takes tens of milliseconds while EMQX is well. While it is away,
 //!    rows wait, nobody waits for them, and they are done once it is back.
-//! 4. What has waited for [`MAX_AGE`] is dropped: the API may have been switched on only now, and
-//!    today's sessions must not end for yesterday's change. The sweep finds those of disabled devices.
+//! 4. A kick-out is never given up because of its age. Its row goes when EMQX has ended the session, or
+//!    when the session is known to have ended by itself: it ended, or another began, after nobody could be
+//!    let in by the old right any more. One row a client id, so what waits without an EMQX is bounded by
+//!    the clients there are. A client id that EMQX refuses is tried again with waits up to
+//!    [`RETRY_LONGEST`].
+//! 5. A session that came back through a replica that had not heard of the change ends as well: the
+//!    kick-out is carried out once more when that replica can decide by old records no longer. Where all
+//!    replicas heard of the change, which they tell ([`crate::registry::replicas`]), it is not.
 //!
 //! # Design
 //! PostgreSQL's notice wakes every replica; each takes what it can get (`FOR UPDATE SKIP LOCKED`) for
@@ -22,10 +28,10 @@
 //!   read, so the change is visible, and the cache forgets the device before EMQX is called.
 //! - *… on another replica, which has not heard of it either.* Its notice left PostgreSQL together with
 //!   ours. The call waits for [`SETTLE`] after the notice, and the client needs a network round trip or
-//!   two to come back; the window is what the other replica lags beyond that. A replica whose LISTEN
-//!   connection is silently dead lags most: up to 3 s (heartbeat and its time-out), after which it asks
-//!   PostgreSQL for everything. A session that slips through keeps the old rights until it ends or the
-//!   device changes again.
+//!   two to come back; the window is what the other replica lags beyond that. A replica that is deaf, slow
+//!   or dead then is known by its row, and the session ends the second time (5), whether or not a login is
+//!   known of: its connect event may be what is still missing. What a heartbeat cannot see is a notice
+//!   that is late by less than half a second, or that was overtaken by no heartbeat.
 //! - *The client logs in with the new rights between the change and the call.* It is thrown out once:
 //!   EMQX can end only whatever session the client id has now. It then logs in again.
 //! - *A new change while EMQX is called.* The row's `changed_at` has moved on, so it is not struck out,
@@ -53,6 +59,7 @@ use crate::registry::cache::DeviceCache;
 use crate::registry::connection::{Target, within};
 use crate::registry::error::RegistryError;
 use crate::registry::evictions::{self, Eviction};
+use crate::registry::hearing::Hearing;
 
 /// Head start of the other replicas' caches.
 pub const SETTLE: Duration = Duration::from_millis(20);
@@ -60,8 +67,8 @@ pub const SETTLE: Duration = Duration::from_millis(20);
 pub const POLL: Duration = Duration::from_secs(5);
 /// How long a replica keeps what it took: longer than a batch ever takes.
 pub const LEASE: Duration = Duration::from_secs(60);
-/// How long a change is worth acting on.
-pub const MAX_AGE: Duration = Duration::from_secs(24 * 3600);
+/// Added to the bound of a replica that lagged before a kick-out is repeated: an answer on its way.
+pub const ANSWER: Duration = Duration::from_secs(1);
 
 /// Client ids taken at once.
 const BATCH: usize = 500;
@@ -71,21 +78,28 @@ const BULK_FROM: usize = 32;
 const BULK: usize = 250;
 /// Calls at a time where they go one by one.
 const CALLS: usize = 8;
-/// Time between two looks for what is too old.
+/// Time between two looks at kick-outs that were carried out and are not confirmed.
+const CONFIRM: Duration = Duration::from_secs(1);
+/// Time between two looks for what is no longer needed.
 const TIDY: Duration = Duration::from_secs(60);
 /// Least wait before EMQX is tried again after a failure.
 const BREATH: Duration = Duration::from_millis(100);
 const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 const RETRY_FIRST: Duration = Duration::from_millis(500);
-const RETRY_LONGEST: Duration = Duration::from_secs(300);
+/// Longest wait before a client id that EMQX refuses is tried again.
+pub const RETRY_LONGEST: Duration = Duration::from_secs(300);
 const RECONNECT: Duration = Duration::from_secs(1);
 
 /// See the module documentation.
 pub struct Evictor {
     target: Target,
-    /// `None`: nothing is ended, and what is too old is dropped.
+    /// `None`: nothing is ended, and rows wait until their sessions end by themselves.
     api: Option<Arc<EmqxApi>>,
     cache: Arc<DeviceCache>,
+    /// Which replica this is.
+    hearing: Arc<Hearing>,
+    /// How long a record may decide after a change, whatever fails.
+    bound: Duration,
     wake: Arc<Notify>,
     metrics: EvictionMetrics,
 }
@@ -100,10 +114,12 @@ impl Evictor {
         target: Target,
         api: Option<Arc<EmqxApi>>,
         cache: Arc<DeviceCache>,
+        hearing: Arc<Hearing>,
+        bound: Duration,
         wake: Arc<Notify>,
         metrics: EvictionMetrics,
     ) -> Self {
-        Self { target, api, cache, wake, metrics }
+        Self { target, api, cache, hearing, bound, wake, metrics }
     }
 
     /// Ends sessions until `stop` is cancelled; what is under way then is finished.
@@ -130,24 +146,40 @@ impl Evictor {
                 tidy_at = Instant::now() + TIDY;
             }
             let pause = self.end_what_is_due(&client, stop).await?;
+            let unconfirmed = self.confirm(&client).await?;
             let (waiting, until_due) = bounded(evictions::waiting(&client)).await?;
             self.metrics.waiting.set(waiting);
             let pause = pause.or(until_due.filter(|_| self.api.is_some())).unwrap_or(POLL);
+            let longest = if unconfirmed { CONFIRM } else { POLL };
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = self.wake.notified() => tokio::time::sleep(SETTLE).await,
-                () = tokio::time::sleep(pause.min(POLL)) => {}
+                () = tokio::time::sleep(pause.min(longest)) => {}
             }
         }
         Ok(())
     }
 
-    async fn tidy(&self, client: &Client) -> Result<(), RegistryError> {
-        let dropped = bounded(evictions::drop_older_than(client, MAX_AGE)).await?;
-        if dropped > 0 && self.api.is_some() {
-            tracing::warn!(dropped, "sessions that should have ended a day ago are given up");
+    /// Looks at what was carried out; returns whether any of it still waits.
+    async fn confirm(&self, client: &Client) -> Result<bool, RegistryError> {
+        let confirmations = bounded(evictions::confirm(client, ANSWER)).await?;
+        self.metrics.kicked("repeated", confirmations.repeated);
+        if confirmations.repeated > 0 {
+            let sessions = confirmations.repeated;
+            tracing::warn!(
+                sessions,
+                "a replica heard late of changes; sessions that it may have let in are ended again"
+            );
         }
-        self.metrics.kicked("expired", dropped);
+        Ok(confirmations.waiting > 0)
+    }
+
+    async fn tidy(&self, client: &Client) -> Result<(), RegistryError> {
+        let dropped = bounded(evictions::drop_unneeded(client, self.bound)).await?;
+        if dropped > 0 {
+            tracing::info!(dropped, "sessions that had to end have ended by themselves");
+        }
+        self.metrics.kicked("ended_by_itself", dropped);
         Ok(())
     }
 
@@ -184,7 +216,7 @@ impl Evictor {
     async fn settle(&self, client: &Client, kicks: &[Kick<'_>]) -> Result<bool, RegistryError> {
         let done: Vec<&Eviction> =
             kicks.iter().filter(|(_, kick)| kick.is_ok()).map(|(eviction, _)| *eviction).collect();
-        for delay in bounded(evictions::finish(client, &done)).await? {
+        for delay in bounded(evictions::finish(client, &done, self.hearing.id())).await? {
             self.metrics.delay.observe(delay);
         }
         let mut emqx_unfit = None;

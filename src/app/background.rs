@@ -18,10 +18,11 @@ use crate::registry::changes::ChangeListener;
 use crate::registry::connection::Target;
 use crate::registry::error::RegistryError;
 use crate::registry::freshness::Freshness;
+use crate::registry::hearing::Hearing;
 use crate::registry::migrate::migrate;
 use crate::registry::pool::Postgres;
-use crate::registry::probe;
 use crate::registry::roles::missing_privileges;
+use crate::registry::{probe, replicas};
 use crate::sweep::Sweeper;
 
 /// Wait between attempts to reach a PostgreSQL that was never seen.
@@ -40,14 +41,22 @@ pub(super) fn broker(
     config: &Config,
     target: &Target,
     devices: &Arc<DeviceCache>,
+    (hearing, bound): (Arc<Hearing>, Duration),
     wake: Arc<Notify>,
     metrics: &Metrics,
     clock: &Clock,
 ) -> Result<Broker, AppError> {
     let api = config.emqx.api.as_ref().map(|api| EmqxApi::new(api, metrics.emqx.clone()));
     let api = api.transpose().map_err(set_up("EMQX's REST API"))?.map(Arc::new);
-    let evictor =
-        Evictor::new(target.clone(), api.clone(), devices.clone(), wake, metrics.evictions.clone());
+    let evictor = Evictor::new(
+        target.clone(),
+        api.clone(),
+        devices.clone(),
+        hearing,
+        bound,
+        wake,
+        metrics.evictions.clone(),
+    );
     let interval = config.emqx.sweep_interval;
     let sweeper = Sweeper::new(target.clone(), api, interval, clock.clone(), metrics.sweep.clone());
     Ok(Broker { evictor, sweeper })
@@ -76,7 +85,9 @@ pub(super) async fn keep_registry(
         }
     }
     let Broker { evictor, sweeper } = broker;
+    let hearing = listener.hearing();
     tokio::join!(
+        replicas::run(postgres.clone(), freshness.clone(), hearing, end.clone()),
         listener.run(end.clone()),
         probe::run(postgres, freshness, end.clone()),
         evictor.run(end.clone()),

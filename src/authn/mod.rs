@@ -42,6 +42,7 @@ pub mod token;
 pub mod verified;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use thiserror::Error;
 
@@ -100,7 +101,8 @@ pub enum Decision {
 pub struct Allowed {
     /// The device, with its rights.
     pub device: Arc<DeviceRecord>,
-    /// When the earliest of the credentials used ends, in Unix seconds, later than now.
+    /// When the session has to end, in Unix seconds, later than now: with the earliest of the credentials
+    /// used, or because no session lasts longer.
     pub expires_at: Option<i64>,
 }
 
@@ -138,6 +140,8 @@ pub struct Authenticator {
     verified: VerifiedLogins,
     decoys: Decoys,
     limits: Arc<Limits>,
+    /// Longest time that a session may last, in seconds.
+    max_session: i64,
 }
 
 impl Authenticator {
@@ -153,7 +157,17 @@ impl Authenticator {
         shared_secret: &Secret,
     ) -> Self {
         let decoys = Decoys::new(shared_secret.expose().as_bytes());
-        Self { clock, tokens, hash_threads, verified, decoys, limits }
+        let max_session = i64::MAX;
+        Self { clock, tokens, hash_threads, verified, decoys, limits, max_session }
+    }
+
+    /// Lets no session last longer than this, rounded down to seconds: EMQX ends it then (`expire_at`), and
+    /// the client logs in anew. An earlier end of a credential prevails. `None`: sessions last.
+    #[must_use]
+    pub fn with_max_session(mut self, longest: Option<Duration>) -> Self {
+        let seconds = longest.map(|longest| i64::try_from(longest.as_secs()).unwrap_or(i64::MAX));
+        self.max_session = seconds.unwrap_or(i64::MAX);
+        self
     }
 
     /// Stops the hash threads; logins with chosen passwords fail from then on. Blocks for one hash.
@@ -238,11 +252,13 @@ impl Authenticator {
 
     /// The clock is read anew: hashing may have outlasted the credential.
     fn allow_until(&self, device: Arc<DeviceRecord>, until: i64) -> Decision {
-        let left = until.saturating_sub(self.clock.now_micros().div_euclid(1_000_000));
-        if left <= 0 {
+        let now = self.clock.now_micros().div_euclid(1_000_000);
+        if until <= now {
             return Decision::Deny(Refusal::ExpiredCredential);
         }
-        Decision::Allow(Allowed { device, expires_at: (left < FAR_AWAY).then_some(until) })
+        let until = until.min(now.saturating_add(self.max_session));
+        let is_near = until.saturating_sub(now) < FAR_AWAY;
+        Decision::Allow(Allowed { device, expires_at: is_near.then_some(until) })
     }
 }
 

@@ -9,6 +9,7 @@ mod connection;
 mod emqx;
 mod finding;
 mod fleet;
+mod rights;
 mod schema;
 mod session;
 
@@ -84,6 +85,7 @@ pub async fn examine(sources: &Sources, clock: &Clock) -> Report {
             report.skip(&connection::CHECKS, why);
             report.skip(&schema::CHECKS, why);
             report.skip(&fleet::CHECKS, why);
+            report.skip(&rights::CHECKS, why);
         }
     }
     report
@@ -99,8 +101,12 @@ async fn examine_database(settings: &Settings, clock: &Clock, report: &mut Repor
                 connection::examine(&connected, &database, clock, &mut session).await;
                 if schema::examine(&mut session).await {
                     fleet::examine(settings.tokens(), &mut session).await;
+                    let has_api = settings.emqx_api().is_ok_and(|api| api.is_some());
+                    rights::examine(has_api, &mut session).await;
                 } else {
-                    report.skip(&fleet::CHECKS, "the tables cannot be used, see above");
+                    let why = "the tables cannot be used, see above";
+                    report.skip(&fleet::CHECKS, why);
+                    report.skip(&rights::CHECKS, why);
                 }
                 return;
             }
@@ -111,4 +117,5 @@ async fn examine_database(settings: &Settings, clock: &Clock, report: &mut Repor
     report.skip(connection::CHECKS.get(usize::from(tried)..).unwrap_or_default(), why);
     report.skip(&schema::CHECKS, why);
     report.skip(&fleet::CHECKS, why);
+    report.skip(&rights::CHECKS, why);
 }

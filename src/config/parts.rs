@@ -76,6 +76,8 @@ pub struct Emqx {
     pub api: Option<EmqxApi>,
     /// Time between two sweeps of one process, before jitter.
     pub sweep_interval: Duration,
+    /// How long a session may last; `None`: as long as its credential.
+    pub max_session: Option<Duration>,
 }
 
 /// How to call EMQX's REST API.

@@ -201,7 +201,8 @@ impl Layers {
         // Rights that travel with the login can only be taken back by ending the session.
         let acl_in_login = self.optional("emqx.acl_in_login").unwrap_or(api.is_some());
         let sweep_interval = self.get("emqx.sweep_interval")?;
-        Ok(Emqx { webhook_token, acl_in_login, api, sweep_interval })
+        let max_session = self.optional("emqx.max_session");
+        Ok(Emqx { webhook_token, acl_in_login, api, sweep_interval, max_session })
     }
 
     /// All of the API's settings or none: half of them is a mistake, not "off".

@@ -234,6 +234,14 @@ pub(super) static SETTINGS: &[Setting] = &[
                   or take a tenth; one replica does it for all.",
     },
     Setting {
+        key: "emqx.max_session",
+        kind: millis(MINUTE, 365 * 24 * HOUR),
+        preset: Preset::Absent("none: a session lasts as long as its credential"),
+        meaning: "Longest time that a session may last; EMQX then ends it, and the device logs in anew. \
+                  Bounds how long a right that was taken away is used where EMQX's API cannot be \
+                  called. A credential that ends earlier prevails.",
+    },
+    Setting {
         key: "cache.devices",
         kind: Kind::Count(1..=100_000_000),
         preset: Preset::Value("200000"),

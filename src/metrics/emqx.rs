@@ -92,7 +92,7 @@ impl Adder<'_> {
         Ok(EvictionMetrics {
             kicks: self.counters(
                 "fleetgate_kicks_total",
-                "Client ids whose session had to end, by outcome. in_bulk: EMQX does not say whether there was one. expired: dropped after a day.",
+                "Client ids whose session had to end, by outcome. in_bulk: EMQX does not say whether there was one. repeated: to be ended again, because a replica may have let the client in meanwhile. ended_by_itself: no longer needed.",
                 &["outcome"],
             )?,
             delay: self.add(Histogram::with_opts(delay.buckets(DELAY_SECONDS.to_vec()))?)?,

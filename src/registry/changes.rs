@@ -113,7 +113,7 @@ impl ChangeListener {
     ) -> Self {
         let own = u64::from_ne_bytes(random_bytes());
         let heartbeat_channel = format!("fleetgate_heartbeat_{own:016x}");
-        let hearing = Arc::default();
+        let hearing = Arc::new(Hearing::new(freshness.bound()));
         Self { target, cache, schemas, freshness, metrics, evictions, hearing, heartbeat_channel }
     }
 

@@ -2,19 +2,23 @@
 //! was missed here.
 //!
 //! Changes up to a proof's time have been heard, except for those in the **gap**: the newest stretch in
-//! which they may not have been, or only late. Gaps that follow each other are one, so that a LISTEN that
-//! comes and goes forgets none of them.
+//! which they may not have been, or only late. The first one reaches from the start of the process to the
+//! first proof. Gaps that follow each other are one, so that a LISTEN that comes and goes forgets none.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use crate::secret::random_bytes;
 
 /// A notice that travels longer than this tells of a lag: a client that was thrown out may have come back
 /// in the meantime.
 const LAG: Duration = Duration::from_millis(500);
 
-/// Gaps that are closer than this are one. Longer than a kick-out ever waits for its confirmation while
-/// replicas are in good order.
-const CLOSE: i64 = 60_000_000;
+/// Added to a replica's bound: gaps that are closer than this are one. A kick-out that waits for the bound
+/// of a replica that had a gap still finds it then.
+const CLOSE: Duration = Duration::from_secs(60);
 
 /// A notice from another session that arrived.
 #[derive(Debug, Clone, Copy)]
@@ -40,28 +44,64 @@ pub struct Heard {
 }
 
 impl Heard {
-    fn gap(&mut self, from: i64, until: i64) {
-        if self.gap_until == 0 || from - self.gap_until > CLOSE {
+    fn gap(&mut self, from: i64, until: i64, close: i64) {
+        if self.gap_until == 0 || from - self.gap_until > close {
             self.gap_from = from;
         }
         self.gap_until = until;
     }
 
-    fn proven(&mut self, proof: Proof) {
+    fn proven(&mut self, proof: Proof, close: i64) {
         let arrived = proof.sent_at
             + i64::try_from(proof.travelled.as_micros()).unwrap_or(i64::MAX - proof.sent_at);
         if proof.travelled > LAG {
-            self.gap(self.until, arrived);
+            self.gap(self.until, arrived, close);
         }
         self.until = self.until.max(proof.sent_at);
     }
 }
 
 /// See the module documentation.
-#[derive(Debug, Default)]
-pub struct Hearing(Mutex<Heard>);
+#[derive(Debug)]
+pub struct Hearing {
+    id: String,
+    began: Instant,
+    /// In microseconds, see [`CLOSE`].
+    close: i64,
+    heard: Mutex<Heard>,
+    changed: Notify,
+}
 
 impl Hearing {
+    /// Nothing is heard yet. `bound` is how long a record here may decide after a change, whatever fails.
+    #[must_use]
+    pub fn new(bound: Duration) -> Self {
+        Self {
+            id: format!("{:016x}", u64::from_ne_bytes(random_bytes())),
+            began: Instant::now(),
+            close: i64::try_from((bound + CLOSE).as_micros()).unwrap_or(i64::MAX),
+            heard: Mutex::default(),
+            changed: Notify::new(),
+        }
+    }
+
+    /// What this replica is called, drawn at its start.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// How long ago that was.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// Waits until LISTEN begins or is lost.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
     /// What has been heard by now.
     #[must_use]
     pub fn now(&self) -> Heard {
@@ -70,27 +110,29 @@ impl Hearing {
 
     /// LISTEN is in force, and this is its first proof. Nothing was heard since the last one before.
     pub fn begins(&self, proof: Proof) {
+        let age = i64::try_from(self.age().as_micros()).unwrap_or(proof.sent_at);
         let mut heard = self.heard();
-        if heard.until > 0 {
-            let from = heard.until;
-            heard.gap(from, proof.sent_at);
-        }
-        heard.proven(proof);
+        let from = if heard.until > 0 { heard.until } else { proof.sent_at - age };
+        heard.gap(from, proof.sent_at, self.close);
+        heard.proven(proof, self.close);
         heard.listening = true;
+        drop(heard);
+        self.changed.notify_one();
     }
 
     /// Another proof.
     pub fn confirm(&self, proof: Proof) {
-        self.heard().proven(proof);
+        self.heard().proven(proof, self.close);
     }
 
     /// LISTEN is lost: nothing is heard from the last proof on.
     pub fn lost(&self) {
         self.heard().listening = false;
+        self.changed.notify_one();
     }
 
     fn heard(&self) -> MutexGuard<'_, Heard> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -98,42 +140,54 @@ impl Hearing {
 mod tests {
     use super::*;
 
+    /// A minute.
+    const CLOSE: i64 = 60_000_000;
+
     fn proof(sent_at: i64) -> Proof {
         Proof { sent_at, travelled: Duration::from_millis(1) }
     }
 
+    fn gap(hearing: &Hearing) -> (i64, i64) {
+        let heard = hearing.now();
+        (heard.gap_from, heard.gap_until)
+    }
+
     #[test]
-    fn a_replica_that_always_listened_has_no_gap() {
-        let hearing = Hearing::default();
-        hearing.begins(proof(1_000));
-        hearing.confirm(proof(2_000));
-        let heard = Heard { until: 2_000, listening: true, ..Heard::default() };
-        assert_eq!(hearing.now(), heard);
+    fn the_first_gap_reaches_from_the_start_to_the_first_proof() {
+        let hearing = Hearing::new(Duration::ZERO);
+        assert_eq!(hearing.now(), Heard::default());
+        hearing.begins(proof(1_000_000_000));
+        hearing.confirm(proof(1_002_000_000));
+        let (from, until) = gap(&hearing);
+        assert!(from <= until && until == 1_000_000_000, "{from} {until}");
+        assert_eq!(hearing.now().until, 1_002_000_000);
+        assert!(hearing.now().listening);
     }
 
     #[test]
     fn a_gap_reaches_from_the_last_proof_to_the_next() {
-        let hearing = Hearing::default();
-        hearing.begins(proof(1_000));
+        let hearing = Hearing::new(Duration::ZERO);
+        hearing.begins(proof(CLOSE));
+        hearing.confirm(proof(3 * CLOSE));
         hearing.lost();
-        assert_eq!(hearing.now(), Heard { until: 1_000, ..Heard::default() });
-        hearing.begins(proof(9_000));
-        let gap = |heard: Heard| (heard.gap_from, heard.gap_until);
-        assert_eq!(gap(hearing.now()), (1_000, 9_000));
+        assert_eq!((hearing.now().until, hearing.now().listening), (3 * CLOSE, false));
+        hearing.begins(proof(3 * CLOSE + 9));
+        assert_eq!(gap(&hearing), (3 * CLOSE, 3 * CLOSE + 9));
         // One that follows soon belongs to it, one much later does not.
-        hearing.begins(proof(20_000));
-        assert_eq!(gap(hearing.now()), (1_000, 20_000));
-        hearing.confirm(proof(20_000 + 2 * CLOSE));
-        hearing.begins(proof(21_000 + 2 * CLOSE));
-        assert_eq!(gap(hearing.now()), (20_000 + 2 * CLOSE, 21_000 + 2 * CLOSE));
+        hearing.begins(proof(3 * CLOSE + 20));
+        assert_eq!(gap(&hearing), (3 * CLOSE, 3 * CLOSE + 20));
+        hearing.confirm(proof(9 * CLOSE));
+        hearing.begins(proof(9 * CLOSE + 1));
+        assert_eq!(gap(&hearing), (9 * CLOSE, 9 * CLOSE + 1));
     }
 
     #[test]
     fn a_slow_notice_is_a_gap() {
-        let hearing = Hearing::default();
-        hearing.begins(proof(1_000));
-        hearing.confirm(Proof { sent_at: 2_000, travelled: LAG * 2 });
-        let heard = hearing.now();
-        assert_eq!((heard.gap_from, heard.gap_until, heard.until), (1_000, 1_002_000, 2_000));
+        let hearing = Hearing::new(Duration::ZERO);
+        hearing.begins(proof(CLOSE));
+        hearing.confirm(proof(5 * CLOSE));
+        hearing.confirm(Proof { sent_at: 5 * CLOSE + 1_000, travelled: LAG * 2 });
+        assert_eq!(gap(&hearing), (5 * CLOSE, 5 * CLOSE + 1_001_000));
+        assert_eq!(hearing.now().until, 5 * CLOSE + 1_000);
     }
 }

@@ -35,6 +35,7 @@ pub mod migrate;
 pub mod pool;
 pub mod presence;
 pub mod probe;
+pub mod replicas;
 pub mod reports;
 pub mod roles;
 pub mod schemas;

@@ -46,8 +46,46 @@ async fn a_healthy_system_has_nothing_to_say() {
     fleet.device("a").await.secret("a").await;
     let report = report(&database.url, &[]).await;
     assert!(report.findings.iter().all(|finding| finding.status == Status::Ok), "{report}");
-    assert_eq!(report.findings.len(), 17, "{report}");
+    assert_eq!(report.findings.len(), 19, "{report}");
     assert!(found(&report, "listen and notify").1.contains("arrives after"));
+}
+
+#[tokio::test]
+async fn sessions_that_have_to_end_are_named() {
+    let (database, fleet) = registry().await;
+    fleet
+        .sql(
+            "INSERT INTO session_evictions (client_id, reason, changed_at, attempts, last_error) VALUES
+                 ('just now', 'test', now(), 0, NULL),
+                 ('a b', 'grant_removed', now() - interval '1 hour', 4, 'EMQX is away'),
+                 ('c', 'device_disabled', now() - interval '9 days', 0, NULL)",
+            &[],
+        )
+        .await;
+    let (status, words) = found(&report(&database.url, &[]).await, "sessions to end");
+    assert_eq!(status, Status::Warning, "{words}");
+    for said in
+        ["2 clients", "\"a b\" (grant_removed, since 2", "4 attempts: EMQX is away", "\"c\" ("]
+    {
+        assert!(words.contains(said), "{words}");
+    }
+    assert!(words.contains("emqx.api_url") && !words.contains("just now"), "{words}");
+}
+
+#[tokio::test]
+async fn a_replica_that_does_not_hear_of_changes_is_named() {
+    let (database, fleet) = registry().await;
+    fleet
+        .sql(
+            "INSERT INTO replicas (id, started_at, listening, heard_until, bound) VALUES
+                 ('fine', now(), true, now(), '1 min'),
+                 ('cut off', now() - interval '1 h', false, now() - interval '30 s', '1 min')",
+            &[],
+        )
+        .await;
+    let (status, words) = found(&report(&database.url, &[]).await, "replicas");
+    assert_eq!(status, Status::Warning, "{words}");
+    assert!(words.contains("1 of 2") && words.contains("cut off"), "{words}");
 }
 
 #[tokio::test]

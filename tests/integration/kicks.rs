@@ -342,24 +342,76 @@ async fn a_change_while_emqx_is_called_ends_the_session_again() {
 }
 
 #[tokio::test]
-async fn what_waited_for_a_day_is_dropped() {
+async fn what_waited_for_days_is_still_done() {
     let database = fresh_database().await;
     let fleet = Fleet::connect(&database.url).await;
     fleet
         .sql(
             "INSERT INTO session_evictions (client_id, reason, changed_at)
-             VALUES ('yesterday', 'test', now() - interval '25 hours'), ('today', 'test', now())",
+             VALUES ('last week', 'test', now() - interval '7 days'), ('today', 'test', now())",
             &[],
         )
         .await;
     let emqx = FakeEmqx::start().await;
     let mut settings = config(&database.url);
     settings.emqx.api = Some(emqx.settings());
-    let app = TestApp::start(settings).await;
-    emqx.deleted("today").await;
+    let _app = TestApp::start(settings).await;
     nothing_waits(&fleet).await;
-    assert_eq!(emqx.deletes(), ["today"]);
-    assert_eq!(app.metric("fleetgate_kicks_total{outcome=\"expired\"}").await, 1.0);
+    let mut deletes = emqx.deletes();
+    deletes.sort();
+    assert_eq!(deletes, ["last%20week", "today"]);
+}
+
+/// Sessions of clients whose device lost a right an hour ago: client id, when they began and ended (in
+/// minutes from now), and whether the kick-out is no longer needed.
+const SESSIONS: [(&str, i32, Option<i32>, bool); 6] = [
+    ("open since before", -120, None, false),
+    ("ended before", -120, Some(-90), false),
+    // Whoever came within the bound may have had the old right.
+    ("ended within the bound", -120, Some(-55), false),
+    ("ended", -120, Some(-20), true),
+    ("began after", -20, None, true),
+    ("began tomorrow by a wrong clock", 24 * 60, None, false),
+];
+
+#[tokio::test]
+async fn without_emqx_a_kick_out_waits_until_its_session_has_ended_by_itself() {
+    let database = fresh_database().await;
+    let fleet = Fleet::connect(&database.url).await;
+    fleet.device("t").await;
+    for (client_id, began, ended, _) in SESSIONS {
+        fleet
+            .sql(
+                "INSERT INTO client_sessions (client_id, device_id, connected_at, open, ended_at)
+                 SELECT $1, id, now() + $2 * interval '1 minute', $3::float8 IS NULL,
+                        now() + $3::float8 * interval '1 minute' FROM devices",
+                &[&client_id, &f64::from(began), &ended.map(f64::from)],
+            )
+            .await;
+        fleet
+            .sql(
+                "INSERT INTO session_evictions (client_id, reason, changed_at)
+                 VALUES ($1, 'test', now() - interval '1 hour')",
+                &[&client_id],
+            )
+            .await;
+    }
+    let app = TestApp::start(config(&database.url)).await;
+    eventually("what is not needed is dropped", || async {
+        fleet.value::<i64>("SELECT count(*) FROM session_evictions").await <= 4
+    })
+    .await;
+    assert_eq!(app.metric("fleetgate_kicks_total{outcome=\"ended_by_itself\"}").await, 2.0);
+    let waiting: Vec<String> =
+        fleet.value("SELECT array_agg(client_id ORDER BY client_id) FROM session_evictions").await;
+    let mut expected: Vec<&str> =
+        SESSIONS.iter().filter(|(.., unneeded)| !unneeded).map(|(id, ..)| *id).collect();
+    expected.sort_unstable();
+    assert_eq!(waiting, expected);
+    eventually("those that wait are counted", || async {
+        app.metric("fleetgate_kicks_waiting").await == 4.0
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use fleetgate::clock::Clock;
 use fleetgate::domain::password_hash::{Cost, hash_password};
 use serde_json::{Value, json};
 
@@ -79,6 +80,25 @@ async fn the_answer_carries_attributes_expiry_and_rights() {
     ];
     expected.sort_by_key(ToString::to_string);
     assert_eq!(rules, expected, "what EMQX would widen stays with the authorizer");
+}
+
+#[tokio::test]
+async fn no_session_lasts_longer_than_the_longest() {
+    let hour = Duration::from_secs(3600);
+    let (app, fleet, _database) = start_with(|config| config.emqx.max_session = Some(hour)).await;
+    fleet.device("t").await;
+    let secret = fleet.secret("t").await;
+    let end = async || {
+        let answer: Value = serde_json::from_str(&app.login("t", &secret).await.body).unwrap();
+        answer["expire_at"].as_i64().unwrap() - Clock::System.now_micros() / 1_000_000
+    };
+    let left = end().await;
+    assert!((3500..=3600).contains(&left), "{left}");
+    // An earlier end of the credential prevails.
+    let soon = "UPDATE device_credentials SET expires_at = now() + interval '10 minutes'";
+    fleet.sql(soon, &[]).await;
+    eventually("the credential's end is told", || async { (500..=600).contains(&end().await) })
+        .await;
 }
 
 #[tokio::test]

@@ -7,9 +7,10 @@ use fleetgate::clock::Clock;
 use fleetgate::config::{Config, Sources};
 
 use crate::support::app::{TestApp, config, eventually};
+use crate::support::fake_emqx::FakeEmqx;
 use crate::support::fleet::Fleet;
 use crate::support::pgbouncer::Pgbouncer;
-use crate::support::postgres::{fresh_database, socket_path};
+use crate::support::postgres::{OWNER, SERVING_ROLE, fresh_database, socket_path};
 use crate::support::proxy::{Proxy, Weather};
 
 /// Longest time for which a record stands in.
@@ -126,8 +127,8 @@ async fn a_role_without_connections_left_lets_nobody_in_whose_right_is_gone() {
     let fleet = Fleet::connect(&database.url).await;
     let role: String = fleet.value("SELECT current_database() || '_limited'").await;
     fleet.sql(&format!("CREATE ROLE {role} LOGIN"), &[]).await;
-    fleet.sql(&format!("GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}"), &[]).await;
-    let url = database.url.replace("user=fleetgate", &format!("user={role}"));
+    fleet.sql(&format!("GRANT {SERVING_ROLE} TO {role}"), &[]).await;
+    let url = database.url.replace(&format!("user={SERVING_ROLE} "), &format!("user={role} "));
     let app = TestApp::start(settings(&url)).await;
     app.ready().await;
     let secret = device(&fleet).await;
@@ -191,7 +192,121 @@ async fn behind_a_pooler_in_session_mode_changes_are_heard() {
 /// PgBouncer in a pool mode, told to pass over the start-up parameters that Fleetgate sends.
 async fn pgbouncer(pool_mode: &str) -> Pgbouncer {
     let settings = [("pool_mode", pool_mode), ("ignore_startup_parameters", "options")];
-    Pgbouncer::start(&socket_path().await, &["fleetgate"], &settings).await
+    Pgbouncer::start(&socket_path().await, &[OWNER, SERVING_ROLE], &settings).await
+}
+
+/// Two replicas with an EMQX, the second one behind a proxy.
+async fn two_replicas(proxy: &Proxy, url: &str) -> (FakeEmqx, TestApp, TestApp) {
+    let emqx = FakeEmqx::start().await;
+    let (mut near, mut far) = (settings(url), settings(&proxy.url(url)));
+    for replica in [&mut near, &mut far] {
+        replica.emqx.api = Some(emqx.settings());
+    }
+    let (near, far) = tokio::join!(TestApp::start(near), TestApp::start(far));
+    tokio::join!(near.ready(), far.ready());
+    (emqx, near, far)
+}
+
+/// Both replicas have told by now that they listen, and nothing they may have missed is of interest.
+async fn replicas_have_told(fleet: &Fleet) {
+    let told = || async {
+        fleet
+            .value::<i64>(
+                "SELECT count(*) FROM replicas WHERE listening AND heard_until > gap_until",
+            )
+            .await
+            == 2
+    };
+    eventually("both replicas have told what they heard", told).await;
+}
+
+async fn nothing_is_unconfirmed(fleet: &Fleet) {
+    let none = || async {
+        let open = "SELECT (SELECT count(*) FROM kick_outs_to_confirm) + (SELECT count(*) FROM session_evictions)";
+        fleet.value::<i64>(open).await == 0
+    };
+    eventually("every kick-out is confirmed", none).await;
+}
+
+#[tokio::test]
+async fn replicas_in_good_order_end_a_session_once() {
+    let database = fresh_database().await;
+    let proxy = Proxy::start(socket_path().await).await;
+    let (emqx, near, far) = two_replicas(&proxy, &database.url).await;
+    let fleet = Fleet::connect(&database.url).await;
+    replicas_have_told(&fleet).await;
+    for name in ["t", "u", "v"] {
+        fleet.device(name).await.enabled(name, false).await;
+        emqx.deleted(name).await;
+    }
+    nothing_is_unconfirmed(&fleet).await;
+    assert_eq!(emqx.deletes(), ["t", "u", "v"]);
+    near.stop().unwrap();
+    assert_eq!(fleet.value::<i64>("SELECT count(*) FROM replicas").await, 1);
+    drop(far);
+}
+
+#[tokio::test]
+async fn a_device_that_came_back_through_a_replica_that_lagged_is_thrown_out_again() {
+    let database = fresh_database().await;
+    let proxy = Proxy::start(socket_path().await).await;
+    let (emqx, near, far) = two_replicas(&proxy, &database.url).await;
+    let fleet = Fleet::connect(&database.url).await;
+    let secret = device(&fleet).await;
+    for replica in [&near, &far] {
+        eventually("it is let in", || async { replica.logs_in("t", &secret).await == "allow" })
+            .await;
+    }
+    replicas_have_told(&fleet).await;
+    // Silently: the far replica takes itself for one that listens.
+    proxy.set(Weather::Frozen);
+    emqx.connect("t", "t", 1_000);
+    fleet.enabled("t", false).await;
+    let changed = Instant::now();
+    emqx.deleted("t").await;
+    assert_eq!(far.logs_in("t", &secret).await, "allow", "nobody could know");
+    emqx.connect("t", "t", 2_000);
+    eventually("it is thrown out again", || async { emqx.deletes() == ["t", "t"] }).await;
+    assert!(
+        changed.elapsed() >= BOUND,
+        "not before the far replica knows: {:?}",
+        changed.elapsed()
+    );
+    is_refused_after_the_bound(&far, &secret, changed, Duration::ZERO).await;
+    proxy.set(Weather::Delay(Duration::ZERO));
+    far.ready().await;
+    nothing_is_unconfirmed(&fleet).await;
+    assert_eq!(emqx.deletes(), ["t", "t"], "twice and no more");
+    assert_eq!(far.logs_in("t", &secret).await, "deny");
+    let repeated = "fleetgate_kicks_total{outcome=\"repeated\"}";
+    assert_eq!(near.metric(repeated).await, 1.0);
+}
+
+#[tokio::test]
+async fn a_replica_that_died_counts_as_one_that_hears_nothing() {
+    let database = fresh_database().await;
+    let fleet = Fleet::connect(&database.url).await;
+    fleet
+        .sql(
+            "INSERT INTO replicas (id, started_at, noted_at, listening, heard_until, bound) VALUES
+                 ('died just now', now() - interval '1 day', now(), true, now(), '1 s'),
+                 ('died long ago', now() - interval '1 day', now() - interval '30 s', true,
+                  now() - interval '30 s', '1 s'),
+                 ('is forgotten', now() - interval '1 day', now() - interval '63 s', false, NULL, '1 s')",
+            &[],
+        )
+        .await;
+    let emqx = FakeEmqx::start().await;
+    let mut settings = settings(&database.url);
+    settings.emqx.api = Some(emqx.settings());
+    let app = TestApp::start(settings).await;
+    app.ready().await;
+    fleet.device("t").await.enabled("t", false).await;
+    eventually("it is thrown out twice", || async { emqx.deletes() == ["t", "t"] }).await;
+    nothing_is_unconfirmed(&fleet).await;
+    let known: i64 =
+        fleet.value("SELECT count(*) FROM replicas WHERE id LIKE '%d%'AND id LIKE '% %'").await;
+    assert_eq!(known, 2);
 }
 
 #[tokio::test]

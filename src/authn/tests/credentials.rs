@@ -255,3 +255,18 @@ async fn a_password_in_the_shape_of_a_token_is_only_a_token() {
 fn issued(device: &str, issued_at: i64) -> String {
     token::issue(&signing_key(), "fleetgate", device, issued_at, issued_at + 100).unwrap()
 }
+
+#[tokio::test]
+async fn a_session_ends_with_its_credential_or_when_it_lasted_long_enough() {
+    let authenticator = authenticator().with_max_session(Some(Duration::from_millis(60_900)));
+    for (expires_at, expected) in [
+        (i64::MAX, Ok(Some(NOW_SECONDS + 60))),
+        (NOW + 61 * SECOND, Ok(Some(NOW_SECONDS + 60))),
+        (NOW + 59 * SECOND, Ok(Some(NOW_SECONDS + 59))),
+        (NOW, Err(Refusal::ExpiredCredential)),
+    ] {
+        let bounded = from_until(secret("s"), i64::MIN, expires_at);
+        let decision = decide(&authenticator, device(vec![bounded]), login("s")).await;
+        assert_eq!(decision, expected, "{expires_at}");
+    }
+}

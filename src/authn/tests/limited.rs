@@ -72,7 +72,7 @@ async fn a_device_that_is_enabled_again_is_let_in() {
     let authenticator = authenticator_of(8, true);
     let own = |enabled| Some(DeviceRecord { enabled, ..device(vec![chosen("right")]) });
     assert_eq!(asked(&authenticator, own(false), login("right")).await, Err(Refusal::Disabled));
-    authenticator.clock.advance(std::time::Duration::from_secs(1));
+    authenticator.clock.advance(Duration::from_secs(1));
     assert_eq!(asked(&authenticator, own(true), login("right")).await, Ok(None));
 }
 

@@ -49,6 +49,7 @@ pub(crate) fn config(database_url: &str) -> Config {
             acl_in_login: false,
             api: None,
             sweep_interval: Duration::from_secs(3600),
+            max_session: None,
         },
         cache: Cache {
             devices: 1000,

@@ -1,0 +1,135 @@
+//! The running replicas: the table `replicas`. Each tells what it has heard of changes, so that a
+//! kick-out can be repeated where one may have let the client in again ([`super::evictions`]).
+//!
+//! # What it keeps
+//! 1. A replica that can load records tells so: its row is written through the same pool, every [`KEEP`]
+//!    and whenever LISTEN begins or is lost. A row that is not written any more belongs to a replica that
+//!    cannot load either, and so decides by what it has for its bound at most.
+//! 2. A graceful stop deletes the row. That of a replica that died counts as one that hears nothing, and
+//!    goes after twice its bound and [`FORGOTTEN`]: no kick-out waits for it any more then.
+//!
+//! # Races
+//! - *A replica loads a record before its first row is written*: the first row is written before LISTEN is
+//!   tried, some milliseconds after the port is open. A change in that time is not repeated for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_postgres::Object;
+use futures_util::future::FutureExt;
+use tokio_postgres::GenericClient;
+use tokio_util::sync::CancellationToken;
+
+use crate::lifecycle::LogThrottle;
+use crate::registry::error::RegistryError;
+use crate::registry::freshness::Freshness;
+use crate::registry::hearing::{Heard, Hearing};
+use crate::registry::pool::Postgres;
+
+/// Time between two writes.
+const KEEP: Duration = Duration::from_secs(2);
+
+/// Added to twice a replica's bound before the row of one that died goes.
+const FORGOTTEN: Duration = Duration::from_secs(60);
+
+/// What is written of a replica.
+struct Note {
+    id: String,
+    age: Duration,
+    heard: Heard,
+    bound: Duration,
+}
+
+/// Tells what this replica has heard until `stop` is cancelled; then deletes its row.
+pub async fn run(
+    postgres: Postgres,
+    freshness: Arc<Freshness>,
+    hearing: Arc<Hearing>,
+    stop: CancellationToken,
+) {
+    while !stop.is_cancelled() {
+        if !freshness.is_away() {
+            let (heard, bound) = (hearing.now(), freshness.bound());
+            let note = Note { id: hearing.id().to_owned(), age: hearing.age(), heard, bound };
+            let written = postgres.change(&note, |note, client| write(client, note).boxed()).await;
+            if let Err(error) = written {
+                report(&error);
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = hearing.changed() => {}
+            () = tokio::time::sleep(KEEP) => {}
+        }
+    }
+    let id = hearing.id().to_owned();
+    if let Err(error) = postgres.change(&id, |id, client| forget(client, id).boxed()).await {
+        tracing::debug!(%error, "this replica's row is left behind");
+    }
+}
+
+fn report(error: &RegistryError) {
+    static THROTTLE: LogThrottle = LogThrottle::new("this replica's row cannot be written");
+    if let Some(unsaid) = THROTTLE.now() {
+        tracing::warn!(%error, unsaid, "what this replica has heard cannot be written; kick-outs are repeated meanwhile");
+    }
+}
+
+fn on_replicas() -> impl FnOnce(tokio_postgres::Error) -> RegistryError {
+    RegistryError::on("the table of replicas")
+}
+
+/// Times are microseconds since 1970 by PostgreSQL's clock; 0 stands for none.
+const WRITE: &str = "
+    WITH forgotten AS (
+        DELETE FROM replicas WHERE noted_at < now() - 2 * bound - $8 * interval '1 second' AND id <> $1)
+    INSERT INTO replicas (id, started_at, noted_at, listening, heard_until, gap_from, gap_until, bound)
+    SELECT $1, clock_timestamp() - $2 * interval '1 second', clock_timestamp(), $3,
+           at.heard_until, at.gap_from, at.gap_until, $7 * interval '1 second'
+    FROM (SELECT 'epoch'::timestamptz + nullif($4::bigint, 0) * interval '1 microsecond' AS heard_until,
+                 'epoch'::timestamptz + nullif($5::bigint, 0) * interval '1 microsecond' AS gap_from,
+                 'epoch'::timestamptz + nullif($6::bigint, 0) * interval '1 microsecond' AS gap_until) AS at
+    ON CONFLICT (id) DO UPDATE SET
+        noted_at = EXCLUDED.noted_at, listening = EXCLUDED.listening, heard_until = EXCLUDED.heard_until,
+        gap_from = EXCLUDED.gap_from, gap_until = EXCLUDED.gap_until, bound = EXCLUDED.bound";
+
+async fn write(client: &Object, note: &Note) -> Result<(), RegistryError> {
+    let Heard { until, gap_from, gap_until, listening } = note.heard;
+    let (age, bound) = (note.age.as_secs_f64(), note.bound.as_secs_f64());
+    let forgotten = FORGOTTEN.as_secs_f64();
+    let values: [&(dyn tokio_postgres::types::ToSql + Sync); 8] =
+        [&note.id, &age, &listening, &until, &gap_from, &gap_until, &bound, &forgotten];
+    client.execute(WRITE, &values).await.map(drop).map_err(on_replicas())
+}
+
+async fn forget(client: &Object, id: &str) -> Result<(), RegistryError> {
+    let deleted = client.execute("DELETE FROM replicas WHERE id = $1", &[&id]).await;
+    deleted.map(drop).map_err(on_replicas())
+}
+
+/// A replica that does not hear of changes, as `doctor` tells.
+#[derive(Debug)]
+pub struct DeafReplica {
+    /// Its id.
+    pub id: String,
+    /// For how many seconds nothing is known to have been heard there.
+    pub seconds: f64,
+}
+
+/// How many replicas run, and those that have not heard of changes for ten seconds.
+///
+/// # Errors
+/// A database that is away.
+pub async fn deaf(client: &impl GenericClient) -> Result<(usize, Vec<DeafReplica>), RegistryError> {
+    let rows = client
+        .query(
+            "SELECT id, extract(epoch FROM clock_timestamp() - coalesce(heard_until, started_at))::float8
+             FROM replicas ORDER BY id",
+            &[],
+        )
+        .await
+        .map_err(on_replicas())?;
+    let replicas = rows.iter().map(|row| DeafReplica { id: row.get(0), seconds: row.get(1) });
+    let deaf = replicas.filter(|replica| replica.seconds > 10.0).collect();
+    Ok((rows.len(), deaf))
+}
