@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::dev::Server;
+use actix_web::rt::{System, SystemRunner};
 use actix_web::web::Data;
 use thiserror::Error;
 use tokio::runtime::{Handle, Runtime};
@@ -288,6 +289,16 @@ fn authenticator(
     Ok(authenticator.with_max_session(config.emqx.max_session))
 }
 
+/// An actix system, which a service runs on. actix's own way to make one panics where the operating system
+/// refuses (no more open files).
+///
+/// # Errors
+/// The operating system's reason.
+pub fn system() -> io::Result<SystemRunner> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(System::with_tokio_rt(move || runtime))
+}
+
 /// Half as many threads as workers. A second thread on two cores makes batches of events slower: waking
 /// it costs more than it takes over (docs/PERFORMANCE.md).
 fn registry_runtime(workers: usize) -> Result<Background, AppError> {
@@ -307,7 +318,7 @@ fn bind(address: SocketAddr) -> Result<TcpListener, AppError> {
 /// How many connections there is room for.
 fn room(config: &Config) -> Result<Room, AppError> {
     let (files, wanted) = (open_files(), config.http.max_connections);
-    let room = Room::within(files, wanted, config.database.pool_size).ok_or_else(|| {
+    let room = Room::within(files, wanted, config.http.workers, config.database.pool_size).ok_or_else(|| {
         let why = format!(
             "this process may have {files} files open, which leaves none for connections; raise the \
              limit (`ulimit -n`, systemd's LimitNOFILE)"

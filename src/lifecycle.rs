@@ -188,7 +188,11 @@ pub fn start_logging(log: &Log) {
     // Said by Fleetgate itself, shorter. What the setting says of them comes later and wins.
     let filter = EnvFilter::new(format!("refinery_core=warn,actix_server=warn,{}", log.filter));
     let colour = io::stderr().is_terminal();
-    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(colour);
+    // A log that nobody reads any more is told to nobody: telling standard error about it would panic.
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(io::stderr)
+        .with_ansi(colour)
+        .log_internal_errors(false);
     let lines = match log.format {
         LogFormat::Text => lines.with_target(false).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),

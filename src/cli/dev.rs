@@ -27,7 +27,7 @@ use tokio::task::JoinError;
 use tokio_postgres::{Client, NoTls};
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{App, AppError};
+use crate::app::{self, App, AppError};
 use crate::cli::error::CliError;
 use crate::cli::output::{print, remark};
 use crate::cli::token::TokenCommandError;
@@ -143,7 +143,8 @@ impl From<DevError> for CliError {
 /// See [`DevError`].
 pub(super) fn run(args: &DevArgs, environment: &[(String, String)]) -> Result<(), DevError> {
     try_address(args.listen)?;
-    actix_web::rt::System::new().block_on(async {
+    let refused = |source| DevError::SetUp { what: "a runtime", source };
+    app::system().map_err(refused)?.block_on(async {
         let stop = lifecycle::stop_on_signals()
             .map_err(|source| DevError::SetUp { what: "signals", source })?;
         let home = DevHome::make(&args.home)?;

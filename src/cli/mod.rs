@@ -36,6 +36,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::lifecycle;
 use context::Context;
 use error::CliError;
 use output::Output;
@@ -111,6 +112,9 @@ impl Command {
     }
 }
 
+/// Open files that no command can do without. With fewer, libraries panic.
+const FEWEST_FILES: usize = 16;
+
 /// Runs the command line of this process and tells its exit code (see `--help`).
 #[must_use]
 pub fn run() -> ExitCode {
@@ -118,6 +122,15 @@ pub fn run() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return refuse_usage(&error),
     };
+    let files = lifecycle::open_files();
+    if files < FEWEST_FILES {
+        let message = format!(
+            "this process may have {files} files open, which is not enough; raise the limit (`ulimit -n`)"
+        );
+        let error = CliError::Failed(message);
+        Output { json: cli.json }.error(&error);
+        return error.exit_code();
+    }
     let context = Context { config: cli.config, output: Output { json: cli.json } };
     match cli.command.run(&context) {
         Ok(()) => ExitCode::SUCCESS,

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use crate::app::{App, AppError};
+use crate::app::{self, App, AppError};
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::clock::Clock;
@@ -27,7 +27,9 @@ impl Arguments {
 }
 
 fn serve(config: &Config) -> Result<(), AppError> {
-    actix_web::rt::System::new().block_on(async {
+    let refused =
+        |error: std::io::Error| AppError::SetUp { what: "a runtime", why: error.to_string() };
+    app::system().map_err(refused)?.block_on(async {
         let stop = lifecycle::stop_on_signals()
             .map_err(|error| AppError::SetUp { what: "signals", why: error.to_string() })?;
         let app = App::build(config, Clock::System, stop)?;

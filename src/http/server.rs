@@ -28,6 +28,9 @@ const ON_THEIR_WAY: usize = 256;
 /// Open files that are no connections of clients: the database's, EMQX's, the log, what a runtime needs.
 const OTHER_FILES: usize = 64;
 
+/// What each worker's runtime has open.
+const FILES_PER_WORKER: usize = 4;
+
 /// How long a request's body is read on after its answer.
 const UNREAD_BODY: Duration = Duration::from_secs(1);
 
@@ -42,10 +45,16 @@ pub struct Room {
 impl Room {
     /// Room for `wanted` connections, as far as the limit of open files allows. `None` when it allows none.
     ///
-    /// `pool_size`: connections to PostgreSQL.
+    /// `workers`: threads of the server; `pool_size`: connections to PostgreSQL.
     #[must_use]
-    pub fn within(open_files: usize, wanted: usize, pool_size: usize) -> Option<Self> {
-        let files = open_files.saturating_sub(OTHER_FILES + pool_size);
+    pub fn within(
+        open_files: usize,
+        wanted: usize,
+        workers: usize,
+        pool_size: usize,
+    ) -> Option<Self> {
+        let other = OTHER_FILES + pool_size + workers * FILES_PER_WORKER;
+        let files = open_files.saturating_sub(other);
         let on_their_way = ON_THEIR_WAY.min(files / 4);
         let connections = wanted.min(files - on_their_way);
         (connections > 0).then_some(Self { connections, on_their_way })
@@ -120,11 +129,15 @@ mod tests {
     #[test]
     fn connections_leave_room_for_other_files() {
         let connections =
-            |files, wanted| Room::within(files, wanted, 8).map(|room| room.connections);
+            |files, wanted| Room::within(files, wanted, 2, 8).map(|room| room.connections);
         assert_eq!(connections(1_048_576, 4096), Some(4096));
-        assert_eq!(connections(1024, 4096), Some(714), "less 64 and 8, and a quarter on its way");
-        assert_eq!(connections(80, 4096), Some(6));
-        assert_eq!(connections(72, 4096), None);
+        assert_eq!(
+            connections(1024, 4096),
+            Some(708),
+            "less 64, 2 * 4 and 8, and a quarter on its way"
+        );
+        assert_eq!(connections(88, 4096), Some(6));
+        assert_eq!(connections(80, 4096), None);
         assert_eq!(connections(0, 1), None);
     }
 }

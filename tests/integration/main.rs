@@ -34,6 +34,7 @@ mod revocation;
 mod roles;
 mod schema;
 mod secrets;
+mod start;
 mod state;
 mod strangers;
 mod support;

@@ -1,0 +1,72 @@
+//! A service that cannot start says why, and one whose log nobody reads goes on.
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+
+use crate::support::app::TOKEN;
+use crate::support::commands::{fleetgate, run};
+use crate::support::wire::{Connection, post};
+use rustix::process::{Pid, Signal, kill_process};
+
+const NO_DATABASE: &str = "postgresql://nobody@127.0.0.1:1/none";
+
+#[test]
+fn an_address_that_cannot_be_had_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    // The others are documentation's and nobody's.
+    for address in [taken.as_str(), "192.0.2.1:8080", "[2001:db8::1]:8080"] {
+        let mut command = fleetgate(&["serve"]);
+        command.env("FLEETGATE_HTTP_LISTEN", address).env("FLEETGATE_DATABASE_URL", NO_DATABASE);
+        command.env("FLEETGATE_EMQX_WEBHOOK_TOKEN", TOKEN);
+        let (code, stdout, stderr) = run(command);
+        assert_eq!((code, stdout.as_str()), (1, ""), "{stderr}");
+        assert!(stderr.contains(&format!("cannot listen on {address}")), "{stderr}");
+        assert!(!stderr.contains("panicked"), "{stderr}");
+    }
+}
+
+#[test]
+fn too_few_open_files_are_told() {
+    let script = |files: u32| {
+        let serve = fleetgate(&["serve"]);
+        let mut shell = std::process::Command::new("sh");
+        shell.arg("-c").arg(format!("ulimit -n {files}; exec \"$0\" \"$@\""));
+        shell.arg(serve.get_program()).args(serve.get_args());
+        shell
+            .env("FLEETGATE_HTTP_LISTEN", "127.0.0.1:0")
+            .env("FLEETGATE_DATABASE_URL", NO_DATABASE);
+        shell.env("FLEETGATE_EMQX_WEBHOOK_TOKEN", TOKEN);
+        run(shell)
+    };
+    for files in [7, 12, 20, 40] {
+        let (code, _, stderr) = script(files);
+        assert_eq!(code, 1, "{files}: {stderr}");
+        assert!(stderr.contains(&format!("may have {files} files open")), "{files}: {stderr}");
+        assert!(!stderr.contains("panicked"), "{files}: {stderr}");
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_stops_nothing() {
+    let mut command = fleetgate(&["serve"]);
+    command.env("FLEETGATE_HTTP_LISTEN", "127.0.0.1:0").env("FLEETGATE_DATABASE_URL", NO_DATABASE);
+    command.env("FLEETGATE_EMQX_WEBHOOK_TOKEN", TOKEN).env("NO_COLOR", "1");
+    let mut child = command.spawn().unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains(" serving ") {
+        line.clear();
+        assert!(log.read_line(&mut line).unwrap() > 0, "it did not start");
+    }
+    drop(log);
+    let address = line.trim_end().rsplit("address=").next().unwrap().parse().unwrap();
+    for token in ["wrong", TOKEN] {
+        let mut connection = Connection::open(address).await;
+        let answer = connection.exchange(&post("/emqx/authn", token, "{}")).await;
+        assert!([401, 400].contains(&answer.status));
+    }
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    kill_process(pid, Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
