@@ -1,23 +1,21 @@
 //! `fleetgate capability`
 
-use std::fs::File;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+mod schema_files;
+
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::output::{table, yes_no};
 use crate::domain::name::CapabilityName;
-use crate::domain::schema::StateSchema;
-use crate::registry::capabilities::{self, CapabilityRow, NewCapability};
+use crate::registry::capabilities::{self, CapabilityChange, CapabilityRow, NewCapability};
 
-/// Largest schema file in bytes.
-const MAX_SCHEMA_BYTES: u64 = 1024 * 1024;
+use schema_files::{read_documents, read_schema};
 
-/// Capabilities, what devices can do: add, list, remove.
+/// Capabilities, what devices can do: add, set, list, remove.
 #[derive(Args)]
 pub(super) struct Arguments {
     #[command(subcommand)]
@@ -27,6 +25,7 @@ pub(super) struct Arguments {
 #[derive(Subcommand)]
 enum Action {
     Add(AddArguments),
+    Set(SetArguments),
     /// List all capabilities.
     List,
     /// Remove a capability that no device has.
@@ -40,6 +39,7 @@ impl Arguments {
     pub(super) async fn run(self, context: &Context) -> Result<(), CliError> {
         match self.action {
             Action::Add(arguments) => arguments.run(context).await,
+            Action::Set(arguments) => arguments.run(context).await,
             Action::List => list(context).await,
             Action::Remove { name } => remove(context, &name).await,
         }
@@ -60,15 +60,20 @@ struct AddArguments {
     /// File with the JSON Schema of the payload that commands it.
     #[arg(long, value_name = "FILE")]
     command_schema: Option<PathBuf>,
+    /// A file, or a directory of them, that the schemas refer to with $ref; it becomes part of them. May be repeated.
+    #[arg(long = "schema-file", value_name = "FILE")]
+    schema_files: Vec<PathBuf>,
 }
 
 impl AddArguments {
     async fn run(self, context: &Context) -> Result<(), CliError> {
+        let documents = read_documents(&self.schema_files)?;
+        let schema = |path: &PathBuf| read_schema(path, &documents);
         let capability = NewCapability {
             name: self.name,
             description: self.description,
-            state_schema: self.state_schema.as_deref().map(read_schema).transpose()?,
-            command_schema: self.command_schema.as_deref().map(read_schema).transpose()?,
+            state_schema: self.state_schema.as_ref().map(schema).transpose()?,
+            command_schema: self.command_schema.as_ref().map(schema).transpose()?,
         };
         let client = context.connect().await?;
         capabilities::add(&client, &capability).await?;
@@ -79,28 +84,52 @@ impl AddArguments {
     }
 }
 
-fn read_schema(path: &Path) -> Result<Value, CliError> {
-    let refuse = |why: String| CliError::Failed(format!("schema file {}: {why}", path.display()));
-    let mut text = String::new();
-    let file = File::open(path).map_err(|error| refuse(format!("cannot be opened: {error}")))?;
-    file.take(MAX_SCHEMA_BYTES + 1)
-        .read_to_string(&mut text)
-        .map_err(|error| refuse(format!("cannot be read: {error}")))?;
-    if text.len() as u64 > MAX_SCHEMA_BYTES {
-        return Err(refuse(format!(
-            "is larger than {MAX_SCHEMA_BYTES} bytes; write a smaller schema"
-        )));
-    }
-    match serde_json::from_str(&text) {
-        Ok(schema @ (Value::Object(_) | Value::Bool(_))) => {
-            StateSchema::compile(&schema)
-                .map_err(|error| refuse(format!("is no usable JSON Schema: {error}")))?;
-            Ok(schema)
-        }
-        Ok(_) => {
-            Err(refuse("is no JSON Schema; a schema is a JSON object, true or false".to_owned()))
-        }
-        Err(error) => Err(refuse(format!("is no JSON: {error}"))),
+/// Change a capability, also while devices have it. What was stored stays as it is; the next report is judged by the new schema.
+#[derive(Args)]
+#[command(group = clap::ArgGroup::new("change").multiple(true).required(true))]
+struct SetArguments {
+    /// Its name.
+    name: CapabilityName,
+    /// What it is, in a few words.
+    #[arg(long, group = "change")]
+    description: Option<String>,
+    /// File with the JSON Schema of the payload that reports its state.
+    #[arg(long, value_name = "FILE", group = "change")]
+    state_schema: Option<PathBuf>,
+    /// Let its state be any payload.
+    #[arg(long, group = "change", conflicts_with = "state_schema")]
+    no_state_schema: bool,
+    /// File with the JSON Schema of the payload that commands it.
+    #[arg(long, value_name = "FILE", group = "change")]
+    command_schema: Option<PathBuf>,
+    /// Let its commands be any payload.
+    #[arg(long, group = "change", conflicts_with = "command_schema")]
+    no_command_schema: bool,
+    /// A file, or a directory of them, that the schemas refer to with $ref; it becomes part of them. May be repeated.
+    #[arg(long = "schema-file", value_name = "FILE")]
+    schema_files: Vec<PathBuf>,
+}
+
+impl SetArguments {
+    async fn run(self, context: &Context) -> Result<(), CliError> {
+        let documents = read_documents(&self.schema_files)?;
+        let schema = |path: &Option<PathBuf>, none: bool| match path {
+            Some(path) => read_schema(path, &documents).map(|schema| Some(Some(schema))),
+            None => Ok(none.then_some(None)),
+        };
+        let change = CapabilityChange {
+            description: self.description,
+            state_schema: schema(&self.state_schema, self.no_state_schema)?,
+            command_schema: schema(&self.command_schema, self.no_command_schema)?,
+        };
+        let client = context.connect().await?;
+        let name = self.name.as_str();
+        let changed = capabilities::set(&client, name, &change).await?;
+        let row = changed.ok_or_else(|| CliError::no_capability(name))?;
+        context.output.result(&row, || {
+            let devices = if row.devices == 1 { "device has" } else { "devices have" };
+            format!("Capability \"{name}\" is changed; {} {devices} it.", row.devices)
+        })
     }
 }
 

@@ -11,6 +11,7 @@ mod finding;
 mod fleet;
 mod rights;
 mod schema;
+mod schemas;
 mod session;
 
 use std::io;
@@ -86,6 +87,7 @@ pub async fn examine(sources: &Sources, clock: &Clock) -> Report {
             report.skip(&schema::CHECKS, why);
             report.skip(&fleet::CHECKS, why);
             report.skip(&rights::CHECKS, why);
+            report.skip(&schemas::CHECKS, why);
         }
     }
     report
@@ -103,10 +105,12 @@ async fn examine_database(settings: &Settings, clock: &Clock, report: &mut Repor
                     fleet::examine(settings.tokens(), &mut session).await;
                     let has_api = settings.emqx_api().is_ok_and(|api| api.is_some());
                     rights::examine(has_api, &mut session).await;
+                    schemas::examine(&mut session).await;
                 } else {
                     let why = "the tables cannot be used, see above";
                     report.skip(&fleet::CHECKS, why);
                     report.skip(&rights::CHECKS, why);
+                    report.skip(&schemas::CHECKS, why);
                 }
                 return;
             }
@@ -118,4 +122,5 @@ async fn examine_database(settings: &Settings, clock: &Clock, report: &mut Repor
     report.skip(&schema::CHECKS, why);
     report.skip(&fleet::CHECKS, why);
     report.skip(&rights::CHECKS, why);
+    report.skip(&schemas::CHECKS, why);
 }

@@ -8,6 +8,7 @@
 //! So what is nested deeper than `value::SHALLOW` is judged on a thread of its own with [`DEEP_STACK`], of
 //! which only what is used becomes memory; values from devices rarely are.
 
+mod bundle;
 mod words;
 
 use std::thread;
@@ -17,6 +18,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 use crate::domain::value::{Judged, MAX_JUDGED_DEPTH, read_deep};
+pub use bundle::{SchemaDocument, bundle};
 use words::{MAX_ERROR_CHARS, visible};
 
 /// Largest schema in bytes.

@@ -107,6 +107,46 @@ fn capability_row(row: &Row) -> Result<CapabilityRow, RegistryError> {
     })
 }
 
+/// What of a capability is to change; `None` leaves it, `Some(None)` takes it away.
+#[derive(Debug, Clone, Default)]
+pub struct CapabilityChange {
+    /// What it is, for people.
+    pub description: Option<String>,
+    /// JSON Schema of its state payload.
+    pub state_schema: Option<Option<Value>>,
+    /// JSON Schema of its command payload.
+    pub command_schema: Option<Option<Value>>,
+}
+
+/// Changes a capability, also one that devices have; `None` when there is none of this name.
+///
+/// # Errors
+/// [`RegistryError::Refused`] when a schema is neither a JSON object nor a boolean.
+pub async fn set(
+    client: &impl GenericClient,
+    name: &str,
+    change: &CapabilityChange,
+) -> Result<Option<CapabilityRow>, RegistryError> {
+    client
+        .execute(
+            "UPDATE capabilities SET description = coalesce($2, description),
+                 state_schema = CASE WHEN $3 THEN $4 ELSE state_schema END,
+                 command_schema = CASE WHEN $5 THEN $6 ELSE command_schema END
+             WHERE name = $1",
+            &[
+                &name,
+                &change.description,
+                &change.state_schema.is_some(),
+                &change.state_schema.clone().flatten(),
+                &change.command_schema.is_some(),
+                &change.command_schema.clone().flatten(),
+            ],
+        )
+        .await
+        .map_err(RegistryError::on(about(name)))?;
+    find(client, name).await
+}
+
 /// Removes a capability; `false` when there is none of this name.
 ///
 /// # Errors

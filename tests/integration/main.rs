@@ -9,6 +9,7 @@
 
 mod apply;
 mod cache;
+mod capabilities;
 mod certificates;
 mod changes;
 mod cli;
