@@ -96,7 +96,7 @@ async fn write_batches(
         let (moves, news) = rows(sessions, ids, batch);
         let sent = Instant::now();
         let moves: Vec<&SessionMove> = moves.iter().collect();
-        events::write(&client, &moves, &merge(&news)).await.expect("a batch");
+        events::write(&client, &moves, &merge(&news), &[]).await.expect("a batch");
         latencies.record(sent);
         written.fetch_add(batch as u64, Ordering::Relaxed);
     }

@@ -24,8 +24,9 @@ fn device(rights: Rights) -> DeviceRecord {
 }
 
 fn with_bindings(count: usize) -> DeviceRecord {
-    let state =
-        |n: usize| (format!("lab/2/{NAME}/{n}/state").parse().unwrap(), n.to_string().into());
+    let state = |n: usize| {
+        (format!("lab/2/{NAME}/{n}/state").parse().unwrap(), n.to_string().as_str().into())
+    };
     let command = |n: usize| format!("lab/2/{NAME}/{n}/set").parse().unwrap();
     device(Rights::new(
         (0..count).map(state).collect(),

@@ -13,7 +13,7 @@ use crate::domain::topic::TopicName;
 use crate::registry::bindings::{self, BindingRow, NewBinding};
 use crate::registry::devices;
 
-/// Bindings, a device's exact topics: add, list, remove.
+/// Bindings, a device's exact topics: add, list, set, remove.
 #[derive(Args)]
 pub(super) struct Arguments {
     #[command(subcommand)]
@@ -28,6 +28,7 @@ enum Action {
         /// The device.
         device: DeviceName,
     },
+    Set(SetArguments),
     /// Remove a binding, and with it the capability from the device.
     Remove {
         /// The device.
@@ -41,6 +42,7 @@ impl Arguments {
     pub(super) async fn run(self, context: &Context) -> Result<(), CliError> {
         match self.action {
             Action::Add(arguments) => arguments.run(context).await,
+            Action::Set(arguments) => arguments.run(context).await,
             Action::List { device } => list(context, &device).await,
             Action::Remove { device, name } => remove(context, &device, &name).await,
         }
@@ -62,6 +64,53 @@ struct AddArguments {
     /// The exact topic the device is commanded on.
     #[arg(long, value_name = "TOPIC")]
     command_topic: Option<TopicName>,
+    /// Its reports hold only what changed: merge each into the last known value (RFC 7396, in the order of the messages' times) instead of replacing it.
+    #[arg(long)]
+    merge: bool,
+}
+
+/// Change what the reports of a binding do to its last known value.
+#[derive(Args)]
+#[command(group = clap::ArgGroup::new("reports").required(true))]
+struct SetArguments {
+    /// The device.
+    device: DeviceName,
+    /// A capability, or "main".
+    name: CapabilityName,
+    /// They hold only what changed: merge each into it (RFC 7396, in the order of the messages' times).
+    #[arg(long, group = "reports")]
+    merge: bool,
+    /// They hold everything: each replaces it.
+    #[arg(long, group = "reports")]
+    replace: bool,
+}
+
+impl SetArguments {
+    async fn run(self, context: &Context) -> Result<(), CliError> {
+        let client = context.connect().await?;
+        let (device, name) = (self.device.as_str(), self.name.as_str());
+        let id = devices::find_id(&client, device).await?;
+        let id = id.ok_or_else(|| CliError::no_device(device))?;
+        if !bindings::set_merge(&client, id, name, self.merge).await? {
+            return Err(no_binding(device, name));
+        }
+        let result = json!({"device": device, "name": name, "merge": self.merge});
+        let what = reports(self.merge);
+        context.output.result(&result, || {
+            format!("Reports of binding \"{name}\" of device \"{device}\": {what}.")
+        })
+    }
+}
+
+/// What a report does to the last known value.
+fn reports(merge: bool) -> &'static str {
+    if merge { "merge" } else { "replace" }
+}
+
+fn no_binding(device: &str, name: &str) -> CliError {
+    CliError::NotFound(format!(
+        "device \"{device}\" has no binding \"{name}\"; see `fleetgate binding list`"
+    ))
 }
 
 impl AddArguments {
@@ -75,6 +124,7 @@ impl AddArguments {
             name: binding.name.to_string(),
             state_topic: binding.state_topic.as_ref().map(ToString::to_string),
             command_topic: binding.command_topic.as_ref().map(ToString::to_string),
+            merge: binding.merge,
         };
         context.output.result(&row, || binding_table(std::slice::from_ref(&row)))
     }
@@ -86,11 +136,24 @@ impl AddArguments {
         if self.state_topic.is_none() && self.command_topic.is_none() {
             let (area, floor) = (found.area.as_deref(), found.floor.as_deref());
             let place = Place { device: &self.device, area, floor };
-            return conventional_binding(client, place, &self.name).await;
+            let binding = conventional_binding(client, place, &self.name).await?;
+            return self.merging(binding);
         }
         require_capability(client, &self.name).await?;
         let (state_topic, command_topic) = (self.state_topic.clone(), self.command_topic.clone());
-        Ok(NewBinding { name: self.name.clone(), state_topic, command_topic })
+        let name = self.name.clone();
+        self.merging(NewBinding { name, state_topic, command_topic, merge: false })
+    }
+
+    fn merging(&self, mut binding: NewBinding) -> Result<NewBinding, CliError> {
+        if self.merge && binding.state_topic.is_none() {
+            return Err(CliError::Usage(
+                "--merge: the binding has no state topic, so there are no reports to merge; give --state-topic"
+                    .to_owned(),
+            ));
+        }
+        binding.merge = self.merge;
+        Ok(binding)
     }
 }
 
@@ -111,9 +174,7 @@ async fn remove(
     let id = devices::find_id(&client, device.as_str()).await?;
     let id = id.ok_or_else(|| CliError::no_device(device.as_str()))?;
     if !bindings::remove(&client, id, name.as_str()).await? {
-        return Err(CliError::NotFound(format!(
-            "device \"{device}\" has no binding \"{name}\"; see `fleetgate binding list`"
-        )));
+        return Err(no_binding(device.as_str(), name.as_str()));
     }
     let result = json!({"device": device.as_str(), "name": name.as_str(), "removed": true});
     context
@@ -128,7 +189,8 @@ pub(super) fn binding_table(bindings: &[BindingRow]) -> String {
             binding.name.clone(),
             or_dash(binding.state_topic.as_deref()),
             or_dash(binding.command_topic.as_deref()),
+            or_dash(binding.state_topic.as_ref().map(|_| reports(binding.merge))),
         ]
     });
-    table(["NAME", "STATE TOPIC", "COMMAND TOPIC"], rows)
+    table(["NAME", "STATE TOPIC", "COMMAND TOPIC", "REPORTS"], rows)
 }

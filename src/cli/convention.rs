@@ -47,6 +47,7 @@ pub(super) async fn conventional_binding(
         name: name.clone(),
         state_topic: state.then(|| topic(&format!("{stem}/state"))).transpose()?,
         command_topic: command.then(|| topic(&format!("{stem}/set"))).transpose()?,
+        merge: false,
     })
 }
 

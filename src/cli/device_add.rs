@@ -55,6 +55,9 @@ pub(super) struct Arguments {
     /// The exact topic it is commanded on. May be repeated.
     #[arg(long = "command-topic", value_name = "CAPABILITY=TOPIC", value_parser = named_topic)]
     command_topics: Vec<(CapabilityName, TopicName)>,
+    /// A capability (or "main") among those it is bound to whose reports hold only what changed, and are merged into its last known value (RFC 7396). May be repeated.
+    #[arg(long = "merge", value_name = "CAPABILITY")]
+    merge: Vec<CapabilityName>,
     /// Add it without letting it use the bus yet.
     #[arg(long)]
     disabled: bool,
@@ -156,6 +159,15 @@ impl Arguments {
         for (name, topic) in command_topics {
             binding_of(&mut bindings, name).command_topic = Some(topic.clone());
         }
+        for name in &self.merge {
+            let binding = bindings.get_mut(name).filter(|binding| binding.state_topic.is_some());
+            let binding = binding.ok_or_else(|| {
+                CliError::Usage(format!(
+                    "--merge {name}: the device gets no state topic for \"{name}\"; give it one with --bind or --state-topic"
+                ))
+            })?;
+            binding.merge = true;
+        }
         Ok(bindings.into_values().collect())
     }
 }
@@ -164,7 +176,8 @@ fn binding_of<'a, 'b>(
     bindings: &'b mut BTreeMap<&'a CapabilityName, NewBinding>,
     name: &'a CapabilityName,
 ) -> &'b mut NewBinding {
-    let empty = || NewBinding { name: name.clone(), state_topic: None, command_topic: None };
+    let empty =
+        || NewBinding { name: name.clone(), state_topic: None, command_topic: None, merge: false };
     bindings.entry(name).or_insert_with(empty)
 }
 

@@ -2,8 +2,24 @@
 
 use crate::domain::topic::{TopicFilter, TopicName, filter_matches, grant_covers};
 
-/// Names of bindings, at the position of the topic that they share.
-type BindingsByTopic = Box<[Box<[Box<str>]>]>;
+/// A binding whose state a topic carries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reported {
+    /// Its name.
+    pub binding: Box<str>,
+    /// Whether a report is a merge patch (RFC 7396) to the last known value instead of the value itself.
+    pub merge: bool,
+}
+
+impl From<&str> for Reported {
+    /// A binding whose reports replace the last known value.
+    fn from(binding: &str) -> Self {
+        Self { binding: binding.into(), merge: false }
+    }
+}
+
+/// Bindings, at the position of the topic that they share.
+type BindingsByTopic = Box<[Box<[Reported]>]>;
 
 /// The rights of one device, ready to be asked.
 ///
@@ -19,11 +35,11 @@ pub struct Rights {
 }
 
 impl Rights {
-    /// Gathers rights from bindings (exact topics, state topics with the binding's name) and grants
+    /// Gathers rights from bindings (exact topics, state topics with the binding) and grants
     /// (filters), in any order.
     #[must_use]
     pub fn new(
-        state_topics: Vec<(TopicName, Box<str>)>,
+        state_topics: Vec<(TopicName, Reported)>,
         command_topics: Vec<TopicName>,
         publish_grants: Vec<TopicFilter>,
         subscribe_grants: Vec<TopicFilter>,
@@ -44,9 +60,9 @@ impl Rights {
         &self.state_topics
     }
 
-    /// The names of the bindings whose state a topic carries: none, one, or several that share it.
+    /// The bindings whose state a topic carries: none, one, or several that share it.
     #[must_use]
-    pub fn reported_bindings(&self, topic: &str) -> &[Box<str>] {
+    pub fn reported_bindings(&self, topic: &str) -> &[Reported] {
         self.state_topics
             .binary_search_by(|known| known.as_str().cmp(topic))
             .ok()
@@ -88,9 +104,9 @@ impl Rights {
     }
 }
 
-fn by_topic(mut reported: Vec<(TopicName, Box<str>)>) -> (Box<[TopicName]>, BindingsByTopic) {
-    reported.sort_unstable();
-    let mut by_topic: Vec<(TopicName, Vec<Box<str>>)> = Vec::new();
+fn by_topic(mut reported: Vec<(TopicName, Reported)>) -> (Box<[TopicName]>, BindingsByTopic) {
+    reported.sort_unstable_by(|(a, x), (b, y)| (a, &x.binding).cmp(&(b, &y.binding)));
+    let mut by_topic: Vec<(TopicName, Vec<Reported>)> = Vec::new();
     for (topic, binding) in reported {
         match by_topic.last_mut() {
             Some((last, bindings)) if *last == topic => bindings.push(binding),
@@ -118,12 +134,13 @@ mod tests {
 
     #[test]
     fn a_state_topic_knows_its_bindings() {
-        let bound = |topic: &str, binding: &str| (topic.parse().unwrap(), binding.into());
+        let reported = |binding: &str| Reported { binding: binding.into(), merge: binding == "y" };
+        let bound = |topic: &str, binding: &str| (topic.parse().unwrap(), reported(binding));
         let bindings = vec![bound("b", "main"), bound("a", "z"), bound("a", "y")];
         let rights = Rights::new(bindings, vec![], vec![], vec![]);
         assert_eq!(rights.state_topics().len(), 2);
-        assert_eq!(rights.reported_bindings("a"), ["y".into(), "z".into()]);
-        assert_eq!(rights.reported_bindings("b"), ["main".into()]);
+        assert_eq!(rights.reported_bindings("a"), [reported("y"), reported("z")]);
+        assert_eq!(rights.reported_bindings("b"), [reported("main")]);
         assert!(rights.reported_bindings("c").is_empty());
     }
 }

@@ -35,6 +35,9 @@ pub const MAX_JUDGED_DEPTH: usize = 1000;
 /// Deepest nesting of arrays and objects that is read on the stack of the thread that serves a request.
 pub const SHALLOW: usize = 16;
 
+/// Most members, at all levels together, that a report to be merged may have.
+pub const MAX_PATCH_MEMBERS: usize = 1000;
+
 /// U+FEFF, as some editors and Windows programs put it before a text.
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
@@ -185,6 +188,27 @@ impl StateValue {
         &self.judged
     }
 
+    /// The payload as a JSON merge patch (RFC 7396).
+    ///
+    /// # Errors
+    /// Why it cannot be merged, to go on after the name of a binding. Unlike a value that replaces, one
+    /// that cannot be kept as JSON cannot be a member of a merged one.
+    pub fn merge_patch(&self) -> Result<&str, String> {
+        if let Some(why) = self.as_text {
+            return Err(format!("cannot be merged: {}", why.why()));
+        }
+        match &self.judged {
+            Judged::Not(why) => Err(why.to_string()),
+            Judged::Deep(_) => {
+                Err(format!("cannot be merged: it is nested deeper than {SHALLOW} levels"))
+            }
+            Judged::Value(patch) if members(patch) > MAX_PATCH_MEMBERS => {
+                Err(format!("cannot be merged: it has more than {MAX_PATCH_MEMBERS} members"))
+            }
+            Judged::Value(_) => Ok(&self.text),
+        }
+    }
+
     /// A text that is JSON.
     fn document(text: &str) -> Self {
         let scan = scan(text);
@@ -205,6 +229,12 @@ impl StateValue {
         let text = format!("{{\"base64\":\"{}\"}}", Base64::encode_string(payload));
         Self { text, as_text: None, judged: Judged::Not(why) }
     }
+}
+
+/// How many members the objects have that a merge goes into.
+fn members(patch: &Value) -> usize {
+    let below = |object: &serde_json::Map<_, _>| object.values().map(members).sum::<usize>();
+    patch.as_object().map_or(0, |object| object.len() + below(object))
 }
 
 fn as_string(text: &str) -> String {
@@ -329,6 +359,27 @@ mod tests {
         assert_eq!(judged(r#""a\ud800\u0062\ud83d\ude00""#), Ok(Value::from("a\u{fffd}b😀")));
         assert_eq!(judged(&nested(MAX_JUDGED_DEPTH + 1)), Err(NotJson::TooDeep));
         assert_eq!(judged(&nested(32_000)), Err(NotJson::TooDeep));
+    }
+
+    #[test]
+    fn what_cannot_be_merged_says_why() {
+        let patch = |text: &str| read(text.as_bytes()).merge_patch().map(str::to_owned);
+        for good in [r#"{"a":{"b":null}}"#, "1", "[1]", "null", &nested(SHALLOW)] {
+            assert_eq!(patch(good).as_deref(), Ok(good));
+        }
+        let many = |most: usize| {
+            let members = (0..most / 2).map(|i| format!("\"{i}\":{{\"a\":1}}")).collect::<Vec<_>>();
+            format!("{{{}}}", members.join(","))
+        };
+        assert!(patch(&many(MAX_PATCH_MEMBERS)).is_ok());
+        for (bad, why) in [
+            (&*many(MAX_PATCH_MEMBERS + 2), "more than 1000 members"),
+            (&nested(SHALLOW + 1), "deeper than 16"),
+            (r#"{"a":"\u0000"}"#, "U+0000"),
+            ("nan", "not JSON"),
+        ] {
+            assert!(patch(bad).unwrap_err().contains(why), "{why}");
+        }
     }
 
     #[test]

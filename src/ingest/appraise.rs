@@ -3,10 +3,12 @@
 use crate::domain::device::DeviceRecord;
 use crate::domain::event::{Event, Happening, Message};
 use crate::domain::name::check_name;
+use crate::domain::rights::Reported;
+use crate::domain::schema::Violation;
 use crate::domain::value::{AsText, StateValue};
 use crate::ingest::{Change, Ingest, IngestError};
 use crate::presence::{Said, said};
-use crate::registry::reports::{BrokenReport, DeviceNews, Report};
+use crate::registry::reports::{BrokenReport, DeviceNews, Partial, Report};
 
 /// The binding that has no capability, and so no schema.
 const MAIN_BINDING: &str = "main";
@@ -85,15 +87,15 @@ impl Ingest {
         let payload = message.payload.as_deref();
         let fate = match (bindings, payload.filter(|bytes| bytes.len() <= self.max_payload)) {
             ([], _) => Fate::Seen,
-            ([binding, ..], None) => {
+            ([Reported { binding, .. }, ..], None) => {
                 news.violation = Some(self.too_large(binding, &message));
                 Fate::TooLarge
             }
             (bindings, Some(payload)) => {
                 let value = StateValue::read(payload);
                 let mut fate = Fate::Written;
-                for binding in bindings {
-                    if !self.report(&mut news, binding, &message, value.as_ref()).await? {
+                for reported in bindings {
+                    if !self.report(&mut news, reported, &message, value.as_ref()).await? {
                         fate = Fate::Violation;
                     }
                 }
@@ -117,34 +119,58 @@ impl Ingest {
         }
     }
 
-    /// Adds a report to the news, or the violation that it is; `false` for the latter.
+    /// Adds a report to the news, or the violation that it is; `false` for the latter. A schema judges
+    /// the report as it came, of a binding that merges too.
     async fn report(
         &self,
         news: &mut DeviceNews,
-        binding: &str,
+        reported: &Reported,
         message: &Message<'_>,
         value: Option<&StateValue>,
     ) -> Result<bool, IngestError> {
-        if let Some(value) = value
-            && binding != MAIN_BINDING
-            && let Err(violation) = self.schemas.check(binding, value.judged()).await?
-        {
-            let broken = BrokenReport {
-                at_ms: message.received_at_ms,
-                binding: binding.into(),
-                pointer: violation.pointer,
-                message: violation.message,
-            };
-            news.violation = news.violation.take().max(Some(broken));
-            return Ok(false);
-        }
-        let report = Report {
-            at_ms: message.received_at_ms,
-            id: message.id.as_ref().into(),
-            value: value.map(|value| value.json().into()),
-            as_text: value.and_then(StateValue::as_text).map(AsText::why),
+        let binding = &reported.binding;
+        let judged = match value {
+            Some(value) if **binding != *MAIN_BINDING => {
+                self.schemas.check(binding, value.judged()).await?
+            }
+            _ => Ok(()),
         };
-        news.reports.insert(binding.into(), report);
-        Ok(true)
+        let added = judged.and_then(|()| {
+            if reported.merge {
+                let patch = value.map(StateValue::merge_patch).transpose();
+                let patch = patch.map_err(Violation::of_all)?;
+                news.partials.push(partial(binding, message, patch));
+            } else {
+                news.reports.insert(binding.clone(), report(message, value));
+            }
+            Ok(())
+        });
+        let Err(violation) = added else { return Ok(true) };
+        let broken = BrokenReport {
+            at_ms: message.received_at_ms,
+            binding: binding.clone(),
+            pointer: violation.pointer,
+            message: violation.message,
+        };
+        news.violation = news.violation.take().max(Some(broken));
+        Ok(false)
+    }
+}
+
+fn report(message: &Message<'_>, value: Option<&StateValue>) -> Report {
+    Report {
+        at_ms: message.received_at_ms,
+        id: message.id.as_ref().into(),
+        value: value.map(|value| value.json().into()),
+        as_text: value.and_then(StateValue::as_text).map(AsText::why),
+    }
+}
+
+fn partial(binding: &str, message: &Message<'_>, patch: Option<&str>) -> Partial {
+    Partial {
+        binding: binding.into(),
+        at_ms: message.received_at_ms,
+        id: message.id.as_ref().into(),
+        patch: patch.map(Into::into),
     }
 }

@@ -20,6 +20,8 @@ pub struct NewBinding {
     pub state_topic: Option<TopicName>,
     /// Where the device listens.
     pub command_topic: Option<TopicName>,
+    /// Whether its reports are merged (RFC 7396) into the last known value instead of replacing it.
+    pub merge: bool,
 }
 
 /// A binding as lists show it.
@@ -31,6 +33,8 @@ pub struct BindingRow {
     pub state_topic: Option<String>,
     /// Where the device listens.
     pub command_topic: Option<String>,
+    /// Whether its reports are merged (RFC 7396) into the last known value instead of replacing it.
+    pub merge: bool,
 }
 
 /// Adds a binding, and its capability to the device; `false` when there is no such device.
@@ -63,13 +67,14 @@ pub(super) async fn insert(
     }
     client
         .execute(
-            "INSERT INTO topic_bindings (device_id, name, state_topic, command_topic)
-             VALUES ($1, $2, $3, $4)",
+            "INSERT INTO topic_bindings (device_id, name, state_topic, command_topic, merge)
+             VALUES ($1, $2, $3, $4, $5)",
             &[
                 &device.0,
                 &name,
                 &binding.state_topic.as_ref().map(TopicName::as_str),
                 &binding.command_topic.as_ref().map(TopicName::as_str),
+                &binding.merge,
             ],
         )
         .await
@@ -104,7 +109,7 @@ pub async fn list(
 ) -> Result<Vec<BindingRow>, RegistryError> {
     let rows = client
         .query(
-            "SELECT name, state_topic, command_topic FROM topic_bindings
+            "SELECT name, state_topic, command_topic, merge FROM topic_bindings
              WHERE device_id = $1 ORDER BY name",
             &[&device.0],
         )
@@ -116,8 +121,30 @@ pub async fn list(
             name: row.get("name"),
             state_topic: row.get("state_topic"),
             command_topic: row.get("command_topic"),
+            merge: row.get("merge"),
         })
         .collect())
+}
+
+/// Says whether a binding's reports are merged from now on; `false` when the device has no such
+/// binding. The value that is known stays: what is merged next is merged into it.
+///
+/// # Errors
+/// A database that is away.
+pub async fn set_merge(
+    client: &impl GenericClient,
+    device: DeviceId,
+    name: &str,
+    merge: bool,
+) -> Result<bool, RegistryError> {
+    let changed = client
+        .execute(
+            "UPDATE topic_bindings SET merge = $3 WHERE device_id = $1 AND name = $2",
+            &[&device.0, &name, &merge],
+        )
+        .await
+        .map_err(RegistryError::on(format!("binding {name:?}")))?;
+    Ok(changed == 1)
 }
 
 /// Removes a binding together with the device's capability that it carries; `false` when the device

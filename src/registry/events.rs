@@ -2,9 +2,10 @@
 
 use deadpool_postgres::Client;
 
+use crate::domain::device::DeviceId;
 use crate::registry::error::RegistryError;
 use crate::registry::presence::{Applied, MoveColumns, SessionMove};
-use crate::registry::reports::{NewsColumns, NewsItem};
+use crate::registry::reports::{NewsColumns, NewsItem, Partial, PartialColumns};
 
 /// What a committed batch had in it that changed nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,10 +18,12 @@ pub struct Outdated {
 
 /// Sessions first: that is the order of locks.
 const WRITE: &str = "
-    SELECT moved, fleetgate_write_news($6, $7, $8, $9::text[]::jsonb[], $10::text[]::jsonb[], $11) AS outdated
+    SELECT moved,
+        fleetgate_merge_reports($12, $13, $14, $15::text[]::jsonb[], $16, $17, $18)
+        + fleetgate_write_news($6, $7, $8, $9::text[]::jsonb[], $10::text[]::jsonb[], $11) AS outdated
     FROM fleetgate_move_sessions($1, $2, $3, $4, $5) AS moved";
 
-/// Writes moves, at most one a client id, and news as `merge` gives them. When this returns, they are
+/// Writes moves, at most one a client id, news as `merge` gives them, and partial reports in any order. When this returns, they are
 /// committed: the statement is a transaction of its own, and its answer ends with PostgreSQL being
 /// ready again, which comes after the commit.
 ///
@@ -31,9 +34,11 @@ pub async fn write(
     client: &Client,
     moves: &[&SessionMove],
     news: &[NewsItem<'_>],
+    partials: &[(DeviceId, &Partial)],
 ) -> Result<Outdated, RegistryError> {
     let on_events = || RegistryError::on("a batch of events");
     let (sessions, items) = (MoveColumns::new(moves)?, NewsColumns::new(news)?);
+    let merges = PartialColumns::new(partials, &items.device_ids);
     let statement = client.prepare_cached(WRITE).await.map_err(on_events())?;
     let row = client
         .query_one(
@@ -50,6 +55,13 @@ pub async fn write(
                 &items.reports,
                 &items.violations,
                 &items.turns,
+                &merges.locked,
+                &merges.device_ids,
+                &merges.bindings,
+                &merges.patches,
+                &merges.stamps,
+                &merges.ids,
+                &merges.most_bytes,
             ],
         )
         .await

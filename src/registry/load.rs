@@ -11,7 +11,7 @@ use crate::domain::credential::{CertificateUse, Credential, CredentialId, Proof,
 use crate::domain::device::{DeviceId, DeviceRecord};
 use crate::domain::name::{DeviceName, NameError};
 use crate::domain::password_hash::PasswordHash;
-use crate::domain::rights::Rights;
+use crate::domain::rights::{Reported, Rights};
 use crate::lifecycle::LogThrottle;
 use crate::registry::error::RegistryError;
 
@@ -24,7 +24,7 @@ pub const LOAD: &str = "
               (extract(epoch FROM c.not_before) * 1000000)::bigint,
               (extract(epoch FROM c.expires_at) * 1000000)::bigint) ORDER BY c.id)
          FROM device_credentials c WHERE c.device_id = d.id AND c.revoked_at IS NULL) AS credentials,
-      (SELECT json_agg(json_build_array(b.name, b.state_topic, b.command_topic))
+      (SELECT json_agg(json_build_array(b.name, b.state_topic, b.command_topic, b.merge))
          FROM topic_bindings b WHERE b.device_id = d.id) AS bindings,
       (SELECT json_agg(json_build_array(g.action, g.topic_filter))
          FROM topic_grants g WHERE g.device_id = d.id) AS grants
@@ -154,16 +154,19 @@ fn stored_hash(device: &DeviceName, id: i64, hash: &str) -> Option<PasswordHash>
         .ok()
 }
 
-/// `[name, state_topic, command_topic]`
-type BindingRow = (Box<str>, Option<String>, Option<String>);
+/// `[name, state_topic, command_topic, merge]`
+type BindingRow = (Box<str>, Option<String>, Option<String>, bool);
 /// `[action, topic_filter]`
 type GrantRow = (String, String);
 
 fn rights(device: &DeviceName, bindings: Vec<BindingRow>, grants: Vec<GrantRow>) -> Rights {
-    let (state, command): (Vec<_>, Vec<_>) =
-        bindings.into_iter().map(|(name, state, command)| ((name, state), command)).unzip();
-    let state =
-        state.into_iter().filter_map(|(name, topic)| Some((readable_one(device, &topic?)?, name)));
+    let (state, command): (Vec<_>, Vec<_>) = bindings
+        .into_iter()
+        .map(|(binding, state, command, merge)| ((Reported { binding, merge }, state), command))
+        .unzip();
+    let state = state
+        .into_iter()
+        .filter_map(|(reported, topic)| Some((readable_one(device, &topic?)?, reported)));
     let (publish, subscribe): (Vec<_>, Vec<_>) =
         grants.into_iter().partition(|(action, _)| action == "publish");
     Rights::new(

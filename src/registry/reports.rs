@@ -27,6 +27,19 @@ pub struct Report {
     pub as_text: Option<&'static str>,
 }
 
+/// A report that is merged into the last known value; see `sql/V11__merged_reports.sql`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Partial {
+    /// The binding it is for.
+    pub binding: Box<str>,
+    /// When the broker received it, ms since 1970.
+    pub at_ms: i64,
+    /// The message's id.
+    pub id: Box<str>,
+    /// The merge patch (RFC 7396), JSON text that jsonb holds; `None` clears the value.
+    pub patch: Option<Box<str>>,
+}
+
 /// A report that broke its capability's schema.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BrokenReport {
@@ -49,6 +62,8 @@ pub struct DeviceNews {
     pub seen_ms: i64,
     /// The newest value of each binding.
     pub reports: BTreeMap<Box<str>, Report>,
+    /// Reports of bindings that merge, all of them: none of them stands for another.
+    pub partials: Vec<Partial>,
     /// The newest violation.
     pub violation: Option<BrokenReport>,
 }
@@ -57,7 +72,7 @@ impl DeviceNews {
     /// News that the device was heard, and nothing more.
     #[must_use]
     pub fn seen(device_id: DeviceId, seen_ms: i64) -> Self {
-        Self { device_id, seen_ms, reports: BTreeMap::new(), violation: None }
+        Self { device_id, seen_ms, reports: BTreeMap::new(), partials: Vec::new(), violation: None }
     }
 }
 
@@ -168,6 +183,39 @@ impl<'a> NewsColumns<'a> {
             violations: items.iter().map(|item| item.violation.map(BrokenReport::json)).collect(),
             turns: items.iter().map(|item| item.turn).collect(),
         })
+    }
+}
+
+/// Most bytes that one merged value takes with the stamps of its members.
+const MOST_MERGED_BYTES: i32 = 512 * 1024;
+
+/// Partial reports as `fleetgate_merge_reports` takes them: one array a column.
+#[derive(Default)]
+pub(super) struct PartialColumns<'a> {
+    /// Every device of the batch, once there is anything to merge.
+    pub(super) locked: Vec<i64>,
+    pub(super) device_ids: Vec<i64>,
+    pub(super) bindings: Vec<&'a str>,
+    pub(super) patches: Vec<Option<&'a str>>,
+    pub(super) stamps: Vec<i64>,
+    pub(super) ids: Vec<&'a str>,
+    pub(super) most_bytes: i32,
+}
+
+impl<'a> PartialColumns<'a> {
+    pub(super) fn new(partials: &[(DeviceId, &'a Partial)], batch: &[i64]) -> Self {
+        if partials.is_empty() {
+            return Self::default();
+        }
+        Self {
+            locked: batch.to_vec(),
+            device_ids: partials.iter().map(|(device, _)| device.0).collect(),
+            bindings: partials.iter().map(|(_, one)| &*one.binding).collect(),
+            patches: partials.iter().map(|(_, one)| one.patch.as_deref()).collect(),
+            stamps: partials.iter().map(|(_, one)| one.at_ms).collect(),
+            ids: partials.iter().map(|(_, one)| &*one.id).collect(),
+            most_bytes: MOST_MERGED_BYTES,
+        }
     }
 }
 

@@ -181,6 +181,26 @@ async fn every_digit_of_a_number_in_meta_is_kept() {
     }
 }
 
+/// P9: what the reports of a binding do can be said and seen.
+#[tokio::test]
+async fn a_binding_says_whether_its_reports_merge() {
+    let fleet = Fleet::new().await;
+    fleet.run("device add plug --kind relay --state-topic main=s/plug --merge main").ok();
+    assert_eq!(fleet.show("plug")["bindings"][0]["merge"], true);
+    fleet.run("binding set plug main --replace").ok();
+    let listed = fleet.run("binding list plug").ok().stdout;
+    assert!(listed.contains("REPORTS") && listed.contains("replace"), "{listed}");
+    fleet.run("binding set plug main --merge").ok();
+    assert_eq!(fleet.show("plug")["bindings"][0]["merge"], true);
+    fleet.run("binding remove plug main").ok();
+    fleet.run("binding add plug main --state-topic s/plug --merge").ok();
+    assert!(fleet.run("device show plug").ok().stdout.contains("merge"));
+    fleet.run("binding set plug light --merge").failed(3, &["\"light\"", "binding list"]);
+    fleet.run("binding set plug main").failed(2, &["--merge", "--replace"]);
+    let none = fleet.run("device add p2 --kind relay --command-topic main=x --merge main");
+    none.failed(2, &["--merge main", "--state-topic"]);
+}
+
 #[tokio::test]
 async fn secrets_stand_alone_on_standard_output() {
     let fleet = Fleet::new().await;

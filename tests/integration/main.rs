@@ -25,6 +25,7 @@ mod kicks;
 mod load;
 mod log_lines;
 mod logins;
+mod merges;
 mod monitoring;
 mod presence;
 mod recorded;

@@ -37,6 +37,7 @@ fn binding(name: &str, topic: &str) -> NewBinding {
         name: name.parse().unwrap(),
         state_topic: Some(topic.parse().unwrap()),
         command_topic: None,
+        merge: false,
     }
 }
 
@@ -264,8 +265,12 @@ async fn bindings_bring_and_take_their_capability() {
     );
     let nobody = "nobody".parse().unwrap();
     assert!(!bindings::add(&mut client, &nobody, &binding("main", "lab/r")).await.unwrap());
-    let nothing =
-        NewBinding { name: "main".parse().unwrap(), state_topic: None, command_topic: None };
+    let nothing = NewBinding {
+        name: "main".parse().unwrap(),
+        state_topic: None,
+        command_topic: None,
+        merge: false,
+    };
     assert_refused(
         bindings::add(&mut client, &name, &nothing).await,
         &["\"main\"", "at least one"],

@@ -101,7 +101,7 @@ fn binding(place: Place<'_>, capability: &str) -> Result<NewBinding, DevError> {
     let commanded = described.any(|(name, .., command)| name == capability && command.is_some());
     let command_topic = commanded.then(|| parsed(&format!("{stem}/set"))).transpose()?;
     let state_topic = Some(parsed(&format!("{stem}/state"))?);
-    Ok(NewBinding { name: parsed(capability)?, state_topic, command_topic })
+    Ok(NewBinding { name: parsed(capability)?, state_topic, command_topic, merge: false })
 }
 
 /// Whether a device has the chosen password.
