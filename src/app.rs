@@ -136,9 +136,10 @@ impl App {
         let room = room(config)?;
         let runtime = registry_runtime(config.http.workers)?;
         let target = Target::new(&config.database)?;
-        let postgres = Postgres::new(&config.database, runtime.handle.clone())?;
         let metrics = Metrics::new().map_err(set_up("metrics"))?;
         let freshness = Arc::new(Freshness::new(config.cache.max_staleness));
+        let postgres = Postgres::of(&target, &config.database, runtime.handle.clone())?
+            .unless_away(freshness.clone());
         let devices = Arc::new(DeviceCache::new(
             &config.cache,
             &postgres,
@@ -163,7 +164,8 @@ impl App {
             metrics.events.clone(),
         );
         let heard = (listener.hearing(), freshness.bound());
-        let broker = broker(config, &target, &devices, heard, evictions, &metrics, &clock)?;
+        let quiet = target.clone().unless_away(freshness.clone());
+        let broker = broker(config, &quiet, &devices, heard, evictions, &metrics, &clock)?;
         let exempt = config.logins.exempt_networks.clone();
         let limits = LimitSettings { enabled: config.logins.limits, exempt };
         let limits = Arc::new(Limits::new(limits, metrics.limits.clone()));

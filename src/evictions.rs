@@ -138,7 +138,7 @@ impl Evictor {
     }
 
     async fn work(&self, stop: &CancellationToken) -> Result<(), RegistryError> {
-        let (client, _) = self.target.open(None).await?;
+        let client = self.target.open_guarded().await?;
         let mut tidy_at = Instant::now();
         while !stop.is_cancelled() {
             if tidy_at <= Instant::now() {
@@ -147,7 +147,7 @@ impl Evictor {
             }
             let pause = self.end_what_is_due(&client, stop).await?;
             let unconfirmed = self.confirm(&client).await?;
-            let (waiting, until_due) = bounded(evictions::waiting(&client)).await?;
+            let (waiting, until_due) = bounded(evictions::waiting(&*client)).await?;
             self.metrics.waiting.set(waiting);
             let pause = pause.or(until_due.filter(|_| self.api.is_some())).unwrap_or(POLL);
             let longest = if unconfirmed { CONFIRM } else { POLL };

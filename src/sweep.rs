@@ -175,8 +175,8 @@ impl Sweeper {
     }
 
     async fn count_devices(&self) -> Result<DeviceCounts, RegistryError> {
-        let (client, _) = self.target.open(None).await?;
-        bounded(registry::count_devices(&client)).await
+        let client = self.target.open_guarded().await?;
+        bounded(registry::count_devices(&*client)).await
     }
 
     /// Sweeps now.
@@ -214,19 +214,19 @@ impl Sweeper {
     async fn sweep_alone(&self, recent: Duration) -> Result<Report, SweepError> {
         let api = self.api.as_ref().ok_or(SweepError::NotConfigured)?;
         // A connection of its own: it holds the lock, and ends it by ending.
-        let (mut client, _) = self.target.open(None).await?;
-        if !bounded(registry::try_lock(&client)).await?
-            || bounded(registry::finished_within(&client, recent)).await?
+        let mut client = self.target.open_guarded().await?;
+        if !bounded(registry::try_lock(&*client)).await?
+            || bounded(registry::finished_within(&*client, recent)).await?
         {
             return Err(SweepError::Elsewhere);
         }
         let outcome = compare_and_repair(api, &mut client).await;
         if outcome.is_ok() {
-            bounded(registry::note_finished(&client)).await?;
+            bounded(registry::note_finished(&*client)).await?;
         }
         // Closing the connection frees the lock as well, but nobody knows when.
         if !matches!(outcome, Err(SweepError::Registry(_))) {
-            bounded(registry::unlock(&client)).await?;
+            bounded(registry::unlock(&*client)).await?;
         }
         outcome
     }

@@ -24,7 +24,8 @@ use crate::turns::Run;
 /// it planned.
 pub(crate) async fn loads(url: &str, connections: usize, devices: u32) -> Run {
     let next = Arc::new(AtomicU32::new(0));
-    let url = format!("{url} options='{LOOK_UP_PLANS}'");
+    let options = LOOK_UP_PLANS.map(|(name, value)| format!("-c {name}={value}")).join(" ");
+    let url = format!("{url} options='{options}'");
     let mut clients = Vec::new();
     for _ in 0..connections {
         let client = connect(&url).await;

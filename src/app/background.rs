@@ -49,7 +49,7 @@ pub(super) fn broker(
     let api = config.emqx.api.as_ref().map(|api| EmqxApi::new(api, metrics.emqx.clone()));
     let api = api.transpose().map_err(set_up("EMQX's REST API"))?.map(Arc::new);
     let evictor = Evictor::new(
-        target.clone(),
+        target.clone().for_background(),
         api.clone(),
         devices.clone(),
         hearing,
@@ -58,7 +58,8 @@ pub(super) fn broker(
         metrics.evictions.clone(),
     );
     let interval = config.emqx.sweep_interval;
-    let sweeper = Sweeper::new(target.clone(), api, interval, clock.clone(), metrics.sweep.clone());
+    let target = target.clone().for_background();
+    let sweeper = Sweeper::new(target, api, interval, clock.clone(), metrics.sweep.clone());
     Ok(Broker { evictor, sweeper })
 }
 

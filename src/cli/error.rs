@@ -53,7 +53,7 @@ impl CliError {
             Self::Usage(_) => "usage",
             Self::NotFound(_) => "not_found",
             Self::Registry(RegistryError::Refused(_)) => "refused",
-            Self::Registry(RegistryError::Unreachable(_)) => "unreachable",
+            Self::Registry(error) if error.is_unreachable() => "unreachable",
             Self::Registry(_) => "database",
         }
     }
@@ -63,7 +63,7 @@ impl CliError {
         ExitCode::from(match self {
             Self::Usage(_) | Self::Configuration(_) => 2,
             Self::NotFound(_) => 3,
-            Self::Registry(RegistryError::Unreachable(_)) => 4,
+            Self::Registry(error) if error.is_unreachable() => 4,
             Self::Failed(_) | Self::Service(_) | Self::Registry(_) => 1,
         })
     }

@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use super::database_url::DatabaseUrl;
 use super::given::{Given, Raw};
 use super::problem::{Origin, Problem, Warning};
 use super::secret_file;
 use super::settings::GivenSetting;
 use super::table::{Kind, Preset, SETTINGS, Setting, variable_of};
 use super::value::{Value, parse};
+
+const CONNECT_TIMEOUT: &str = "database.connect_timeout";
 
 /// The values that hold so far, by key.
 #[derive(Default)]
@@ -61,17 +64,53 @@ impl Layers {
         warnings
     }
 
-    pub(super) fn check_one_password(&self, problems: &mut Vec<Problem>) {
-        let Some(Entry { origin: Some(origin), .. }) = self.entries.get("database.password") else {
-            return;
+    /// Checks what `database.url` says against the other settings, and opens the files that it names. A
+    /// time-out of connecting that is part of it counts where the setting is not given.
+    pub(super) fn check_database(&mut self, problems: &mut Vec<Problem>) -> Vec<Warning> {
+        let Some(Entry { value: Value::Secret(url), origin: Some(at), key, .. }) =
+            self.entries.get("database.url")
+        else {
+            return Vec::new();
         };
-        let url = self.entries.get("database.url").map(|entry| &entry.value);
-        let Some(Value::Secret(url)) = url else { return };
-        let parsed: Result<tokio_postgres::Config, _> = url.expose().parse();
-        if parsed.is_ok_and(|config| config.get_password().is_some()) {
-            let message = "the password is also part of database.url; write it in one place";
-            problems.push(Problem::of(origin, "database.password", message));
+        let Ok(url) = url.expose().parse::<DatabaseUrl>() else { return Vec::new() };
+        let twice = [
+            (url.config.get_password().is_some(), "database.password", "the password is"),
+            (url.tls.root_cert.is_some(), "database.ca_file", "the file of authorities is"),
+        ];
+        for (in_url, setting, what) in twice {
+            let origin = self.entries.get(setting).and_then(|entry| entry.origin.as_ref());
+            if let Some(origin) = origin.filter(|_| in_url) {
+                let message = format!("{what} also part of database.url; write it in one place");
+                problems.push(Problem::of(origin, setting, message));
+            }
         }
+        let files = [
+            ("sslrootcert", &url.tls.root_cert),
+            ("sslcert", &url.tls.cert),
+            ("sslkey", &url.tls.key),
+        ];
+        for (part, path) in files {
+            if let Some(Err(problem)) =
+                path.as_deref().map(|path| secret_file::check_exists(path, true))
+            {
+                let problem = problem.replace("named here", &format!("named by {part}"));
+                problems.push(Problem::of(at, key, problem));
+            }
+        }
+        let exposed = url.tls.key.as_deref().and_then(secret_file::exposure);
+        let warning = |message| Warning { at: at.clone(), setting: key.clone(), message };
+        let warnings = exposed.map(warning).into_iter().collect();
+        if let Some(limit) = url.connect_timeout.filter(|_| !self.is_given(CONNECT_TIMEOUT)) {
+            let value = Value::Duration(limit);
+            let entry = Entry {
+                value,
+                shown: String::new(),
+                origin: None,
+                key: CONNECT_TIMEOUT.to_owned(),
+            };
+            self.entries.insert(CONNECT_TIMEOUT, entry);
+        }
+        warnings
     }
 
     pub(super) fn add_defaults(&mut self, problems: &mut Vec<Problem>) {

@@ -10,6 +10,7 @@
 //! the first problem, and no message carries a value of a secret setting or of its `_file` twin
 //! (people do paste the secret there).
 
+mod database_url;
 mod environment;
 mod file;
 mod given;
@@ -25,6 +26,7 @@ mod suggestion;
 mod table;
 mod value;
 
+pub use database_url::{DatabaseUrl, SslMode, UrlTls, WantedServer};
 pub use parts::{
     Cache, Config, Database, Emqx, EmqxApi, Hashing, Http, Ingest, Log, LogFormat, Logins, Tokens,
 };

@@ -1,10 +1,9 @@
 //! What particular settings demand of their text, beyond being text.
 
-use std::error::Error as _;
-
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
+use super::database_url::DatabaseUrl;
 use super::table::Rule;
 
 /// Shorter tokens can be guessed.
@@ -89,27 +88,7 @@ fn api_secret(secret: &str) -> Result<(), String> {
 }
 
 fn database_url(url: &str) -> Result<(), String> {
-    let config: tokio_postgres::Config = url.parse().map_err(|error| unreadable_url(&error))?;
-    if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
-        return Err(format!("the URL names no host; {URL_EXAMPLE}"));
-    }
-    Ok(())
-}
-
-const URL_EXAMPLE: &str = "write it as postgres://user@host:5432/database, with special characters \
-                           percent-encoded, or as host=… user=… dbname=…";
-
-/// Passes on which option is bad. All else the parser says may quote the text, and so the password.
-fn unreadable_url(error: &tokio_postgres::Error) -> String {
-    let cause = error.source().map(ToString::to_string).unwrap_or_default();
-    let option = cause
-        .strip_prefix("invalid value for option `")
-        .and_then(|rest| rest.strip_suffix('`'))
-        .filter(|name| name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'));
-    match option {
-        Some(name) => format!("the URL's part {name:?} has a value PostgreSQL doesn't know"),
-        None => format!("not a PostgreSQL URL; {URL_EXAMPLE}"),
-    }
+    url.parse::<DatabaseUrl>().map(drop)
 }
 
 fn database_password(password: &str) -> Result<(), String> {

@@ -52,8 +52,8 @@ impl Settings {
         let mut layers = Layers::default();
         layers.add(in_file.unwrap_or_default(), &mut problems);
         layers.add(in_environment, &mut problems);
-        let warnings = layers.read_files(&mut problems);
-        layers.check_one_password(&mut problems);
+        let mut warnings = layers.read_files(&mut problems);
+        warnings.extend(layers.check_database(&mut problems));
         layers.add_defaults(&mut problems);
         Problems::unless_none(problems, ())?;
         Ok(layers.settings(warnings)?)

@@ -150,9 +150,17 @@ pub(super) static SETTINGS: &[Setting] = &[
         key: "database.url",
         kind: Kind::Secret(rules::DATABASE_URL),
         preset: Preset::Required,
-        meaning: "Where PostgreSQL is: `postgres://user@host:5432/database?sslmode=require`, or \
-                  `host=… user=… dbname=…`. Counts as a secret because it may hold a password. Its \
-                  `options` prevail over those that Fleetgate sets for a connection.",
+        meaning: "Where PostgreSQL is, as libpq reads it: \
+                  `postgres://user@host:5432/database?sslmode=verify-full`, or `host=… user=… \
+                  dbname=…`. Counts as a secret because it may hold a password. Of several hosts \
+                  (`host1,host2`) the one that takes writes is used; `target_session_attrs` is \
+                  `read-write` (then the default), `primary` or, for one host, `any`. `sslmode`: \
+                  `disable` (the default without certificates), `prefer` (TLS where the server offers it, \
+                  verifying nothing), `require` and `verify-full` (certificate and name are verified), \
+                  `verify-ca` (not the name); with `sslrootcert` (a file, or `system`), `sslcert` and \
+                  `sslkey`. Unlike libpq, `require` verifies, names are taken from the certificate's \
+                  subjectAltName alone, no file below `~/.postgresql` is read, and no `PG…` variable. \
+                  Keep `options` out of it behind a pooler; they prevail over what Fleetgate sets.",
     },
     Setting {
         key: "database.password",
@@ -164,7 +172,8 @@ pub(super) static SETTINGS: &[Setting] = &[
         key: "database.ca_file",
         kind: Kind::Path { private: false },
         preset: Preset::Absent("the operating system's authorities"),
-        meaning: "PEM file of the authorities to trust when PostgreSQL is reached over TLS.",
+        meaning: "PEM file of the authorities to trust when PostgreSQL is reached over TLS, which it then \
+                  is; the same as `sslrootcert` in `database.url`.",
     },
     Setting {
         key: "database.pool_size",
@@ -177,7 +186,8 @@ pub(super) static SETTINGS: &[Setting] = &[
         key: "database.connect_timeout",
         kind: millis(50, MINUTE),
         preset: Preset::Value("2s"),
-        meaning: "Time to reach PostgreSQL and log in there.",
+        meaning: "Time for each host of `database.url`: to find, reach and log in to it. Counts before a \
+                  `connect_timeout` in the URL.",
     },
     Setting {
         key: "database.query_timeout",

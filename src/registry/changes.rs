@@ -13,7 +13,8 @@
 //! # States
 //! *listening* → (a connection ends, a proof is missing) → *reconnecting*: records are suspect, every
 //! request asks PostgreSQL → connection attempt fails → *away*: records here stand in, new names are
-//! refused → LISTEN succeeds and is proven → *listening*. Without the first proof it is *deaf*, which is
+//! refused. When PostgreSQL does not answer a heartbeat at all it is *away* at once, and the next attempt
+//! begins with another server. → LISTEN succeeds and is proven → *listening*. Without the first proof it is *deaf*, which is
 //! reconnecting with a reason: PostgreSQL answers, so it is asked each time.
 //!
 //! # Races
@@ -23,6 +24,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use thiserror::Error;
@@ -35,7 +37,7 @@ use crate::lifecycle::LogThrottle;
 use crate::metrics::ListenMetrics;
 use crate::registry::cache::DeviceCache;
 use crate::registry::connection::{Target, timed_out};
-use crate::registry::error::RegistryError;
+use crate::registry::error::{RegistryError, causes};
 use crate::registry::freshness::{Freshness, now_ms};
 use crate::registry::hearing::{Hearing, Proof};
 use crate::registry::schemas::SchemaCache;
@@ -92,12 +94,14 @@ enum ListenError {
     Deaf,
     #[error("{0}")]
     Lost(String),
+    #[error("PostgreSQL did not answer within {ECHO_TIMEOUT:?}")]
+    Silent,
 }
 
 /// How a time of listening ended.
 enum End {
     Stopped,
-    Lost(String),
+    Lost(ListenError),
 }
 
 impl ChangeListener {
@@ -178,15 +182,20 @@ impl ChangeListener {
         Ok(ears)
     }
 
-    fn report_loss(&self, why: &str) {
+    fn report_loss(&self, why: &ListenError) {
         self.freshness.lost();
+        if matches!(why, ListenError::Silent) {
+            // Nobody has to find that out again: not requests, and not the attempt to connect.
+            self.freshness.away();
+            self.target.leave();
+        }
         self.hearing.lost();
         self.metrics.up.set(0);
         self.metrics.losses.inc();
         static THROTTLE: LogThrottle = LogThrottle::new("the LISTEN connection is lost");
         if let Some(unsaid) = THROTTLE.now() {
             tracing::warn!(
-                why,
+                %why,
                 unsaid,
                 "the LISTEN connection is lost; records are asked for again until it is back"
             );
@@ -221,7 +230,9 @@ impl ChangeListener {
                 () = stop.cancelled() => return End::Stopped,
                 notification = ears.notifications.recv() => match notification {
                     Some(notification) => self.take(&notification),
-                    None => return End::Lost("the connection ended".to_owned()),
+                    None => {
+                        return End::Lost(ListenError::Lost("the connection ended".to_owned()));
+                    }
                 },
                 _ = heartbeat.tick() => {
                     let sent_ms = now_ms();
@@ -230,7 +241,7 @@ impl ChangeListener {
                             self.freshness.confirm(sent_ms);
                             self.hearing.confirm(proof);
                         }
-                        Err(why) => return End::Lost(why.to_string()),
+                        Err(why) => return End::Lost(why),
                     }
                 }
             }
@@ -255,9 +266,10 @@ impl ChangeListener {
         // A simple query: poolers get along with it in any mode.
         let notify = format!(
             "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint,
-                    pg_notify('{}', '')",
+                    current_setting('transaction_read_only') = 'on', pg_notify('{}', '')",
             self.heartbeat_channel
         );
+        let answered = AtomicBool::new(false);
         let echo = async {
             let mut speaking = pin!(ears.speaker.simple_query(&notify));
             let (mut sent_at, mut heard) = (None, false);
@@ -268,7 +280,12 @@ impl ChangeListener {
                 tokio::select! {
                     // Both at once: a flood of changes must not keep the answer from being read.
                     outcome = &mut speaking, if sent_at.is_none() => {
-                        let answer = outcome.map_err(|error| ListenError::Lost(error.to_string()))?;
+                        let answer = outcome.map_err(|error| ListenError::Lost(causes(&error)))?;
+                        answered.store(true, Ordering::Relaxed);
+                        if self.target.wants_writes() && is_read_only(&answer) {
+                            let why = "the server takes no writes any more";
+                            return Err(ListenError::Lost(why.to_owned()));
+                        }
                         sent_at = Some(micros(&answer).ok_or_else(|| {
                             ListenError::Lost("PostgreSQL's time cannot be read".to_owned())
                         })?);
@@ -281,11 +298,22 @@ impl ChangeListener {
                 }
             }
         };
-        let sent_at = timeout(ECHO_TIMEOUT, echo).await.unwrap_or(Err(ListenError::Deaf))?;
+        let echoed = timeout(ECHO_TIMEOUT, echo).await;
+        let missing = || {
+            if answered.load(Ordering::Relaxed) { ListenError::Deaf } else { ListenError::Silent }
+        };
+        let sent_at = echoed.unwrap_or_else(|_| Err(missing()))?;
         let travelled = sent.elapsed();
         self.metrics.lag.set(travelled.as_secs_f64());
         Ok(Proof { sent_at, travelled })
     }
+}
+
+/// Whether the session may not write, as a heartbeat's answer tells it.
+fn is_read_only(answer: &[SimpleQueryMessage]) -> bool {
+    answer
+        .iter()
+        .any(|message| matches!(message, SimpleQueryMessage::Row(row) if row.get(1) == Some("t")))
 }
 
 /// PostgreSQL's clock, in microseconds since the Unix epoch, as a heartbeat's answer tells it.

@@ -1,109 +1,176 @@
-//! Single connections to PostgreSQL: how they are opened, encrypted and moved along.
+//! Connections to PostgreSQL: how they are opened, encrypted, moved along and ended.
 //!
-//! TLS: `sslmode=require` in the URL, or a CA file, means an encrypted connection to a server whose
-//! certificate and name are verified. libpq's `prefer` protects against nobody who can alter
-//! packets, so without either the connection is plain.
+//! # What it keeps
+//! 1. Each server of `database.url` gets [`connect_timeout`](Database::connect_timeout), which covers
+//!    everything: name, TCP, TLS, login, and whether it is the wanted one. An attempt takes that times
+//!    the number of servers at most.
+//! 2. Everybody begins with the server that last took a connection. So only one of many connections waits
+//!    for a silent first server, and the pool reads from the server that is listened to.
+//! 3. A statement that nobody waits for any more is cancelled, and its connection is counted until the
+//!    server is done with it: a server that cannot end statements is not given more of them.
+//! 4. Nothing but what every pooler takes is told at the start of a connection; settings are made with
+//!    SET afterwards. `options` of the URL are passed on, and prevail.
+//!
+//! # Races
+//! - *A cancel comes late*: PostgreSQL cancels what runs on that session then. Nothing else does: the
+//!   session is not used again.
+//! - *A server that was away for long wakes up as a second primary*: who is connected to the other one stays
+//!   there. Nothing here can fence a server; see docs/ARCHITECTURE.md.
 
-use std::future::poll_fn;
-use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
-use tokio_postgres::config::SslMode;
-use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, Notification};
-use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio::time::timeout;
+use tokio_postgres::config::LoadBalanceHosts;
+use tokio_postgres::{Client, Notification, SimpleQueryMessage};
 
-use crate::config::Database;
+use crate::config::{Database, DatabaseUrl, WantedServer};
+use crate::registry::encryption::{tls, tls_of};
 use crate::registry::error::RegistryError;
+use crate::registry::freshness::Freshness;
+use crate::registry::server::Server;
+use crate::registry::session::{Canceller, Driver, Guarded, Session, end_in_time};
+use crate::secret::random_bytes;
 
 /// Notifications that may wait between the connection and the listener. When full, the connection
 /// is not read any further, the heartbeat stops coming back and LISTEN counts as lost: late, never
 /// wrong.
 const NOTIFICATIONS_WAITING: usize = 4096;
 
-/// Settings of a session for [`Target::for_look_ups`], as options of the connection.
-pub const LOOK_UP_PLANS: &str = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off";
+/// Settings of a session that looks rows up by key, whatever the statistics say; they are stale exactly
+/// when a new fleet has come. Each statement is planned once: one that takes an array would be planned anew
+/// for every array, which costs more than running it.
+pub const LOOK_UP_PLANS: [(&str, &str); 2] =
+    [("plan_cache_mode", "force_generic_plan"), ("enable_seqscan", "off")];
+
+/// Beyond the time that is waited for an answer. Earlier, the server's own end of a statement could pass
+/// for its success: a commit that waits for a synchronous standby is answered as done when it is cancelled.
+const SERVER_SIDE_GRACE: Duration = Duration::from_secs(1);
+
+/// How long what goes on in the background may run on the server.
+const BACKGROUND_STATEMENT: Duration = Duration::from_secs(6);
+/// Connections of one task in the background: one in use, one whose last statement is being ended.
+const BACKGROUND_CONNECTIONS: usize = 2;
 
 /// How to reach PostgreSQL.
 #[derive(Clone)]
 pub struct Target {
-    pub(super) config: Config,
-    tls: Option<MakeRustlsConnect>,
+    servers: Arc<[Server]>,
+    /// Which of them last took a connection: for all that were made from one another.
+    last: Arc<AtomicUsize>,
+    wanted: WantedServer,
+    /// Whether the URL brings settings of its own, which prevail.
+    has_options: bool,
     connect_timeout: Duration,
+    settings: Arc<[(&'static str, String)]>,
+    /// Bounds connections that are in use or being ended; absent where the caller bounds them.
+    places: Option<Arc<Semaphore>>,
+    /// While this says that PostgreSQL is away, no connection is tried.
+    unless_away: Option<Arc<Freshness>>,
 }
 
 impl Target {
-    /// Reads the settings and, where TLS is asked for, the certificates to trust.
+    /// Reads the settings and, where TLS is asked for, the certificates.
     ///
     /// # Errors
-    /// When the URL is not one, or the CA file cannot be read.
+    /// When the URL is not one, or a file of certificates cannot be read.
     pub fn new(settings: &Database) -> Result<Self, RegistryError> {
-        let mut config: Config =
-            settings.url.expose().parse().map_err(|_| {
-                RegistryError::Settings("database.url is no connection string".into())
-            })?;
-        if let Some(password) = &settings.password {
-            config.password(password.expose());
-        }
-        if config.get_application_name().is_none() {
-            config.application_name("fleetgate");
-        }
-        config
-            .connect_timeout(settings.connect_timeout)
-            .keepalives_idle(Duration::from_secs(15))
-            .tcp_user_timeout(Duration::from_secs(15));
-        let wanted = config.get_ssl_mode() == SslMode::Require || settings.ca_file.is_some();
-        config.ssl_mode(if wanted { SslMode::Require } else { SslMode::Disable });
-        let tls = wanted.then(|| tls(settings.ca_file.as_deref())).transpose()?;
-        Ok(Self { config, tls, connect_timeout: settings.connect_timeout })
+        let mut url: DatabaseUrl = settings
+            .url
+            .expose()
+            .parse()
+            .map_err(|problem| RegistryError::Settings(format!("database.url: {problem}")))?;
+        complete(&mut url, settings);
+        let (negotiated, demand) = tls_of(&url, settings.ca_file.as_deref());
+        let tls = tls(&url, settings.ca_file.as_deref(), demand)?;
+        let servers: Arc<[Server]> = Server::all(&url, negotiated, &tls).into();
+        let first = match url.config.get_load_balance_hosts() {
+            LoadBalanceHosts::Random => usize::from(u16::from_ne_bytes(random_bytes())),
+            _ => 0,
+        };
+        Ok(Self {
+            last: Arc::new(AtomicUsize::new(first % servers.len().max(1))),
+            servers,
+            wanted: url.wanted,
+            has_options: url.config.get_options().is_some(),
+            connect_timeout: settings.connect_timeout,
+            settings: Arc::default(),
+            places: None,
+            unless_away: None,
+        })
     }
 
-    /// Lets the server end a statement that nobody waits for any more, and plan each statement once:
-    /// one that takes an array would be planned anew for every array, which costs more than running it.
-    /// Statements of such a connection look rows up by key, whatever the statistics say; they are stale
-    /// exactly when a new fleet has come. The URL's own options come behind, where they prevail.
-    pub(super) fn for_look_ups(mut self, timeout: Duration) -> Self {
-        let ours = format!("-c statement_timeout={} {LOOK_UP_PLANS}", timeout.as_millis());
-        let theirs = self.config.get_options().map(|options| format!(" {options}"));
-        self.config.options(ours + &theirs.unwrap_or_default());
+    /// For requests, which wait for `timeout` at most: see [`LOOK_UP_PLANS`].
+    #[must_use]
+    pub fn for_look_ups(mut self, timeout: Duration) -> Self {
+        let limit = milliseconds(timeout + SERVER_SIDE_GRACE);
+        let plans = LOOK_UP_PLANS.map(|(name, value)| (name, value.to_owned()));
+        self.settings = [("statement_timeout", limit)].into_iter().chain(plans).collect();
         self
+    }
+
+    /// For one task in the background, whose statements take seconds at most.
+    #[must_use]
+    pub fn for_background(mut self) -> Self {
+        self.settings = [("statement_timeout", milliseconds(BACKGROUND_STATEMENT))].into();
+        self.places = Some(Arc::new(Semaphore::new(BACKGROUND_CONNECTIONS)));
+        self
+    }
+
+    /// Tries no connection while PostgreSQL is known to be away: whoever listens finds out when it is back.
+    #[must_use]
+    pub fn unless_away(mut self, freshness: Arc<Freshness>) -> Self {
+        self.unless_away = Some(freshness);
+        self
+    }
+
+    /// Longest time that [`Target::open`] takes.
+    #[must_use]
+    pub fn patience(&self) -> Duration {
+        self.connect_timeout * u32::try_from(self.servers.len()).unwrap_or(u32::MAX)
     }
 
     /// Opens one connection; its task runs on the present runtime and hands notifications to
     /// `notifications` where there is somebody to take them.
     ///
     /// # Errors
-    /// [`RegistryError::Unreachable`] when it takes longer than the connect time-out or fails.
+    /// [`RegistryError::Unreachable`] when no server answers in time, [`RegistryError::Unusable`] when none
+    /// can be used as it is.
     pub async fn open(
         &self,
         notifications: Option<mpsc::Sender<Notification>>,
     ) -> Result<(Client, JoinHandle<()>), RegistryError> {
-        let opening = self.open_unbounded(notifications);
-        match tokio::time::timeout(self.connect_timeout, opening).await {
-            Ok(opened) => opened.map_err(RegistryError::on("the connection")),
-            Err(_) => Err(timed_out("connecting", self.connect_timeout)),
-        }
+        let session = self.open_session(notifications).await?;
+        Ok((session.client, session.task))
     }
 
-    pub(super) async fn open_unbounded(
-        &self,
-        notifications: Option<mpsc::Sender<Notification>>,
-    ) -> Result<(Client, JoinHandle<()>), tokio_postgres::Error> {
-        Ok(match &self.tls {
-            Some(tls) => {
-                let (client, connection) = self.config.connect(tls.clone()).await?;
-                (client, tokio::spawn(drive(connection, notifications)))
+    /// Opens a connection whose last statement is ended when it is dropped.
+    ///
+    /// # Errors
+    /// As [`Target::open`], and when the last connections of this task are still being ended.
+    pub async fn open_guarded(&self) -> Result<Guarded, RegistryError> {
+        let place = match &self.places {
+            Some(places) => {
+                let place = timeout(self.connect_timeout, places.clone().acquire_owned()).await;
+                let place = place.ok().and_then(Result::ok);
+                Some(place.ok_or_else(|| {
+                    RegistryError::Unreachable(
+                        "PostgreSQL has not yet ended the statements that were given up before; look \
+                         for locks, and for a synchronous standby that is gone"
+                            .to_owned(),
+                    )
+                })?)
             }
-            None => {
-                let (client, connection) = self.config.connect(NoTls).await?;
-                (client, tokio::spawn(drive(connection, notifications)))
-            }
-        })
+            None => None,
+        };
+        Ok(Guarded::new(self.open_session(None).await?, place))
     }
 
-    /// Opens a connection that listens to nothing yet, and the notifications it will receive.
+    /// Opens a connection that listens to nothing yet, and the notifications it will receive. It
+    /// ends when the receiver goes, and when others have moved to another server.
     ///
     /// # Errors
     /// As [`Target::open`].
@@ -111,9 +178,166 @@ impl Target {
         &self,
     ) -> Result<(Client, mpsc::Receiver<Notification>), RegistryError> {
         let (sender, receiver) = mpsc::channel(NOTIFICATIONS_WAITING);
-        let (client, _) = self.open(Some(sender)).await?;
+        let Session { client, task, canceller, .. } =
+            self.open_session(Some(sender.clone())).await?;
+        tokio::spawn(end_in_time(task, canceller, sender));
         Ok((client, receiver))
     }
+
+    /// Tries the servers one after the other.
+    pub(super) async fn open_session(
+        &self,
+        notifications: Option<mpsc::Sender<Notification>>,
+    ) -> Result<Session, RegistryError> {
+        if self.unless_away.as_ref().is_some_and(|freshness| freshness.is_away()) {
+            return Err(known_to_be_away());
+        }
+        let mut failures = Vec::new();
+        let first = self.server();
+        let from_first = (first..self.servers.len()).chain(0..first);
+        for (index, server) in
+            from_first.filter_map(|index| Some((index, self.servers.get(index)?)))
+        {
+            let attempt = self.open_on(index, server, notifications.clone());
+            match timeout(self.connect_timeout, attempt).await {
+                Ok(Ok(session)) => {
+                    self.last.store(index, Ordering::SeqCst);
+                    return Ok(session);
+                }
+                Ok(Err(error)) => failures.push(error),
+                Err(_) => failures.push(server.silent(self.connect_timeout)),
+            }
+        }
+        Err(none_of(failures))
+    }
+
+    async fn open_on(
+        &self,
+        index: usize,
+        server: &Server,
+        notifications: Option<mpsc::Sender<Notification>>,
+    ) -> Result<Session, RegistryError> {
+        let (client, connection) = server.connect(self.connect_timeout).await?;
+        let canceller = Canceller {
+            token: client.cancel_token(),
+            tls: server.tls(),
+            server: index,
+            last: self.last.clone(),
+        };
+        let unconfirmed = Arc::new(AtomicBool::new(false));
+        let driver = Driver { connection, notifications, unconfirmed: unconfirmed.clone() };
+        let session = Session { client, task: tokio::spawn(driver.run()), canceller, unconfirmed };
+        if let Err(error) = self.set_up(&session.client, server).await {
+            session.task.abort();
+            return Err(error);
+        }
+        Ok(session)
+    }
+
+    /// One round trip, or none where there is nothing to set and nothing to ask.
+    async fn set_up(&self, client: &Client, server: &Server) -> Result<(), RegistryError> {
+        let mut statements = self.settings_statement();
+        statements.push_str(match self.wanted {
+            WantedServer::Any => "",
+            WantedServer::ReadWrite => "SHOW transaction_read_only",
+            WantedServer::Primary => "SELECT pg_is_in_recovery()",
+        });
+        if statements.is_empty() {
+            return Ok(());
+        }
+        let answers = client.simple_query(&statements).await;
+        let answers = answers.map_err(|error| server.explain(&error))?;
+        let told = answers.iter().rev().find_map(|answer| match answer {
+            SimpleQueryMessage::Row(row) => row.get(0),
+            _ => None,
+        });
+        match (self.wanted, told) {
+            (WantedServer::ReadWrite, Some("on")) | (WantedServer::Primary, Some("t")) => {
+                Err(RegistryError::Unreachable(format!(
+                    "{}: the server takes no writes: it is a standby, or default_transaction_read_only is \
+                     on there",
+                    server.place
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// `SET`, except for what the URL's `options` have set.
+    fn settings_statement(&self) -> String {
+        if self.settings.is_empty() {
+            return String::new();
+        }
+        if !self.has_options {
+            let set = self.settings.iter().map(|(name, value)| format!("SET {name} = '{value}';"));
+            return set.collect();
+        }
+        let rows = self.settings.iter().map(|(name, value)| format!("('{name}', '{value}')"));
+        let rows = rows.collect::<Vec<_>>().join(", ");
+        format!(
+            "SELECT set_config(ours.name, ours.value, false) FROM (VALUES {rows}) AS ours (name, value)
+             JOIN pg_settings AS present USING (name) WHERE present.source <> 'client';"
+        )
+    }
+
+    /// Whether a server that takes no writes is left.
+    #[must_use]
+    pub fn wants_writes(&self) -> bool {
+        self.wanted != WantedServer::Any
+    }
+
+    /// Which server last took a connection.
+    pub(super) fn server(&self) -> usize {
+        self.last.load(Ordering::SeqCst)
+    }
+
+    /// Begins the next attempt with another server: the last one has fallen silent.
+    pub fn leave(&self) {
+        let next = (self.last.load(Ordering::SeqCst) + 1) % self.servers.len().max(1);
+        self.last.store(next, Ordering::SeqCst);
+    }
+}
+
+fn milliseconds(duration: Duration) -> String {
+    duration.as_millis().to_string()
+}
+
+/// What the other settings add to the URL.
+fn complete(url: &mut DatabaseUrl, settings: &Database) {
+    if let Some(password) = &settings.password {
+        url.config.password(password.expose());
+    }
+    if url.config.get_application_name().is_none() {
+        url.config.application_name("fleetgate");
+    }
+    // tokio-postgres' own default; a fleet does not wait for two hours.
+    if url.config.get_keepalives_idle() >= Duration::from_secs(2 * 60 * 60) {
+        url.config.keepalives_idle(Duration::from_secs(15));
+    }
+    if url.config.get_tcp_user_timeout().is_none() {
+        url.config.tcp_user_timeout(Duration::from_secs(15));
+    }
+}
+
+/// One failure of each server. Where waiting may help with one of them, it may help.
+fn none_of(failures: Vec<RegistryError>) -> RegistryError {
+    let passing = failures.iter().any(RegistryError::is_unreachable);
+    let single = failures.len() == 1;
+    let mut failures = failures.into_iter();
+    match (single, failures.next()) {
+        (true, Some(failure)) => failure,
+        (_, first) => {
+            let all = first.into_iter().chain(failures).map(|failure| failure.to_string());
+            let text = format!("no server can be used. {}", all.collect::<Vec<_>>().join(" | "));
+            if passing { RegistryError::Unreachable(text) } else { RegistryError::Unusable(text) }
+        }
+    }
+}
+
+pub(super) fn known_to_be_away() -> RegistryError {
+    RegistryError::Unreachable(
+        "the database is known to be away; the log tells why, and when it is back".to_owned(),
+    )
 }
 
 /// Opens one connection for a command that then ends; its task runs on the present runtime.
@@ -125,51 +349,19 @@ pub async fn connect(settings: &Database) -> Result<Client, RegistryError> {
     Ok(client)
 }
 
-/// Moves a connection along until it ends. Its end also ends the notification channel, which is how
-/// the listener learns of it.
-async fn drive<S, T>(
-    mut connection: Connection<S, T>,
-    notifications: Option<mpsc::Sender<Notification>>,
-) where
-    S: AsyncRead + AsyncWrite + Unpin,
-    T: AsyncRead + AsyncWrite + Unpin,
-{
-    while let Some(message) = poll_fn(|cx| connection.poll_message(cx)).await {
-        match (message, &notifications) {
-            (Ok(AsyncMessage::Notification(notification)), Some(sender)) => {
-                if sender.send(notification).await.is_err() {
-                    return;
-                }
-            }
-            (Ok(AsyncMessage::Notice(notice)), _) => {
-                tracing::debug!(severity = notice.severity(), "PostgreSQL: {}", notice.message());
-            }
-            (Ok(_), _) => {}
-            (Err(error), _) => {
-                tracing::debug!(%error, "a PostgreSQL connection ended");
-                return;
-            }
-        }
-    }
-}
-
-fn tls(ca_file: Option<&Path>) -> Result<MakeRustlsConnect, RegistryError> {
-    crate::tls::trusting(ca_file)
-        .map(MakeRustlsConnect::new)
-        .map_err(|problem| RegistryError::Settings(format!("database.ca_file: {problem}")))
-}
-
 /// Ends a query that takes longer than `limit`. Its connection is then of no more use: the next query
 /// would wait behind it.
 pub(crate) async fn within<T>(
     limit: Duration,
     query: impl Future<Output = Result<T, RegistryError>>,
 ) -> Result<T, RegistryError> {
-    tokio::time::timeout(limit, query).await.unwrap_or_else(|_| Err(timed_out("a query", limit)))
+    timeout(limit, query).await.unwrap_or_else(|_| Err(timed_out("a query", limit)))
 }
 
 pub(crate) fn timed_out(what: &str, limit: Duration) -> RegistryError {
-    RegistryError::Unreachable(format!("{what} took longer than {limit:?}"))
+    RegistryError::Unreachable(format!(
+        "{what} took longer than {limit:?}; look for locks and load in pg_stat_activity, and at the network"
+    ))
 }
 
 #[cfg(test)]
@@ -188,17 +380,36 @@ pub(super) mod tests {
         }
     }
 
-    fn options_of(url: &str) -> String {
-        let target = Target::new(&settings(url)).unwrap();
-        let target = target.for_look_ups(Duration::from_secs(2));
-        target.config.get_options().unwrap().to_owned()
+    fn target(url: &str) -> Target {
+        Target::new(&settings(url)).unwrap().for_look_ups(Duration::from_secs(2))
     }
 
     #[test]
-    fn options_of_the_url_come_behind_our_own() {
-        let ours = format!("-c statement_timeout=2000 {LOOK_UP_PLANS}");
-        assert_eq!(options_of("host=/tmp dbname=x"), ours);
-        let url = "host=/tmp dbname=x options='-c statement_timeout=9'";
-        assert_eq!(options_of(url), format!("{ours} -c statement_timeout=9"));
+    fn settings_are_made_after_the_start_and_those_of_the_url_prevail() {
+        let ours = "SET statement_timeout = '3000';SET plan_cache_mode = 'force_generic_plan';\
+                    SET enable_seqscan = 'off';";
+        assert_eq!(target("host=/tmp dbname=x").settings_statement(), ours);
+        let mixed = target("host=/tmp options='-c statement_timeout=9'").settings_statement();
+        assert!(mixed.contains("('statement_timeout', '3000')") && mixed.contains("'client'"));
+    }
+
+    #[test]
+    fn where_waiting_helps_with_one_server_it_may_help() {
+        let away = || RegistryError::Unreachable("a: away".to_owned());
+        let wrong = || RegistryError::Unusable("b: wrong password".to_owned());
+        assert!(none_of(vec![wrong(), away()]).is_unreachable());
+        let both = none_of(vec![wrong(), wrong()]);
+        assert!(!both.is_unreachable() && both.to_string().contains("b: wrong password"));
+        assert_eq!(none_of(vec![away()]).to_string(), "a: away");
+    }
+
+    #[test]
+    fn a_silent_server_is_left_for_the_next() {
+        let target = Target::new(&settings("host=a,b,c")).unwrap();
+        target.leave();
+        assert_eq!(target.last.load(Ordering::SeqCst), 1);
+        target.leave();
+        target.leave();
+        assert_eq!(target.last.load(Ordering::SeqCst), 0);
     }
 }

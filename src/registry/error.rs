@@ -5,17 +5,25 @@ use std::error::Error as _;
 use thiserror::Error;
 use tokio_postgres::error::{DbError, SqlState};
 
+use crate::registry::outage::of_answer;
+
 /// Why the registry did not do something. Nothing was changed then.
 #[derive(Debug, Error)]
 pub enum RegistryError {
     /// A rule of the registry says no. The text names the thing, the rule and the remedy.
     #[error("{0}")]
     Refused(String),
-    /// PostgreSQL is away or went away.
-    #[error(
-        "the database cannot be reached ({0}); check that PostgreSQL runs and that the database URL is right"
-    )]
+    /// PostgreSQL is away, went away, or cannot do what it is asked at present; waiting may help. The text
+    /// names the cause and the remedy.
+    #[error("{0}")]
     Unreachable(String),
+    /// The session is of no more use while another may be, and nothing was changed: its server became
+    /// read-only, or it lost what was prepared. The text names the cause and the remedy.
+    #[error("{0}")]
+    SessionUnfit(String),
+    /// PostgreSQL cannot be used before somebody changes a setting, here or there; the text says which.
+    #[error("{0}")]
+    Unusable(String),
     /// A setting of the database cannot be used; the text names it.
     #[error("{0}")]
     Settings(String),
@@ -78,7 +86,7 @@ impl RegistryError {
     /// Whether waiting for PostgreSQL may help.
     #[must_use]
     pub fn is_unreachable(&self) -> bool {
-        matches!(self, Self::Unreachable(_))
+        matches!(self, Self::Unreachable(_) | Self::SessionUnfit(_))
     }
 
     /// Whether PostgreSQL objects to what it was given, so that giving it again cannot help.
@@ -95,7 +103,10 @@ impl RegistryError {
     fn explain(error: &tokio_postgres::Error, thing: String) -> Self {
         match error.as_db_error() {
             Some(answer) => Self::from_answer(answer, thing),
-            None if is_broken_connection(error) => Self::Unreachable(causes(error)),
+            None if is_broken_connection(error) => Self::Unreachable(format!(
+                "{thing}: the connection to PostgreSQL broke ({})",
+                causes(error)
+            )),
             None => Self::Database { thing, message: causes(error) },
         }
     }
@@ -105,12 +116,12 @@ impl RegistryError {
         if let Some(sentence) = refusal(answer) {
             return Self::Refused(format!("{thing}: {sentence}"));
         }
+        if let Some(outage) = of_answer(answer, &thing) {
+            return outage;
+        }
         match code.code().get(..2) {
             _ if is_missing_table(code) => Self::SchemaMissing,
             Some("40") => Self::Interrupted(thing),
-            Some("08" | "53" | "57") if *code != SqlState::QUERY_CANCELED => {
-                Self::Unreachable(answer.message().to_owned())
-            }
             Some("22") => Self::BadData(format!("{thing}: {}", verbatim(answer))),
             Some("23") => Self::Refused(format!("{thing}: {}", verbatim(answer))),
             _ => Self::Database { thing, message: verbatim(answer) },

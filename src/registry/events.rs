@@ -1,6 +1,6 @@
 //! What a batch of events writes, in one statement (`sql/V6__event_batches.sql`).
 
-use deadpool_postgres::Client;
+use deadpool_postgres::ClientWrapper;
 
 use crate::domain::device::DeviceId;
 use crate::registry::error::RegistryError;
@@ -31,7 +31,7 @@ const WRITE: &str = "
 /// A client id that is no name, a value that jsonb cannot hold, moments beyond the year 9998, a
 /// database that is away. Nothing was written then, unless the connection broke: nobody knows.
 pub async fn write(
-    client: &Client,
+    client: &ClientWrapper,
     moves: &[&SessionMove],
     news: &[NewsItem<'_>],
     partials: &[(DeviceId, &Partial)],

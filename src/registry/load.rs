@@ -45,7 +45,7 @@ pub type Records = HashMap<DeviceName, Record>;
 /// # Errors
 /// When the query fails.
 pub async fn load(
-    client: &deadpool_postgres::Client,
+    client: &deadpool_postgres::ClientWrapper,
     names: &[DeviceName],
 ) -> Result<Records, RegistryError> {
     let on_devices = || match names {

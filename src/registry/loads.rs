@@ -8,7 +8,9 @@
 //! 1. A name never waits for others to come: the first of a quiet moment is asked for at once.
 //! 2. Bounded: [`LOADERS`] queries at a time, [`BATCH`] names in each; the names that wait are those of
 //!    requests, each of which gives up at its deadline.
-//! 3. One device whose row cannot be read fails alone.
+//! 3. While PostgreSQL answers nothing, [`WAIT_IN_VAIN`] requests wait for it and no more: EMQX has 32
+//!    connections for logins, and known devices, which need no load, come over the same ones.
+//! 4. One device whose row cannot be read fails alone.
 //!
 //! # Design
 //! Loaders are tasks on the registry's runtime. Each takes what waits, asks PostgreSQL, and answers
@@ -21,7 +23,8 @@
 //!   before it asked, which is earlier than the query.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use futures_util::future::FutureExt;
 use tokio::sync::{Mutex, mpsc, oneshot};
@@ -44,6 +47,10 @@ const BATCH: usize = 64;
 /// Names that wait before callers wait to be let in; a request waits for one name at most.
 const WAITING: usize = 1024;
 
+/// Requests that may wait while nothing is loaded for [`STALLED`]; further ones are told at once.
+const WAIT_IN_VAIN: usize = 12;
+const STALLED: Duration = Duration::from_millis(500);
+
 /// What a load ends with.
 pub type Loaded = Result<Option<Arc<DeviceRecord>>, Arc<RegistryError>>;
 
@@ -57,6 +64,53 @@ struct Wanted {
 pub struct Loads {
     waiting: mpsc::Sender<Wanted>,
     patience: Duration,
+    progress: Progress,
+}
+
+/// Who waits, and since when for nothing.
+struct Progress {
+    callers: AtomicUsize,
+    began: Instant,
+    /// Milliseconds after `began` at which something was loaded, or the first of those who wait came.
+    last_ms: AtomicU64,
+}
+
+/// One who waits.
+struct Caller<'a>(&'a Progress);
+
+impl Progress {
+    fn new() -> Self {
+        let (callers, last_ms) = (AtomicUsize::new(0), AtomicU64::new(0));
+        Self { callers, began: Instant::now(), last_ms }
+    }
+
+    /// Lets one more wait, unless there are enough for a PostgreSQL that does not answer.
+    fn join(&self) -> Option<Caller<'_>> {
+        let before = self.callers.fetch_add(1, Ordering::Relaxed);
+        let caller = Caller(self);
+        if before == 0 {
+            self.note();
+        }
+        let stalled = before >= WAIT_IN_VAIN
+            && self.now_ms().saturating_sub(self.last_ms.load(Ordering::Relaxed))
+                >= u64::try_from(STALLED.as_millis()).unwrap_or(u64::MAX);
+        (!stalled).then_some(caller)
+    }
+
+    /// Something was loaded.
+    fn note(&self) {
+        self.last_ms.store(self.now_ms(), Ordering::Relaxed);
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Drop for Caller<'_> {
+    fn drop(&mut self) {
+        self.0.callers.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Loads {
@@ -69,7 +123,7 @@ impl Loads {
             postgres.spawn(answer_all(queue.clone(), postgres.clone()));
         }
         // A query that fails on a connection which turns out to be broken is asked once more.
-        Self { waiting, patience: postgres.query_timeout() }
+        Self { waiting, patience: postgres.query_timeout(), progress: Progress::new() }
     }
 
     /// Loads the device of this name; `None` when there is none.
@@ -78,6 +132,12 @@ impl Loads {
     /// [`RegistryError::Unreachable`] without connection or in time-out, else why the record cannot be
     /// read.
     pub async fn load(&self, name: &DeviceName) -> Loaded {
+        let Some(_caller) = self.progress.join() else {
+            return Err(Arc::new(RegistryError::Unreachable(format!(
+                "PostgreSQL has answered nothing for {STALLED:?}, and enough requests wait for it; look for \
+                 locks and load in pg_stat_activity"
+            ))));
+        };
         let (answer, answered) = oneshot::channel();
         let wanted = Wanted { name: name.clone(), answer };
         let asked = async {
@@ -85,7 +145,12 @@ impl Loads {
             answered.await.ok()
         };
         match timeout(self.patience, asked).await {
-            Ok(Some(loaded)) => loaded,
+            Ok(Some(loaded)) => {
+                if loaded.is_ok() {
+                    self.progress.note();
+                }
+                loaded
+            }
             Ok(None) => Err(Arc::new(RegistryError::Unreachable("the service is stopping".into()))),
             Err(_) => Err(Arc::new(timed_out("a query", self.patience))),
         }
@@ -117,5 +182,26 @@ async fn answer(batch: Vec<Wanted>, postgres: &Postgres) {
         // A name may be there twice: of requests from before and after a change.
         let record = |records: &Records| records.get(&name).cloned().transpose();
         let _gone = answer.send(records.as_ref().map_err(Arc::clone).and_then(record));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_few_wait_while_nothing_is_answered() {
+        let progress = Progress::new();
+        let waiting: Vec<_> = (0..100).map(|_| progress.join()).collect();
+        assert!(waiting.iter().all(Option::is_some), "a burst may wait");
+        let began = Instant::now().checked_sub(STALLED * 2).unwrap();
+        let stalled = Progress { began, ..Progress::new() };
+        stalled.callers.store(WAIT_IN_VAIN - 1, Ordering::Relaxed);
+        let last = stalled.join();
+        assert!(last.is_some() && stalled.join().is_none());
+        stalled.note();
+        assert!(stalled.join().is_some(), "something was loaded");
+        drop((waiting, last));
+        assert_eq!(progress.callers.load(Ordering::Relaxed), 0);
     }
 }

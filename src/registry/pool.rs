@@ -1,36 +1,63 @@
 //! The bounded pool that loads and batches of events run on.
 //!
-//! deadpool starts each connection's task on the runtime that first needed it, which inside an
-//! actix worker is a single thread that may be busy or stop first. Every connection is therefore
-//! opened on the runtime given to [`Postgres::new`].
+//! # What it keeps
+//! 1. At most `pool_size` connections, on the server as well: a statement that was given up keeps its
+//!    place until the server has ended it, which it is asked to.
+//! 2. A session is used again only if nothing speaks against it: not one that broke, whose server takes no
+//!    writes, that failed in a way which may lie in its settings, or that stayed on a server
+//!    which others have left.
+//! 3. What was answered is committed, also on a synchronous standby where there is one: PostgreSQL answers a
+//!    commit that was cancelled while it waited for the standby as done, with a warning. Here it is an error.
+//! 4. While PostgreSQL is known to be away, nothing is tried and nobody waits.
+//!
+//! # Races
+//! - *A statement ends while it is given up*: nobody hears how. Loads are asked for again; events are sent
+//!   again by EMQX, and change nothing the second time.
+//!
+//! deadpool opens a connection on the runtime that first needed it, which inside an actix worker is a single
+//! thread that may be busy or stop first. Every connection is therefore opened on the runtime given to
+//! [`Postgres::new`], and goes on to be opened when its caller gives up.
 
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use deadpool_postgres::{
-    Connect, Manager, ManagerConfig, Object, Pool, PoolError, QueueMode, RecyclingMethod,
-};
-use futures_util::future::{BoxFuture, FutureExt};
+use deadpool::managed::{self, Metrics, Pool, PoolError, QueueMode, RecycleError, RecycleResult};
+use deadpool_postgres::ClientWrapper;
+use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
-use tokio::task::JoinHandle;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
-use tokio_postgres::{Client, Config};
 
 use crate::config::Database;
 #[cfg(test)]
 use crate::registry::connection::tests::settings;
-use crate::registry::connection::{Target, timed_out};
+use crate::registry::connection::{Target, known_to_be_away, timed_out};
 use crate::registry::error::RegistryError;
+use crate::registry::freshness::Freshness;
+use crate::registry::session::{Canceller, Session};
 
 /// How often a change that got into another's way is begun.
 const CHANGE_ATTEMPTS: u32 = 5;
 
+/// A session that failed is kept only if it is younger: otherwise a fault of its settings would stay with it,
+/// and younger ones would be opened as fast as requests come.
+const YOUNG: Duration = Duration::from_secs(1);
+
+/// A connection of the pool, until it is dropped.
+pub type Object = managed::Object<Sessions>;
+
 /// The pool that loads and batches of events run on.
 #[derive(Clone)]
 pub struct Postgres {
-    pool: Pool,
+    pool: Pool<Sessions>,
     query_timeout: Duration,
     runtime: Handle,
+    unless_away: Option<Arc<Freshness>>,
+    target: Target,
+    /// The server that idle sessions were last looked through for.
+    server: Arc<AtomicUsize>,
 }
 
 impl Postgres {
@@ -39,20 +66,40 @@ impl Postgres {
     /// # Errors
     /// As [`Target::new`].
     pub fn new(settings: &Database, runtime: Handle) -> Result<Self, RegistryError> {
-        let target = Target::new(settings)?;
-        let target = target.for_look_ups(settings.query_timeout);
-        let manager = Manager::from_connect(
-            target.config.clone(),
-            OnRuntime { target, runtime: runtime.clone() },
-            ManagerConfig { recycling_method: RecyclingMethod::Fast },
-        );
-        let pool = Pool::builder(manager)
+        Self::of(&Target::new(settings)?, settings, runtime)
+    }
+
+    /// The same to a target that others share, so that all use the same of several servers.
+    ///
+    /// # Errors
+    /// As [`Target::new`].
+    pub fn of(
+        target: &Target,
+        settings: &Database,
+        runtime: Handle,
+    ) -> Result<Self, RegistryError> {
+        let target = target.clone().for_look_ups(settings.query_timeout);
+        let pool = Pool::builder(Sessions { target: target.clone(), runtime: runtime.clone() })
             .max_size(settings.pool_size)
             // The connection used last is the one whose plans and pages are still at hand.
             .queue_mode(QueueMode::Lifo)
             .build()
             .map_err(|error| RegistryError::Unreachable(error.to_string()))?;
-        Ok(Self { pool, query_timeout: settings.query_timeout, runtime })
+        Ok(Self {
+            pool,
+            query_timeout: settings.query_timeout,
+            runtime,
+            unless_away: None,
+            server: Arc::new(AtomicUsize::new(target.server())),
+            target,
+        })
+    }
+
+    /// Refuses at once what is asked for while PostgreSQL is known to be away.
+    #[must_use]
+    pub fn unless_away(mut self, freshness: Arc<Freshness>) -> Self {
+        self.unless_away = Some(freshness);
+        self
     }
 
     /// How long a query may take, waiting for a connection included.
@@ -67,8 +114,8 @@ impl Postgres {
     }
 
     /// Runs `work` on a pooled connection within the query time-out, waiting for the connection
-    /// included. `work` only reads: on a connection that turns out to be broken it is begun again on
-    /// another one, once, so that a restarted PostgreSQL costs no refused login.
+    /// included. `work` only reads: on a connection that turns out to be broken or unfit it is begun again
+    /// on another one, once, so that a restarted PostgreSQL costs no refused login.
     ///
     /// # Errors
     /// [`RegistryError::Unreachable`] without connection or in time-out, else what `work` says.
@@ -78,7 +125,7 @@ impl Postgres {
     ) -> Result<T, RegistryError> {
         let deadline = Instant::now() + self.query_timeout;
         match self.attempt(deadline, &work).await {
-            Err(RegistryError::Unreachable(_)) if Instant::now() < deadline => {
+            Err(error) if error.is_unreachable() && Instant::now() < deadline => {
                 self.attempt(deadline, &work).await
             }
             outcome => outcome,
@@ -86,8 +133,8 @@ impl Postgres {
     }
 
     /// Runs `work` on `subject`: a single statement that changes rows, and so a transaction of its own.
-    /// One that PostgreSQL undid because it got into another's way (SQLSTATE class 40) is run again,
-    /// [`CHANGE_ATTEMPTS`] times in all; each attempt may take the query time-out.
+    /// One that PostgreSQL undid because it got into another's way (SQLSTATE class 40), or refused because
+    /// of the session, is run again, [`CHANGE_ATTEMPTS`] times in all; each attempt may take the query time-out.
     ///
     /// After [`RegistryError::Unreachable`] nothing is known: a commit whose answer was lost may have
     /// happened.
@@ -103,7 +150,11 @@ impl Postgres {
         loop {
             let deadline = Instant::now() + self.query_timeout;
             match self.attempt_change(deadline, subject, &work).await {
-                Err(RegistryError::Interrupted(_)) if attempts < CHANGE_ATTEMPTS => attempts += 1,
+                Err(RegistryError::Interrupted(_) | RegistryError::SessionUnfit(_))
+                    if attempts < CHANGE_ATTEMPTS =>
+                {
+                    attempts += 1;
+                }
                 outcome => return outcome,
             }
         }
@@ -116,11 +167,19 @@ impl Postgres {
         work: &impl ChangeOf<S, T>,
     ) -> Result<T, RegistryError> {
         let client = self.connection(deadline).await?;
+        client.busy.store(true, Ordering::SeqCst);
         let outcome = timeout_at(deadline, work(subject, &client)).await;
         self.keep_or_drop(client, outcome)
     }
 
     async fn connection(&self, deadline: Instant) -> Result<Object, RegistryError> {
+        if self.unless_away.as_ref().is_some_and(|freshness| freshness.is_away()) {
+            return Err(known_to_be_away());
+        }
+        let server = self.target.server();
+        if self.server.swap(server, Ordering::SeqCst) != server {
+            let _left = self.pool.retain(|session, _| !session.canceller.has_moved());
+        }
         timeout_at(deadline, self.pool.get())
             .await
             .map_err(|_| timed_out("waiting for a connection", self.query_timeout))?
@@ -133,22 +192,47 @@ impl Postgres {
         work: &impl for<'c> Fn(&'c Object) -> BoxFuture<'c, Result<T, RegistryError>>,
     ) -> Result<T, RegistryError> {
         let client = self.connection(deadline).await?;
+        client.busy.store(true, Ordering::SeqCst);
         let outcome = timeout_at(deadline, work(&client)).await;
         self.keep_or_drop(client, outcome)
     }
 
-    /// A connection that broke or whose query was given up is not used again: the next query would
-    /// wait behind it.
+    /// Decides whether the connection is used again.
     fn keep_or_drop<T>(
         &self,
         client: Object,
         outcome: Result<Result<T, RegistryError>, Elapsed>,
     ) -> Result<T, RegistryError> {
-        let outcome = outcome.unwrap_or_else(|_| Err(timed_out("a query", self.query_timeout)));
-        if let Err(RegistryError::Unreachable(_)) = outcome {
-            drop(Object::take(client));
+        let Ok(outcome) = outcome else {
+            self.runtime.spawn(end(client));
+            return Err(timed_out("a query", self.query_timeout));
+        };
+        client.busy.store(false, Ordering::SeqCst);
+        match outcome {
+            Ok(_) if client.unconfirmed.load(Ordering::SeqCst) => {
+                drop(Object::take(client));
+                Err(RegistryError::Unreachable(
+                    "a commit was cancelled before a synchronous standby had it; look at the standbys in \
+                     pg_stat_replication"
+                        .to_owned(),
+                ))
+            }
+            Err(error @ RegistryError::SessionUnfit(_)) => {
+                drop(Object::take(client));
+                // What holds for its server holds for the others there.
+                let _dropped = self.pool.retain(|_, _| false);
+                Err(error)
+            }
+            Err(error) if error.is_unreachable() => {
+                drop(Object::take(client));
+                Err(error)
+            }
+            Err(error) if may_be_the_session(&error) && Object::metrics(&client).age() >= YOUNG => {
+                drop(Object::take(client));
+                Err(error)
+            }
+            outcome => outcome,
         }
-        outcome
     }
 
     /// Connections: how many exist, how many of those are idle, how many callers wait.
@@ -168,11 +252,27 @@ impl Postgres {
     }
 }
 
-fn no_connection(error: PoolError) -> RegistryError {
+fn no_connection(error: PoolError<RegistryError>) -> RegistryError {
     match error {
-        PoolError::Backend(error) => RegistryError::on("the connection")(error),
+        PoolError::Backend(error) => error,
         other => RegistryError::Unreachable(other.to_string()),
     }
+}
+
+/// Whether a new session may do better: its search path, role or rights may have changed since.
+fn may_be_the_session(error: &RegistryError) -> bool {
+    matches!(
+        error,
+        RegistryError::SchemaMissing | RegistryError::Unusable(_) | RegistryError::Database { .. }
+    )
+}
+
+/// Has the server end the statement that was given up, and keeps the connection's place until it has.
+async fn end(client: Object) {
+    // It is answered after what was asked before.
+    let ended = async { drop(client.simple_query("").await) };
+    client.canceller.until(ended).await;
+    drop(Object::take(client));
 }
 
 /// What the pool is doing.
@@ -198,25 +298,64 @@ impl<S, T, F> ChangeOf<S, T> for F where
 {
 }
 
-struct OnRuntime {
+/// Opens the pool's connections.
+pub struct Sessions {
     target: Target,
     runtime: Handle,
 }
 
-impl Connect for OnRuntime {
-    fn connect(
-        &self,
-        _: &Config,
-    ) -> BoxFuture<'_, Result<(Client, JoinHandle<()>), tokio_postgres::Error>> {
+/// A session of the pool, with the statements that were prepared in it.
+pub struct PooledSession {
+    client: ClientWrapper,
+    canceller: Canceller,
+    unconfirmed: Arc<AtomicBool>,
+    /// A statement was begun, and nobody has said yet how it ended.
+    busy: AtomicBool,
+}
+
+impl Deref for PooledSession {
+    type Target = ClientWrapper;
+
+    fn deref(&self) -> &ClientWrapper {
+        &self.client
+    }
+}
+
+impl managed::Manager for Sessions {
+    type Type = PooledSession;
+    type Error = RegistryError;
+
+    async fn create(&self) -> Result<PooledSession, RegistryError> {
         let target = self.target.clone();
-        let opening = self.runtime.spawn(async move { target.open_unbounded(None).await });
-        async move {
-            match opening.await {
-                Ok(opened) => opened,
-                // The runtime is shutting down; the caller's time-out ends the wait.
-                Err(_) => std::future::pending().await,
-            }
+        match self.runtime.spawn(async move { target.open_session(None).await }).await {
+            Ok(opened) => opened.map(PooledSession::from),
+            // The runtime is shutting down; the caller's time-out ends the wait.
+            Err(_) => std::future::pending().await,
         }
-        .boxed()
+    }
+
+    async fn recycle(
+        &self,
+        session: &mut PooledSession,
+        _: &Metrics,
+    ) -> RecycleResult<RegistryError> {
+        // Whoever used it last was dropped while a statement ran.
+        if session.busy.load(Ordering::SeqCst) {
+            let canceller = session.canceller.clone();
+            self.runtime.spawn(async move { canceller.once().await });
+            return Err(RecycleError::message("its last statement was given up"));
+        }
+        if session.is_closed() || session.canceller.has_moved() {
+            return Err(RecycleError::message("the session has ended, or its server was left"));
+        }
+        Ok(())
+    }
+}
+
+impl From<Session> for PooledSession {
+    fn from(session: Session) -> Self {
+        let Session { client, task, canceller, unconfirmed } = session;
+        let (client, busy) = (ClientWrapper::new(client, task), AtomicBool::new(false));
+        Self { client, canceller, unconfirmed, busy }
     }
 }

@@ -15,7 +15,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::Object;
+use deadpool_postgres::ClientWrapper;
 use futures_util::future::FutureExt;
 use tokio_postgres::GenericClient;
 use tokio_util::sync::CancellationToken;
@@ -93,7 +93,7 @@ const WRITE: &str = "
         noted_at = EXCLUDED.noted_at, listening = EXCLUDED.listening, heard_until = EXCLUDED.heard_until,
         gap_from = EXCLUDED.gap_from, gap_until = EXCLUDED.gap_until, bound = EXCLUDED.bound";
 
-async fn write(client: &Object, note: &Note) -> Result<(), RegistryError> {
+async fn write(client: &ClientWrapper, note: &Note) -> Result<(), RegistryError> {
     let Heard { until, gap_from, gap_until, listening } = note.heard;
     let (age, bound) = (note.age.as_secs_f64(), note.bound.as_secs_f64());
     let forgotten = FORGOTTEN.as_secs_f64();
@@ -102,7 +102,7 @@ async fn write(client: &Object, note: &Note) -> Result<(), RegistryError> {
     client.execute(WRITE, &values).await.map(drop).map_err(on_replicas())
 }
 
-async fn forget(client: &Object, id: &str) -> Result<(), RegistryError> {
+async fn forget(client: &ClientWrapper, id: &str) -> Result<(), RegistryError> {
     let deleted = client.execute("DELETE FROM replicas WHERE id = $1", &[&id]).await;
     deleted.map(drop).map_err(on_replicas())
 }

@@ -124,7 +124,7 @@ impl SchemaCache {
 
 /// The text of a schema: one that this program cannot read must not be taken for none.
 async fn state_schema(
-    client: &deadpool_postgres::Client,
+    client: &deadpool_postgres::ClientWrapper,
     capability: &str,
 ) -> Result<Option<String>, RegistryError> {
     let query = "SELECT state_schema::text FROM capabilities WHERE name = $1";

@@ -8,7 +8,7 @@ use super::finding::{Finding, Report};
 use super::session::Session;
 use super::{Clock, LIMIT};
 use crate::config::Database;
-use crate::registry::connection::Target;
+use crate::registry::connection::{Target, within};
 use crate::registry::error::RegistryError;
 use crate::secret::random_bytes;
 
@@ -28,9 +28,6 @@ const SKEW_TO_MENTION: Duration = Duration::from_secs(1);
 const SKEW_TO_REFUSE: Duration = Duration::from_secs(30);
 /// The oldest server that has what the schema uses (`sql/V1__registry.sql` refuses older ones).
 const OLDEST_SERVER: i32 = 15;
-/// What is given up here after [`LIMIT`] does not go on for long on the server.
-const STATEMENT_TIMEOUT: &str = "SET statement_timeout = '6s'";
-
 /// A connection, and how to open another.
 pub(super) struct Connected {
     pub(super) client: Client,
@@ -39,29 +36,29 @@ pub(super) struct Connected {
 
 /// Connects, and reports how that went.
 pub(super) async fn open(settings: &Database, report: &mut Report) -> Option<Connected> {
-    match tokio::time::timeout(LIMIT, connect(settings)).await {
-        Ok(Ok((connected, finding))) => {
+    match connect(settings).await {
+        Ok((connected, finding)) => {
             report.add(finding);
-            return Some(connected);
+            Some(connected)
         }
-        Ok(Err(error)) => report.add(Finding::error(DATABASE, error)),
-        Err(_) => report.add(Finding::failure(
-            DATABASE,
-            format!("no connection within {LIMIT:?}"),
-            "check that PostgreSQL runs, that database.url is right, and that no firewall is between",
-        )),
+        Err(error) => {
+            report.add(Finding::error(DATABASE, error));
+            None
+        }
     }
-    None
 }
 
 async fn connect(settings: &Database) -> Result<(Connected, Finding), RegistryError> {
-    let target = Target::new(settings)?;
+    // As requests do; and what is given up here does not go on for long on the server.
+    let target = Target::new(settings)?.for_look_ups(LIMIT);
     let began = Instant::now();
     let (client, _) = target.open(None).await?;
     let connecting = began.elapsed();
-    client.batch_execute(STATEMENT_TIMEOUT).await.map_err(RegistryError::on(DATABASE))?;
     let began = Instant::now();
-    client.batch_execute("SELECT 1").await.map_err(RegistryError::on(DATABASE))?;
+    within(LIMIT, async {
+        client.batch_execute("SELECT 1").await.map_err(RegistryError::on(DATABASE))
+    })
+    .await?;
     let finding = latency(connecting, began.elapsed());
     Ok((Connected { client, target }, finding))
 }

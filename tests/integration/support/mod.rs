@@ -2,6 +2,7 @@
 
 pub(crate) mod app;
 pub(crate) mod bus;
+pub(crate) mod cluster;
 pub(crate) mod commands;
 pub(crate) mod database;
 pub(crate) mod fake_emqx;

@@ -1,6 +1,7 @@
 //! A TCP proxy in front of PostgreSQL's unix socket that can delay, freeze, refuse and cut.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ pub(crate) struct Proxy {
     port: u16,
     weather: watch::Sender<Weather>,
     connections: Arc<Mutex<CancellationToken>>,
+    opened: Arc<AtomicUsize>,
 }
 
 impl Proxy {
@@ -32,9 +34,11 @@ impl Proxy {
         let port = listener.local_addr().unwrap().port();
         let (weather, forecast) = watch::channel(Weather::Delay(Duration::ZERO));
         let connections = Arc::new(Mutex::new(CancellationToken::new()));
-        let current = connections.clone();
+        let opened = Arc::new(AtomicUsize::new(0));
+        let (current, count) = (connections.clone(), opened.clone());
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::SeqCst);
                 if *forecast.borrow() == Weather::Refusing {
                     continue;
                 }
@@ -42,7 +46,17 @@ impl Proxy {
                 tokio::spawn(forward(client, upstream.clone(), forecast.clone(), cut));
             }
         });
-        Self { port, weather, connections }
+        Self { port, weather, connections, opened }
+    }
+
+    /// How many connections were made to it.
+    pub(crate) fn opened(&self) -> usize {
+        self.opened.load(Ordering::SeqCst)
+    }
+
+    /// Where it listens on 127.0.0.1.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     /// The database URL through the proxy, from one that goes directly.

@@ -1,0 +1,501 @@
+//! `database.url`: a libpq connection string, as a URL or as keywords.
+//!
+//! tokio-postgres reads it except for what it does not know: certificates, the two modes that verify, and
+//! libpq's names and units of a few others. Those are taken out here and the rest is handed on.
+//! No message repeats a value: it may be the password, or a part of it where a character was not
+//! percent-encoded. A name is repeated only if it is one of libpq's.
+
+use std::error::Error as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use percent_encoding::percent_decode_str;
+use tokio_postgres::Config;
+
+/// What `database.url` says.
+#[derive(Clone)]
+pub struct DatabaseUrl {
+    /// Everything that tokio-postgres knows. Its TLS mode, its time-out of connecting and its wish for
+    /// writable servers are not to be used: the fields here are.
+    pub config: Config,
+    /// Which server will do.
+    pub wanted: WantedServer,
+    /// How TLS is used.
+    pub tls: UrlTls,
+    /// `connect_timeout`, where it is part of the URL.
+    pub connect_timeout: Option<Duration>,
+}
+
+/// Which of several servers will do (`target_session_attrs`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WantedServer {
+    /// Any: it is not asked.
+    Any,
+    /// One whose sessions may write.
+    ReadWrite,
+    /// One that is no standby.
+    Primary,
+}
+
+/// The `ssl…` parts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UrlTls {
+    /// `sslmode`; `None`: not given.
+    pub mode: Option<SslMode>,
+    /// `sslrootcert`, a file; with `system` it is absent, as without the part.
+    pub root_cert: Option<PathBuf>,
+    /// `sslcert`: the file of our own certificate.
+    pub cert: Option<PathBuf>,
+    /// `sslkey`: the file of its private key.
+    pub key: Option<PathBuf>,
+}
+
+/// libpq's `sslmode`, as far as it is supported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SslMode {
+    /// No TLS.
+    Disable,
+    /// TLS where the server offers it, without looking at its certificate.
+    Prefer,
+    /// TLS; a verified certificate of the host's name. libpq's does not verify.
+    Require,
+    /// TLS; a verified certificate of any name.
+    VerifyCa,
+    /// As [`SslMode::Require`].
+    VerifyFull,
+}
+
+const EXAMPLE: &str = "write it as postgres://user@host:5432/database, with special characters \
+                       percent-encoded, or as host=… user=… dbname=…";
+
+/// libpq's parts that Fleetgate refuses, and what to do instead.
+const UNSUPPORTED: &[(&str, &str)] = &[
+    ("passfile", "write the password into database.password_file instead"),
+    ("require_auth", "leave it out; sslmode=verify-full keeps a password from a false server"),
+    ("service", "write the host, user and database out"),
+    ("servicefile", "write the host, user and database out"),
+    ("sslcrl", "revoked certificates are not looked up; leave it out"),
+    ("sslcrldir", "revoked certificates are not looked up; leave it out"),
+    ("sslpassword", "store the key of sslkey without a password, readable by its owner alone"),
+    ("sslcompression", "leave it out; TLS is never compressed"),
+    ("sslsni", "leave it out; the host's name is always sent"),
+    ("sslcertmode", "leave it out; a certificate is sent when the server asks for one"),
+    ("sslkeylogfile", "leave it out"),
+    ("ssl_min_protocol_version", "leave it out; TLS 1.2 and 1.3 are spoken"),
+    ("ssl_max_protocol_version", "leave it out; TLS 1.2 and 1.3 are spoken"),
+    ("min_protocol_version", "leave it out"),
+    ("max_protocol_version", "leave it out"),
+    ("requirepeer", "leave it out"),
+    ("requiressl", "write sslmode=require"),
+    ("krbsrvname", "Kerberos is not supported; leave it out"),
+    ("gsslib", "Kerberos is not supported; leave it out"),
+    ("gssdelegation", "Kerberos is not supported; leave it out"),
+    ("replication", "leave it out"),
+    ("scram_client_key", "write the password into database.password instead"),
+    ("scram_server_key", "write the password into database.password instead"),
+    ("oauth_issuer", "OAuth is not supported; leave it out"),
+    ("oauth_client_id", "OAuth is not supported; leave it out"),
+    ("oauth_client_secret", "OAuth is not supported; leave it out"),
+    ("oauth_scope", "OAuth is not supported; leave it out"),
+];
+
+/// Which values the parts take that tokio-postgres reads.
+const VALUES: &[(&str, &str)] = &[
+    ("port", "a number from 1 to 65535, or as many of them as hosts, separated by commas"),
+    ("hostaddr", "IP addresses separated by commas"),
+    ("sslnegotiation", "postgres or direct"),
+    ("channel_binding", "disable, prefer or require"),
+    ("load_balance_hosts", "disable or random"),
+    ("keepalives", "0 or 1"),
+    ("keepalives_idle", "a number of seconds"),
+    ("keepalives_interval", "a number of seconds"),
+    ("keepalives_retries", "a number"),
+];
+
+impl std::str::FromStr for DatabaseUrl {
+    type Err = String;
+
+    /// Says what is wrong and what would be right; nothing of a value.
+    fn from_str(url: &str) -> Result<Self, String> {
+        let (rest, taken) = split(url)?;
+        let config: Config = rest.parse().map_err(|error| unreadable(&error))?;
+        let mut parsed = Self {
+            config,
+            wanted: WantedServer::Any,
+            tls: UrlTls::default(),
+            connect_timeout: None,
+        };
+        let mut root_of_system = false;
+        let mut wanted = None;
+        for (name, value) in taken {
+            match name {
+                "target_session_attrs" => wanted = Some(wanted_server(&value)?),
+                "sslrootcert" if value == "system" => root_of_system = true,
+                _ => parsed.take(name, &value)?,
+            }
+        }
+        parsed.check_hosts()?;
+        parsed.check_tls(root_of_system)?;
+        parsed.wanted = parsed.one_that_writes(wanted);
+        Ok(parsed)
+    }
+}
+
+impl DatabaseUrl {
+    /// How many servers it names; at least one.
+    #[must_use]
+    pub fn hosts(&self) -> usize {
+        self.config.get_hosts().len().max(self.config.get_hostaddrs().len())
+    }
+
+    fn take(&mut self, name: &str, value: &str) -> Result<(), String> {
+        let file = || Some(value).filter(|value| !value.is_empty()).map(PathBuf::from);
+        match name {
+            "sslmode" => self.tls.mode = Some(ssl_mode(value)?),
+            "ssl" if value == "true" => self.tls.mode = Some(SslMode::Require),
+            "ssl" => return Err("the URL's part \"ssl\" takes only true; write sslmode=…".into()),
+            "sslrootcert" => self.tls.root_cert = file(),
+            "sslcert" => self.tls.cert = file(),
+            "sslkey" => self.tls.key = file(),
+            "connect_timeout" => self.connect_timeout = seconds(name, value)?,
+            "tcp_user_timeout" => {
+                if let Some(milliseconds) = whole(name, value, "a number of milliseconds")? {
+                    self.config.tcp_user_timeout(Duration::from_millis(milliseconds));
+                }
+            }
+            "keepalives_count" => {
+                let count = whole(name, value, "a number")?.and_then(|n| u32::try_from(n).ok());
+                if let Some(count) = count {
+                    self.config.keepalives_retries(count);
+                }
+            }
+            "fallback_application_name" => {
+                if self.config.get_application_name().is_none() {
+                    self.config.application_name(value);
+                }
+            }
+            "client_encoding" if ["auto", "utf8", "utf-8"].contains(&&*value.to_lowercase()) => {}
+            "client_encoding" => return Err(only(name, "UTF8")),
+            "gssencmode" if ["disable", "prefer"].contains(&value) => {}
+            "gssencmode" => return Err(only(name, "disable: Kerberos is not supported")),
+            _ => return Err(unsupported(name)),
+        }
+        Ok(())
+    }
+
+    fn check_hosts(&self) -> Result<(), String> {
+        let (hosts, addresses) = (self.config.get_hosts().len(), self.config.get_hostaddrs().len());
+        let ports = self.config.get_ports().len();
+        if self.hosts() == 0 {
+            return Err(format!("the URL names no host; {EXAMPLE}"));
+        }
+        if hosts > 0 && addresses > 0 && hosts != addresses {
+            return Err(format!(
+                "the URL names {hosts} as host and {addresses} as hostaddr; give each host its address"
+            ));
+        }
+        if ports > 1 && ports != self.hosts() {
+            return Err(format!(
+                "the URL names {ports} ports for {} hosts; write one port, or one for each host",
+                self.hosts()
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_tls(&mut self, root_of_system: bool) -> Result<(), String> {
+        match (&self.tls.cert, &self.tls.key) {
+            (Some(_), None) => return Err("the URL has sslcert without sslkey; add it".into()),
+            (None, Some(_)) => return Err("the URL has sslkey without sslcert; add it".into()),
+            _ => {}
+        }
+        if root_of_system {
+            use SslMode::{Disable, Prefer, VerifyCa};
+            if let Some(Disable | Prefer | VerifyCa) = self.tls.mode {
+                return Err("the URL's sslrootcert=system needs sslmode=verify-full: those \
+                            authorities vouch for names"
+                    .into());
+            }
+            self.tls.root_cert = None;
+            self.tls.mode = Some(SslMode::VerifyFull);
+        }
+        Ok(())
+    }
+
+    /// Of several servers only one takes writes, and Fleetgate writes; what another says may be old.
+    fn one_that_writes(&self, wanted: Option<WantedServer>) -> WantedServer {
+        match wanted {
+            None | Some(WantedServer::Any) if self.hosts() > 1 => WantedServer::ReadWrite,
+            wanted => wanted.unwrap_or(WantedServer::Any),
+        }
+    }
+}
+
+fn wanted_server(value: &str) -> Result<WantedServer, String> {
+    match value {
+        "any" => Ok(WantedServer::Any),
+        "read-write" => Ok(WantedServer::ReadWrite),
+        "primary" => Ok(WantedServer::Primary),
+        _ => Err("the URL's part \"target_session_attrs\" takes read-write, primary or any; \
+                  Fleetgate writes, so a read-only server or a standby does not do"
+            .into()),
+    }
+}
+
+fn ssl_mode(value: &str) -> Result<SslMode, String> {
+    Ok(match value {
+        "disable" => SslMode::Disable,
+        "prefer" => SslMode::Prefer,
+        "require" => SslMode::Require,
+        "verify-ca" => SslMode::VerifyCa,
+        "verify-full" => SslMode::VerifyFull,
+        // "allow" too: whoever wants TLS only where it is forced gets it with "prefer".
+        _ => return Err(only("sslmode", "disable, prefer, require, verify-ca or verify-full")),
+    })
+}
+
+fn only(name: &str, values: &str) -> String {
+    format!("the URL's part {name:?} takes only {values}")
+}
+
+fn unsupported(name: &str) -> String {
+    match UNSUPPORTED.iter().find(|(known, _)| *known == name) {
+        Some((name, instead)) => {
+            format!("the URL's part {name:?} is not supported; {instead}")
+        }
+        None => format!("not a PostgreSQL URL; {EXAMPLE}"),
+    }
+}
+
+fn whole(name: &str, value: &str, what: &str) -> Result<Option<u64>, String> {
+    let number: u64 = value.trim().parse().map_err(|_| only(name, what))?;
+    Ok(Some(number).filter(|number| *number > 0))
+}
+
+fn seconds(name: &str, value: &str) -> Result<Option<Duration>, String> {
+    Ok(whole(name, value, "a number of seconds")?.map(Duration::from_secs))
+}
+
+/// Passes on which part is bad. All else the parser says may quote the text, and so the password.
+fn unreadable(error: &tokio_postgres::Error) -> String {
+    let cause = error.source().map(ToString::to_string).unwrap_or_default();
+    let name = cause
+        .strip_prefix("invalid value for option `")
+        .and_then(|rest| rest.strip_suffix('`'))
+        .and_then(|name| VALUES.iter().find(|(known, _)| *known == name));
+    match name {
+        Some((name, values)) => only(name, values),
+        None => format!("not a PostgreSQL URL; {EXAMPLE}"),
+    }
+}
+
+/// Whether a part is read here, and not by tokio-postgres.
+fn is_taken(name: &str) -> Option<&'static str> {
+    const OURS: &[&str] = &[
+        "client_encoding",
+        "connect_timeout",
+        "fallback_application_name",
+        "gssencmode",
+        "keepalives_count",
+        "ssl",
+        "sslcert",
+        "sslkey",
+        "sslmode",
+        "sslrootcert",
+        "target_session_attrs",
+        "tcp_user_timeout",
+    ];
+    let unsupported = UNSUPPORTED.iter().map(|(known, _)| known);
+    OURS.iter().chain(unsupported).find(|known| **known == name).copied()
+}
+
+type Parts = Vec<(&'static str, String)>;
+
+/// Takes out the parts that are read here.
+fn split(url: &str) -> Result<(String, Parts), String> {
+    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        split_url(url)
+    } else {
+        split_keywords(url)
+    }
+}
+
+fn split_url(url: &str) -> Result<(String, Parts), String> {
+    // As tokio-postgres reads it: what stands before the first @ is the user and the password.
+    let after_user = url.find('@').unwrap_or(0);
+    let Some(mark) = url.get(after_user..).and_then(|rest| rest.find('?')) else {
+        return Ok((url.to_owned(), Vec::new()));
+    };
+    let (base, query) = url.split_at(after_user + mark);
+    let (mut kept, mut taken) = (Vec::new(), Vec::new());
+    for pair in query.trim_start_matches('?').split('&') {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        match is_taken(name) {
+            Some(name) => {
+                let value = percent_decode_str(value).decode_utf8();
+                let value = value.map_err(|_| only(name, "UTF-8 text"))?;
+                taken.push((name, value.into_owned()));
+            }
+            None => kept.push(pair),
+        }
+    }
+    let rest = if kept.is_empty() { base.to_owned() } else { format!("{base}?{}", kept.join("&")) };
+    Ok((rest, taken))
+}
+
+fn split_keywords(text: &str) -> Result<(String, Parts), String> {
+    let (mut kept, mut taken) = (String::new(), Vec::new());
+    let mut rest = text.trim_start();
+    while !rest.is_empty() {
+        let part = Keyword::read(rest).ok_or_else(|| format!("not a PostgreSQL URL; {EXAMPLE}"))?;
+        match is_taken(part.name) {
+            Some(name) => taken.push((name, part.value)),
+            None => {
+                kept.push_str(rest.get(..part.length).unwrap_or_default());
+                kept.push(' ');
+            }
+        }
+        rest = rest.get(part.length..).unwrap_or_default().trim_start();
+    }
+    Ok((kept, taken))
+}
+
+/// `name = value` or `name = 'value'`, with backslashes before what is meant literally.
+struct Keyword<'a> {
+    name: &'a str,
+    value: String,
+    /// How many bytes it takes.
+    length: usize,
+}
+
+impl<'a> Keyword<'a> {
+    fn read(text: &'a str) -> Option<Self> {
+        let name = text.split(|c: char| c.is_whitespace() || c == '=').next()?;
+        let after = text.get(name.len()..)?.trim_start().strip_prefix('=')?.trim_start();
+        let start = text.len() - after.len();
+        let quoted = after.starts_with('\'');
+        let mut value = String::new();
+        let mut letters = after.char_indices().skip(usize::from(quoted));
+        while let Some((at, letter)) = letters.next() {
+            match letter {
+                '\\' => value.push(letters.next()?.1),
+                '\'' if quoted => return Some(Self { name, value, length: start + at + 1 }),
+                space if !quoted && space.is_whitespace() => {
+                    return Some(Self { name, value, length: start + at });
+                }
+                letter => value.push(letter),
+            }
+        }
+        (!quoted && !name.is_empty()).then_some(Self { name, value, length: text.len() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_postgres::config::Host;
+
+    use super::*;
+
+    fn parsed(url: &str) -> DatabaseUrl {
+        url.parse().map_err(|error: String| format!("{url}: {error}")).unwrap()
+    }
+
+    fn refused(url: &str) -> String {
+        url.parse::<DatabaseUrl>().map(|_| url).unwrap_err()
+    }
+
+    #[test]
+    fn both_forms_say_the_same() {
+        let forms = [
+            "postgres://u:p%40x@one:5433,two:5434/db?sslmode=verify-ca&sslrootcert=%2Fetc%2Fca%20x.pem&application_name=me&sslcert=c&sslkey=k&connect_timeout=7",
+            "host=one,two port=5433,5434 user=u password=p@x dbname=db sslmode=verify-ca sslrootcert='/etc/ca x.pem' application_name=me sslcert = c sslkey=k connect_timeout=7",
+        ];
+        for url in forms.map(parsed) {
+            assert_eq!(url.config.get_hosts(), ["one", "two"].map(|h| Host::Tcp(h.into())));
+            assert_eq!(url.config.get_ports(), [5433, 5434]);
+            assert_eq!(url.config.get_password(), Some(&b"p@x"[..]));
+            assert_eq!(url.config.get_application_name(), Some("me"));
+            assert_eq!(url.connect_timeout, Some(Duration::from_secs(7)));
+            let file = |path: &str| Some(PathBuf::from(path));
+            assert_eq!(
+                url.tls,
+                UrlTls {
+                    mode: Some(SslMode::VerifyCa),
+                    root_cert: file("/etc/ca x.pem"),
+                    cert: file("c"),
+                    key: file("k")
+                }
+            );
+        }
+    }
+
+    #[test]
+    fn quotes_and_backslashes_are_kept_for_the_parser() {
+        let url = parsed(r"host=/run/x password='it\'s = sslmode' dbname=a\ b sslmode='disable'");
+        assert_eq!(url.config.get_password(), Some(&b"it's = sslmode"[..]));
+        assert_eq!(url.config.get_dbname(), Some("a b"));
+        assert_eq!(url.tls.mode, Some(SslMode::Disable));
+    }
+
+    #[test]
+    fn of_several_hosts_one_that_writes_is_wanted() {
+        use WantedServer::{Any, Primary, ReadWrite};
+        let wanted = |url| parsed(url).wanted;
+        assert_eq!(wanted("host=a"), Any);
+        assert_eq!(wanted("host=a target_session_attrs=read-write"), ReadWrite);
+        assert_eq!(wanted("postgres://u@a,b/x"), ReadWrite);
+        assert_eq!(wanted("postgres://u@a,b/x?target_session_attrs=any"), ReadWrite);
+        assert_eq!(wanted("hostaddr=10.0.0.1,::1 target_session_attrs=primary"), Primary);
+        for value in ["read-only", "standby", "prefer-standby", "x"] {
+            let error = refused(&format!("host=a target_session_attrs={value}"));
+            assert!(error.contains("read-write") && error.contains("target_session_attrs"));
+        }
+    }
+
+    #[test]
+    fn what_is_not_supported_is_named_without_its_value() {
+        for (name, _) in UNSUPPORTED {
+            for url in
+                [format!("host=h {name}=topsecret"), format!("postgres://h/x?{name}=topsecret")]
+            {
+                let error = refused(&url);
+                assert!(error.contains(name) && !error.contains("topsecret"), "{error}");
+            }
+        }
+        for name in ["sslmode", "port", "keepalives", "client_encoding", "gssencmode", "ssl"] {
+            let error = refused(&format!("host=h {name}=topsecret"));
+            assert!(error.contains(name) && !error.contains("topsecret"), "{error}");
+        }
+        assert!(refused("host=h sslmode=allow").contains("prefer"));
+        for url in
+            ["host=h password=top topsecret=x", "host=h top secret", "postgres://h/?topsecret"]
+        {
+            assert!(!refused(url).contains("secret"), "{url}");
+        }
+    }
+
+    #[test]
+    fn hosts_addresses_and_ports_fit_together() {
+        assert!(refused("user=u").contains("no host"));
+        assert!(refused("host=a,b hostaddr=10.0.0.1").contains("2 as host and 1 as hostaddr"));
+        assert!(refused("host=a port=1,2").contains("2 ports for 1 hosts"));
+        parsed("host=a,b port=1");
+    }
+
+    #[test]
+    fn certificates_belong_together() {
+        assert!(refused("host=h sslcert=c").contains("sslkey"));
+        assert!(refused("host=h sslkey=c").contains("sslcert"));
+        assert!(refused("host=h sslmode=verify-ca sslrootcert=system").contains("verify-full"));
+        let system = parsed("host=h sslrootcert=system").tls;
+        assert_eq!((system.mode, system.root_cert), (Some(SslMode::VerifyFull), None));
+    }
+
+    #[test]
+    fn units_and_names_are_those_of_libpq() {
+        let url = parsed("host=h tcp_user_timeout=1500 keepalives_count=4 client_encoding=UTF8");
+        assert_eq!(url.config.get_tcp_user_timeout(), Some(&Duration::from_millis(1500)));
+        assert_eq!(url.config.get_keepalives_retries(), Some(4));
+        assert_eq!(parsed("host=h connect_timeout=0").connect_timeout, None);
+    }
+}

@@ -1,0 +1,191 @@
+//! One session with PostgreSQL: moved along, listened to, and ended so that nothing of it stays behind.
+
+use std::future::poll_fn;
+use std::ops::{Deref, DerefMut};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::task::JoinHandle;
+use tokio::time::{interval, timeout};
+use tokio_postgres::error::DbError;
+use tokio_postgres::{AsyncMessage, CancelToken, Client, Notification};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::registry::server::Undriven;
+
+/// A connection in order closes within this.
+const CLOSES_AT_ONCE: Duration = Duration::from_millis(250);
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(2);
+/// Wait before a statement is cancelled once more; doubled up to the longest.
+const CANCEL_AGAIN: Duration = Duration::from_secs(5);
+const CANCEL_AGAIN_LONGEST: Duration = Duration::from_secs(60);
+/// How often a listener looks whether others have moved to another server.
+const LOOK_FOR_MOVE: Duration = Duration::from_secs(1);
+
+/// A connection that was opened, with all that it takes to end it.
+pub(super) struct Session {
+    pub(super) client: Client,
+    pub(super) task: JoinHandle<()>,
+    pub(super) canceller: Canceller,
+    /// A commit was answered that a synchronous standby has not confirmed.
+    pub(super) unconfirmed: Arc<AtomicBool>,
+}
+
+/// Ends what a session is doing.
+#[derive(Clone)]
+pub(super) struct Canceller {
+    pub(super) token: CancelToken,
+    pub(super) tls: MakeRustlsConnect,
+    /// Which server the session is with, and which one last took a connection.
+    pub(super) server: usize,
+    pub(super) last: Arc<AtomicUsize>,
+}
+
+impl Canceller {
+    /// Cancels again and again until `ended` says that the statement has; or until others use another
+    /// server: this one may be frozen for ever.
+    pub(super) async fn until(&self, ended: impl Future<Output = ()>) {
+        let mut ended = pin!(ended);
+        let mut pause = CANCEL_AGAIN;
+        loop {
+            self.once().await;
+            if timeout(pause, &mut ended).await.is_ok() || self.has_moved() {
+                return;
+            }
+            pause = (pause * 2).min(CANCEL_AGAIN_LONGEST);
+        }
+    }
+
+    /// Cancels what runs on the session, if the server takes that.
+    pub(super) async fn once(&self) {
+        let cancelling = self.token.cancel_query(self.tls.clone());
+        let _bounded = timeout(CANCEL_TIMEOUT, cancelling).await;
+    }
+
+    /// Whether others use another server since.
+    pub(super) fn has_moved(&self) -> bool {
+        self.last.load(Ordering::SeqCst) != self.server
+    }
+}
+
+/// A connection of a task in the background.
+pub struct Guarded {
+    client: Client,
+    ending: Option<Ending>,
+}
+
+impl Guarded {
+    /// `place` is given back once the server is done with the connection.
+    pub(super) fn new(session: Session, place: Option<OwnedSemaphorePermit>) -> Self {
+        let Session { client, task, canceller, .. } = session;
+        Self { client, ending: Some(Ending { task, canceller, _place: place }) }
+    }
+}
+
+impl Deref for Guarded {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl DerefMut for Guarded {
+    fn deref_mut(&mut self) -> &mut Client {
+        &mut self.client
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        if let (Some(ending), Ok(runtime)) = (self.ending.take(), Handle::try_current()) {
+            runtime.spawn(ending.run());
+        }
+    }
+}
+
+/// The end of a connection whose client is gone.
+struct Ending {
+    task: JoinHandle<()>,
+    canceller: Canceller,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl Ending {
+    async fn run(mut self) {
+        if timeout(CLOSES_AT_ONCE, &mut self.task).await.is_err() {
+            let task = &mut self.task;
+            self.canceller.until(async move { drop(task.await) }).await;
+            self.task.abort();
+        }
+    }
+}
+
+/// Moves a connection along until it ends. Its end also ends the notification channel, which is how
+/// the listener learns of it.
+pub(super) struct Driver {
+    pub(super) connection: Undriven,
+    pub(super) notifications: Option<mpsc::Sender<Notification>>,
+    pub(super) unconfirmed: Arc<AtomicBool>,
+}
+
+impl Driver {
+    pub(super) async fn run(mut self) {
+        while let Some(message) = poll_fn(|cx| self.connection.poll_message(cx)).await {
+            match (message, &self.notifications) {
+                (Ok(AsyncMessage::Notification(notification)), Some(sender)) => {
+                    if sender.send(notification).await.is_err() {
+                        return;
+                    }
+                }
+                (Ok(AsyncMessage::Notice(notice)), _) => {
+                    if says_unconfirmed(&notice) {
+                        self.unconfirmed.store(true, Ordering::SeqCst);
+                    }
+                    tracing::debug!(
+                        severity = notice.severity(),
+                        "PostgreSQL: {}",
+                        notice.message()
+                    );
+                }
+                (Ok(_), _) => {}
+                (Err(error), _) => {
+                    tracing::debug!(%error, "a PostgreSQL connection ended");
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Ends a listening connection when nobody takes its notifications any more, and when others have moved to
+/// another server: changes of what they read would not be heard here.
+pub(super) async fn end_in_time(
+    mut task: JoinHandle<()>,
+    canceller: Canceller,
+    listener: mpsc::Sender<Notification>,
+) {
+    let moved = async {
+        let mut looks = interval(LOOK_FOR_MOVE);
+        while !canceller.has_moved() {
+            looks.tick().await;
+        }
+    };
+    tokio::select! {
+        // The listener's channel ends with the last sender, and so when this returns.
+        _ = &mut task => return,
+        () = listener.closed() => {}
+        () = moved => tracing::info!("others use another server of database.url; going there"),
+    }
+    task.abort();
+}
+
+/// "canceling wait for synchronous replication": the commit is answered as done, and only its warning says
+/// that the standby may lack it. The message is translated, the routine is not.
+fn says_unconfirmed(notice: &DbError) -> bool {
+    notice.routine() == Some("SyncRepWaitForLSN")
+}

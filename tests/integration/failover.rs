@@ -1,0 +1,183 @@
+//! Several hosts in `database.url`: silent, refusing, frozen, demoted; and what becomes of acknowledged events.
+
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use fleetgate::registry::connection::Target;
+use fleetgate::registry::migrate::migrate;
+use serde_json::{Value, json};
+
+use crate::support::app::{TestApp, config, eventually};
+use crate::support::bus::{message, state};
+use crate::support::cluster::{Cluster, SUPERUSER};
+use crate::support::fleet::Fleet;
+use crate::support::postgres::{connect, fresh_database, socket_path};
+use crate::support::proxy::Proxy;
+
+/// One host's time in these tests.
+const LIMIT: Duration = Duration::from_secs(1);
+/// What a busy machine may add to a time that is asserted.
+const BUSY: Duration = Duration::from_secs(4);
+
+/// A socket that the kernel accepts connections for, and nobody answers them.
+fn silent() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").unwrap()
+}
+
+fn port_of(listener: &TcpListener) -> u16 {
+    listener.local_addr().unwrap().port()
+}
+
+/// A port that nobody listens on.
+fn refusing() -> u16 {
+    port_of(&silent())
+}
+
+/// The keywords of a URL but where the server is, behind two hosts.
+fn behind(first_port: u16, second_port: u16, rest: &str) -> String {
+    let kept =
+        rest.split_whitespace().filter(|w| !w.starts_with("host=") && !w.starts_with("port="));
+    let kept = kept.collect::<Vec<_>>().join(" ");
+    format!("host=127.0.0.1,127.0.0.1 port={first_port},{second_port} {kept}")
+}
+
+async fn opens_within_its_time(url: &str) {
+    let mut settings = config(url).database;
+    settings.connect_timeout = LIMIT;
+    let target = Target::new(&settings).unwrap();
+    let began = Instant::now();
+    let (client, _) = target.open(None).await.unwrap();
+    client.query_one("SELECT 1", &[]).await.unwrap();
+    assert!(began.elapsed() < LIMIT * 2 + Duration::from_secs(1) + BUSY, "{:?}", began.elapsed());
+    // All that use the target begin with the server that answered.
+    let again = Instant::now();
+    target.clone().for_background().open_guarded().await.unwrap();
+    assert!(again.elapsed() < LIMIT, "the silent server is not waited for once more");
+}
+
+#[tokio::test]
+async fn a_host_that_refuses_or_is_silent_leads_to_the_next() {
+    let database = fresh_database().await;
+    let proxy = Proxy::start(socket_path().await).await;
+    let good = proxy.port();
+    let silent = silent();
+    opens_within_its_time(&behind(refusing(), good, &database.url)).await;
+    opens_within_its_time(&behind(port_of(&silent), good, &database.url)).await;
+    let read_write = format!("{} target_session_attrs=read-write", database.url);
+    opens_within_its_time(&behind(port_of(&silent), good, &read_write)).await;
+}
+
+#[tokio::test]
+async fn a_service_with_a_silent_first_host_gets_ready_and_answers() {
+    let database = fresh_database().await;
+    let proxy = Proxy::start(socket_path().await).await;
+    let silent = silent();
+    let mut settings = config(&behind(port_of(&silent), proxy.port(), &database.url));
+    settings.database.connect_timeout = LIMIT;
+    // Shorter than the first host's time: a pool that waited for that host would never answer.
+    settings.database.query_timeout = LIMIT / 2;
+    let app = TestApp::start(settings).await;
+    app.ready().await;
+    let fleet = Fleet::connect(&database.url).await;
+    let secret = fleet.device("t").await.secret("t").await;
+    eventually("it logs in", || async { app.login("t", &secret).await.status == 200 }).await;
+}
+
+#[tokio::test]
+async fn where_no_host_can_be_used_each_is_named() {
+    let silent = silent();
+    let (first, second) = (refusing(), port_of(&silent));
+    let mut settings = config(&behind(first, second, "user=x dbname=y")).database;
+    settings.connect_timeout = Duration::from_millis(200);
+    let error = Target::new(&settings).unwrap().open(None).await.err().unwrap();
+    assert!(error.is_unreachable());
+    let text = error.to_string();
+    assert!(text.contains(&format!("nothing listens at 127.0.0.1:{first}")), "{text}");
+    assert!(text.contains(&format!("no answer from 127.0.0.1:{second} within 200ms")), "{text}");
+}
+
+/// What EMQX tells of a message that says `n`, one millisecond after the one before.
+fn published(n: i64) -> Value {
+    message("t", "state/t", 1_795_356_000_000 + n, "0A", &n.to_string())
+}
+
+#[tokio::test]
+async fn a_frozen_primary_is_left_for_its_promoted_standby_and_no_acknowledged_event_is_lost() {
+    let primary = Cluster::start("wal_level = replica").await;
+    let mut client = primary.create("fleet").await;
+    migrate(&mut client).await.unwrap();
+    let standby = primary.standby("second").await;
+    primary.configure("synchronous_standby_names = 'second'");
+    primary.reload().await;
+
+    let url = behind(primary.port, standby.port, &format!("user={SUPERUSER} dbname=fleet"));
+    let mut settings = config(&format!("{url} target_session_attrs=read-write"));
+    settings.database.connect_timeout = LIMIT;
+    settings.database.query_timeout = LIMIT;
+    let app = TestApp::start(settings).await;
+    app.ready().await;
+    let fleet = Fleet::connect(&primary.url("fleet")).await;
+    fleet.device("t").await.bind("t", "main", Some("state/t"), None).await;
+    let secret = fleet.secret("t").await;
+    eventually("it logs in", || async { app.logs_in("t", &secret).await == "allow" }).await;
+    for n in 1..=50 {
+        assert_eq!(app.event(&published(n)).await.status, 204);
+    }
+    // Each was acknowledged, so the standby has the last.
+    primary.freeze();
+    standby.promote().await;
+    let promoted = Fleet::connect(&standby.url("fleet")).await;
+    assert_eq!(state(&promoted, "t").await["main"]["value"], json!(50));
+    let frozen = Instant::now();
+    eventually("events go on", || async { app.event(&published(51)).await.status == 204 }).await;
+    eventually("it listens", || async { app.metric("fleetgate_listen_up").await == 1.0 }).await;
+    println!("writes and listens again {:?} after the promotion", frozen.elapsed());
+    assert_eq!(state(&promoted, "t").await["main"]["value"], json!(51));
+    assert_eq!(app.logs_in("stranger", "x").await, "deny");
+    assert_eq!(app.logs_in("t", &secret).await, "allow");
+    promoted.enabled("t", false).await;
+    eventually("a change made there is heard", || async {
+        app.logs_in("t", &secret).await == "deny"
+    })
+    .await;
+    // The old primary takes writes again when it wakes up; whoever has left it stays away.
+    primary.thaw();
+    let old = connect(&primary.socket_url("fleet")).await;
+    let old_enabled = || async {
+        old.query_one("SELECT enabled FROM devices WHERE name = 't'", &[]).await.unwrap().get(0)
+    };
+    assert!(old_enabled().await);
+    for _ in 0..20 {
+        assert_eq!(app.logs_in("t", &secret).await, "deny");
+    }
+    // What waits for the standby there waits for ever.
+    let sessions = "SELECT count(*) FROM pg_stat_activity
+                    WHERE application_name = 'fleetgate' AND wait_event IS DISTINCT FROM 'SyncRep'";
+    let left = || async { old.query_one(sessions, &[]).await.unwrap().get::<_, i64>(0) };
+    eventually("nobody uses the old primary", || async {
+        // What is asked has the pool look where it is.
+        app.login("stranger", "x").await;
+        left().await == 0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_standby_is_not_used_where_a_primary_is() {
+    let primary = Cluster::start("wal_level = replica").await;
+    primary.create("fleet").await;
+    let standby = primary.standby("second").await;
+    let rest = format!("user={SUPERUSER} dbname=fleet");
+    for attributes in ["", " target_session_attrs=any", " target_session_attrs=primary"] {
+        let url = behind(standby.port, primary.port, &format!("{rest}{attributes}"));
+        opens_within_its_time(&url).await;
+        let target = Target::new(&config(&url).database).unwrap();
+        let (client, _) = target.open(None).await.unwrap();
+        let standby: bool =
+            client.query_one("SELECT pg_is_in_recovery()", &[]).await.unwrap().get(0);
+        assert!(!standby, "{url}");
+    }
+    let alone = format!("{} target_session_attrs=read-write", standby.url("fleet"));
+    let error = Target::new(&config(&alone).database).unwrap().open(None).await.err().unwrap();
+    assert!(error.is_unreachable() && error.to_string().contains("standby"), "{error}");
+}

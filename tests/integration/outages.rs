@@ -1,0 +1,202 @@
+//! What a server that hangs or changes costs: statements given up, sessions that are of no more use.
+
+use std::time::{Duration, Instant};
+
+use fleetgate::registry::connection::Target;
+use fleetgate::registry::error::RegistryError;
+use fleetgate::registry::pool::Postgres;
+use futures_util::future::{FutureExt, join_all};
+use tokio::runtime::Handle;
+use tokio_postgres::Client;
+
+use crate::support::app::{TestApp, config, eventually, start};
+use crate::support::bus::message;
+use crate::support::cluster::Cluster;
+use crate::support::fleet::Fleet;
+use crate::support::postgres::{connect, fresh_database, new_database, new_server};
+use crate::support::proxy::Proxy;
+
+const AT: i64 = 1_795_356_000_000;
+
+#[tokio::test]
+async fn while_the_database_is_frozen_strangers_are_refused_at_once_and_devices_let_in() {
+    let mut postgres = new_server().await;
+    let database = new_database(&postgres).await;
+    let proxy = Proxy::start(postgres.socket_path()).await;
+    let app = TestApp::start(config(&proxy.url(&database.url))).await;
+    app.ready().await;
+    let fleet = Fleet::connect(&database.url).await;
+    fleet.device("t").await.bind("t", "main", Some("t/main"), None).await;
+    let secret = fleet.secret("t").await;
+    app.hears(3.0).await;
+    assert_eq!(app.logs_in("t", &secret).await, "allow");
+    postgres.pause().unwrap();
+    let frozen = Instant::now();
+    eventually("it is known to be away", || async {
+        let asked = Instant::now();
+        // A device keeps being let in while this is being found out.
+        let (stranger, device) = tokio::join!(app.login("stranger", "x"), app.login("t", &secret));
+        assert_eq!((stranger.status, device.result()), (503, "allow".to_owned()));
+        asked.elapsed() < Duration::from_millis(500)
+    })
+    .await;
+    println!("known to be away after {:?}", frozen.elapsed());
+    let (began, opened) = (Instant::now(), proxy.opened());
+    for n in 0..60 {
+        assert_eq!(app.login(&format!("stranger-{n}"), "x").await.status, 503);
+        let event = message("t", "t/main", AT + n, "0A", "1");
+        assert_eq!(app.event(&event).await.status, 503);
+        assert_eq!(app.logs_in("t", &secret).await, "allow");
+    }
+    // Each would take two seconds to find out for itself.
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    let attempts = proxy.opened() - opened;
+    let listener = 2 + began.elapsed().as_secs();
+    assert!(attempts <= usize::try_from(listener).unwrap(), "only the listener tries: {attempts}");
+    postgres.resume().unwrap();
+    eventually("strangers are told again", || async {
+        app.login("stranger", "x").await.status == 200
+    })
+    .await;
+    let event = message("t", "t/main", AT + 100, "0A", "1");
+    eventually("events go on", || async { app.event(&event).await.status == 204 }).await;
+}
+
+/// How many sessions Fleetgate has on the server.
+async fn sessions(admin: &Client) -> i64 {
+    let count = "SELECT count(*) FROM pg_stat_activity
+                 WHERE application_name = 'fleetgate' AND backend_type = 'client backend'";
+    admin.query_one(count, &[]).await.unwrap().get(0)
+}
+
+/// A server whose commits wait for a synchronous standby that is not there, after `before` was run.
+async fn without_its_standby(before: &str) -> (Cluster, Client) {
+    let cluster = Cluster::start("").await;
+    let admin = cluster.create("fleet").await;
+    admin.batch_execute(before).await.unwrap();
+    cluster.configure("synchronous_standby_names = 'nobody'");
+    cluster.reload().await;
+    (cluster, admin)
+}
+
+#[tokio::test]
+async fn statements_that_are_given_up_keep_their_place_until_they_have_ended() {
+    let (cluster, admin) = without_its_standby("CREATE TABLE t (n int)").await;
+    let mut settings = config(&cluster.url("fleet")).database;
+    settings.pool_size = 3;
+    settings.query_timeout = Duration::from_millis(200);
+    let pool = Postgres::new(&settings, Handle::current()).unwrap();
+    for _ in 0..5 {
+        let changes = (0..6).map(|_| insert(&pool));
+        for outcome in join_all(changes).await {
+            assert!(outcome.is_err_and(|error| error.is_unreachable()));
+        }
+        assert!(sessions(&admin).await <= 3, "{}", sessions(&admin).await);
+    }
+    // A lock is waited for no longer, either.
+    cluster.configure("synchronous_standby_names = ''");
+    cluster.reload().await;
+    let locker = connect(&cluster.url("fleet")).await;
+    locker.batch_execute("BEGIN; LOCK TABLE t").await.unwrap();
+    for _ in 0..5 {
+        assert!(join_all((0..6).map(|_| insert(&pool))).await.iter().all(Result::is_err));
+        assert!(sessions(&admin).await <= 3);
+    }
+    locker.batch_execute("ROLLBACK").await.unwrap();
+    eventually("the pool is of use again", || async { insert(&pool).await.is_ok() }).await;
+}
+
+async fn insert(pool: &Postgres) -> Result<u64, RegistryError> {
+    pool.change(&(), |(), client| {
+        async move {
+            client.execute("INSERT INTO t VALUES (1)", &[]).await.map_err(RegistryError::on("t"))
+        }
+        .boxed()
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_the_background_gives_up_is_ended_before_it_takes_more() {
+    let (cluster, admin) = without_its_standby("CREATE TABLE t (n int)").await;
+    let target = Target::new(&config(&cluster.url("fleet")).database).unwrap().for_background();
+    for _ in 0..6 {
+        let Ok(client) = target.open_guarded().await else { continue };
+        let write = client.batch_execute("INSERT INTO t VALUES (1)");
+        assert!(tokio::time::timeout(Duration::from_millis(50), write).await.is_err());
+        drop(client);
+        assert!(sessions(&admin).await <= 2);
+    }
+    eventually("all have ended", || async { sessions(&admin).await == 0 }).await;
+}
+
+#[tokio::test]
+async fn a_commit_that_no_standby_has_is_no_success() {
+    let (cluster, admin) = without_its_standby("CREATE TABLE t (n int)").await;
+    let mut settings = config(&cluster.url("fleet")).database;
+    settings.query_timeout = Duration::from_secs(30);
+    let pool = Postgres::new(&settings, Handle::current()).unwrap();
+    let cancel = async {
+        let waiting =
+            "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+        eventually("the commit waits", || async {
+            !admin.query(waiting, &[]).await.unwrap().is_empty()
+        })
+        .await;
+    };
+    // PostgreSQL answers it as done, with a warning.
+    let (outcome, ()) = tokio::join!(insert(&pool), cancel);
+    let error = outcome.unwrap_err();
+    assert!(error.is_unreachable() && error.to_string().contains("synchronous standby"), "{error}");
+}
+
+#[tokio::test]
+async fn sessions_that_may_not_write_are_not_kept() {
+    let (app, fleet, database) = start().await;
+    fleet.device("t").await.bind("t", "main", Some("t/main"), None).await;
+    let event = message("t", "t/main", AT, "0A", "1");
+    assert_eq!(app.event(&event).await.status, 204);
+    let admin = connect(&database.owner_url()).await;
+    let name: String = fleet.value("SELECT current_database()::text").await;
+    let settings = ["default_transaction_read_only = on", "search_path = nowhere"];
+    for setting in settings {
+        admin.batch_execute(&format!("ALTER DATABASE {name} SET {setting}")).await.unwrap();
+        let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                    WHERE datname = $1 AND application_name = 'fleetgate'";
+        admin.query(kill, &[&name]).await.unwrap();
+        eventually("new sessions have the setting", || async {
+            app.event(&event).await.status == 503
+        })
+        .await;
+        let name_of = setting.split(' ').next().unwrap();
+        admin.batch_execute(&format!("ALTER DATABASE {name} RESET {name_of}")).await.unwrap();
+        eventually("they are replaced", || async { app.event(&event).await.status == 204 }).await;
+        app.ready().await;
+    }
+}
+
+#[tokio::test]
+async fn sessions_that_lost_what_was_prepared_cost_nobody_an_answer() {
+    let database = fresh_database().await;
+    let mut settings = config(&database.url).database;
+    settings.pool_size = 1;
+    let pool = Postgres::new(&settings, Handle::current()).unwrap();
+    let asked = || {
+        pool.run(|client| {
+            async move {
+                let on = || RegistryError::on("one");
+                let statement = client.prepare_cached("SELECT 1").await.map_err(on())?;
+                let one: i32 = client.query_one(&statement, &[]).await.map_err(on())?.get(0);
+                Ok(one)
+            }
+            .boxed()
+        })
+    };
+    assert_eq!(asked().await.unwrap(), 1);
+    let discarded = pool.run(|client| {
+        async move { client.batch_execute("DISCARD ALL").await.map_err(RegistryError::on("x")) }
+            .boxed()
+    });
+    discarded.await.unwrap();
+    assert_eq!(asked().await.unwrap(), 1);
+}
