@@ -30,8 +30,8 @@
 //!   ours. The call waits for [`SETTLE`] after the notice, and the client needs a network round trip or
 //!   two to come back; the window is what the other replica lags beyond that. A replica that is deaf, slow
 //!   or dead then is known by its row, and the session ends the second time (5), whether or not a login is
-//!   known of: its connect event may be what is still missing. What a heartbeat cannot see is a notice
-//!   that is late by less than half a second, or that was overtaken by no heartbeat.
+//!   known of: its connect event may be what is still missing. What heartbeats cannot see is a notice
+//!   that is late by less than the second between two of them.
 //! - *The client logs in with the new rights between the change and the call.* It is thrown out once:
 //!   EMQX can end only whatever session the client id has now. It then logs in again.
 //! - *A new change while EMQX is called.* The row's `changed_at` has moved on, so it is not struck out,

@@ -273,8 +273,9 @@ pub(super) static SETTINGS: &[Setting] = &[
         key: "cache.max_staleness",
         kind: millis(0, 24 * HOUR),
         preset: Preset::Value("10m"),
-        meaning: "How long the devices in memory are trusted while PostgreSQL is away; `0s`: not \
-                  at all.",
+        meaning: "How long a device in memory may decide while it cannot be loaded, counted from \
+                  when it is known to have been right; `0s`: not at all. Bounds how long a right that \
+                  is gone may hold, whatever fails.",
     },
     Setting {
         key: "hashing.threads",

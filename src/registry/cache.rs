@@ -129,10 +129,11 @@ impl DeviceCache {
         self.freshness.stamp(name)
     }
 
-    /// Whether no change of the stamp's name was heard of since.
+    /// Whether what was found at the stamp may still decide: no change of its name was heard of since, nor
+    /// can one have been missed for long.
     #[must_use]
     pub fn unchanged_since(&self, stamp: Stamp) -> bool {
-        self.freshness.unchanged_since(stamp)
+        self.freshness.still_holds(stamp)
     }
 
     /// Forgets a device that changed. Its old record is gone, even as a stand-in.

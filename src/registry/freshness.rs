@@ -58,6 +58,9 @@ const STRIPES: usize = 16 * 1024;
 /// second for a busy machine.
 pub const TRUST: Duration = Duration::from_secs(4);
 
+/// How long a decision may rest on what it found while nobody listens; after that it looks again.
+const ANSWER: Duration = Duration::from_secs(1);
+
 /// How many times of listening are remembered.
 const EPOCHS: usize = 64;
 
@@ -155,6 +158,20 @@ impl Freshness {
     #[must_use]
     pub fn unchanged_since(&self, stamp: Stamp) -> bool {
         self.stripe(stamp.stripe).load(Ordering::SeqCst) == stamp.version
+    }
+
+    /// Whether what was found at the stamp may still decide: nothing was heard of the name since, and either
+    /// something would have been, or it was found just now.
+    #[must_use]
+    pub fn still_holds(&self, stamp: Stamp) -> bool {
+        self.still_holds_at(now_ms(), stamp)
+    }
+
+    fn still_holds_at(&self, now_ms: u64, stamp: Stamp) -> bool {
+        let hears = || {
+            self.is_listening() && is_within(now_ms, self.proven_ms.load(Ordering::SeqCst), TRUST)
+        };
+        self.unchanged_since(stamp) && (is_within(now_ms, stamp.taken_ms, ANSWER) || hears())
     }
 
     /// Whether a record that is no longer trusted may stand in while it cannot be loaded: nothing was

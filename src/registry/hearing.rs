@@ -13,8 +13,8 @@ use tokio::sync::Notify;
 use crate::secret::random_bytes;
 
 /// A notice that travels longer than this tells of a lag: a client that was thrown out may have come back
-/// in the meantime.
-const LAG: Duration = Duration::from_millis(500);
+/// in the meantime. A lag shorter than the time between two heartbeats may meet none of them anyway.
+const LAG: Duration = Duration::from_secs(1);
 
 /// Added to a replica's bound: gaps that are closer than this are one. A kick-out that waits for the bound
 /// of a replica that had a gap still finds it then.
@@ -187,7 +187,7 @@ mod tests {
         hearing.begins(proof(CLOSE));
         hearing.confirm(proof(5 * CLOSE));
         hearing.confirm(Proof { sent_at: 5 * CLOSE + 1_000, travelled: LAG * 2 });
-        assert_eq!(gap(&hearing), (5 * CLOSE, 5 * CLOSE + 1_001_000));
+        assert_eq!(gap(&hearing), (5 * CLOSE, 5 * CLOSE + 2_001_000));
         assert_eq!(hearing.now().until, 5 * CLOSE + 1_000);
     }
 }

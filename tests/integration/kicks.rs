@@ -342,6 +342,37 @@ async fn a_change_while_emqx_is_called_ends_the_session_again() {
 }
 
 #[tokio::test]
+async fn a_client_id_that_emqx_refuses_waits_longer_and_longer_and_holds_up_nobody() {
+    let (emqx, _app, fleet, _database) = start().await;
+    emqx.refuse(Some("t"));
+    fleet.device("t").await.enabled("t", false).await;
+    let tried = async |often: i32| {
+        eventually("it is tried again", || async {
+            let attempts: Option<i32> = fleet
+                .value("SELECT max(attempts) FROM session_evictions WHERE last_error IS NOT NULL")
+                .await;
+            attempts.is_some_and(|attempts| attempts >= often)
+        })
+        .await;
+        fleet
+            .value::<f64>(
+                "SELECT extract(epoch FROM next_attempt_at - clock_timestamp())::float8
+                 FROM session_evictions",
+            )
+            .await
+    };
+    tried(1).await;
+    let why: String = fleet.value("SELECT last_error FROM session_evictions").await;
+    assert!(why.contains("injected"), "{why}");
+    let later = tried(4).await;
+    assert!(later > 1.0, "after four attempts it waits longer than after one: {later}");
+    fleet.device("u").await.enabled("u", false).await;
+    emqx.deleted("u").await;
+    emqx.refuse(None);
+    nothing_waits(&fleet).await;
+}
+
+#[tokio::test]
 async fn what_waited_for_days_is_still_done() {
     let database = fresh_database().await;
     let fleet = Fleet::connect(&database.url).await;

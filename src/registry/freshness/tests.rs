@@ -112,3 +112,17 @@ fn memory_decides_something_only_where_something_was_loaded_under_this_listen() 
     freshness.listening();
     assert!(!freshness.has_trusted_records());
 }
+
+#[test]
+fn a_decision_that_took_long_looks_again_unless_changes_are_heard() {
+    let freshness = listening();
+    let stamp = freshness.stamp("a");
+    let now = now_ms();
+    assert!(freshness.still_holds_at(now + 3_000, stamp));
+    assert!(!freshness.still_holds_at(now + ms(TRUST) + 100, stamp), "LISTEN is not proven");
+    freshness.lost();
+    assert!(freshness.still_holds_at(now + 900, stamp));
+    assert!(!freshness.still_holds_at(now + 1_100, stamp));
+    freshness.changed("a");
+    assert!(!freshness.still_holds_at(now, stamp));
+}

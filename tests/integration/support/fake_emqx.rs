@@ -54,6 +54,8 @@ struct State {
     /// Paths of DELETE as they came, and when.
     deletes: Vec<(String, Instant)>,
     bulks: Vec<Vec<String>>,
+    /// A client id that it will not hear of.
+    refused: Option<String>,
     has_clients_v2: bool,
     page_size: usize,
     broker: Broker,
@@ -112,6 +114,7 @@ impl FakeEmqx {
             clients: BTreeMap::new(),
             deletes: Vec::new(),
             bulks: Vec::new(),
+            refused: None,
             has_clients_v2: true,
             page_size: 1000,
             broker: Broker::default(),
@@ -234,6 +237,11 @@ impl FakeEmqx {
         };
         let within = tokio::time::timeout(Duration::from_secs(20), wait).await;
         within.unwrap_or_else(|_| panic!("{client_id:?} was never thrown out"))
+    }
+
+    /// Lets calls about one client id fail as that call's own fault, or none any more.
+    pub(crate) fn refuse(&self, client_id: Option<&str>) {
+        self.state().refused = client_id.map(str::to_owned);
     }
 
     /// Pages asked for so far.
@@ -380,6 +388,9 @@ fn delete(segment: &str, state: &Mutex<State>, shared: &Shared) -> (u16, String)
     state.deletes.push((segment.to_owned(), Instant::now()));
     shared.deleted.notify_waiters();
     let client_id = percent_encoding::percent_decode_str(segment).decode_utf8().unwrap();
+    if state.refused.as_deref() == Some(client_id.as_ref()) {
+        return refusal(400, "BAD_REQUEST", "injected");
+    }
     match state.clients.remove(client_id.as_ref()) {
         Some(_) => (204, String::new()),
         None => refusal(404, "CLIENTID_NOT_FOUND", "Client ID not found"),
