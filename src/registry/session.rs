@@ -66,6 +66,14 @@ impl Canceller {
         let _bounded = timeout(CANCEL_TIMEOUT, cancelling).await;
     }
 
+    /// Waits until others use another server, or until there is no need to know.
+    async fn moved(&self, is_over: impl Fn() -> bool) {
+        let mut looks = interval(LOOK_FOR_MOVE);
+        while !self.has_moved() && !is_over() {
+            looks.tick().await;
+        }
+    }
+
     /// Whether others use another server since.
     pub(super) fn has_moved(&self) -> bool {
         self.last.load(Ordering::SeqCst) != self.server
@@ -82,6 +90,12 @@ impl Guarded {
     /// `place` is given back once the server is done with the connection.
     pub(super) fn new(session: Session, place: Option<OwnedSemaphorePermit>) -> Self {
         let Session { client, task, canceller, .. } = session;
+        // A task that waits for something to do would stay on a server that others have left.
+        let (open, server) = (task.abort_handle(), canceller.clone());
+        tokio::spawn(async move {
+            server.moved(|| open.is_finished()).await;
+            open.abort();
+        });
         Self { client, ending: Some(Ending { task, canceller, _place: place }) }
     }
 }
@@ -169,17 +183,11 @@ pub(super) async fn end_in_time(
     canceller: Canceller,
     listener: mpsc::Sender<Notification>,
 ) {
-    let moved = async {
-        let mut looks = interval(LOOK_FOR_MOVE);
-        while !canceller.has_moved() {
-            looks.tick().await;
-        }
-    };
     tokio::select! {
         // The listener's channel ends with the last sender, and so when this returns.
         _ = &mut task => return,
         () = listener.closed() => {}
-        () = moved => tracing::info!("others use another server of database.url; going there"),
+        () = canceller.moved(|| false) => tracing::info!("others use another server of database.url; going there"),
     }
     task.abort();
 }

@@ -74,7 +74,7 @@ async fn what_cannot_be_used_says_what_it_is() {
                 END $$;
                 CREATE TRIGGER full_disk BEFORE INSERT ON devices EXECUTE FUNCTION full_disk()";
     owner.batch_execute(full).await.unwrap();
-    let (code, text) = said(&database.url, &["device", "add", "t"]);
+    let (code, text) = said(&database.url, &["device", "add", "t", "--kind", "sensor"]);
     assert!(
         code == 4 && text.contains("the disk of the database server is full"),
         "{code}: {text}"
