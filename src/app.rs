@@ -21,10 +21,10 @@ use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use background::{broker, keep_registry};
+use background::{broker, keep_registry, locks};
 
 use crate::authn::Authenticator;
-use crate::authn::limits::{LimitSettings, Limits};
+use crate::authn::limits::Limits;
 use crate::authn::password::HashThreads;
 use crate::authn::token::TokenKeys;
 use crate::authn::verified::VerifiedLogins;
@@ -148,6 +148,8 @@ impl App {
         ));
         let schemas = Arc::new(SchemaCache::new(postgres.clone(), freshness.clone()));
         let evictions = Arc::new(Notify::new());
+        let (limits, lock_feed, lock_keeper) =
+            locks(config, &postgres, &freshness, &metrics, &clock);
         let listener = ChangeListener::new(
             target.clone(),
             devices.clone(),
@@ -155,6 +157,7 @@ impl App {
             freshness.clone(),
             metrics.listen.clone(),
             evictions.clone(),
+            lock_feed,
         );
         let (ingest, writer) = Ingest::new(
             &config.ingest,
@@ -166,9 +169,6 @@ impl App {
         let heard = (listener.hearing(), freshness.bound());
         let quiet = target.clone().unless_away(freshness.clone());
         let broker = broker(config, &quiet, &devices, heard, evictions, &metrics, &clock)?;
-        let exempt = config.logins.exempt_networks.clone();
-        let limits = LimitSettings { enabled: config.logins.limits, exempt };
-        let limits = Arc::new(Limits::new(limits, metrics.limits.clone()));
         let authenticator = authenticator(config, metrics.hash.clone(), limits, clock)?;
         let connections = Arc::new(Connections::new(
             room.connections,
@@ -196,6 +196,7 @@ impl App {
             freshness,
             listener,
             broker,
+            lock_keeper,
             end.clone(),
         ));
         let writer = runtime.handle.spawn(writer.run(end.clone()));

@@ -8,6 +8,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{AppError, set_up};
+use crate::authn::limits::{LimitSettings, Limits};
+use crate::authn::locks::LockKeeper;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::emqx::EmqxApi;
@@ -19,6 +21,7 @@ use crate::registry::connection::Target;
 use crate::registry::error::RegistryError;
 use crate::registry::freshness::Freshness;
 use crate::registry::hearing::Hearing;
+use crate::registry::locks::LockFeed;
 use crate::registry::migrate::migrate;
 use crate::registry::pool::Postgres;
 use crate::registry::roles::missing_privileges;
@@ -63,6 +66,24 @@ pub(super) fn broker(
     Ok(Broker { evictor, sweeper })
 }
 
+/// The limits on guessing, the way on which changes of locks come to them, and who keeps them in step with
+/// PostgreSQL.
+pub(super) fn locks(
+    config: &Config,
+    postgres: &Postgres,
+    freshness: &Arc<Freshness>,
+    metrics: &Metrics,
+    clock: &Clock,
+) -> (Arc<Limits>, LockFeed, LockKeeper) {
+    let exempt = config.logins.exempt_networks.clone();
+    let settings = LimitSettings { enabled: config.logins.limits, exempt };
+    let limits = Arc::new(Limits::new(settings, metrics.limits.clone()));
+    let (feed, notices) = LockFeed::new();
+    let (postgres, freshness) = (postgres.clone(), freshness.clone());
+    let keeper = LockKeeper::new(limits.clone(), postgres, freshness, notices, clock.clone());
+    (limits, feed, keeper)
+}
+
 /// Brings the schema up to date once PostgreSQL is there (or makes sure that the owner has, and that the
 /// role may serve), then listens and keeps EMQX in step until told to stop.
 pub(super) async fn keep_registry(
@@ -71,6 +92,7 @@ pub(super) async fn keep_registry(
     freshness: Arc<Freshness>,
     listener: ChangeListener,
     broker: Broker,
+    lock_keeper: LockKeeper,
     end: CancellationToken,
 ) -> Result<(), RegistryError> {
     let mut wait = FirstContact::begin();
@@ -91,6 +113,7 @@ pub(super) async fn keep_registry(
         replicas::run(postgres.clone(), freshness.clone(), hearing, end.clone()),
         listener.run(end.clone()),
         probe::run(postgres, freshness, end.clone()),
+        lock_keeper.run(end.clone()),
         evictor.run(end.clone()),
         sweeper.run(end)
     );

@@ -35,6 +35,7 @@
 mod certificate;
 mod decoy;
 pub mod limits;
+pub mod locks;
 pub mod password;
 mod refusal;
 mod shown;

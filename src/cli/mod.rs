@@ -22,6 +22,7 @@ mod emqx;
 mod error;
 mod grant;
 mod health;
+mod lock;
 mod migrate;
 mod moment;
 mod output;
@@ -73,6 +74,7 @@ enum Command {
     Binding(binding::Arguments),
     Grant(grant::Arguments),
     Capability(capability::Arguments),
+    Lock(lock::Arguments),
     Token(token::TokenArgs),
     Certificate(certificate::Arguments),
     Secrets(secrets::Arguments),
@@ -95,6 +97,7 @@ impl Command {
             Self::Binding(arguments) => context.block_on(arguments.run(context)),
             Self::Grant(arguments) => context.block_on(arguments.run(context)),
             Self::Capability(arguments) => context.block_on(arguments.run(context)),
+            Self::Lock(arguments) => context.block_on(arguments.run(context)),
             Self::Token(arguments) => {
                 Ok(token::run(&arguments, &context.sources(), context.output.json)?)
             }

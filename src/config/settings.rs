@@ -115,6 +115,18 @@ impl Settings {
         &self.http
     }
 
+    /// How chosen passwords are checked.
+    #[must_use]
+    pub fn hashing(&self) -> &Hashing {
+        &self.hashing
+    }
+
+    /// Limits on guessing passwords.
+    #[must_use]
+    pub fn logins(&self) -> &Logins {
+        &self.logins
+    }
+
     /// The settings of device tokens.
     #[must_use]
     pub fn tokens(&self) -> &Tokens {

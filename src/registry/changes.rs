@@ -40,6 +40,7 @@ use crate::registry::connection::{Target, timed_out};
 use crate::registry::error::{RegistryError, causes};
 use crate::registry::freshness::{Freshness, now_ms};
 use crate::registry::hearing::{Hearing, Proof};
+use crate::registry::locks::{LockFeed, LockNotice};
 use crate::registry::schemas::SchemaCache;
 use crate::secret::random_bytes;
 
@@ -51,6 +52,9 @@ pub const CAPABILITY_CHANNEL: &str = "fleetgate_capability";
 /// The channel that says that sessions have to end. A transaction's notice on it comes after those on
 /// [`DEVICE_CHANNEL`].
 pub const EVICTION_CHANNEL: &str = "fleetgate_eviction";
+
+/// The channel that says which locks after wrong passwords began or ended (`sql/V7`).
+pub const LOCK_CHANNEL: &str = "fleetgate_lock";
 
 /// Time between two heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -68,6 +72,8 @@ pub struct ChangeListener {
     metrics: ListenMetrics,
     /// Woken when sessions may have to end.
     evictions: Arc<Notify>,
+    /// Who keeps the locks of logins.
+    locks: LockFeed,
     hearing: Arc<Hearing>,
     /// This replica's own channel for heartbeats.
     heartbeat_channel: String,
@@ -114,11 +120,22 @@ impl ChangeListener {
         freshness: Arc<Freshness>,
         metrics: ListenMetrics,
         evictions: Arc<Notify>,
+        locks: LockFeed,
     ) -> Self {
         let own = u64::from_ne_bytes(random_bytes());
         let heartbeat_channel = format!("fleetgate_heartbeat_{own:016x}");
         let hearing = Arc::new(Hearing::new(freshness.bound()));
-        Self { target, cache, schemas, freshness, metrics, evictions, hearing, heartbeat_channel }
+        Self {
+            target,
+            cache,
+            schemas,
+            freshness,
+            metrics,
+            evictions,
+            locks,
+            hearing,
+            heartbeat_channel,
+        }
     }
 
     /// What this replica has heard, by PostgreSQL's clock.
@@ -157,7 +174,7 @@ impl ChangeListener {
     async fn connect(&self) -> Result<Ears, ListenError> {
         let (listener, notifications) = self.target.open_listener().await?;
         let own = &self.heartbeat_channel;
-        let listen = [DEVICE_CHANNEL, CAPABILITY_CHANNEL, EVICTION_CHANNEL, own]
+        let listen = [DEVICE_CHANNEL, CAPABILITY_CHANNEL, EVICTION_CHANNEL, LOCK_CHANNEL, own]
             .map(|channel| format!("LISTEN {channel}"))
             .join(";");
         match timeout(ECHO_TIMEOUT, listener.batch_execute(&listen)).await {
@@ -173,6 +190,7 @@ impl ChangeListener {
         self.freshness.listening_since(sent_ms);
         self.metrics.up.set(1);
         self.evictions.notify_one();
+        self.locks.tell(Some(LockNotice::Listening));
         if recovered {
             static THROTTLE: LogThrottle = LogThrottle::new("PostgreSQL is back");
             if let Some(unsaid) = THROTTLE.now() {
@@ -255,6 +273,7 @@ impl ChangeListener {
             (CAPABILITY_CHANNEL, "") => return self.schemas.everything_changed(),
             (CAPABILITY_CHANNEL, name) => return self.schemas.changed(name),
             (EVICTION_CHANNEL, _) => return self.evictions.notify_one(),
+            (LOCK_CHANNEL, notice) => return self.locks.tell(LockNotice::parse(notice)),
             _ => return,
         }
         self.metrics.changes.inc();

@@ -32,6 +32,7 @@ pub mod grants;
 pub mod hearing;
 pub mod load;
 pub mod loads;
+pub mod locks;
 pub mod migrate;
 mod outage;
 pub mod pool;

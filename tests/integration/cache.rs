@@ -9,6 +9,7 @@ use fleetgate::registry::cache::DeviceCache;
 use fleetgate::registry::changes::ChangeListener;
 use fleetgate::registry::connection::Target;
 use fleetgate::registry::freshness::Freshness;
+use fleetgate::registry::locks::LockFeed;
 use fleetgate::registry::pool::Postgres;
 use fleetgate::registry::schemas::SchemaCache;
 use prometheus::IntCounter;
@@ -43,6 +44,7 @@ fn cache(url: &str, stop: CancellationToken) -> (Arc<DeviceCache>, Arc<Freshness
         freshness.clone(),
         metrics.listen.clone(),
         Arc::default(),
+        LockFeed::new().0,
     );
     tokio::spawn(listener.run(stop));
     (cache, freshness, metrics)

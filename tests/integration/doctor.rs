@@ -46,7 +46,7 @@ async fn a_healthy_system_has_nothing_to_say() {
     fleet.device("a").await.secret("a").await;
     let report = report(&database.url, &[]).await;
     assert!(report.findings.iter().all(|finding| finding.status == Status::Ok), "{report}");
-    assert_eq!(report.findings.len(), 20, "{report}");
+    assert_eq!(report.findings.len(), 23, "{report}");
     assert!(found(&report, "listen and notify").1.contains("arrives after"));
 }
 
@@ -199,6 +199,32 @@ async fn credentials_that_need_care_are_counted() {
     assert!(status == Status::Warning && words.contains("\"ending\""), "{words}");
     let (status, words) = found(&report, "devices without credential");
     assert!(status == Status::Warning && words.starts_with("1 ") && words.contains("\"bare\""));
+}
+
+#[tokio::test]
+async fn guessing_and_its_limits_are_told() {
+    let (database, fleet) = registry().await;
+    let locked = |count: i64| {
+        format!(
+            "INSERT INTO login_locks SELECT 'd' || n, '192.0.2.7', 5, now() + interval '9 minutes'
+             FROM generate_series(1, {count}) AS n ON CONFLICT DO NOTHING"
+        )
+    };
+    fleet.sql(&locked(1), &[]).await;
+    let shared = "INSERT INTO shared_addresses VALUES ('172.18.0.1', now() + interval '9 minutes')";
+    fleet.sql(shared, &[]).await;
+    let calm = report(&database.url, &[]).await;
+    let (status, words) = found(&calm, "locks of logins");
+    assert!(status == Status::Ok && words.contains("d1 from 192.0.2.7"), "{words}");
+    let (status, words) = found(&calm, "shared addresses");
+    assert!(status == Status::Ok && words.contains("172.18.0.1"), "{words}");
+    fleet.sql(&locked(50), &[]).await;
+    let more = [("FLEETGATE_HASHING_QUEUE", "64")];
+    let report = report(&database.url, &more).await;
+    let (status, words) = found(&report, "locks of logins");
+    assert!(status == Status::Warning && words.contains("fleetgate lock list"), "{words}");
+    let (status, words) = found(&report, "password checks");
+    assert!(status == Status::Warning && words.contains("hashing.queue is 64"), "{words}");
 }
 
 #[tokio::test]

@@ -26,6 +26,7 @@ mod faults;
 mod health;
 mod kicks;
 mod load;
+mod locks;
 mod log_lines;
 mod logins;
 mod merges;

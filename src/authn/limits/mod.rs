@@ -7,7 +7,7 @@
 //! 2. **Nothing here knows whether a device exists.** Limits are counted by the name and address that a
 //!    client shows, decoys' wrong guesses like a device's, and a refused guess looks the same for both.
 //! 3. **A name alone is never locked**, only a (name, address): nobody can keep a device out from
-//!    elsewhere. All addresses together have a [rate](rate) a name.
+//!    elsewhere. All addresses together have a [rate] a name.
 //! 4. **The same wrong password again is no new guess.** It is refused without a hash and lengthens
 //!    nothing, so ten clients with one outdated password saved cost one wrong guess, not ten a round.
 //! 5. Memory is bounded: [`PAIRS`], [`ADDRESSES`] and [`NAMES`] entries. Each costs a stranger a whole
@@ -26,6 +26,7 @@
 //! - A failure that is being hashed while its lock is cleared counts after the clearing.
 //! - Replicas hear of each other's locks after a NOTIFY; until then each counts for itself.
 
+mod exchange;
 mod outbox;
 pub mod rate;
 pub mod shared;
@@ -43,6 +44,8 @@ use super::password::Owner;
 use crate::domain::address::Address;
 use crate::domain::name::DeviceName;
 use crate::metrics::LimitMetrics;
+use crate::registry::locks::LockKey;
+pub use exchange::Outgoing;
 pub use outbox::Outbox;
 use outbox::{Lines, Told};
 use rate::Rate;
@@ -71,15 +74,6 @@ pub struct LimitSettings {
     pub exempt: Vec<IpNet>,
 }
 
-/// A lock, as other replicas and commands see it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct LockKey {
-    /// The name that was tried; `None`: all names, the lock of an address.
-    pub name: Option<DeviceName>,
-    /// Where from.
-    pub address: Address,
-}
-
 /// A costly check that somebody wants.
 #[derive(Clone, Copy)]
 pub struct Guess<'a> {
@@ -102,9 +96,16 @@ pub enum Admission {
     Refused,
 }
 
+/// A lock, and whether PostgreSQL has it.
+#[derive(Default, Clone, Copy)]
+struct Entry {
+    lock: Softlock,
+    written: bool,
+}
+
 #[derive(Default, Clone, Copy)]
 struct Pair {
-    lock: Softlock,
+    entry: Entry,
     wrong: [u64; WRONG_KEPT],
     next: u8,
 }
@@ -112,7 +113,7 @@ struct Pair {
 #[derive(Default)]
 struct Memory {
     pairs: HashMap<(DeviceName, Address), Pair>,
-    addresses: HashMap<Address, Softlock>,
+    addresses: HashMap<Address, Entry>,
     names: HashMap<DeviceName, Rate>,
     outbox: Outbox,
     lines: Lines,
@@ -154,15 +155,16 @@ impl Limits {
         let by_address = address.filter(|address| !self.shared.is_shared(address, now));
         let memory = self.memory();
         if let Some(pair) = address.and_then(|a| memory.pairs.get(&(guess.name.clone(), a))) {
-            if pair.wrong.contains(&guess.digest) && !pair.lock.is_forgotten(now) {
+            if pair.wrong.contains(&guess.digest) && !pair.entry.lock.is_forgotten(now) {
                 return Admission::KnownWrong;
             }
-            if pair.lock.left(now).is_some() {
+            if pair.entry.lock.left(now).is_some() {
                 return self.refuse("device_address");
             }
         }
-        let locked =
-            |address| memory.addresses.get(&address).is_some_and(|l| l.left(now).is_some());
+        let locked = |address| {
+            memory.addresses.get(&address).is_some_and(|entry| entry.lock.left(now).is_some())
+        };
         if by_address.is_some_and(locked) {
             return self.refuse("address");
         }
@@ -194,11 +196,11 @@ impl Limits {
         memory.names.entry(guess.name.clone()).or_default().spend(now);
         let Some(address) = address else { return };
         let pair = memory.pairs.entry((guess.name.clone(), address)).or_default();
-        let (lock, failures) = (pair.failed(guess.digest, now), pair.lock.failures());
+        let (lock, failures) = (pair.failed(guess.digest, now), pair.entry.lock.failures());
         let name = Some(guess.name.clone());
         self.begun(&mut memory, LockKey { name, address }, lock, failures, now);
         if let Some(address) = counts {
-            let lock = memory.addresses.entry(address).or_default();
+            let lock = &mut memory.addresses.entry(address).or_default().lock;
             let (begun, failures) = (lock.failed(FREE_OF_ADDRESS, now), lock.failures());
             self.begun(&mut memory, LockKey { name: None, address }, begun, failures, now);
         }
@@ -230,7 +232,7 @@ impl Limits {
         let Some(address) = guess.address else { return };
         let mut memory = self.memory();
         let pair = memory.pairs.remove(&(guess.name.clone(), address));
-        if pair.is_some_and(|pair| !pair.lock.is_forgotten(now)) {
+        if pair.is_some_and(|pair| !pair.entry.lock.is_forgotten(now)) {
             memory.outbox.clear(LockKey { name: Some(guess.name.clone()), address });
             self.wake.notify_one();
         }
@@ -240,9 +242,9 @@ impl Limits {
     #[must_use]
     pub fn locked(&self, now: i64) -> (usize, usize) {
         let memory = self.memory();
-        let held = |lock: &&Softlock| lock.left(now).is_some();
-        let pairs = memory.pairs.values().filter(|pair| held(&&pair.lock)).count();
-        (pairs, memory.addresses.values().filter(held).count())
+        let held = |entry: &Entry| entry.lock.left(now).is_some();
+        let pairs = memory.pairs.values().filter(|pair| held(&pair.entry)).count();
+        (pairs, memory.addresses.values().filter(|entry| held(entry)).count())
     }
 
     /// How many addresses are shared by many devices now.
@@ -262,14 +264,14 @@ impl Pair {
             *slot = digest;
         }
         self.next = self.next.wrapping_add(1);
-        self.lock.failed(0, now)
+        self.entry.lock.failed(0, now)
     }
 }
 
 impl Memory {
     fn make_room(&mut self, now: i64) {
-        make_room(&mut self.pairs, PAIRS, |pair| pair.lock.forgotten_at(), now);
-        make_room(&mut self.addresses, ADDRESSES, Softlock::forgotten_at, now);
+        make_room(&mut self.pairs, PAIRS, |pair| pair.entry.lock.forgotten_at(), now);
+        make_room(&mut self.addresses, ADDRESSES, |entry| entry.lock.forgotten_at(), now);
         make_room(&mut self.names, NAMES, Rate::full_at, now);
     }
 }

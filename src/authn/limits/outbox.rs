@@ -2,8 +2,8 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use super::LockKey;
 use crate::domain::address::Address;
+use crate::registry::locks::LockKey;
 
 /// Most changes that wait to be written. Further locks hold in this process's memory only.
 const WAITING: usize = 1_024;
@@ -36,6 +36,7 @@ impl Outbox {
     }
 
     pub(super) fn clear(&mut self, key: LockKey) {
+        self.forget(|other| *other == key);
         self.add(Change::Clear(key));
     }
 
@@ -121,7 +122,7 @@ mod tests {
             outbox.set(key(1));
         }
         outbox.clear(key(1));
-        assert_eq!(outbox.take(10), [Change::Set(key(1)), Change::Clear(key(1))]);
+        assert_eq!(outbox.take(10), [Change::Clear(key(1))]);
         for n in 0..=255 {
             for other in 0..8 {
                 let address = Address::from(std::net::IpAddr::from([10, 0, other, n]));

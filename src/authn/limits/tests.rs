@@ -1,5 +1,6 @@
 use super::softlock::DELAYS_SECONDS;
 use super::*;
+use crate::registry::locks::{LockNotice, LockRow, LockScope};
 use proptest::prelude::*;
 
 const NOW: i64 = 1_800_000_000 * SECOND;
@@ -176,4 +177,88 @@ proptest! {
         }
         prop_assert_eq!(limits.locked(now + softlock::LONGEST), (0, 0));
     }
+}
+
+fn key(name: Option<&str>, address: &str) -> LockKey {
+    let name = name.map(|name| name.parse().unwrap());
+    LockKey { name, address: Address::of_peer(address).unwrap() }
+}
+
+#[test]
+fn what_one_replica_counts_holds_on_the_other() {
+    let (one, other) = (limits(), limits());
+    for (digest, delay) in [(1, 0), (2, 1), (3, 4)] {
+        assert!(guess("d", "192.0.2.7", digest).is_hashed(&one, NOW + delay * SECOND));
+    }
+    let now = NOW + 4 * SECOND;
+    let outgoing = one.outgoing(10, now);
+    let due = LockRow { key: key(Some("d"), "192.0.2.7"), failures: 3, left_micros: 5 * SECOND };
+    assert_eq!(outgoing.locks, [due]);
+    one.written(&outgoing);
+    assert!(one.outgoing(10, now).changes.is_empty());
+    for row in &outgoing.locks {
+        other.heard(&LockNotice::Lock(row.clone()), now);
+        one.heard(&LockNotice::Lock(row.clone()), now);
+    }
+    assert_eq!((one.locked(now), other.locked(now)), ((1, 0), (1, 0)));
+    assert!(!guess("d", "192.0.2.7", 4).is_hashed(&other, now));
+    assert!(guess("d", "192.0.2.7", 4).is_hashed(&other, now + 5 * SECOND));
+    assert_eq!(other.outgoing(10, now + 5 * SECOND).locks[0].failures, 4, "it counts on");
+    // A right password on one ends it on the other.
+    one.succeeded(&guess("d", "192.0.2.7", 9).guess(), now);
+    assert_eq!(one.outgoing(10, now).ended, [key(Some("d"), "192.0.2.7")]);
+    other.heard(&LockNotice::Ended(key(Some("d"), "192.0.2.7")), now);
+    assert_eq!(other.locked(now + 5 * SECOND), (0, 0));
+}
+
+#[test]
+fn rows_that_are_gone_after_a_lost_connection_were_cleared() {
+    let limits = limits();
+    assert!(guess("written", "192.0.2.7", 1).is_hashed(&limits, NOW));
+    let outgoing = limits.outgoing(10, NOW);
+    limits.written(&outgoing);
+    assert!(guess("new", "192.0.2.7", 1).is_hashed(&limits, NOW));
+    limits.load(&outgoing.locks, &[], NOW);
+    assert_eq!(limits.locked(NOW), (2, 0));
+    limits.load(&[], &[], NOW);
+    assert_eq!(limits.locked(NOW), (1, 0), "what was never written stays, and waits to be");
+    assert_eq!(limits.outgoing(10, NOW).locks[0].key, key(Some("new"), "192.0.2.7"));
+}
+
+#[test]
+fn clearing_reaches_what_it_names() {
+    let cleared = |scope: LockScope| {
+        let limits = limits();
+        for n in 0..25 {
+            guess(&format!("d{n}"), "192.0.2.7", 1).is_hashed(&limits, NOW);
+        }
+        guess("d0", "192.0.2.8", 1).is_hashed(&limits, NOW);
+        assert_eq!(limits.locked(NOW), (22, 1));
+        limits.heard(&LockNotice::Cleared(scope), NOW);
+        let written = limits.outgoing(100, NOW).locks.len();
+        assert_eq!(
+            written,
+            limits.locked(NOW).0 + limits.locked(NOW).1,
+            "nothing of it is written"
+        );
+        limits.locked(NOW)
+    };
+    let name: Option<DeviceName> = "d0".parse().ok();
+    assert_eq!(cleared(LockScope::default()), (0, 0));
+    assert_eq!(cleared(LockScope { name: name.clone(), address: None }), (20, 1));
+    let there: Option<IpNet> = "192.0.2.7/32".parse().ok();
+    assert_eq!(cleared(LockScope { name: None, address: there }), (1, 0));
+    assert_eq!(cleared(LockScope { name, address: there }), (21, 1));
+}
+
+#[test]
+fn a_row_from_a_hand_cannot_lock_for_longer() {
+    let limits = limits();
+    let row = |left_micros| LockRow { key: key(Some("d"), "192.0.2.7"), failures: 99, left_micros };
+    limits.load(&[row(i64::MAX)], &[], NOW);
+    assert_eq!(limits.locked(NOW), (1, 0));
+    assert_eq!(limits.locked(NOW + softlock::LONGEST), (0, 0));
+    limits.heard(&LockNotice::Lock(row(i64::MIN)), NOW);
+    limits.tidy(NOW + softlock::LONGEST + softlock::MEMORY);
+    assert!(limits.memory().pairs.is_empty());
 }

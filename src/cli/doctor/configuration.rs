@@ -7,12 +7,13 @@ use crate::config::{Problem, Problems, Settings, Sources, Tokens};
 const CONFIGURATION: &str = "configuration";
 const WEBHOOK_TOKEN: &str = "webhook token";
 const ACL_IN_LOGIN: &str = "rights in login";
+const PASSWORD_PLACES: &str = "password checks";
 const VERIFICATION_KEYS: &str = "verification keys";
 const SIGNING_KEY: &str = "signing key";
 
 /// The checks that need a configuration.
-pub(super) const DEPENDENT: [&str; 4] =
-    [WEBHOOK_TOKEN, ACL_IN_LOGIN, VERIFICATION_KEYS, SIGNING_KEY];
+pub(super) const DEPENDENT: [&str; 5] =
+    [WEBHOOK_TOKEN, ACL_IN_LOGIN, PASSWORD_PLACES, VERIFICATION_KEYS, SIGNING_KEY];
 
 /// The configuration is wrong: one finding a problem.
 pub(super) fn refuse(problems: &Problems, report: &mut Report) {
@@ -42,6 +43,7 @@ pub(super) fn examine(settings: &Settings, sources: &Sources, report: &mut Repor
         None => Finding::ok(WEBHOOK_TOKEN, "set; it must be the same in EMQX's configuration"),
     });
     report.add(acl_in_login(settings));
+    report.add(password_places(settings));
     examine_keys(settings.tokens(), report);
 }
 
@@ -69,6 +71,35 @@ fn acl_in_login(settings: &Settings) -> Finding {
             "set emqx.api_url, emqx.api_key and emqx.api_secret, or emqx.acl_in_login = false",
         ),
     }
+}
+
+/// Connections of EMQX's authenticator as `emqx-config/` and `emqx apply` set them (`pool_size`).
+const EMQX_CONNECTIONS: usize = 32;
+
+/// Every login whose password is being checked keeps one of EMQX's connections busy.
+fn password_places(settings: &Settings) -> Finding {
+    let (places, limits) = (settings.hashing().queue, settings.logins().limits);
+    if places > EMQX_CONNECTIONS / 2 {
+        return Finding::warning(
+            PASSWORD_PLACES,
+            format!(
+                "hashing.queue is {places}, and EMQX has {EMQX_CONNECTIONS} connections: strangers who \
+                 guess passwords can keep them all busy, and devices with good secrets wait"
+            ),
+            "set hashing.queue to a quarter of EMQX's connections (pool_size) or less",
+        );
+    }
+    if !limits {
+        return Finding::warning(
+            PASSWORD_PLACES,
+            "logins.limits is off: nobody slows who guesses chosen passwords",
+            "set logins.limits = true, and name networks of your own in logins.exempt_networks",
+        );
+    }
+    Finding::ok(
+        PASSWORD_PLACES,
+        format!("{places} at the same time; wrong ones make further ones wait"),
+    )
 }
 
 fn examine_keys(tokens: &Tokens, report: &mut Report) {

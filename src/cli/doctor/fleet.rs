@@ -15,9 +15,15 @@ const HASHES: &str = "stored hashes";
 const EXPIRING: &str = "expiring credentials";
 const WITHOUT_CREDENTIAL: &str = "devices without credential";
 const TOKENS: &str = "token credentials";
+const LOCKS: &str = "locks of logins";
+const SHARED_ADDRESSES: &str = "shared addresses";
+
+/// From so many locks on somebody should look.
+const MANY_LOCKS: usize = 50;
 
 /// The checks of this module, in order.
-pub(super) const CHECKS: [&str; 4] = [HASHES, EXPIRING, WITHOUT_CREDENTIAL, TOKENS];
+pub(super) const CHECKS: [&str; 6] =
+    [HASHES, EXPIRING, WITHOUT_CREDENTIAL, TOKENS, LOCKS, SHARED_ADDRESSES];
 
 /// Most hashes that are read, the newest first: about a second.
 const MOST_HASHES: i64 = 100_000;
@@ -30,6 +36,8 @@ pub(super) async fn examine(tokens: &Tokens, session: &mut Session<'_>) {
     session.check(EXPIRING, expiring(client)).await;
     session.check(WITHOUT_CREDENTIAL, without_credential(client)).await;
     session.check(TOKENS, token_credentials(client, tokens)).await;
+    session.check(LOCKS, locks(client)).await;
+    session.check(SHARED_ADDRESSES, shared_addresses(client)).await;
 }
 
 /// The constraint in `sql/` looks at the form only: costs out of bounds, for one, pass it.
@@ -125,6 +133,51 @@ async fn token_credentials(client: &Client, tokens: &Tokens) -> Result<Finding, 
         format!("{found}, but there is no key to check them with: {}", accepting.named()),
         "set tokens.verification_keys to the public half of the signing key (`fleetgate token key show`)",
     ))
+}
+
+/// Names that were tried may be made up: they are shown as text.
+async fn locks(client: &Client) -> Result<Finding, RegistryError> {
+    let held = select(
+        client,
+        LOCKS,
+        "SELECT concat_ws(' from ', nullif(device_name, ''), host(address)), count(*) OVER ()
+         FROM login_locks WHERE locked_until > now() ORDER BY locked_until DESC LIMIT $1",
+    )
+    .await?;
+    let found = match held.count {
+        0 => return Ok(Finding::ok(LOCKS, "nobody waits after wrong passwords")),
+        1 => format!("1 waits after wrong passwords: {}", held.named()),
+        count => format!("{count} wait after wrong passwords: {}", held.named()),
+    };
+    if held.count < MANY_LOCKS {
+        return Ok(Finding::ok(LOCKS, found));
+    }
+    Ok(Finding::warning(
+        LOCKS,
+        found,
+        "somebody guesses passwords, see `fleetgate lock list`: block the addresses in front of EMQX, and \
+         give devices generated secrets, which never wait; docs/LIMITS.md",
+    ))
+}
+
+async fn shared_addresses(client: &Client) -> Result<Finding, RegistryError> {
+    let shared = select(
+        client,
+        SHARED_ADDRESSES,
+        "SELECT host(address), count(*) OVER () FROM shared_addresses
+         WHERE shared_until > now() ORDER BY shared_until DESC LIMIT $1",
+    )
+    .await?;
+    if shared.count == 0 {
+        return Ok(Finding::ok(SHARED_ADDRESSES, "none with more than 20 devices within an hour"));
+    }
+    let found = format!(
+        "more than 20 devices within an hour come from {}: guesses are not limited by address there. \
+         That is right for NAT; behind a proxy, have EMQX's listener tell the clients' own \
+         (proxy_protocol), or name it in logins.exempt_networks",
+        shared.named()
+    );
+    Ok(Finding::ok(SHARED_ADDRESSES, found))
 }
 
 /// How many devices there are, and the first of them.
