@@ -7,6 +7,8 @@ mod hashing;
 mod idle;
 mod large;
 mod storm;
+mod strangers;
+mod timing;
 
 use crate::support::registry::Registry;
 use crate::table::{Row, Table};
@@ -18,6 +20,9 @@ const CHOSEN: std::ops::Range<u32> = 1000..1065;
 
 /// The registry of the storm after a cold start.
 const STORM: &str = "storm";
+
+/// The registry that strangers try.
+const STRANGERS: &str = "strangers";
 
 /// The large registry.
 const LARGE: &str = "large";
@@ -41,6 +46,13 @@ pub(crate) async fn run(chosen: &[&str]) -> Table {
     }
     if wanted("hashing") {
         rows.push(hashing::full_queue(&url).await);
+    }
+    if wanted("strangers") {
+        registry.create(STRANGERS, strangers::DEVICES, strangers::CHOSEN).await;
+        rows.extend(strangers::floods(&registry.url(STRANGERS)).await);
+    }
+    if wanted("timing") {
+        rows.extend(timing::refusals(&url).await);
     }
     if wanted("events") {
         rows.extend(events::durable(&url).await);

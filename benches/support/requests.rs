@@ -50,6 +50,14 @@ pub(crate) fn login(device: &str, password: &str) -> Vec<u8> {
     post("/emqx/authn", &body)
 }
 
+/// A login from an address, with the common name of a certificate.
+pub(crate) fn login_of(device: &str, password: &str, address: &str, card: &str) -> Vec<u8> {
+    let body = format!(
+        r#"{{"username":"{device}","peerhost":"{address}","password":"{password}","clientid":"{device}","cert_subject":"","cert_common_name":"{card}"}}"#
+    );
+    post("/emqx/authn", &body)
+}
+
 pub(crate) fn post(path: &str, body: &str) -> Vec<u8> {
     let length = body.len();
     format!(

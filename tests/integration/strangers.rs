@@ -117,6 +117,29 @@ async fn an_unknown_name_and_a_hostile_address_are_answered_alike() {
     assert!(from(&app, "undefined", "known", "correct horse").await.1.contains("allow"));
 }
 
+/// A name that is asked of PostgreSQL must not be told from one in memory: neither is refused before the
+/// end of a step.
+#[tokio::test]
+async fn no_refusal_comes_before_the_end_of_a_step() {
+    let (app, fleet, _database) = start().await;
+    fleet.device("known").await;
+    let secret = fleet.secret("known").await;
+    app.hears(2.0).await;
+    assert_eq!(app.logs_in("known", &secret).await, "allow");
+    let mut wire = app.connect().await;
+    let mut took = async |name: &str| {
+        let began = std::time::Instant::now();
+        let body = login_body(name, name, "wrong", "").to_string();
+        assert_eq!(wire.exchange(&post("/emqx/authn", TOKEN, &body)).await.result(), "deny");
+        began.elapsed()
+    };
+    for n in 0..20 {
+        for name in ["known", &format!("unknown-{n}")] {
+            assert!(took(name).await >= std::time::Duration::from_millis(4), "{name}");
+        }
+    }
+}
+
 /// A person has one outdated password saved in ten clients, which try again and again.
 #[tokio::test]
 async fn clients_with_an_outdated_password_cost_one_guess() {

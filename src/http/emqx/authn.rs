@@ -15,8 +15,10 @@ use crate::http::emqx::{Answer, DECISION_LIMIT, read_json, receive};
 use crate::metrics::Outcome;
 
 mod allow;
+mod pace;
 
 use allow::allow_text;
+use pace::until_next_step;
 
 /// The body, as `emqx-config/` asks EMQX to build it. Every value is a string; what the client did
 /// not send is `""` (CONTRACT.md). Further fields are fine.
@@ -53,13 +55,13 @@ pub async fn handle(gate: Data<Gate>, request: HttpRequest, payload: Payload) ->
     let passage = Passage::begin(&request);
     let answer =
         match receive(&request, &passage, payload, &gate.webhook_token, DECISION_LIMIT).await {
-            Ok(body) => answer(&gate, &body).await,
+            Ok(body) => answer(&gate, &body, began).await,
             Err(answer) => answer,
         };
     answer.count(&request, &gate.metrics.authn, began.elapsed().as_secs_f64())
 }
 
-async fn answer(gate: &Gate, body: &[u8]) -> Answer {
+async fn answer(gate: &Gate, body: &[u8], began: Instant) -> Answer {
     let request = match parse(body) {
         Ok(request) => request,
         Err(error) => return Answer::malformed("EMQX's HTTP authenticator", &error),
@@ -72,9 +74,11 @@ async fn answer(gate: &Gate, body: &[u8]) -> Answer {
         Ok(Decision::Deny(refusal)) => {
             tracing::debug!(device = ?request.username, client_id = ?request.clientid, peer = ?request.peerhost, reason = refusal.label(), "refused a login");
             gate.metrics.authn.refused(refusal.label());
+            until_next_step(began).await;
             Answer::deny()
         }
         Err(error @ LoginError::Overloaded) => {
+            until_next_step(began).await;
             Answer::unavailable(Outcome::Overloaded, &error.to_string())
         }
         Err(error) => Answer::unavailable(Outcome::Unavailable, &error.to_string()),
