@@ -2,11 +2,11 @@
 //!
 //! # What it keeps
 //! 1. [`Ingest::take`] succeeds only after COMMIT, or when the event changes nothing by its nature (no
-//!    such device, a service's message).
+//!    such device, a disabled one, a client id that is not its own, a service's message).
 //! 2. Whatever the order, number and split over replicas in which events arrive, the rows end the
-//!    same: sessions by `presence`, values by (time, message id), `last_seen` by the latest moment.
-//!    So a caller that is told "not now" may send the event again, and so may one that was told
-//!    nothing.
+//!    same: sessions by `presence`, values by (trusted, time, message id), `last_seen` by the latest
+//!    timestamp. So a caller that is told "not now" may send the event again, and so may one that was
+//!    told nothing.
 //! 3. Memory is bounded: a queue of `ingest.queue` events; a full one refuses at once.
 //! 4. One event that PostgreSQL refuses cannot hold up others, and no outage is answered with a
 //!    refusal of the event itself.
@@ -20,8 +20,8 @@
 //! `ingest.writers` batches are under way at most, and batches grow with the load by themselves. A batch
 //! takes what waits, up to `ingest.batch`; if many callers were just answered, it waits `ingest.linger`
 //! at most for them to be back. Another begins beside it if that is worth a transaction, or if the first
-//! is held up ([`gather`]). A batch is coalesced to one row a client id and one a device, and is *one
-//! statement*, so one round trip and one transaction (`registry::events`).
+//! is held up ([`gather`]). A batch is *one statement*, so one round trip and one transaction, which picks
+//! what is newest of each client id and device (`registry::events`).
 //!
 //! Writers, like replicas, need not know of one another: the order is in the data (2), and rows are
 //! locked in one order: devices by id, sessions by client id, states by device id.
@@ -108,7 +108,7 @@ impl IngestError {
 /// What one event changes.
 struct Change {
     session: Option<SessionMove>,
-    news: DeviceNews,
+    news: Option<DeviceNews>,
 }
 
 /// A change on its way, and who waits for it.

@@ -9,6 +9,9 @@
 //!    id only forward along the order of sessions ([`crate::registry::presence`]). One that is not
 //!    listed is ended only if its row was noted before, by PostgreSQL's clock.
 //! 3. An end that was concluded here is marked as such, and taken back when the client is listed again.
+//!    So is an end that an event told, whatever the timestamps say, unless it names the very session that is
+//!    listed or was noted since reading began: a broker's clock that is or was wrong takes nobody offline
+//!    for longer than the time between two sweeps.
 //! 4. One process sweeps at a time, and the replicas together no more often than one would.
 //! 5. Memory: eight bytes a client listed, and a record for each that differs.
 //!
@@ -53,6 +56,8 @@ const JITTER: f64 = 0.1;
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_LONGEST: Duration = Duration::from_secs(5);
 const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Most steps of the removal of ended sessions at once, each of a few thousand sessions.
+const PRUNING_STEPS: usize = 20;
 
 /// What a sweep did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -76,6 +81,9 @@ pub enum SweepError {
     /// Another process does it at this moment.
     #[error("another process is sweeping at this moment")]
     Elsewhere,
+    /// Another process has finished one so short a while ago that none is due.
+    #[error("another process has just finished a sweep")]
+    RecentlyDone,
     /// EMQX did not give the whole list.
     #[error(transparent)]
     Emqx(#[from] EmqxError),
@@ -90,6 +98,7 @@ pub struct Sweeper {
     /// `None`: devices are counted, nothing else.
     api: Option<Arc<EmqxApi>>,
     interval: Duration,
+    keep_sessions: Duration,
     clock: Clock,
     metrics: SweepMetrics,
 }
@@ -102,16 +111,17 @@ fn complain(error: &SweepError) {
 }
 
 impl Sweeper {
-    /// Sweeps nothing yet.
+    /// Sweeps nothing yet. `keep_sessions`: how long sessions that have ended are kept.
     #[must_use]
     pub fn new(
         target: Target,
         api: Option<Arc<EmqxApi>>,
         interval: Duration,
+        keep_sessions: Duration,
         clock: Clock,
         metrics: SweepMetrics,
     ) -> Self {
-        Self { target, api, interval, clock, metrics }
+        Self { target, api, interval, keep_sessions, clock, metrics }
     }
 
     /// Sweeps at once and then at intervals until `stop` is cancelled; soon again while EMQX does not
@@ -165,7 +175,9 @@ impl Sweeper {
                 tracing::debug!(?report, "presence is as EMQX says");
             }
             Ok(report) => tracing::info!(?report, "presence is repaired"),
-            Err(SweepError::Elsewhere) => tracing::debug!("another replica sweeps"),
+            Err(error @ (SweepError::Elsewhere | SweepError::RecentlyDone)) => {
+                tracing::debug!(%error, "no sweep here");
+            }
             Err(SweepError::Emqx(error)) if api.circuit().is_awaited() && error.is_away() => {
                 tracing::debug!(%error, "EMQX is not there yet");
             }
@@ -174,9 +186,29 @@ impl Sweeper {
         matches!(outcome, Err(SweepError::Emqx(error)) if error.is_away())
     }
 
+    /// Counts devices, and removes sessions that ended long ago.
     async fn count_devices(&self) -> Result<DeviceCounts, RegistryError> {
+        static THROTTLE: LogThrottle = LogThrottle::new("ended sessions could not be removed");
         let client = self.target.open_guarded().await?;
+        if let Err(error) = self.prune_sessions(&client).await
+            && let Some(unsaid) = THROTTLE.now()
+        {
+            tracing::warn!(%error, unsaid, "ended sessions could not be removed");
+        }
         bounded(registry::count_devices(&*client)).await
+    }
+
+    /// A bounded number each time.
+    async fn prune_sessions(&self, client: &Client) -> Result<(), RegistryError> {
+        for _ in 0..PRUNING_STEPS {
+            let step = registry::prune_sessions(client, self.keep_sessions);
+            let (pruned, more) = bounded(step).await?;
+            self.metrics.pruned_sessions.inc_by(pruned);
+            if !more {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Sweeps now.
@@ -188,12 +220,15 @@ impl Sweeper {
     }
 
     /// Sweeps unless some process finished a sweep within `recent`.
-    async fn sweep_unless_within(&self, recent: Duration) -> Result<Report, SweepError> {
+    ///
+    /// # Errors
+    /// See [`SweepError`].
+    pub async fn sweep_unless_within(&self, recent: Duration) -> Result<Report, SweepError> {
         let began = Instant::now();
         let outcome = self.sweep_alone(recent).await;
         self.metrics.ended(match &outcome {
             Ok(_) => "done",
-            Err(SweepError::Elsewhere) => "elsewhere",
+            Err(SweepError::Elsewhere | SweepError::RecentlyDone) => "elsewhere",
             Err(_) => "failed",
         });
         if let Ok(report) = &outcome {
@@ -215,12 +250,14 @@ impl Sweeper {
         let api = self.api.as_ref().ok_or(SweepError::NotConfigured)?;
         // A connection of its own: it holds the lock, and ends it by ending.
         let mut client = self.target.open_guarded().await?;
-        if !bounded(registry::try_lock(&*client)).await?
-            || bounded(registry::finished_within(&*client, recent)).await?
-        {
+        if !bounded(registry::try_lock(&*client)).await? {
             return Err(SweepError::Elsewhere);
         }
-        let outcome = compare_and_repair(api, &mut client).await;
+        let outcome = if bounded(registry::finished_within(&*client, recent)).await? {
+            Err(SweepError::RecentlyDone)
+        } else {
+            compare_and_repair(api, &mut client).await
+        };
         if outcome.is_ok() {
             bounded(registry::note_finished(&*client)).await?;
         }
@@ -234,11 +271,11 @@ impl Sweeper {
 
 async fn compare_and_repair(api: &EmqxApi, client: &mut Client) -> Result<Report, SweepError> {
     let began = bounded(registry::now(client)).await?;
-    let mut listing = Listing::read(api, client).await?;
+    let mut listing = Listing::read(api, client, began).await?;
     Ok(Report {
         clients: listing.clients(),
         repaired_online: listing.open(client).await?,
-        repaired_offline: listing.end_the_rest(client, began).await?,
+        repaired_offline: listing.end_the_rest(client).await?,
         evicted: listing.evict(client).await?,
     })
 }

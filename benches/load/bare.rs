@@ -10,7 +10,7 @@ use fleetgate::registry::connection::LOOK_UP_PLANS;
 use fleetgate::registry::events;
 use fleetgate::registry::load::LOAD;
 use fleetgate::registry::presence::SessionMove;
-use fleetgate::registry::reports::{DeviceNews, Report as Value, merge};
+use fleetgate::registry::reports::{DeviceNews, Report as Value};
 use tokio::task::JoinSet;
 use tokio_postgres::NoTls;
 
@@ -84,6 +84,9 @@ pub(crate) async fn events(
     run(&all, written.load(Ordering::Relaxed), began.elapsed())
 }
 
+/// As by default.
+const KEEP_SESSIONS: Duration = Duration::from_secs(7 * 86_400);
+
 async fn write_batches(
     client: Object,
     sessions: &mut Sessions,
@@ -97,7 +100,8 @@ async fn write_batches(
         let (moves, news) = rows(sessions, ids, batch);
         let sent = Instant::now();
         let moves: Vec<&SessionMove> = moves.iter().collect();
-        events::write(&client, &moves, &merge(&news), &[]).await.expect("a batch");
+        let news: Vec<&DeviceNews> = news.iter().collect();
+        events::write(&client, &moves, &news, &[], KEEP_SESSIONS).await.expect("a batch");
         latencies.record(sent);
         written.fetch_add(batch as u64, Ordering::Relaxed);
     }
@@ -117,8 +121,9 @@ fn rows(sessions: &mut Sessions, ids: &[i64], batch: usize) -> (Vec<SessionMove>
             connected_at_ms,
             ended_at_ms,
             inferred: false,
+            owned: true,
         };
-        let seen = |at_ms| DeviceNews::seen(device_id, at_ms);
+        let seen = |at_ms| DeviceNews { seen_ms: Some(at_ms), ..DeviceNews::new(device_id, at_ms) };
         match happening {
             Happening::Connected { at_ms } => {
                 moves.push(session(at_ms, None));

@@ -13,7 +13,6 @@
 
 mod actions;
 mod bodies;
-mod coalescing;
 mod memory;
 mod passwords;
 mod topics;
@@ -23,7 +22,6 @@ use criterion::{Criterion, criterion_group, criterion_main};
 criterion_group! {
     name = benches;
     config = Criterion::default();
-    targets = topics::bench, actions::bench, bodies::bench, memory::bench, passwords::bench,
-        coalescing::bench
+    targets = topics::bench, actions::bench, bodies::bench, memory::bench, passwords::bench
 }
 criterion_main!(benches);

@@ -61,8 +61,9 @@ pub(super) fn broker(
         metrics.evictions.clone(),
     );
     let interval = config.emqx.sweep_interval;
+    let keep = config.ingest.keep_sessions;
     let target = target.clone().for_background();
-    let sweeper = Sweeper::new(target, api, interval, clock.clone(), metrics.sweep.clone());
+    let sweeper = Sweeper::new(target, api, interval, keep, clock.clone(), metrics.sweep.clone());
     Ok(Broker { evictor, sweeper })
 }
 

@@ -22,7 +22,9 @@ impl Arguments {
         let report = sweeper(context)?.sweep().await.map_err(|error| match error {
             SweepError::Registry(error) => CliError::Registry(error),
             SweepError::NotConfigured => CliError::Usage(error.to_string()),
-            SweepError::Elsewhere => CliError::Failed(format!("{error}; try again in a moment")),
+            SweepError::Elsewhere | SweepError::RecentlyDone => {
+                CliError::Failed(format!("{error}; try again in a moment"))
+            }
             SweepError::Emqx(_) => CliError::Failed(format!("{error}. Nothing was repaired.")),
         })?;
         context.output.result(&report, || in_words(&report))
@@ -36,7 +38,8 @@ fn sweeper(context: &Context) -> Result<Sweeper, CliError> {
     let metrics = Metrics::new().map_err(|error| failed(&error))?;
     let api = settings.emqx_api()?.map(|api| EmqxApi::new(&api, metrics.emqx));
     let api = api.transpose().map_err(|error| failed(&error))?.map(Arc::new);
-    Ok(Sweeper::new(target, api, Duration::ZERO, Clock::System, metrics.sweep))
+    let keep_sessions = settings.ingest().keep_sessions;
+    Ok(Sweeper::new(target, api, Duration::ZERO, keep_sessions, Clock::System, metrics.sweep))
 }
 
 fn in_words(report: &Report) -> String {

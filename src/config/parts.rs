@@ -138,6 +138,8 @@ pub struct Ingest {
     pub writers: usize,
     /// Largest payload that is stored, in bytes.
     pub max_payload: usize,
+    /// How long sessions that have ended are kept; older events of sessions are ignored.
+    pub keep_sessions: Duration,
 }
 
 /// Device tokens (JWT).

@@ -127,6 +127,12 @@ impl Settings {
         &self.logins
     }
 
+    /// How events are taken in.
+    #[must_use]
+    pub fn ingest(&self) -> &Ingest {
+        &self.ingest
+    }
+
     /// The settings of device tokens.
     #[must_use]
     pub fn tokens(&self) -> &Tokens {
@@ -174,6 +180,7 @@ impl Layers {
                 linger: self.get("ingest.linger")?,
                 writers: self.get("ingest.writers")?,
                 max_payload: self.get("ingest.max_payload")?,
+                keep_sessions: self.get("ingest.keep_sessions")?,
             },
             tokens: Tokens {
                 audience: self.get("tokens.audience")?,

@@ -346,6 +346,13 @@ pub(super) static SETTINGS: &[Setting] = &[
                   `mqtt.max_packet_size` says otherwise.",
     },
     Setting {
+        key: "ingest.keep_sessions",
+        kind: millis(HOUR, 24 * 36_500 * HOUR),
+        preset: Preset::Value("168h"),
+        meaning: "How long sessions that have ended are kept. Connects and disconnects that EMQX tells \
+                  later than that are ignored: what was removed must not come back.",
+    },
+    Setting {
         key: "tokens.audience",
         kind: Kind::Text(rules::AUDIENCE),
         preset: Preset::Value("fleetgate"),

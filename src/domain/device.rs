@@ -1,7 +1,7 @@
 //! A device as a decision needs it: one record with its credentials and rights.
 
 use crate::domain::credential::Credential;
-use crate::domain::name::{ClientId, DeviceKind, DeviceName};
+use crate::domain::name::{ClientId, DeviceKind, DeviceName, check_name};
 use crate::domain::rights::Rights;
 
 /// Row id of a device.
@@ -27,22 +27,29 @@ pub struct DeviceRecord {
 }
 
 impl DeviceRecord {
-    /// Whether a client id is this device's own.
+    /// Whether a client id is this device's own: the rule for logins, events and sweeps alike, and
+    /// `fleetgate_owns_client_id` in `sql/` says the same.
     ///
-    /// A device has one; a service may also open `name:anything`. Without this rule one device's
-    /// secret would throw out any other device, because EMQX ends the older session of a client id.
+    /// A device has one; a service may also open `name:anything`, where `anything` is a name and so is
+    /// the whole (128 bytes at most). Without this rule one device's secret would throw out any other
+    /// device, because EMQX ends the older session of a client id.
     #[must_use]
     pub fn owns_client_id(&self, client_id: &str) -> bool {
         let own = self.client_id.as_ref().map_or(self.name.as_str(), ClientId::as_str);
-        client_id == own
-            || (self.kind.is_service() && is_instance_of(client_id, self.name.as_str()))
+        owns_client_id(self.name.as_str(), own, self.kind.is_service(), client_id)
     }
 }
 
-/// Whether a client id is `<service>:<instance>`, the instance being a name too.
+/// Whether a client id belongs to the device of this name, whose own client id is `own`.
+#[must_use]
+pub fn owns_client_id(name: &str, own: &str, is_service: bool, client_id: &str) -> bool {
+    client_id == own || (is_service && is_instance_of(client_id, name))
+}
+
+/// Whether a client id is `<service>:<instance>`, the instance and the whole being names.
 fn is_instance_of(client_id: &str, service: &str) -> bool {
     client_id
         .strip_prefix(service)
         .and_then(|rest| rest.strip_prefix(':'))
-        .is_some_and(|instance| crate::domain::name::check_name(instance).is_ok())
+        .is_some_and(|instance| check_name(instance).is_ok() && check_name(client_id).is_ok())
 }

@@ -13,6 +13,8 @@ pub struct Event<'a> {
     pub user_name: Option<Cow<'a, str>>,
     /// Its client id; may be empty where the event is a message.
     pub client_id: Cow<'a, str>,
+    /// The broker node that tells it, as it calls itself.
+    pub node: Option<Cow<'a, str>>,
     /// What happened.
     pub happening: Happening<'a>,
 }
@@ -41,7 +43,9 @@ pub enum Happening<'a> {
 /// Why a session ended, as far as presence cares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndCause {
-    /// The client is gone.
+    /// The client closed its connection: it was heard then.
+    Closed,
+    /// The broker ended the session, or concluded that the client is gone.
     Gone,
     /// The client goes on in a newer connection (EMQX's reason `takenover`).
     TakenOver,
@@ -51,9 +55,15 @@ pub enum EndCause {
 
 impl EndCause {
     /// EMQX's reason in an event; any but two means that the client is gone.
+    ///
+    /// Few of them are the client's own doing: a DISCONNECT packet (MQTT 5 section 3.14, with or without
+    /// its will), and the end of the TCP or TLS connection, which its operating system sends when a
+    /// program ends. All others count as the broker's: `last_seen` is then a little early at worst,
+    /// while a keepalive that ran out would make it late by the whole silence.
     #[must_use]
     pub fn from_reason(reason: &str) -> Self {
         match reason {
+            "normal" | "disconnect_with_will_message" | "tcp_closed" | "ssl_closed" => Self::Closed,
             "takenover" => Self::TakenOver,
             "discarded" => Self::Discarded,
             _ => Self::Gone,
@@ -72,15 +82,35 @@ pub struct Message<'a> {
     pub received_at_ms: i64,
     /// The bytes themselves; `None` where they are more than anybody wanted to read.
     pub payload: Option<Vec<u8>>,
+    /// Whether it is a will: the broker publishes it for a client that it has lost.
+    pub will: bool,
 }
 
 impl Event<'_> {
-    /// When it happened.
+    /// When the client was heard, as far as this event tells. What the broker says by itself or in the
+    /// client's name is not hearing it; a session that ended had begun, and its client was heard then.
     #[must_use]
-    pub fn at_ms(&self) -> i64 {
+    pub fn heard_at_ms(&self) -> Option<i64> {
+        match &self.happening {
+            Happening::Connected { connected_at_ms } => Some(*connected_at_ms),
+            Happening::Disconnected { connected_at_ms, disconnected_at_ms, cause } => match cause {
+                EndCause::Closed => Some(*disconnected_at_ms),
+                EndCause::Gone => Some(*connected_at_ms),
+                // Some releases put another session's connected_at there (emqx#13484).
+                EndCause::TakenOver | EndCause::Discarded => None,
+            },
+            Happening::Published(message) => (!message.will).then_some(message.received_at_ms),
+        }
+    }
+
+    /// The latest timestamp of the event: it tells a clock that is ahead.
+    #[must_use]
+    pub fn latest_ms(&self) -> i64 {
         match &self.happening {
             Happening::Connected { connected_at_ms } => *connected_at_ms,
-            Happening::Disconnected { disconnected_at_ms, .. } => *disconnected_at_ms,
+            Happening::Disconnected { connected_at_ms, disconnected_at_ms, .. } => {
+                *connected_at_ms.max(disconnected_at_ms)
+            }
             Happening::Published(message) => message.received_at_ms,
         }
     }

@@ -28,6 +28,10 @@ pub enum Fate {
     TooLarge,
     /// A report that breaks its capability's schema; that is committed instead.
     Violation,
+    /// It came under a client id that is not the device's own.
+    ForeignClientId,
+    /// The device is disabled.
+    Disabled,
 }
 
 impl Fate {
@@ -41,6 +45,8 @@ impl Fate {
             Self::Service => "service",
             Self::TooLarge => "too_large",
             Self::Violation => "violation",
+            Self::ForeignClientId => "foreign_client_id",
+            Self::Disabled => "disabled",
         }
     }
 }
@@ -54,19 +60,20 @@ impl Ingest {
         let Some(device) = self.devices.find(user_name).await? else {
             return Ok((Fate::NoDevice, None));
         };
-        let news = DeviceNews::seen(device.id, event.at_ms());
+        let owned = device.owns_client_id(&event.client_id);
+        if !owned || !device.enabled {
+            return Ok(unentitled(&device, &event, owned));
+        }
+        let news = news(&device, &event);
         if let Happening::Published(message) = event.happening {
             return self.appraise_message(&device, message, news).await;
         }
-        let (fate, session) = match said(&event, device.id) {
-            Said::Move(session) if check_name(&session.client_id).is_ok() => {
-                (Fate::Written, Some(session))
-            }
-            Said::Move(_) => self.stale("client_id"),
+        let (fate, session) = match said(&event, device.id, owned) {
+            Said::Move(session) => (Fate::Written, Some(session)),
             Said::GoesOn(reason) => self.stale(reason),
             Said::Nothing => (Fate::Seen, None),
         };
-        Ok((fate, Some(Change { session, news })))
+        Ok((fate, Some(Change { session, news: Some(news) })))
     }
 
     fn stale<T>(&self, reason: &str) -> (Fate, Option<T>) {
@@ -102,7 +109,7 @@ impl Ingest {
                 fate
             }
         };
-        Ok((fate, Some(Change { session: None, news })))
+        Ok((fate, Some(Change { session: None, news: Some(news) })))
     }
 
     fn too_large(&self, binding: &str, message: &Message<'_>) -> BrokenReport {
@@ -173,4 +180,27 @@ fn partial(binding: &str, message: &Message<'_>, patch: Option<&str>) -> Partial
         id: message.id.as_ref().into(),
         patch: patch.map(Into::into),
     }
+}
+
+/// What an event says of its device before its payload is looked at.
+fn news(device: &DeviceRecord, event: &Event<'_>) -> DeviceNews {
+    DeviceNews {
+        seen_ms: event.heard_at_ms(),
+        node: event.node.as_deref().map(Into::into),
+        ..DeviceNews::new(device.id, event.latest_ms())
+    }
+}
+
+/// What becomes of an event of a device that is disabled, or under a client id that is not its own:
+/// nothing, except that a session which ended has ended. The client id may have been the device's own
+/// when the session began.
+fn unentitled(device: &DeviceRecord, event: &Event<'_>, owned: bool) -> (Fate, Option<Change>) {
+    let fate = if owned { Fate::Disabled } else { Fate::ForeignClientId };
+    let ended = match said(event, device.id, owned) {
+        Said::Move(session) if session.ended_at_ms.is_some() => Some(session),
+        _ => None,
+    };
+    // Nobody has a session under a client id that is not a name.
+    let ended = ended.filter(|session| check_name(&session.client_id).is_ok());
+    (fate, ended.map(|session| Change { session: Some(session), news: None }))
 }

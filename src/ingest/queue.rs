@@ -97,12 +97,13 @@ pub(super) mod tests {
     use crate::registry::reports::DeviceNews;
 
     pub(in crate::ingest) fn submission(device: i64) -> Submission {
-        let change = Change { session: None, news: DeviceNews::seen(DeviceId(device), 0) };
+        let change = Change { session: None, news: Some(DeviceNews::new(DeviceId(device), 0)) };
         Submission { change, since: Instant::now(), answer: oneshot::channel().0 }
     }
 
     fn devices(taken: Vec<Submission>) -> Vec<i64> {
-        taken.into_iter().map(|submission| submission.change.news.device_id.0).collect()
+        let news = taken.into_iter().filter_map(|submission| submission.change.news);
+        news.map(|news| news.device_id.0).collect()
     }
 
     #[test]

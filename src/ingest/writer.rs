@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +23,7 @@ pub struct Writer {
     queue: Arc<Queue>,
     gatherer: Gatherer,
     writers: usize,
+    keep_sessions: Duration,
     postgres: Postgres,
     oldest: Arc<Oldest>,
     metrics: EventMetrics,
@@ -41,6 +43,7 @@ impl Writer {
             queue,
             gatherer: Gatherer::new(settings),
             writers: settings.writers,
+            keep_sessions: settings.keep_sessions,
             postgres,
             oldest,
             metrics,
@@ -90,7 +93,8 @@ impl Writer {
     }
 
     async fn commit(&self, part: &[Submission]) -> Result<(), RegistryError> {
-        let batch = Batch::new(part.iter().map(|submission| &submission.change));
+        let changes = part.iter().map(|submission| &submission.change);
+        let batch = Batch::new(changes, self.keep_sessions);
         self.metrics.batch_size.observe(f64::from(u32::try_from(part.len()).unwrap_or(u32::MAX)));
         let timer = self.metrics.commit.start_timer();
         let outcome = batch.commit(&self.postgres).await;
@@ -98,13 +102,30 @@ impl Writer {
         match outcome {
             Ok(outdated) => {
                 self.metrics.stale("session_order", outdated.sessions);
+                self.metrics.stale("session_age", outdated.too_old);
                 self.metrics.stale("report_order", outdated.reports);
+                self.doubt(outdated.untrusted);
                 Ok(())
             }
             Err(error) => {
                 self.metrics.commit_failures.inc();
                 Err(error)
             }
+        }
+    }
+
+    /// Events with timestamps that cannot be right.
+    fn doubt(&self, untrusted: u64) {
+        static THROTTLE: LogThrottle = LogThrottle::new("untrusted timestamps");
+        self.metrics.untrusted.inc_by(untrusted);
+        if untrusted > 0
+            && let Some(unsaid) = THROTTLE.now()
+        {
+            tracing::warn!(
+                events = untrusted,
+                unsaid,
+                "events are stamped minutes ahead of the database's clock; see `fleetgate doctor`"
+            );
         }
     }
 
@@ -167,7 +188,15 @@ pub(super) mod tests {
 
     pub(in crate::ingest) fn settings() -> config::Ingest {
         let linger = Duration::ZERO;
-        config::Ingest { queue: 1000, batch: 512, linger, writers: 2, max_payload: 1 }
+        let keep_sessions = Duration::from_secs(3600);
+        config::Ingest {
+            queue: 1000,
+            batch: 512,
+            linger,
+            writers: 2,
+            max_payload: 1,
+            keep_sessions,
+        }
     }
 
     fn writer(queue: &Arc<Queue>) -> Writer {

@@ -52,6 +52,8 @@ pub struct SweepMetrics {
     pub repaired_offline: IntCounter,
     /// Connected clients without right to be.
     pub evicted: IntCounter,
+    /// Ended sessions that were removed.
+    pub pruned_sessions: IntCounter,
     /// How long a sweep took, in seconds.
     pub duration: Histogram,
     /// When the last one succeeded, in seconds since the Unix epoch.
@@ -124,6 +126,10 @@ impl Adder<'_> {
             evicted: self.counter(
                 "fleetgate_sweep_evicted_total",
                 "Connected clients that a sweep found to have no right to be.",
+            )?,
+            pruned_sessions: self.counter(
+                "fleetgate_sessions_pruned_total",
+                "Sessions removed because they ended longer ago than sessions are kept.",
             )?,
             duration: self.add(Histogram::with_opts(duration.buckets(DELAY_SECONDS.to_vec()))?)?,
             last_success: self.add(last_success)?,

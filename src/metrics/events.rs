@@ -14,6 +14,8 @@ pub struct EventMetrics {
     events: IntCounterVec,
     stale: IntCounterVec,
     malformed: IntCounterVec,
+    /// Events with a timestamp further ahead than clocks may differ.
+    pub untrusted: IntCounter,
     /// Reports that broke their capability's schema.
     pub violations: IntCounter,
     /// Events that share one transaction.
@@ -54,13 +56,17 @@ impl Adder<'_> {
             )?,
             stale: self.counters(
                 "fleetgate_events_stale_total",
-                "Events that changed no session or value, by reason: older than what is known, the same again, or the end of a session that goes on elsewhere.",
+                "Events that changed no session or value, by reason: older than what is known, the same again, the end of a session that goes on elsewhere, or older than sessions are kept.",
                 &["reason"],
             )?,
             malformed: self.counters(
                 "fleetgate_events_malformed_total",
                 "Events that could not be read, by reason.",
                 &["reason"],
+            )?,
+            untrusted: self.counter(
+                "fleetgate_events_untrusted_total",
+                "Events stamped further ahead of PostgreSQL's clock than clocks may differ (5 minutes); whatever has a trusted timestamp replaces what they say.",
             )?,
             violations: self.counter(
                 "fleetgate_schema_violations_total",

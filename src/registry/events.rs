@@ -1,31 +1,37 @@
-//! What a batch of events writes, in one statement (`sql/V6__event_batches.sql`).
+//! What a batch of events writes, in one statement (`sql/V10__clocks_and_ended_sessions.sql`).
+
+use std::time::Duration;
 
 use deadpool_postgres::ClientWrapper;
 
 use crate::domain::device::DeviceId;
 use crate::registry::error::RegistryError;
-use crate::registry::presence::{Applied, MoveColumns, SessionMove};
-use crate::registry::reports::{NewsColumns, NewsItem, Partial, PartialColumns};
+use crate::registry::presence::{MoveColumns, SessionMove};
+use crate::registry::reports::{DeviceNews, NewsColumns, Partial, PartialColumns};
 
-/// What a committed batch had in it that changed nothing.
+/// What a committed batch had in it that changed nothing, or that cannot be right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Outdated {
-    /// Moves of sessions that brought nothing new.
+    /// Client ids whose moves brought nothing new.
     pub sessions: u64,
+    /// Moves that are older than sessions are kept.
+    pub too_old: u64,
     /// Reports that were not newer than what was known.
     pub reports: u64,
+    /// Events with a timestamp that lies ahead by more than clocks may differ.
+    pub untrusted: u64,
 }
 
 /// Sessions first: that is the order of locks.
 const WRITE: &str = "
     SELECT moved,
-        fleetgate_merge_reports($12, $13, $14, $15::text[]::jsonb[], $16, $17, $18)
-        + fleetgate_write_news($6, $7, $8, $9::text[]::jsonb[], $10::text[]::jsonb[], $11) AS outdated
-    FROM fleetgate_move_sessions($1, $2, $3, $4, $5) AS moved";
+        fleetgate_merge_reports($15, $16, $17, $18::text[]::jsonb[], $19, $20, $21) AS merged,
+        fleetgate_write_reports($8, $9, $10, $11, $12, $13::text[]::jsonb[], $14::text[]::jsonb[]) AS counts
+    FROM fleetgate_write_sessions($1, $2, $3, $4, $5, $6, $7 * interval '1 second', NULL) AS moved";
 
-/// Writes moves, at most one a client id, news as `merge` gives them, and partial reports in any order. When this returns, they are
-/// committed: the statement is a transaction of its own, and its answer ends with PostgreSQL being
-/// ready again, which comes after the commit.
+/// Writes moves, news and partial reports, in any order. `keep`: moves older than this open nothing. When
+/// this returns, they are committed: the statement is a transaction of its own, and its answer ends with
+/// PostgreSQL being ready again, which comes after the commit.
 ///
 /// # Errors
 /// A client id that is no name, a value that jsonb cannot hold, moments beyond the year 9998, a
@@ -33,8 +39,9 @@ const WRITE: &str = "
 pub async fn write(
     client: &ClientWrapper,
     moves: &[&SessionMove],
-    news: &[NewsItem<'_>],
+    news: &[&DeviceNews],
     partials: &[(DeviceId, &Partial)],
+    keep: Duration,
 ) -> Result<Outdated, RegistryError> {
     let on_events = || RegistryError::on("a batch of events");
     let (sessions, items) = (MoveColumns::new(moves)?, NewsColumns::new(news)?);
@@ -49,12 +56,15 @@ pub async fn write(
                 &sessions.began,
                 &sessions.ended,
                 &sessions.inferences,
+                &sessions.owned,
+                &keep.as_secs_f64(),
                 &items.device_ids,
+                &items.stamps,
                 &items.seen,
+                &items.nodes,
                 &items.bindings,
                 &items.reports,
                 &items.violations,
-                &items.turns,
                 &merges.locked,
                 &merges.device_ids,
                 &merges.bindings,
@@ -66,9 +76,13 @@ pub async fn write(
         )
         .await
         .map_err(on_events())?;
-    let outdated: i64 = row.get("outdated");
+    let applied = sessions.applied(row.get("moved"));
+    let (merged, counts): (i64, Vec<i64>) = (row.get("merged"), row.get("counts"));
+    let mut counts = counts.into_iter().map(|count| u64::try_from(count).unwrap_or(0));
     Ok(Outdated {
-        sessions: Applied::of(moves.len(), row.get("moved")).ignored,
-        reports: u64::try_from(outdated).unwrap_or(0),
+        sessions: applied.ignored,
+        too_old: applied.too_old,
+        reports: counts.next().unwrap_or(0) + u64::try_from(merged).unwrap_or(0),
+        untrusted: counts.next().unwrap_or(0),
     })
 }

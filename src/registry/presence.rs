@@ -1,11 +1,11 @@
 //! Sessions and the online flag that follows them (`client_sessions`, `devices.online`).
 //!
-//! The order of sessions and the races are told in [`crate`]'s `presence`. What needs PostgreSQL is in
-//! `fleetgate_move_sessions` of `sql/V6__event_batches.sql`: locks in one order (devices by id, then
-//! sessions by client id), and the flag computed *after* the devices are locked, so that two replicas
-//! which each close one of a service's two sessions cannot each see the other's as open.
+//! The order of sessions and the races are told in [`crate`]'s `presence`. They stand in
+//! `fleetgate_write_sessions` of `sql/V10__clocks_and_ended_sessions.sql`: locks in one order (devices by
+//! id, then sessions by client id), and triggers that count open sessions in the locked devices.
 
 use std::borrow::Borrow;
+use std::collections::HashSet;
 
 use jiff::Timestamp;
 use tokio_postgres::GenericClient;
@@ -27,6 +27,9 @@ pub struct SessionMove {
     pub ended_at_ms: Option<i64>,
     /// Whether the end was concluded from the broker's silence rather than told by it.
     pub inferred: bool,
+    /// Whether the client id is the device's own. If not, the move may only end the very session that
+    /// it names, and only if that is the device's.
+    pub owned: bool,
 }
 
 /// What became of moves.
@@ -34,45 +37,44 @@ pub struct SessionMove {
 pub struct Applied {
     /// Sessions that were written.
     pub moved: u64,
-    /// Moves that brought nothing new: of an older session than the one known, or the same again.
+    /// Client ids whose moves brought nothing new: of an older session than the one known, or the
+    /// same again.
     pub ignored: u64,
+    /// Moves that are older than sessions are kept.
+    pub too_old: u64,
 }
 
-const MOVE_SESSIONS: &str = "SELECT fleetgate_move_sessions($1, $2, $3, $4, $5)";
+const WRITE_SESSIONS: &str = "SELECT fleetgate_write_sessions($1, $2, $3, $4, $5, $6, NULL, $7)";
 
-/// Moves sessions and lets the devices' flags follow. At most one move a client id; within a
-/// transaction, before anything else of it locks `client_sessions` or `device_state`.
+/// Moves sessions, whatever their age, and lets the devices' flags follow; within a transaction, before
+/// anything else of it locks `client_sessions` or `device_state`. `listed_before`: the moves are what
+/// the broker lists as connected, and reading its list began then.
 ///
 /// # Errors
 /// A client id that is no name, moments beyond the year 9998, a database that is away.
 pub async fn apply_sessions(
     tx: &impl GenericClient,
     moves: &[SessionMove],
+    listed_before: Option<Timestamp>,
 ) -> Result<Applied, RegistryError> {
     let columns = MoveColumns::new(moves)?;
+    let mut parameters = columns.typed().to_vec();
+    parameters.push((&listed_before, Type::TIMESTAMPTZ));
     let row = tx
-        .query_typed_one(MOVE_SESSIONS, &columns.typed())
+        .query_typed_one(WRITE_SESSIONS, &parameters)
         .await
         .map_err(RegistryError::on("sessions"))?;
-    Ok(Applied::of(moves.len(), row.get(0)))
+    Ok(columns.applied(row.get(0)))
 }
 
-impl Applied {
-    /// What `moves` came to of which so many were written.
-    pub(super) fn of(moves: usize, moved: i64) -> Self {
-        let moved = u64::try_from(moved).unwrap_or(0);
-        let ignored = u64::try_from(moves).unwrap_or(u64::MAX).saturating_sub(moved);
-        Self { moved, ignored }
-    }
-}
-
-/// Moves as `fleetgate_move_sessions` takes them: one array a column.
+/// Moves as `fleetgate_write_sessions` takes them: one array a column.
 pub(super) struct MoveColumns<'a> {
     pub(super) client_ids: Vec<&'a str>,
     pub(super) device_ids: Vec<i64>,
     pub(super) began: Vec<Timestamp>,
     pub(super) ended: Vec<Option<Timestamp>>,
     pub(super) inferences: Vec<bool>,
+    pub(super) owned: Vec<bool>,
 }
 
 impl<'a> MoveColumns<'a> {
@@ -88,16 +90,27 @@ impl<'a> MoveColumns<'a> {
             began: began.collect::<Result<_, _>>()?,
             ended: ended.collect::<Result<_, _>>()?,
             inferences: moves().map(|session| session.inferred).collect(),
+            owned: moves().map(|session| session.owned).collect(),
         })
     }
 
-    fn typed(&self) -> [(&(dyn ToSql + Sync), Type); 5] {
+    /// What `fleetgate_write_sessions` says of them: how many moved, how many were too old.
+    pub(super) fn applied(&self, counts: Vec<i64>) -> Applied {
+        let mut counts = counts.into_iter().map(|count| u64::try_from(count).unwrap_or(0));
+        let (moved, too_old) = (counts.next().unwrap_or(0), counts.next().unwrap_or(0));
+        let client_ids = self.client_ids.iter().collect::<HashSet<_>>().len();
+        let client_ids = u64::try_from(client_ids).unwrap_or(u64::MAX);
+        Applied { moved, ignored: client_ids.saturating_sub(moved + too_old), too_old }
+    }
+
+    fn typed(&self) -> [(&(dyn ToSql + Sync), Type); 6] {
         [
             (&self.client_ids, Type::TEXT_ARRAY),
             (&self.device_ids, Type::INT8_ARRAY),
             (&self.began, Type::TIMESTAMPTZ_ARRAY),
             (&self.ended, Type::TIMESTAMPTZ_ARRAY),
             (&self.inferences, Type::BOOL_ARRAY),
+            (&self.owned, Type::BOOL_ARRAY),
         ]
     }
 }

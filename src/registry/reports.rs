@@ -1,8 +1,8 @@
 //! What devices report: last seen, last known values, the last violation (`device_state`). What is
-//! written, and how, is `fleetgate_write_news` of `sql/V6__event_batches.sql`.
+//! written, and how, is `fleetgate_write_reports` of `sql/V10__clocks_and_ended_sessions.sql`.
 //!
-//! The order of reports is (time, message id in bytes), of violations (time, binding, pointer,
-//! message). [`merge`] and the functions in `sql/V4__presence_and_state.sql` keep the same order, so that
+//! The order of reports is (trusted, time, message id in bytes), of violations (trusted, time, binding,
+//! pointer, message). It stands in the SQL functions only, and they put a batch in order too, so that
 //! it makes no difference which reports meet in one batch.
 
 use std::collections::BTreeMap;
@@ -53,93 +53,61 @@ pub struct BrokenReport {
     pub message: String,
 }
 
-/// What was heard of one device.
+/// What one event says of its device.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DeviceNews {
     /// The device.
     pub device_id: DeviceId,
-    /// The latest moment, ms since 1970.
-    pub seen_ms: i64,
-    /// The newest value of each binding.
+    /// When the device was heard, ms since 1970; `None`: this event is no word of its own.
+    pub seen_ms: Option<i64>,
+    /// The event's latest timestamp, ms since 1970: it tells a clock that is ahead.
+    pub stamp_ms: i64,
+    /// The broker node that told it.
+    pub node: Option<Box<str>>,
+    /// The value of each binding.
     pub reports: BTreeMap<Box<str>, Report>,
     /// Reports of bindings that merge, all of them: none of them stands for another.
     pub partials: Vec<Partial>,
-    /// The newest violation.
+    /// A violation.
     pub violation: Option<BrokenReport>,
 }
 
 impl DeviceNews {
-    /// News that the device was heard, and nothing more.
+    /// News without content, with its event's latest timestamp.
     #[must_use]
-    pub fn seen(device_id: DeviceId, seen_ms: i64) -> Self {
-        Self { device_id, seen_ms, reports: BTreeMap::new(), partials: Vec::new(), violation: None }
+    pub fn new(device_id: DeviceId, stamp_ms: i64) -> Self {
+        let reports = BTreeMap::new();
+        Self {
+            device_id,
+            seen_ms: None,
+            stamp_ms,
+            node: None,
+            reports,
+            partials: Vec::new(),
+            violation: None,
+        }
     }
 }
 
-/// News of one device with one report at most: an element of what `fleetgate_write_news` takes.
-#[derive(Debug, Clone, PartialEq)]
-pub struct NewsItem<'a> {
-    device_id: DeviceId,
-    seen_ms: i64,
+/// News of one device with one report at most: an element of what `fleetgate_write_reports` takes.
+struct NewsItem<'a> {
+    news: &'a DeviceNews,
     report: Option<(&'a str, &'a Report)>,
     violation: Option<&'a BrokenReport>,
-    /// Which of the device's items it is, from 1: PostgreSQL writes a row once a statement.
-    turn: i32,
 }
 
-/// What is newest of each device and, where there are several, of each binding; in the order of device
-/// ids, which is the order of locks.
-#[must_use]
-pub fn merge<'a>(news: impl IntoIterator<Item = &'a DeviceNews>) -> Vec<NewsItem<'a>> {
-    let mut by_device = BTreeMap::<DeviceId, Newest<'a>>::new();
-    for news in news {
-        by_device.entry(news.device_id).or_insert_with(|| Newest::of(news.seen_ms)).absorb(news);
-    }
-    let mut items = Vec::with_capacity(by_device.len());
-    for (device_id, newest) in by_device {
-        newest.add_items(device_id, &mut items);
-    }
-    items
-}
-
-struct Newest<'a> {
-    seen_ms: i64,
-    reports: Vec<(&'a str, &'a Report)>,
-    violation: Option<&'a BrokenReport>,
-}
-
-impl<'a> Newest<'a> {
-    fn of(seen_ms: i64) -> Self {
-        Self { seen_ms, reports: Vec::new(), violation: None }
-    }
-
-    fn absorb(&mut self, news: &'a DeviceNews) {
-        self.seen_ms = self.seen_ms.max(news.seen_ms);
-        self.violation = self.violation.max(news.violation.as_ref());
-        for (binding, report) in &news.reports {
-            match self.reports.iter_mut().find(|(known, _)| *known == &**binding) {
-                Some((_, known)) if report.order() > known.order() => *known = report,
-                Some(_) => {}
-                None => self.reports.push((binding, report)),
-            }
-        }
-    }
-
-    fn add_items(self, device_id: DeviceId, items: &mut Vec<NewsItem<'a>>) {
-        let Self { seen_ms, reports, violation } = self;
-        let item = |report, turn| NewsItem { device_id, seen_ms, report, violation, turn };
-        if reports.is_empty() {
-            items.push(item(None, 1));
-        }
-        items.extend(reports.into_iter().zip(1..).map(|(report, turn)| item(Some(report), turn)));
-    }
+/// One item for each report; one at least.
+fn items(news: &DeviceNews) -> impl Iterator<Item = NewsItem<'_>> {
+    let bare = news.reports.is_empty().then_some(None);
+    let reports = news.reports.iter().map(|(binding, report)| Some((&**binding, report)));
+    bare.into_iter().chain(reports).enumerate().map(|(position, report)| NewsItem {
+        news,
+        report,
+        violation: news.violation.as_ref().filter(|_| position == 0),
+    })
 }
 
 impl Report {
-    fn order(&self) -> (i64, &str) {
-        (self.at_ms, &self.id)
-    }
-
     /// As it is stored.
     fn json(&self) -> String {
         let value = self.value.as_ref().map(|value| format!("\"value\":{value},"));
@@ -157,31 +125,35 @@ impl BrokenReport {
     }
 }
 
-/// News as `fleetgate_write_news` takes them: one array a column.
+/// News as `fleetgate_write_reports` takes them: one array a column.
 pub(super) struct NewsColumns<'a> {
     pub(super) device_ids: Vec<i64>,
-    pub(super) seen: Vec<Timestamp>,
+    pub(super) stamps: Vec<Timestamp>,
+    pub(super) seen: Vec<Option<Timestamp>>,
+    pub(super) nodes: Vec<Option<&'a str>>,
     pub(super) bindings: Vec<Option<&'a str>>,
     pub(super) reports: Vec<Option<String>>,
     pub(super) violations: Vec<Option<String>>,
-    pub(super) turns: Vec<i32>,
 }
 
 impl<'a> NewsColumns<'a> {
     /// # Errors
     /// Moments that are none.
-    pub(super) fn new(items: &[NewsItem<'a>]) -> Result<Self, RegistryError> {
-        let seen = items.iter().map(|item| moment(item.seen_ms));
+    pub(super) fn new(all: &[&'a DeviceNews]) -> Result<Self, RegistryError> {
+        let items: Vec<_> = all.iter().copied().flat_map(items).collect();
+        let stamps = items.iter().map(|item| moment(item.news.stamp_ms));
+        let seen = items.iter().map(|item| item.news.seen_ms.map(moment).transpose());
         Ok(Self {
-            device_ids: items.iter().map(|item| item.device_id.0).collect(),
+            device_ids: items.iter().map(|item| item.news.device_id.0).collect(),
+            stamps: stamps.collect::<Result<_, _>>()?,
             seen: seen.collect::<Result<_, _>>()?,
+            nodes: items.iter().map(|item| item.news.node.as_deref()).collect(),
             bindings: items.iter().map(|item| item.report.map(|(binding, _)| binding)).collect(),
             reports: items
                 .iter()
                 .map(|item| item.report.map(|(_, report)| report.json()))
                 .collect(),
             violations: items.iter().map(|item| item.violation.map(BrokenReport::json)).collect(),
-            turns: items.iter().map(|item| item.turn).collect(),
         })
     }
 }
@@ -223,47 +195,23 @@ impl<'a> PartialColumns<'a> {
 mod tests {
     use super::*;
 
-    fn news(device: i64, at_ms: i64, reports: &[(&str, &str)]) -> DeviceNews {
-        let report = |id: &str| Report { at_ms, id: id.into(), value: None, as_text: None };
-        let reports = reports.iter().map(|(binding, id)| ((*binding).into(), report(id)));
-        DeviceNews { reports: reports.collect(), ..DeviceNews::seen(DeviceId(device), at_ms) }
-    }
-
-    /// `device seen binding id turn` of each item.
-    fn shown(items: &[NewsItem<'_>]) -> Vec<String> {
-        let shown = |item: &NewsItem<'_>| {
-            let (binding, id) = item.report.map_or(("-", "-"), |(name, report)| (name, &report.id));
-            format!("{} {} {binding} {id} {}", item.device_id.0, item.seen_ms, item.turn)
-        };
-        items.iter().map(shown).collect()
-    }
-
     #[test]
-    fn the_newest_report_of_each_binding_stays_in_any_order() {
-        let all = [
-            news(2, 5, &[("a", "0A")]),
-            news(2, 5, &[("a", "0B")]),
-            news(2, 4, &[("a", "0F"), ("b", "01")]),
-            news(1, 3, &[]),
-            news(2, 9, &[]),
-        ];
-        let merged = merge(&all);
-        assert_eq!(shown(&merged), ["1 3 - - 1", "2 9 a 0B 1", "2 9 b 01 2"]);
-        let mut rotated = all.to_vec();
-        rotated.rotate_left(2);
-        assert_eq!(shown(&merge(&rotated)), ["1 3 - - 1", "2 9 a 0B 1", "2 9 b 01 2"]);
-    }
-
-    #[test]
-    fn the_newest_violation_stays() {
-        let broken = |at_ms, pointer: &str| {
-            let (pointer, message) = (pointer.to_owned(), String::new());
-            let violation = Some(BrokenReport { at_ms, binding: "a".into(), pointer, message });
-            DeviceNews { violation, ..DeviceNews::seen(DeviceId(1), at_ms) }
+    fn an_event_is_one_item_a_report_and_one_at_least() {
+        let report = |id: &str| Report { at_ms: 1, id: id.into(), value: None, as_text: None };
+        let broken = BrokenReport {
+            at_ms: 1,
+            binding: "c".into(),
+            pointer: String::new(),
+            message: "breaks it".to_owned(),
         };
-        let all = [broken(2, "/b"), broken(2, "/c"), broken(1, "/d"), news(1, 7, &[])];
-        let merged = merge(&all);
-        assert_eq!(merged.len(), 1);
-        assert_eq!(merged[0].violation, all[1].violation.as_ref());
+        let bare = DeviceNews { violation: Some(broken), ..DeviceNews::new(DeviceId(7), 5) };
+        let two = BTreeMap::from([("a".into(), report("0A")), ("b".into(), report("0B"))]);
+        let full = DeviceNews { reports: two, seen_ms: Some(4), ..bare.clone() };
+        let columns = NewsColumns::new(&[&bare, &full]).unwrap();
+        assert_eq!(columns.device_ids, [7, 7, 7]);
+        assert_eq!(columns.bindings, [None, Some("a"), Some("b")]);
+        assert_eq!(columns.seen[0], None);
+        let broken = columns.violations.iter().map(Option::is_some);
+        assert_eq!(broken.collect::<Vec<_>>(), [true, true, false], "once an event");
     }
 }

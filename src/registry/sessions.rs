@@ -20,7 +20,11 @@ pub struct SessionRow {
     pub ended_at: Option<Timestamp>,
 }
 
-/// Lists the sessions of a device by client id.
+/// Most sessions that are listed of a device: a service may have had very many.
+const MOST: i64 = 1000;
+
+/// Lists the sessions of a device by client id: open ones and those noted last, [`MOST`] at most. No time
+/// is later than it was noted, whatever a broker's clock said.
 ///
 /// # Errors
 /// A database that is away.
@@ -30,9 +34,12 @@ pub async fn list(
 ) -> Result<Vec<SessionRow>, RegistryError> {
     let rows = client
         .query(
-            "SELECT client_id, connected_at, open, ended_at FROM client_sessions
-             WHERE device_id = $1 ORDER BY client_id",
-            &[&device.0],
+            "SELECT client_id, least(connected_at, noted_at) AS connected_at, open,
+                    CASE WHEN NOT open THEN least(ended_at, noted_at) END AS ended_at
+             FROM (SELECT * FROM client_sessions WHERE device_id = $1
+                   ORDER BY open DESC, noted_at DESC LIMIT $2) AS latest
+             ORDER BY client_id",
+            &[&device.0, &MOST],
         )
         .await
         .map_err(RegistryError::on("the list of sessions"))?;

@@ -13,6 +13,9 @@ use crate::registry::error::RegistryError;
 /// the database may use it.
 const SWEEP_LOCK: i64 = 0x66_6773_7765_6570;
 
+/// Sessions that one step of the removal looks at.
+const PRUNED_AT_ONCE: i32 = 5000;
+
 /// A client that EMQX lists as connected.
 #[derive(Debug, Clone, Copy)]
 pub struct SeenClient<'a> {
@@ -20,8 +23,8 @@ pub struct SeenClient<'a> {
     pub client_id: &'a str,
     /// Its user name: any text without U+0000, empty where there is none.
     pub user_name: &'a str,
-    /// When its session began, in milliseconds since the Unix epoch, by the broker's clock.
-    pub connected_at_ms: i64,
+    /// When its session began, by the broker's clock.
+    pub connected_at: Timestamp,
 }
 
 /// What the registry says of a client that EMQX lists.
@@ -58,7 +61,8 @@ pub async fn unlock(client: &impl GenericClient) -> Result<(), RegistryError> {
     unlocked.map(drop).map_err(on_sweep())
 }
 
-/// Whether any process finished a sweep within the last `age`.
+/// Whether any process finished a sweep within the last `age`. One that was noted as later than now
+/// was noted by a clock that was wrong.
 ///
 /// # Errors
 /// A database that is away.
@@ -69,7 +73,8 @@ pub async fn finished_within(
     let row = client
         .query_one(
             "SELECT EXISTS (SELECT FROM presence_sweeps
-                            WHERE finished_at > now() - $1 * interval '1 second')",
+                            WHERE finished_at > now() - $1 * interval '1 second'
+                              AND finished_at <= now())",
             &[&age.as_secs_f64()],
         )
         .await
@@ -104,42 +109,49 @@ pub async fn now(client: &impl GenericClient) -> Result<Timestamp, RegistryError
 
 /// Compares clients that EMQX lists with the registry; what agrees is left out, and so are clients whose
 /// user name is no device: they may be another authenticator's, and a registry that is empty by mistake
-/// must not empty the broker. A device that was removed is thrown out by the removal itself.
+/// must not empty the broker. A device that was removed is thrown out by the removal itself. `began`: when
+/// reading the broker's list began; what was noted since is right.
 ///
 /// # Errors
 /// A database that is away.
 pub async fn compare(
     client: &impl GenericClient,
     seen: &[SeenClient<'_>],
+    began: Timestamp,
 ) -> Result<Vec<Difference>, RegistryError> {
     let client_ids: Vec<&str> = seen.iter().map(|client| client.client_id).collect();
     let user_names: Vec<&str> = seen.iter().map(|client| client.user_name).collect();
-    let connected_at: Vec<i64> = seen.iter().map(|client| client.connected_at_ms).collect();
+    let connected_at: Vec<Timestamp> = seen.iter().map(|client| client.connected_at).collect();
     let rows = client
-        .query(COMPARE, &[&client_ids, &user_names, &connected_at])
+        .query(COMPARE, &[&client_ids, &user_names, &connected_at, &began])
         .await
         .map_err(on_sweep())?;
     Ok(rows.iter().map(difference).collect())
 }
 
-/// The rule of client ids is that of `DeviceRecord::owns_client_id`. Moments of sessions are whole
-/// milliseconds, as events tell them.
+/// Whose a client id is, and the order of sessions, are the functions that events go by. Whatever
+/// timestamps say, the broker lists the client now: a session that is noted as ended is opened, unless
+/// that was noted since reading began or is the told end of the very session.
 const COMPARE: &str = "
     SELECT seen.n - 1 AS position, device.id AS device_id, told.opens, told.entitled
-    FROM unnest($1::text[], $2::text[], $3::bigint[]) WITH ORDINALITY
-         AS seen (client_id, user_name, connected_at_ms, n)
+    FROM unnest($1::text[], $2::text[], $3::timestamptz[]) WITH ORDINALITY
+         AS seen (client_id, user_name, connected_at, n)
     JOIN devices AS device ON device.name = seen.user_name
     LEFT JOIN client_sessions AS session ON session.client_id = seen.client_id
     CROSS JOIN LATERAL (SELECT
-        fleetgate_is_name(seen.client_id)
-        AND (seen.client_id = device.effective_client_id
-             OR (device.kind = 'service' AND starts_with(seen.client_id, device.name || ':')
-                 AND fleetgate_is_name(substr(seen.client_id, char_length(device.name) + 2)))) AS owned,
-        (extract(epoch FROM session.connected_at) * 1000)::bigint AS known_ms) AS own
+        device.enabled AND fleetgate_owns_client_id(
+            device.name, device.effective_client_id, device.kind, seen.client_id) AS entitled,
+        least(session.noted_at, now()) AS noted_at) AS own
     CROSS JOIN LATERAL (SELECT
-        own.owned AND device.enabled AS entitled,
-        own.owned AND (session.client_id IS NULL OR known_ms < seen.connected_at_ms
-             OR (known_ms = seen.connected_at_ms AND NOT session.open AND session.inferred)) AS opens) AS told
+        own.entitled,
+        own.entitled AND (session.client_id IS NULL
+            OR fleetgate_session_order(seen.connected_at, NULL, false, now())
+               > fleetgate_session_order(session.connected_at, session.ended_at, session.inferred, own.noted_at)
+            OR session.noted_at < $4
+               AND (session.device_id <> device.id
+                    OR NOT session.open
+                       AND NOT (session.connected_at = seen.connected_at AND NOT session.inferred
+                                AND NOT fleetgate_is_ahead(session.connected_at, own.noted_at)))) AS opens) AS told
     WHERE told.opens OR NOT told.entitled";
 
 fn difference(row: &Row) -> Difference {
@@ -166,7 +178,8 @@ pub async fn open_sessions(
     let rows = client
         .query(
             "SELECT client_id FROM client_sessions
-             WHERE open AND noted_at < $1 AND client_id > $2 ORDER BY client_id LIMIT $3",
+             WHERE open AND (noted_at < $1 OR noted_at > clock_timestamp()) AND client_id > $2
+             ORDER BY client_id LIMIT $3",
             &[&noted_before, &after, &i64::try_from(limit).unwrap_or(i64::MAX)],
         )
         .await
@@ -175,7 +188,8 @@ pub async fn open_sessions(
 }
 
 /// Ends the open sessions of these client ids that were noted before a moment: nothing that was heard
-/// since is undone. Devices without a session left go offline. Returns how many sessions ended.
+/// since is undone. What was noted later than now was noted by a clock that was wrong. Devices without a
+/// session left go offline (by triggers). Returns how many sessions ended.
 ///
 /// Locks as presence does: devices by id, then sessions by client id.
 ///
@@ -201,7 +215,8 @@ pub async fn end_sessions(
         .execute(
             "WITH unlisted AS (
                  SELECT client_id FROM client_sessions
-                 WHERE client_id = ANY($1) AND device_id = ANY($3) AND open AND noted_at < $2
+                 WHERE client_id = ANY($1) AND device_id = ANY($3) AND open
+                   AND (noted_at < $2 OR noted_at > clock_timestamp())
                  ORDER BY client_id FOR UPDATE)
              UPDATE client_sessions SET open = false, ended_at = greatest($2, connected_at),
                     inferred = true, noted_at = clock_timestamp()
@@ -210,16 +225,23 @@ pub async fn end_sessions(
         )
         .await
         .map_err(on_sweep())?;
-    transaction
-        .execute(
-            "UPDATE devices SET online = false
-             WHERE id = ANY($1) AND online
-               AND NOT EXISTS (SELECT FROM client_sessions WHERE device_id = devices.id AND open)",
-            &[&devices],
-        )
-        .await
-        .map_err(on_sweep())?;
     Ok(ended)
+}
+
+/// Takes a step of the removal of sessions that ended longer than `keep` ago, unless another process
+/// takes one or none is due. Returns how many went, and whether the next step is due at once.
+///
+/// # Errors
+/// A database that is away.
+pub async fn prune_sessions(
+    client: &impl GenericClient,
+    keep: Duration,
+) -> Result<(u64, bool), RegistryError> {
+    let step = "SELECT fleetgate_prune_sessions($1 * interval '1 second', $2)";
+    let row = client.query_one(step, &[&keep.as_secs_f64(), &PRUNED_AT_ONCE]).await;
+    let counts: Vec<i64> = row.map_err(on_sweep())?.get(0);
+    let mut counts = counts.into_iter().map(|count| u64::try_from(count).unwrap_or(0));
+    Ok((counts.next().unwrap_or(0), counts.next() == Some(1)))
 }
 
 /// Devices by whether they are online.

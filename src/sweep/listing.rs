@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use tokio_postgres::Client;
 
 use crate::domain::device::DeviceId;
+use crate::domain::event::is_moment;
 use crate::emqx::{ClientPage, ConnectedClient, EmqxApi, Place};
 use crate::registry::error::RegistryError;
 use crate::registry::presence::{SessionMove, apply_sessions};
@@ -27,6 +28,8 @@ pub(super) struct Listing {
     /// which has another key.
     listed: HashSet<u64>,
     key: RandomState,
+    /// What was noted before this is older than the list.
+    began: Timestamp,
     /// By client id, because one that moves while pages are read can be on two of them.
     opened: BTreeMap<String, SessionMove>,
     /// User name by client id.
@@ -34,8 +37,14 @@ pub(super) struct Listing {
 }
 
 impl Listing {
-    pub(super) async fn read(api: &EmqxApi, client: &Client) -> Result<Self, SweepError> {
+    /// Reads the whole list; `began` is when that begins, by PostgreSQL's clock.
+    pub(super) async fn read(
+        api: &EmqxApi,
+        client: &Client,
+        began: Timestamp,
+    ) -> Result<Self, SweepError> {
         let mut listing = Self {
+            began,
             listed: HashSet::new(),
             key: RandomState::new(),
             opened: BTreeMap::new(),
@@ -76,8 +85,10 @@ impl Listing {
         // MQTT forbids U+0000 and PostgreSQL cannot hold it.
         connected.retain(|seen| !seen.client_id.contains('\0') && !seen.user_name.contains('\0'));
         self.listed.extend(connected.iter().map(|seen| self.key.hash_one(&seen.client_id)));
-        let seen: Vec<_> = connected.iter().map(as_seen).collect();
-        let differences = bounded(registry::compare(client, &seen)).await?;
+        // A session that the registry cannot hold is listed all the same: it is not ended.
+        connected.retain(|seen| is_moment(seen.connected_at_ms));
+        let seen: Vec<_> = connected.iter().filter_map(as_seen).collect();
+        let differences = bounded(registry::compare(client, &seen, self.began)).await?;
         for difference in differences {
             let Some(seen) = connected.get(difference.position) else { continue };
             if let Some(device_id) = difference.opens {
@@ -101,6 +112,7 @@ impl Listing {
                 connected_at_ms,
                 ended_at_ms: None,
                 inferred: false,
+                owned: true,
             };
             self.opened.insert(client_id, session);
         }
@@ -113,7 +125,7 @@ impl Listing {
         for chunk in sessions.chunks(REPAIRS) {
             opened += bounded(async {
                 let transaction = client.transaction().await.map_err(on_repair())?;
-                let applied = apply_sessions(&transaction, chunk).await?;
+                let applied = apply_sessions(&transaction, chunk, Some(self.began)).await?;
                 transaction.commit().await.map_err(on_repair())?;
                 Ok(applied.moved)
             })
@@ -122,11 +134,8 @@ impl Listing {
         Ok(opened)
     }
 
-    pub(super) async fn end_the_rest(
-        &self,
-        client: &mut Client,
-        began: Timestamp,
-    ) -> Result<u64, RegistryError> {
+    pub(super) async fn end_the_rest(&self, client: &mut Client) -> Result<u64, RegistryError> {
+        let began = self.began;
         let mut ended = 0;
         let mut after = String::new();
         loop {
@@ -163,12 +172,12 @@ impl Listing {
     }
 }
 
-fn as_seen(client: &ConnectedClient) -> SeenClient<'_> {
-    SeenClient {
+fn as_seen(client: &ConnectedClient) -> Option<SeenClient<'_>> {
+    Some(SeenClient {
         client_id: &client.client_id,
         user_name: &client.user_name,
-        connected_at_ms: client.connected_at_ms,
-    }
+        connected_at: Timestamp::from_millisecond(client.connected_at_ms).ok()?,
+    })
 }
 
 fn on_repair() -> impl FnOnce(tokio_postgres::Error) -> RegistryError {

@@ -37,6 +37,7 @@ fn defaults_hold_when_only_the_needed_is_given() {
     assert_eq!((config.ingest.queue, config.ingest.batch), (10_000, 512));
     assert_eq!((config.ingest.linger, config.ingest.writers), (Duration::from_millis(1), 2));
     assert_eq!(config.ingest.max_payload, 65_536);
+    assert_eq!(config.ingest.keep_sessions, Duration::from_secs(7 * 86_400));
     assert_eq!(config.tokens.audience, "fleetgate");
     assert!(config.tokens.verification_keys.is_empty());
     assert_eq!(config.tokens.signing_key, None);

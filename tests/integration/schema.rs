@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::support::database::Database;
+use fleetgate::domain::device::owns_client_id;
 use fleetgate::domain::name::check_name;
 use fleetgate::domain::topic::{TopicFilter, TopicName, check_topic_filter, check_topic_name};
 use fleetgate::registry::error::RegistryError;
@@ -204,6 +205,44 @@ fn sql_and_rust_agree_on_random_texts() {
         .unwrap();
 }
 
+/// The rule that logins, events and sweeps go by.
+#[tokio::test]
+async fn sql_and_rust_agree_on_whose_a_client_id_is() {
+    let (_database, client) = Database::migrated().await;
+    let long = "x".repeat(120);
+    let names = ["svc", "gerät-ß", "a:b", long.as_str()];
+    let mut cases = Vec::new();
+    for name in names {
+        for own in [name, "other"] {
+            let mut instances: Vec<String> =
+                ["", "1", "1:2", " x", "x ", "+", "a/b", "$", "\u{1}", "ß", "\u{2003}x"]
+                    .map(str::to_owned)
+                    .to_vec();
+            let room = 127 - name.len();
+            let around = room.saturating_sub(2)..=room + 2;
+            instances.extend(around.map(|bytes| "y".repeat(bytes)));
+            instances.extend([128, 129].map(|bytes| "z".repeat(bytes)));
+            let mut ids: Vec<String> =
+                instances.iter().map(|instance| format!("{name}:{instance}")).collect();
+            ids.extend(["", name, "other", "svc:1", "SVC", "svc1"].map(str::to_owned));
+            ids.extend([format!("{name} "), format!("{name}x:1"), format!("{own}:1")]);
+            cases.extend(ids.into_iter().map(|id| (name, own, id)));
+        }
+    }
+    let mut owned = 0;
+    for kind in ["service", "sensor"] {
+        for (name, own, id) in &cases {
+            let sql = "SELECT fleetgate_owns_client_id($1, $2, $3, $4)";
+            let verdict: bool =
+                client.query_one(sql, &[name, own, &kind, id]).await.unwrap().get(0);
+            let rust = owns_client_id(name, own, kind == "service", id);
+            assert_eq!(verdict, rust, "{name:?} {own:?} {kind} {id:?}");
+            owned += usize::from(rust);
+        }
+    }
+    assert!(owned > 20, "{owned}");
+}
+
 /// Tries a statement and tells the constraint that refuses it.
 async fn refused_by(client: &Client, sql: &str) -> Option<String> {
     let error = client.batch_execute(sql).await.err()?;
@@ -392,11 +431,10 @@ async fn presence_touches_no_index_and_no_updated_at() {
         let before = update_counts(&transaction).await;
         transaction
             .batch_execute(&format!(
-                "UPDATE devices SET online = NOT online WHERE id % 20 = {round};
-                 UPDATE device_state SET last_seen = now(), state = '{{\"temperature\": {{\"value\": 22.5}}}}'
+                "UPDATE device_state SET last_seen = now(), state = '{{\"temperature\": {{\"value\": 22.5}}}}'
                  WHERE device_id % 20 = {round};
                  UPDATE client_sessions SET connected_at = now(), open = false, ended_at = now()
-                 WHERE device_id % 20 = {round}"
+                 WHERE device_id % 20 = {round} -- and its trigger those of devices"
             ))
             .await
             .unwrap();

@@ -36,7 +36,8 @@ fn sweeper(emqx: &FakeEmqx, database: &TestDatabase) -> Sweeper {
     let metrics = Metrics::new().unwrap();
     let api = Arc::new(EmqxApi::new(&emqx.settings(), metrics.emqx).unwrap());
     let target = Target::new(&config(&database.url).database).unwrap();
-    Sweeper::new(target, Some(api), Duration::from_secs(60), Clock::System, metrics.sweep)
+    let (interval, keep) = (Duration::from_secs(60), Duration::from_secs(7 * 86_400));
+    Sweeper::new(target, Some(api), interval, keep, Clock::System, metrics.sweep)
 }
 
 impl Bench {
@@ -61,9 +62,10 @@ impl Bench {
             connected_at_ms,
             ended_at_ms,
             inferred: false,
+            owned: true,
         };
         let transaction = client.transaction().await.unwrap();
-        apply_sessions(&transaction, &[session]).await.unwrap();
+        apply_sessions(&transaction, &[session], None).await.unwrap();
         transaction.commit().await.unwrap();
     }
 
@@ -200,7 +202,7 @@ async fn clients_without_right_to_be_connected_are_thrown_out() {
         bench.emqx.connect(client_id, name, 1_000);
     }
     let report = bench.sweep().await;
-    assert_eq!(report, Report { clients: 9, repaired_online: 4, repaired_offline: 0, evicted: 4 });
+    assert_eq!(report, Report { clients: 9, repaired_online: 3, repaired_offline: 0, evicted: 4 });
     let evicted: Vec<String> = bench
         .fleet
         .value("SELECT array_agg(client_id ORDER BY client_id) FROM session_evictions")
@@ -208,7 +210,73 @@ async fn clients_without_right_to_be_connected_are_thrown_out() {
     // Those of no device may be another authenticator's.
     assert_eq!(evicted, ["a/b", "board:+", "disabled", "other"]);
     assert!(bench.online("good").await && bench.online("board").await);
-    assert!(bench.online("disabled").await, "it is, until it is thrown out");
+    assert!(!bench.online("disabled").await, "it has no right to be");
+}
+
+/// Whatever its clock says or said: an hour ahead, beyond the end of time, an hour behind, 1970.
+#[tokio::test]
+async fn a_client_that_is_listed_is_online_whatever_timestamps_say() {
+    let bench = bench().await;
+    let now = crate::support::bus::now();
+    let (hour, latest) = (3_600_000, 253_370_764_799_000);
+    let cases = [
+        ("sane-after-future", now + hour, now - 1000),
+        ("sane-after-the-end", latest, now - 1000),
+        ("future-after-sane", now - 1000, now + hour),
+        ("future-after-future", now + hour, now + hour),
+        ("earlier-after-sane", now - 1000, now - hour),
+        ("1970-after-sane", now - 1000, 1),
+        ("1970-after-future", now + hour, 0),
+    ];
+    for (name, told, listed) in cases {
+        bench.devices(&[name]).await;
+        bench.hears(name, told, None).await;
+        bench.hears(name, told, Some(told + 1)).await;
+        bench.emqx.connect(name, name, listed);
+    }
+    // What cannot be stored is skipped, not the end of the sweep.
+    bench.devices(&["beyond"]).await;
+    bench.emqx.connect("beyond", "beyond", latest + 1000);
+    let many = cases.len() as u64;
+    assert_eq!(bench.sweep().await, repaired(cases.len() + 1, many, 0));
+    for (name, _, listed) in cases {
+        assert!(bench.online(name).await, "{name}");
+        assert_eq!(bench.session(name).await, (listed, true, false), "{name}");
+    }
+    assert_eq!(bench.sweep().await, repaired(cases.len() + 1, 0, 0), "once");
+    for (name, _, listed) in cases {
+        bench.hears(name, listed, Some(listed + 5)).await;
+        assert!(!bench.online(name).await, "{name}: its own end");
+        bench.emqx.disconnect(name);
+    }
+    assert_eq!(bench.sweep().await.repaired_offline, 0);
+}
+
+#[tokio::test]
+async fn a_session_noted_by_a_clock_that_was_ahead_ends_when_it_is_not_listed() {
+    let bench = bench().await;
+    bench.devices(&["t"]).await;
+    bench.hears("t", 1_000, None).await;
+    bench.fleet.sql("UPDATE client_sessions SET noted_at = now() + interval '1 hour'", &[]).await;
+    assert_eq!(bench.sweep().await, repaired(0, 0, 1));
+    assert!(!bench.online("t").await);
+}
+
+#[tokio::test]
+async fn a_sweep_that_is_not_due_says_so_and_leaves_no_lock_behind() {
+    let bench = bench().await;
+    bench.sweep().await;
+    let locks = "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database
+                 WHERE datname = current_database() AND locktype = 'advisory'";
+    for _ in 0..3 {
+        let refused = bench.sweeper.sweep_unless_within(Duration::from_secs(60)).await;
+        assert_eq!(bench.fleet.value::<i64>(locks).await, 0);
+        assert!(matches!(refused, Err(SweepError::RecentlyDone)), "{refused:?}");
+    }
+    // Noted by a clock that was ahead: that must not keep anybody from sweeping.
+    let ahead = "UPDATE presence_sweeps SET finished_at = now() + interval '1 hour'";
+    bench.fleet.sql(ahead, &[]).await;
+    bench.sweeper.sweep_unless_within(Duration::from_secs(60)).await.unwrap();
 }
 
 #[tokio::test]

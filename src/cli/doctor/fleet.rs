@@ -17,13 +17,14 @@ const WITHOUT_CREDENTIAL: &str = "devices without credential";
 const TOKENS: &str = "token credentials";
 const LOCKS: &str = "locks of logins";
 const SHARED_ADDRESSES: &str = "shared addresses";
+const BROKER_CLOCKS: &str = "broker clocks";
 
 /// From so many locks on somebody should look.
 const MANY_LOCKS: usize = 50;
 
 /// The checks of this module, in order.
-pub(super) const CHECKS: [&str; 6] =
-    [HASHES, EXPIRING, WITHOUT_CREDENTIAL, TOKENS, LOCKS, SHARED_ADDRESSES];
+pub(super) const CHECKS: [&str; 7] =
+    [HASHES, EXPIRING, WITHOUT_CREDENTIAL, TOKENS, LOCKS, SHARED_ADDRESSES, BROKER_CLOCKS];
 
 /// Most hashes that are read, the newest first: about a second.
 const MOST_HASHES: i64 = 100_000;
@@ -38,6 +39,7 @@ pub(super) async fn examine(tokens: &Tokens, session: &mut Session<'_>) {
     session.check(TOKENS, token_credentials(client, tokens)).await;
     session.check(LOCKS, locks(client)).await;
     session.check(SHARED_ADDRESSES, shared_addresses(client)).await;
+    session.check(BROKER_CLOCKS, broker_clocks(client)).await;
 }
 
 /// The constraint in `sql/` looks at the form only: costs out of bounds, for one, pass it.
@@ -178,6 +180,45 @@ async fn shared_addresses(client: &Client) -> Result<Finding, RegistryError> {
         shared.named()
     );
     Ok(Finding::ok(SHARED_ADDRESSES, found))
+}
+
+/// Events stamped further ahead than clocks may differ, of devices that have not sent others since.
+async fn broker_clocks(client: &Client) -> Result<Finding, RegistryError> {
+    let ahead = select(
+        client,
+        BROKER_CLOCKS,
+        "SELECT name, count(*) OVER () FROM untrusted_timestamps JOIN devices ON id = device_id
+         ORDER BY noted_at DESC, name LIMIT $1",
+    )
+    .await?;
+    if ahead.count == 0 {
+        return Ok(Finding::ok(BROKER_CLOCKS, "no device's events are stamped ahead of time"));
+    }
+    let most = i64::try_from(MOST_NAMES).unwrap_or(i64::MAX);
+    let nodes = client
+        .query(
+            "SELECT coalesce(node, 'unknown'), extract(epoch FROM max(ahead))::float8
+             FROM untrusted_timestamps GROUP BY node ORDER BY max(noted_at) DESC LIMIT $1",
+            &[&most],
+        )
+        .await
+        .map_err(RegistryError::on(BROKER_CLOCKS))?;
+    let nodes = nodes.iter().map(|row| {
+        let (node, seconds): (String, f64) = (row.get(0), row.get(1));
+        format!("{node:?} by {:.0} minutes at most", seconds / 60.0)
+    });
+    let nodes = nodes.collect::<Vec<_>>().join(", ");
+    Ok(Finding::warning(
+        BROKER_CLOCKS,
+        format!(
+            "the last events of {} were stamped ahead of the database's clock: {}; told by the \
+             broker node {nodes}",
+            counted(ahead.count, "device"),
+            ahead.named(),
+        ),
+        "let NTP set the clocks of the broker nodes and of the database; what came meanwhile is put \
+         right by each device's next event, and by `fleetgate sweep`",
+    ))
 }
 
 /// How many devices there are, and the first of them.

@@ -1,8 +1,14 @@
 //! Events as EMQX writes them, and the rows that come of them.
 
+use fleetgate::clock::Clock;
 use serde_json::{Value, json};
 
 use super::fleet::Fleet;
+
+/// The time now, in ms since 1970.
+pub(crate) fn now() -> i64 {
+    Clock::System.now_micros() / 1000
+}
 
 pub(crate) fn connected(client_id: &str, name: &str, connected_at: i64) -> Value {
     json!({

@@ -15,6 +15,8 @@ use crate::http::emqx::shorten::CUT;
 const MISSING: &str = "undefined";
 /// Longest message id in bytes; EMQX's have 32.
 const MAX_ID_BYTES: usize = 64;
+/// Longest name of a broker node that is kept, in bytes; Erlang's own limit is 255 characters.
+const MAX_NODE_BYTES: usize = 255;
 
 /// A rule's output. Which fields there are depends on the event and on the rule's SELECT; further
 /// fields are fine.
@@ -33,6 +35,10 @@ struct EventBody<'a> {
     #[serde(borrow, default, deserialize_with = "text")]
     reason: Option<Cow<'a, str>>,
     #[serde(borrow, default, deserialize_with = "text")]
+    node: Option<Cow<'a, str>>,
+    #[serde(default)]
+    client_attrs: Attributes,
+    #[serde(borrow, default, deserialize_with = "text")]
     topic: Option<Cow<'a, str>>,
     #[serde(borrow, default, deserialize_with = "text")]
     id: Option<Cow<'a, str>>,
@@ -44,6 +50,17 @@ struct EventBody<'a> {
     /// EMQX has replaced what is not UTF-8 in it.
     #[serde(borrow, default)]
     payload: Option<Cow<'a, str>>,
+}
+
+/// The client's attributes. The answer to a login gives every client some, and EMQX sends none with
+/// the will of any (CONTRACT.md): so they tell a will from what a client says itself.
+#[derive(Default, PartialEq, Eq)]
+enum Attributes {
+    /// The rule does not select them, or the release has none.
+    #[default]
+    Unknown,
+    None,
+    Some,
 }
 
 /// What a body tells.
@@ -99,6 +116,7 @@ pub fn parse(body: &[u8]) -> Result<Told<'_>, Malformed> {
             id: message_id(needed(body.id, "id")?)?,
             received_at_ms: time(body.publish_received_at, "publish_received_at")?,
             payload: payload(body.payload_base64, body.payload)?,
+            will: body.client_attrs == Attributes::None,
         }),
         _ => return Ok(Told::Other),
     };
@@ -106,7 +124,8 @@ pub fn parse(body: &[u8]) -> Result<Told<'_>, Malformed> {
         Happening::Published(_) => body.clientid.unwrap_or_default(),
         _ => needed(body.clientid, "clientid")?,
     };
-    Ok(Told::Event(Event { user_name: body.username, client_id, happening }))
+    let node = body.node.filter(|node| is_node(node));
+    Ok(Told::Event(Event { user_name: body.username, client_id, node, happening }))
 }
 
 /// Longest part of a field that a log line shows, in characters.
@@ -152,6 +171,11 @@ fn time(field: Option<i64>, name: &'static str) -> Result<i64, Malformed> {
     is_moment(ms).then_some(ms).ok_or(Malformed::Time(name))
 }
 
+/// An Erlang node name, as far as it is kept.
+fn is_node(node: &str) -> bool {
+    node.len() <= MAX_NODE_BYTES && !node.contains(char::is_control)
+}
+
 fn message_id(id: Cow<'_, str>) -> Result<Cow<'_, str>, Malformed> {
     let good = (1..=MAX_ID_BYTES).contains(&id.len()) && !id.contains(char::is_control);
     good.then_some(id).ok_or(Malformed::Id)
@@ -174,6 +198,16 @@ fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Cow<'de, st
     struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
     let Text(text) = Text::deserialize(deserializer)?;
     Ok((text != MISSING).then_some(text))
+}
+
+impl<'de> Deserialize<'de> for Attributes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(match Value::deserialize(deserializer)? {
+            Value::Object(attributes) if attributes.is_empty() => Self::None,
+            Value::Object(_) => Self::Some,
+            _ => Self::Unknown,
+        })
+    }
 }
 
 /// A whole number; larger ones than `i64` holds are its largest, which is no time.
