@@ -161,7 +161,8 @@ impl ChangeListener {
             };
             match &failed {
                 ListenError::Registry(error) => self.report_away(error),
-                deaf => self.report_deaf(deaf),
+                ListenError::Deaf => self.report_deaf(&failed),
+                ListenError::Lost(_) | ListenError::Silent => self.report_loss(&failed),
             }
             tokio::select! {
                 () = stop.cancelled() => return,
