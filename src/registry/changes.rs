@@ -9,13 +9,18 @@
 //!   connection, and has [`ECHO_TIMEOUT`] to arrive. Its travel time is the measured lag of changes.
 //! - A proof counts from when it was sent.
 //! - PostgreSQL coming back is noticed by itself, within [`RETRY_MAX`] and a connection attempt.
+//! - At most six sessions on the server, those included whose statement was given up: two of each
+//!   [`Target`] here. Each is asked to end before its place is given away.
 //!
 //! # States
 //! *listening* → (a connection ends, a proof is missing) → *reconnecting*: records are suspect, every
 //! request asks PostgreSQL → connection attempt fails → *away*: records here stand in, new names are
-//! refused. When PostgreSQL does not answer a heartbeat at all it is *away* at once, and the next attempt
-//! begins with another server. → LISTEN succeeds and is proven → *listening*. Without the first proof it is *deaf*, which is
-//! reconnecting with a reason: PostgreSQL answers, so it is asked each time.
+//! refused. When PostgreSQL answers neither a heartbeat nor a fresh session it is *away* at once, and the
+//! next attempt begins with another server. → LISTEN succeeds and is proven → *listening*. Without the first
+//! proof it is *deaf*, which is reconnecting with a reason: PostgreSQL answers, so it is asked each time.
+//!
+//! A heartbeat alone does not tell whether PostgreSQL is there: commits that notify go one after the other,
+//! and one that waits for a synchronous standby holds up all others, while reads go on.
 //!
 //! # Races
 //! - *A change between LISTEN and its proof* is heard like any other.
@@ -30,18 +35,20 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
-use tokio_postgres::{Client, Notification, SimpleQueryMessage};
+use tokio_postgres::{Client, Notification};
 use tokio_util::sync::CancellationToken;
 
 use crate::lifecycle::LogThrottle;
 use crate::metrics::ListenMetrics;
 use crate::registry::cache::DeviceCache;
-use crate::registry::connection::{Target, timed_out};
+use crate::registry::connection::Target;
 use crate::registry::error::{RegistryError, causes};
 use crate::registry::freshness::{Freshness, now_ms};
 use crate::registry::hearing::{Hearing, Proof};
+use crate::registry::heartbeat::{answers, is_read_only, micros, or_else_asked};
 use crate::registry::locks::{LockFeed, LockNotice};
 use crate::registry::schemas::SchemaCache;
+use crate::registry::session::Guarded;
 use crate::secret::random_bytes;
 
 /// The channel that the triggers in `sql/` notify, with the device's name as payload.
@@ -65,7 +72,12 @@ const RETRY_MAX: Duration = Duration::from_secs(1);
 
 /// Keeps a cache's promise by listening for as long as it runs.
 pub struct ChangeListener {
+    /// Where it listens.
     target: Target,
+    /// Where heartbeats are sent.
+    speaking: Target,
+    /// Where PostgreSQL is asked whether it is there at all.
+    asking: Target,
     cache: Arc<DeviceCache>,
     schemas: Arc<SchemaCache>,
     freshness: Arc<Freshness>,
@@ -84,7 +96,7 @@ struct Ears {
     /// Held, because LISTEN ends with it.
     _listener: Client,
     notifications: mpsc::Receiver<Notification>,
-    speaker: Client,
+    speaker: Guarded,
 }
 
 /// Why nobody listens.
@@ -98,6 +110,14 @@ enum ListenError {
          connect straight to PostgreSQL, or through a pooler in session mode"
     )]
     Deaf,
+    #[error(
+        "PostgreSQL answers, but a NOTIFY does not go through within {ECHO_TIMEOUT:?}: typically a commit that \
+         notifies waits for a synchronous standby that is gone, and holds up all others; look for the \
+         wait_event SyncRep in pg_stat_activity, and at synchronous_standby_names"
+    )]
+    Held,
+    #[error("LISTEN is accepted, but there is no second session to prove it with: {0}")]
+    Mute(RegistryError),
     #[error("{0}")]
     Lost(String),
     #[error("PostgreSQL did not answer within {ECHO_TIMEOUT:?}")]
@@ -126,7 +146,9 @@ impl ChangeListener {
         let heartbeat_channel = format!("fleetgate_heartbeat_{own:016x}");
         let hearing = Arc::new(Hearing::new(freshness.bound()));
         Self {
-            target,
+            speaking: target.clone().for_background(),
+            asking: target.clone().for_background(),
+            target: target.for_background(),
             cache,
             schemas,
             freshness,
@@ -161,7 +183,9 @@ impl ChangeListener {
             };
             match &failed {
                 ListenError::Registry(error) => self.report_away(error),
-                ListenError::Deaf => self.report_deaf(&failed),
+                ListenError::Deaf | ListenError::Held | ListenError::Mute(_) => {
+                    self.report_deaf(&failed);
+                }
                 ListenError::Lost(_) | ListenError::Silent => self.report_loss(&failed),
             }
             tokio::select! {
@@ -180,9 +204,10 @@ impl ChangeListener {
             .join(";");
         match timeout(ECHO_TIMEOUT, listener.batch_execute(&listen)).await {
             Ok(listening) => listening.map_err(RegistryError::on("LISTEN"))?,
-            Err(_) => Err(timed_out("LISTEN", ECHO_TIMEOUT))?,
+            Err(_) if answers(&self.asking, ECHO_TIMEOUT).await => return Err(ListenError::Held),
+            Err(_) => return Err(ListenError::Silent),
         }
-        let (speaker, _) = self.target.open(None).await?;
+        let speaker = self.speaking.open_guarded().await.map_err(ListenError::Mute)?;
         let mut ears = Ears { _listener: listener, notifications, speaker };
         let recovered = self.freshness.is_away();
         let sent_ms = now_ms();
@@ -318,28 +343,15 @@ impl ChangeListener {
                 }
             }
         };
-        let echoed = timeout(ECHO_TIMEOUT, echo).await;
-        let missing = || {
-            if answered.load(Ordering::Relaxed) { ListenError::Deaf } else { ListenError::Silent }
+        let (echoed, is_there) = or_else_asked(&self.asking, echo, ECHO_TIMEOUT).await;
+        let missing = || match (answered.load(Ordering::Relaxed), is_there) {
+            (true, _) => ListenError::Deaf,
+            (false, true) => ListenError::Held,
+            (false, false) => ListenError::Silent,
         };
-        let sent_at = echoed.unwrap_or_else(|_| Err(missing()))?;
+        let sent_at = echoed.unwrap_or_else(|| Err(missing()))?;
         let travelled = sent.elapsed();
         self.metrics.lag.set(travelled.as_secs_f64());
         Ok(Proof { sent_at, travelled })
     }
-}
-
-/// Whether the session may not write, as a heartbeat's answer tells it.
-fn is_read_only(answer: &[SimpleQueryMessage]) -> bool {
-    answer
-        .iter()
-        .any(|message| matches!(message, SimpleQueryMessage::Row(row) if row.get(1) == Some("t")))
-}
-
-/// PostgreSQL's clock, in microseconds since the Unix epoch, as a heartbeat's answer tells it.
-fn micros(answer: &[SimpleQueryMessage]) -> Option<i64> {
-    answer.iter().find_map(|message| match message {
-        SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
-        _ => None,
-    })
 }

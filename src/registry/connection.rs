@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::config::LoadBalanceHosts;
@@ -32,7 +32,7 @@ use crate::registry::encryption::{tls, tls_of};
 use crate::registry::error::RegistryError;
 use crate::registry::freshness::Freshness;
 use crate::registry::server::Server;
-use crate::registry::session::{Canceller, Driver, Guarded, Session, end_in_time};
+use crate::registry::session::{Canceller, Driver, Ending, Guarded, Session, end_in_time};
 use crate::secret::random_bytes;
 
 /// Notifications that may wait between the connection and the listener. When full, the connection
@@ -115,7 +115,9 @@ impl Target {
     /// For one task in the background, whose statements take seconds at most.
     #[must_use]
     pub fn for_background(mut self) -> Self {
-        self.settings = [("statement_timeout", milliseconds(BACKGROUND_STATEMENT))].into();
+        // The one does not end a commit that waits for the lock of NOTIFY, the other does.
+        let limits = ["statement_timeout", "lock_timeout"];
+        self.settings = limits.map(|name| (name, milliseconds(BACKGROUND_STATEMENT))).into();
         self.places = Some(Arc::new(Semaphore::new(BACKGROUND_CONNECTIONS)));
         self
     }
@@ -152,35 +154,36 @@ impl Target {
     /// # Errors
     /// As [`Target::open`], and when the last connections of this task are still being ended.
     pub async fn open_guarded(&self) -> Result<Guarded, RegistryError> {
-        let place = match &self.places {
-            Some(places) => {
-                let place = timeout(self.connect_timeout, places.clone().acquire_owned()).await;
-                let place = place.ok().and_then(Result::ok);
-                Some(place.ok_or_else(|| {
-                    RegistryError::Unreachable(
-                        "PostgreSQL has not yet ended the statements that were given up before; look \
-                         for locks, and for a synchronous standby that is gone"
-                            .to_owned(),
-                    )
-                })?)
-            }
-            None => None,
-        };
+        let place = self.place().await?;
         Ok(Guarded::new(self.open_session(None).await?, place))
+    }
+
+    async fn place(&self) -> Result<Option<OwnedSemaphorePermit>, RegistryError> {
+        let Some(places) = &self.places else { return Ok(None) };
+        let place = timeout(self.connect_timeout, places.clone().acquire_owned()).await;
+        let still_ending = || {
+            RegistryError::Unreachable(
+                "PostgreSQL has not yet ended the statements that were given up before; look for locks, and \
+                 for a synchronous standby that is gone"
+                    .to_owned(),
+            )
+        };
+        place.ok().and_then(Result::ok).map(Some).ok_or_else(still_ending)
     }
 
     /// Opens a connection that listens to nothing yet, and the notifications it will receive. It
     /// ends when the receiver goes, and when others have moved to another server.
     ///
     /// # Errors
-    /// As [`Target::open`].
+    /// As [`Target::open_guarded`].
     pub async fn open_listener(
         &self,
     ) -> Result<(Client, mpsc::Receiver<Notification>), RegistryError> {
         let (sender, receiver) = mpsc::channel(NOTIFICATIONS_WAITING);
+        let place = self.place().await?;
         let Session { client, task, canceller, .. } =
             self.open_session(Some(sender.clone())).await?;
-        tokio::spawn(end_in_time(task, canceller, sender));
+        tokio::spawn(end_in_time(Ending::new(task, canceller, place), sender));
         Ok((client, receiver))
     }
 

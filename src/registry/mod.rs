@@ -30,6 +30,7 @@ pub mod evictions;
 pub mod freshness;
 pub mod grants;
 pub mod hearing;
+mod heartbeat;
 pub mod load;
 pub mod loads;
 pub mod locks;

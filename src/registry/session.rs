@@ -15,6 +15,7 @@ use tokio_postgres::error::DbError;
 use tokio_postgres::{AsyncMessage, CancelToken, Client, Notification};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use crate::lifecycle::LogThrottle;
 use crate::registry::server::Undriven;
 
 /// A connection in order closes within this.
@@ -94,9 +95,12 @@ impl Guarded {
         let (open, server) = (task.abort_handle(), canceller.clone());
         tokio::spawn(async move {
             server.moved(|| open.is_finished()).await;
-            open.abort();
+            if !open.is_finished() {
+                open.abort();
+                server.once().await;
+            }
         });
-        Self { client, ending: Some(Ending { task, canceller, _place: place }) }
+        Self { client, ending: Some(Ending::new(task, canceller, place)) }
     }
 }
 
@@ -123,13 +127,22 @@ impl Drop for Guarded {
 }
 
 /// The end of a connection whose client is gone.
-struct Ending {
+pub(super) struct Ending {
     task: JoinHandle<()>,
     canceller: Canceller,
     _place: Option<OwnedSemaphorePermit>,
 }
 
 impl Ending {
+    /// `place` is given back once the server is done with the connection.
+    pub(super) fn new(
+        task: JoinHandle<()>,
+        canceller: Canceller,
+        place: Option<OwnedSemaphorePermit>,
+    ) -> Self {
+        Self { task, canceller, _place: place }
+    }
+
     async fn run(mut self) {
         if timeout(CLOSES_AT_ONCE, &mut self.task).await.is_err() {
             let task = &mut self.task;
@@ -178,18 +191,20 @@ impl Driver {
 
 /// Ends a listening connection when nobody takes its notifications any more, and when others have moved to
 /// another server: changes of what they read would not be heard here.
-pub(super) async fn end_in_time(
-    mut task: JoinHandle<()>,
-    canceller: Canceller,
-    listener: mpsc::Sender<Notification>,
-) {
+pub(super) async fn end_in_time(mut ending: Ending, listener: mpsc::Sender<Notification>) {
+    static THROTTLE: LogThrottle =
+        LogThrottle::new("moving to the database server that other connections now use");
     tokio::select! {
         // The listener's channel ends with the last sender, and so when this returns.
-        _ = &mut task => return,
-        () = listener.closed() => {}
-        () = canceller.moved(|| false) => tracing::info!("others use another server of database.url; going there"),
+        _ = &mut ending.task => {}
+        () = listener.closed() => ending.run().await,
+        () = ending.canceller.moved(|| false) => {
+            if let Some(unsaid) = THROTTLE.now() {
+                tracing::info!(unsaid, "moving to the database server that other connections now use");
+            }
+            ending.task.abort();
+        }
     }
-    task.abort();
 }
 
 /// "canceling wait for synchronous replication": the commit is answered as done, and only its warning says

@@ -1,5 +1,6 @@
 //! What a server that hangs or changes costs: statements given up, sessions that are of no more use.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use fleetgate::registry::connection::Target;
@@ -128,6 +129,46 @@ async fn what_the_background_gives_up_is_ended_before_it_takes_more() {
         assert!(sessions(&admin).await <= 2);
     }
     eventually("all have ended", || async { sessions(&admin).await == 0 }).await;
+}
+
+#[tokio::test]
+async fn while_no_notice_goes_through_sessions_stay_few_and_strangers_are_told() {
+    let cluster = Cluster::start("").await;
+    let admin = cluster.create("fleet").await;
+    let app = TestApp::start(config(&cluster.url("fleet"))).await;
+    app.ready().await;
+    let fleet = Fleet::connect(&cluster.url("fleet")).await;
+    fleet.device("t").await.bind("t", "main", Some("t/main"), None).await;
+    cluster.configure("synchronous_standby_names = 'nobody'");
+    cluster.reload().await;
+    // Its commit holds the lock of NOTIFY until there is a standby.
+    let change = fleet.enabled("t", false);
+    let watched = async {
+        eventually("nothing is heard", || async { app.metric("fleetgate_listen_up").await == 0.0 })
+            .await;
+        let mut attempts = HashSet::new();
+        while attempts.len() < 5 {
+            let spoken = "SELECT count(*) FROM pg_stat_activity
+                          WHERE wait_event_type = 'Lock' AND query LIKE '%pg_notify%heartbeat%'";
+            let stuck: i64 = admin.query_one(spoken, &[]).await.unwrap().get(0);
+            assert!(stuck <= 2, "{stuck} heartbeats wait on the server");
+            assert_eq!(app.login("stranger", "x").await.status, 200, "reads work");
+            let listening = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'LISTEN %'";
+            let listening = admin.query(listening, &[]).await.unwrap();
+            attempts.extend(listening.iter().map(|row| row.get::<_, i32>(0)));
+        }
+        let problem = app.get("/readyz").await;
+        assert!(problem.body.contains("standby"), "{}", problem.body);
+        cluster.configure("synchronous_standby_names = ''");
+        cluster.reload().await;
+    };
+    let (_, ()) = tokio::join!(change, watched);
+    eventually("changes are heard again", || async {
+        app.metric("fleetgate_listen_up").await == 1.0
+            && app.publishes("t", "t/main").await == "deny"
+    })
+    .await;
+    eventually("few sessions are left", || async { sessions(&admin).await <= 12 }).await;
 }
 
 #[tokio::test]
