@@ -165,15 +165,6 @@ pub async fn schema_version(client: &impl GenericClient) -> Result<SchemaVersion
     Ok(SchemaVersion { applied, known: known_version() })
 }
 
-/// The lines of all migrations, in order.
-pub(super) fn statements() -> Vec<String> {
-    let runner = embedded::migrations::runner();
-    let mut migrations: Vec<_> = runner.get_migrations().iter().collect();
-    migrations.sort_by_key(|migration| migration.version());
-    let texts = migrations.iter().filter_map(|migration| migration.sql());
-    texts.flat_map(str::lines).map(str::to_owned).collect()
-}
-
 fn known_version() -> i64 {
     let runner = embedded::migrations::runner();
     runner

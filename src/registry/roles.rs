@@ -5,23 +5,20 @@
 //! `sql/` run as whoever calls them, so these privileges are all that stands between a stolen password of
 //! `serve` and the tables.
 //!
-//! Which tables there are is read from the migrations themselves, so a new table is granted and checked
-//! without being named here; only those where a serving role needs less are.
-
-use std::collections::BTreeSet;
+//! [`TABLES`] names every table with what a role needs there. Tests hold it to what the migrations make
+//! (`tests/integration/roles.rs`): a table that is missing there could not be served from.
 
 use tokio_postgres::{Client, GenericClient};
 
 use crate::registry::error::RegistryError;
-use crate::registry::migrate::{HISTORY, SchemaVersion, statements};
+use crate::registry::migrate::{HISTORY, SchemaVersion};
 use crate::secret::Secret;
 
-/// What serving needs on a table that is not in [`TABLES`].
+/// Every privilege on rows.
 const ALL: &str = "SELECT,INSERT,UPDATE,DELETE";
 
-/// Tables where less is enough to serve: what `serve` needs, and what the commands that change devices
-/// need besides.
-const TABLES: [(&str, &str, &str); 11] = [
+/// Every table: what `serve` needs on it, and what the commands that change devices need besides.
+const TABLES: [(&str, &str, &str); 19] = [
     (HISTORY, "SELECT", ""),
     ("serving_roles", "", ""),
     ("devices", "SELECT,UPDATE", "INSERT,DELETE"),
@@ -33,11 +30,19 @@ const TABLES: [(&str, &str, &str); 11] = [
     ("routing_rules", "", ALL),
     ("device_state", "SELECT,INSERT,UPDATE", ""),
     ("presence_sweeps", "SELECT,INSERT,UPDATE", ""),
+    ("client_sessions", ALL, ""),
+    ("kick_outs_to_confirm", ALL, ""),
+    ("login_locks", ALL, ""),
+    ("replicas", ALL, ""),
+    ("session_evictions", ALL, ""),
+    ("session_pruning", ALL, ""),
+    ("shared_addresses", ALL, ""),
+    ("untrusted_timestamps", ALL, ""),
 ];
 
 /// A privilege that a role may need.
 struct Need {
-    table: String,
+    table: &'static str,
     privilege: &'static str,
     /// For `serve`; otherwise only for commands that change devices.
     serving: bool,
@@ -78,7 +83,7 @@ impl Missing {
 pub async fn missing_privileges(client: &impl GenericClient) -> Result<Missing, RegistryError> {
     let on_privileges = || RegistryError::on("the privileges");
     let needs = needs();
-    let tables: Vec<&str> = needs.iter().map(|need| need.table.as_str()).collect();
+    let tables: Vec<&str> = needs.iter().map(|need| need.table).collect();
     let privileges: Vec<&str> = needs.iter().map(|need| need.privilege).collect();
     let serving: Vec<bool> = needs.iter().map(|need| need.serving).collect();
     let rows = client
@@ -108,46 +113,20 @@ const MISSING: &str = "
       AND NOT has_function_privilege(function.oid, 'EXECUTE')
     ORDER BY 1";
 
-/// Every privilege on every table that the migrations leave behind.
+/// Every privilege on every table.
 fn needs() -> Vec<Need> {
     let mut needs = Vec::new();
-    for table in tables() {
-        let known = TABLES.iter().find(|(name, ..)| *name == table);
-        let (serving, provisioning) = known.map_or((ALL, ""), |(_, serving, more)| (serving, more));
+    for (table, serving, provisioning) in TABLES {
         for (privileges, serving) in [(serving, true), (provisioning, false)] {
             let privileges = privileges.split(',').filter(|privilege| !privilege.is_empty());
-            needs.extend(privileges.map(|privilege| Need {
-                table: table.clone(),
-                privilege,
-                serving,
-            }));
+            needs.extend(privileges.map(|privilege| Need { table, privilege, serving }));
         }
     }
     needs
 }
 
-/// The tables that the migrations leave behind, and the history of migrations.
-fn tables() -> BTreeSet<String> {
-    let mut tables = BTreeSet::from([HISTORY.to_owned()]);
-    for line in statements() {
-        let line =
-            line.to_ascii_lowercase().replace("if not exists ", "").replace("if exists ", "");
-        let words = line.split(|c: char| c.is_whitespace() || "(;,".contains(c));
-        match words.collect::<Vec<_>>().as_slice() {
-            ["create", "table", name, ..] | ["create", "unlogged", "table", name, ..] => {
-                tables.insert((*name).to_owned());
-            }
-            ["drop", "table", name, ..] => {
-                tables.remove(*name);
-            }
-            ["alter", "table", old, "rename", "to", new, ..] => {
-                tables.remove(*old);
-                tables.insert((*new).to_owned());
-            }
-            _ => {}
-        }
-    }
-    tables
+fn table_names() -> Vec<&'static str> {
+    TABLES.iter().map(|(table, ..)| *table).collect()
 }
 
 /// The role that this connection acts as.
@@ -198,16 +177,21 @@ pub async fn grant(
 ) -> Result<(), RegistryError> {
     let thing = format!("role {role:?}");
     let transaction = client.transaction().await.map_err(RegistryError::on(&thing))?;
-    if current_role(&transaction).await? == role {
-        return Err(RegistryError::Refused(format!(
-            "{thing} owns the tables and is what this command connects as; name the role that `serve` is to connect as"
-        )));
-    }
     let found = transaction
-        .query_opt("SELECT rolsuper FROM pg_roles WHERE rolname = $1", &[&role])
+        .query_opt(
+            &format!("SELECT rolsuper, owns FROM ({ROLES}) AS roles WHERE name = $2"),
+            &[&table_names(), &role],
+        )
         .await
         .map_err(RegistryError::on(&thing))?
-        .map(|row| row.get::<_, bool>(0));
+        .map(|row| (row.get::<_, bool>(0), row.get::<_, bool>(1)));
+    if let Some((_, true)) = found {
+        return Err(RegistryError::Refused(format!(
+            "{thing} owns the tables, or is a member of the role that does, and would lose its own rights on them; \
+             name another role, for `serve` to connect as"
+        )));
+    }
+    let found = found.map(|(superuser, _)| superuser);
     match (found, password) {
         (None, None) => {
             return Err(RegistryError::Refused(format!(
@@ -232,7 +216,16 @@ pub async fn grant(
     transaction.commit().await.map_err(RegistryError::on(&thing))
 }
 
-/// Grants again to the roles noted by [`grant`]; returns those that are still there.
+/// Every role: its name, whether it is a superuser, and whether it has the rights of an owner of one of our tables. A superuser is
+/// a member of every role; only the tables that it owns itself count.
+const ROLES: &str = "
+    SELECT rolname::text AS name, rolsuper, EXISTS (
+        SELECT FROM unnest($1::text[]) AS named (name) JOIN pg_class ON pg_class.oid = to_regclass(name)
+        WHERE relowner = role.oid OR NOT rolsuper AND pg_has_role(role.oid, relowner, 'MEMBER')) AS owns
+    FROM pg_roles AS role";
+
+/// Grants again to the roles noted by [`grant`]; returns those that are still there. Roles that own tables by
+/// now keep what they have.
 ///
 /// # Errors
 /// A database that is away, a role that does not own the tables.
@@ -241,9 +234,10 @@ pub async fn grant_again(client: &mut Client) -> Result<Vec<String>, RegistryErr
     let transaction = client.transaction().await.map_err(on_roles())?;
     let rows = transaction
         .query(
-            "SELECT name FROM serving_roles JOIN pg_roles ON rolname = name
-             WHERE name <> current_user ORDER BY name",
-            &[],
+            &format!(
+                "SELECT name FROM serving_roles JOIN ({ROLES}) AS roles USING (name) WHERE NOT owns ORDER BY name"
+            ),
+            &[&table_names()],
         )
         .await
         .map_err(on_roles())?;
@@ -273,17 +267,16 @@ async fn set_password(
 
 async fn grant_tables(client: &impl GenericClient, role: &str) -> Result<(), RegistryError> {
     let on_role = || RegistryError::on(format!("role {role:?}"));
-    let tables: Vec<String> = tables().into_iter().collect();
     let needs = needs();
-    let privileges: Vec<String> = tables
-        .iter()
-        .map(|table| {
-            let of_table = needs.iter().filter(|need| need.table == *table);
-            of_table.map(|need| need.privilege).collect::<Vec<_>>().join(", ")
-        })
-        .collect();
-    let rows =
-        client.query(GRANTS, &[&role, &tables, &privileges, &HISTORY]).await.map_err(on_role())?;
+    let privileges = TABLES.iter().map(|(table, ..)| {
+        let of_table = needs.iter().filter(|need| need.table == *table);
+        of_table.map(|need| need.privilege).collect::<Vec<_>>().join(", ")
+    });
+    let privileges: Vec<String> = privileges.collect();
+    let rows = client
+        .query(GRANTS, &[&role, &table_names(), &privileges, &HISTORY])
+        .await
+        .map_err(on_role())?;
     for row in rows {
         client.batch_execute(row.get(0)).await.map_err(on_role())?;
     }
@@ -320,17 +313,3 @@ const GRANTS: &str = "
     FROM tables JOIN pg_depend AS part ON part.refclassid = 'pg_class'::regclass AND part.refobjid = tables.id
     JOIN pg_class AS sequence ON part.classid = 'pg_class'::regclass AND sequence.oid = part.objid
     WHERE sequence.relkind = 'S' AND part.deptype = 'a'";
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tables_with_less_than_everything_are_tables() {
-        let tables = tables();
-        for (name, ..) in TABLES {
-            assert!(tables.contains(name), "{name}");
-        }
-        assert!(tables.contains("client_sessions"));
-    }
-}

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use fleetgate::app::AppError;
-use fleetgate::registry::migrate::{grant_to, migrate};
+use fleetgate::registry::migrate::{grant_again, grant_to, migrate};
 use fleetgate::registry::roles::missing_privileges;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
@@ -178,6 +178,42 @@ async fn only_the_owner_grants_and_not_to_itself() {
     assert!(code == 1 && stderr.contains("owns the tables"), "{stderr}");
     let (code, _, stderr) = grant_to(&database.owner_url(), "nobody; DROP TABLE devices");
     assert!(code == 1 && stderr.contains("does not exist"), "{stderr}");
+}
+
+/// The privileges of another role on every table.
+async fn privileges_of(owner: &Client, role: &str) -> BTreeSet<String> {
+    owner.batch_execute(&format!("SET ROLE {role}")).await.unwrap();
+    let held = privileges(owner).await;
+    owner.batch_execute("RESET ROLE").await.unwrap();
+    held
+}
+
+#[tokio::test]
+async fn nobody_takes_the_owners_rights_away() {
+    let database = empty_database().await;
+    // Roles belong to the whole server, and tests share it.
+    let owner = database.url.rsplit("dbname=").next().unwrap().replace('\'', "") + "_owner";
+    let (member, serving) = (format!("{owner}_member"), format!("{owner}_serving"));
+    let mut superuser = connect(&database.url).await;
+    let roles = format!(
+        "CREATE ROLE {owner}; CREATE ROLE {member} NOINHERIT IN ROLE {owner}; CREATE ROLE {serving};
+         GRANT ALL ON SCHEMA public TO {owner}; SET ROLE {owner}"
+    );
+    superuser.batch_execute(&roles).await.unwrap();
+    migrate(&mut superuser).await.unwrap();
+    superuser.batch_execute("RESET ROLE").await.unwrap();
+    let before = privileges_of(&superuser, &owner).await;
+    for role in [&owner, &member] {
+        let error = grant_to(&mut superuser, role, None).await.expect_err(role).to_string();
+        assert!(error.contains("owns the tables, or is a member"), "{error}");
+        assert_eq!(privileges_of(&superuser, &owner).await, before);
+    }
+    grant_to(&mut superuser, &serving, None).await.unwrap();
+    // It was a serving role, and owns the tables by now.
+    let reassign = format!("REASSIGN OWNED BY {owner} TO {serving}");
+    superuser.batch_execute(&reassign).await.unwrap();
+    assert_eq!(grant_again(&mut superuser).await.unwrap(), Vec::<String>::new());
+    assert_eq!(privileges_of(&superuser, &serving).await, before);
 }
 
 /// Why a service ended by itself.
