@@ -5,6 +5,7 @@
 //! outlives the worker that first needed it. Hash threads belong to [`crate::authn`].
 
 mod background;
+mod resources;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -22,6 +23,8 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use background::{broker, keep_registry, locks};
+pub use resources::listen_remedy;
+use resources::{bind, require_threads, room};
 
 use crate::authn::Authenticator;
 use crate::authn::limits::Limits;
@@ -35,7 +38,7 @@ use crate::http::Gate;
 use crate::http::connections::Connections;
 use crate::http::server::{self, Room};
 use crate::ingest::Ingest;
-use crate::lifecycle::{keep_telling, open_files, tell_unsaid};
+use crate::lifecycle::{keep_telling, tell_unsaid};
 use crate::metrics::{HashMetrics, Metrics};
 use crate::registry::cache::DeviceCache;
 use crate::registry::changes::ChangeListener;
@@ -58,7 +61,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 #[derive(Debug, Error)]
 pub enum AppError {
     /// The address is taken or not ours.
-    #[error("cannot listen on {address}: {source}; choose another address with http.listen")]
+    #[error("cannot listen on {address}: {source}; {}", listen_remedy(source, "http.listen"))]
     Listen {
         /// The address of the configuration.
         address: SocketAddr,
@@ -134,6 +137,7 @@ impl App {
         // First, because it fails most often, and nothing has to be undone then.
         let socket = bind(config.http.listen)?;
         let room = room(config)?;
+        require_threads(config)?;
         let runtime = registry_runtime(config.http.workers)?;
         let target = Target::new(&config.database)?;
         let metrics = Metrics::new().map_err(set_up("metrics"))?;
@@ -240,7 +244,7 @@ impl App {
         end.cancel();
         if !writer.is_finished() && tokio::time::timeout(LAST_WRITES, writer).await.is_err() {
             tracing::error!(
-                "events were still being written after {LAST_WRITES:?}; EMQX was told nothing about them"
+                "events were still being written after {LAST_WRITES:?}; EMQX got no answer for them and will send them again"
             );
         }
         self.gate.authenticator.stop();
@@ -302,42 +306,20 @@ pub fn system() -> io::Result<SystemRunner> {
     Ok(System::with_tokio_rt(move || runtime))
 }
 
-/// Half as many threads as workers. A second thread on two cores makes batches of events slower: waking
+/// How many threads the registry's runtime has: half as many as workers. A second thread on two cores makes batches of events slower: waking
 /// it costs more than it takes over (docs/PERFORMANCE.md).
+fn registry_threads(workers: usize) -> usize {
+    (workers / 2).clamp(1, REGISTRY_THREADS)
+}
+
 fn registry_runtime(workers: usize) -> Result<Background, AppError> {
     tokio::runtime::Builder::new_multi_thread()
-        .worker_threads((workers / 2).clamp(1, REGISTRY_THREADS))
+        .worker_threads(registry_threads(workers))
         .thread_name("registry")
         .enable_all()
         .build()
         .map(|runtime| Background { handle: runtime.handle().clone(), runtime: Some(runtime) })
         .map_err(set_up("the registry's threads"))
-}
-
-fn bind(address: SocketAddr) -> Result<TcpListener, AppError> {
-    TcpListener::bind(address).map_err(|source| AppError::Listen { address, source })
-}
-
-/// How many connections there is room for.
-fn room(config: &Config) -> Result<Room, AppError> {
-    let (files, wanted) = (open_files(), config.http.max_connections);
-    let room = Room::within(files, wanted, config.http.workers, config.database.pool_size).ok_or_else(|| {
-        let why = format!(
-            "this process may have {files} files open, which leaves none for connections; raise the \
-             limit (`ulimit -n`, systemd's LimitNOFILE)"
-        );
-        AppError::SetUp { what: "connections", why }
-    })?;
-    if room.connections < wanted {
-        tracing::warn!(
-            open_files = files,
-            connections = room.connections,
-            wanted,
-            "the limit of open files leaves fewer connections than http.max_connections; raise it \
-             (`ulimit -n`, systemd's LimitNOFILE)"
-        );
-    }
-    Ok(room)
 }
 
 fn serve(

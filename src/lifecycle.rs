@@ -37,13 +37,15 @@ pub struct LogThrottle {
 struct Throttled {
     last: Option<Instant>,
     unsaid: u64,
+    /// Whether it is in [`HOLDING_BACK`], where it must not be twice.
+    listed: bool,
 }
 
 impl LogThrottle {
     /// A throttle for lines about one thing, in the words of the log line.
     #[must_use]
     pub const fn new(about: &'static str) -> Self {
-        Self { about, state: Mutex::new(Throttled { last: None, unsaid: 0 }) }
+        Self { about, state: Mutex::new(Throttled { last: None, unsaid: 0, listed: false }) }
     }
 
     /// Whether to say something now: then how often it was not since the last time.
@@ -55,9 +57,9 @@ impl LogThrottle {
         let mut state = lock(&self.state);
         if state.last.is_some_and(|last| now.saturating_duration_since(last) < SELDOM) {
             state.unsaid += 1;
-            let first = state.unsaid == 1;
+            let listed = std::mem::replace(&mut state.listed, true);
             drop(state);
-            if first {
+            if !listed {
                 lock(&HOLDING_BACK).push(self);
             }
             return None;
@@ -66,13 +68,14 @@ impl LogThrottle {
         Some(std::mem::take(&mut state.unsaid))
     }
 
-    /// What is held back for longer than a minute, or at all.
+    /// What is held back for longer than a minute, or at all; then it is no longer listed.
     fn overdue(&self, now: Instant, all: bool) -> Option<u64> {
         let mut state = lock(&self.state);
         let over = |last| now.saturating_duration_since(last) >= SELDOM;
         if !all && !state.last.is_none_or(over) {
             return None;
         }
+        state.listed = false;
         if state.unsaid > 0 {
             state.last = Some(now);
         }
@@ -93,7 +96,7 @@ pub fn tell_unsaid(all: bool) {
         None => true,
     });
     for (about, unsaid) in told.into_iter().filter(|(_, unsaid)| *unsaid > 0) {
-        tracing::warn!(unsaid, "{about}: `unsaid` more since the last line about it");
+        tracing::warn!(unsaid, "{about}: {unsaid} more since the last line");
     }
 }
 
@@ -181,6 +184,22 @@ pub fn open_files() -> usize {
     limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
+/// Whether this process may have so many more threads at the same time.
+///
+/// # Errors
+/// Why the operating system refuses one of them.
+pub fn try_threads(count: usize) -> io::Result<()> {
+    let all_started = Mutex::new(());
+    std::thread::scope(|scope| {
+        let starting = lock(&all_started);
+        let mut threads = (0..count)
+            .map(|_| std::thread::Builder::new().spawn_scoped(scope, || drop(lock(&all_started))));
+        let started = threads.try_for_each(|thread| thread.map(drop));
+        drop(starting);
+        started
+    })
+}
+
 /// Sends logs to standard error, so that standard output stays free for results.
 ///
 /// A second call in one process changes nothing.
@@ -219,5 +238,27 @@ mod tests {
         assert_eq!(after(130), None, "what was told late counts as a line");
         assert_eq!(THROTTLE.overdue(began + Duration::from_secs(131), true), Some(1));
         assert_eq!(after(200), Some(0), "nothing is told twice");
+    }
+
+    #[test]
+    fn a_steady_stream_is_listed_once() {
+        static THROTTLE: LogThrottle = LogThrottle::new("a steady stream");
+        let listed = || {
+            let all = lock(&HOLDING_BACK);
+            all.iter().filter(|throttle| std::ptr::eq(**throttle, &raw const THROTTLE)).count()
+        };
+        // Ahead of the clock, so that a look at what is overdue finds a line of a moment ago.
+        let began = Instant::now() + SELDOM;
+        for minute in 0..10 {
+            let at = began + SELDOM * minute;
+            assert!(THROTTLE.at(at).is_some());
+            assert_eq!(THROTTLE.at(at + Duration::from_secs(1)), None);
+            tell_unsaid(false);
+            assert_eq!(listed(), 1, "minute {minute}");
+        }
+        tell_unsaid(true);
+        assert_eq!(listed(), 0);
+        assert_eq!(THROTTLE.at(Instant::now()), None);
+        assert_eq!(listed(), 1, "what is held back later is told too");
     }
 }

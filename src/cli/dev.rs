@@ -27,7 +27,7 @@ use tokio::task::JoinError;
 use tokio_postgres::{Client, NoTls};
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{self, App, AppError};
+use crate::app::{self, App, AppError, listen_remedy};
 use crate::cli::error::CliError;
 use crate::cli::output::{print, remark};
 use crate::cli::token::TokenCommandError;
@@ -63,10 +63,7 @@ pub(super) struct DevArgs {
 #[derive(Debug, Error)]
 pub(super) enum DevError {
     /// The address is taken or not ours.
-    #[error(
-        "cannot listen on {address}: {source}; stop what uses it (another `fleetgate dev`?) or choose \
-         another address with --listen"
-    )]
+    #[error("cannot listen on {address}: {source}; {}", listen_remedy(source, "--listen"))]
     Listen {
         /// The address.
         address: SocketAddr,

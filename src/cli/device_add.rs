@@ -79,7 +79,7 @@ fn json_object(text: &str) -> Result<Value, String> {
         Ok(value @ Value::Object(_)) => Ok(value),
         Ok(_) => Err("is JSON but no object; write something like {\"room\": \"101\"}".to_owned()),
         Err(error) => {
-            Err(format!("is no JSON ({error}); write something like {{\"room\": \"101\"}}"))
+            Err(format!("is not valid JSON ({error}); write something like {{\"room\": \"101\"}}"))
         }
     }
 }

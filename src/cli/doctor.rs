@@ -38,7 +38,7 @@ pub struct DoctorArgs {}
 #[derive(Debug, Error)]
 pub enum DoctorError {
     /// Something does not work; the report says what to do.
-    #[error("{0}; what to do stands in the report")]
+    #[error("{0}; the report says what to do")]
     Failures(String),
     /// There is no runtime to ask the database on.
     #[error("the async runtime did not start: {0}")]

@@ -108,7 +108,7 @@ async fn list(context: &Context, device: &DeviceName) -> Result<(), CliError> {
 async fn remove(context: &Context, id: &str) -> Result<(), CliError> {
     let id: i64 = id.parse().map_err(|_| {
         CliError::Usage(format!(
-            "{id:?} is no number of a grant; write its number, or DEVICE publish|subscribe FILTER"
+            "{id:?} is not a valid number of a grant; write its number, or DEVICE publish|subscribe FILTER"
         ))
     })?;
     let client = context.connect().await?;

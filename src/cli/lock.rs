@@ -98,13 +98,13 @@ async fn list(context: &Context, scope: &LockScope) -> Result<(), CliError> {
 fn lock_table(locks: &[Shown]) -> String {
     let waits = |lock: &Shown| match lock.locked {
         true => format!("{} s", lock.seconds_left),
-        false => "over".to_owned(),
+        false => "expired".to_owned(),
     };
     let rows = locks.iter().map(|lock| {
         let name = lock.name.clone().unwrap_or_else(|| "(all names)".to_owned());
         [name, lock.address.clone(), lock.failures.to_string(), waits(lock)]
     });
-    table(["NAME", "ADDRESS", "WRONG PASSWORDS", "WAITS"], rows)
+    table(["NAME", "ADDRESS", "WRONG PASSWORDS", "LOCKED FOR"], rows)
 }
 
 async fn clear(context: &Context, scope: &LockScope) -> Result<(), CliError> {

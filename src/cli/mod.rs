@@ -32,6 +32,7 @@ mod serve;
 mod sweep;
 mod token;
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -144,15 +145,20 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// Prints what clap says, which for `--help` and `--version` is no error.
+/// Prints what clap says, which for `--help` and `--version` is no error; nor is a reader that has seen enough.
 fn refuse_usage(error: &clap::Error) -> ExitCode {
     let json = std::env::args_os().any(|argument| argument == "--json");
     if error.use_stderr() && json {
         let message = error.render().to_string();
         let message = message.trim().trim_start_matches("error: ").to_owned();
         Output { json }.error(&CliError::Usage(message));
-    } else if error.print().is_err() {
-        return ExitCode::FAILURE;
+    } else if let Err(why) = error.print()
+        && !error.use_stderr()
+        && why.kind() != ErrorKind::BrokenPipe
+    {
+        let error = CliError::Failed(format!("standard output cannot be written: {why}"));
+        Output { json }.error(&error);
+        return error.exit_code();
     }
     u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
 }

@@ -14,7 +14,7 @@ pub(super) fn parse_moment(text: &str) -> Result<Timestamp, String> {
     let now = Timestamp::from_microsecond(Clock::System.now_micros())
         .map_err(|error| format!("the system's clock is out of range: {error}"))?;
     moment_from(text, now).ok_or_else(|| {
-        "write how long from now (90d, 12h), a date (2027-01-01) or a moment (2027-01-01T00:00:00Z)"
+        "write how long from now (90d, 12h), a date (2027-01-01) or a time (2027-01-01T00:00:00Z)"
             .to_owned()
     })
 }
@@ -23,7 +23,7 @@ pub(super) fn parse_moment(text: &str) -> Result<Timestamp, String> {
 pub(super) fn parse_future_moment(text: &str) -> Result<Timestamp, String> {
     let moment = parse_moment(text)?;
     if moment.as_microsecond() <= Clock::System.now_micros() {
-        return Err("lies in the past; choose a later moment".to_owned());
+        return Err("is in the past; choose a later time".to_owned());
     }
     Ok(moment)
 }

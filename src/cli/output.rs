@@ -46,7 +46,7 @@ impl Output {
 
     fn print_json(self, value: &impl Serialize) -> Result<(), CliError> {
         let text = serde_json::to_string_pretty(value)
-            .map_err(|error| CliError::Failed(format!("the result is no JSON: {error}")))?;
+            .map_err(|error| CliError::Failed(format!("the result is not valid JSON: {error}")))?;
         print(&text)
     }
 

@@ -6,7 +6,7 @@
 //! percent-encoded. A name is repeated only if it is one of libpq's.
 
 use std::error::Error as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
@@ -42,12 +42,32 @@ pub enum WantedServer {
 pub struct UrlTls {
     /// `sslmode`; `None`: not given.
     pub mode: Option<SslMode>,
-    /// `sslrootcert`, a file; with `system` it is absent, as without the part.
-    pub root_cert: Option<PathBuf>,
+    /// `sslrootcert`.
+    pub root_cert: Option<RootCert>,
     /// `sslcert`: the file of our own certificate.
     pub cert: Option<PathBuf>,
     /// `sslkey`: the file of its private key.
     pub key: Option<PathBuf>,
+}
+
+/// `sslrootcert`: whom to trust.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RootCert {
+    /// `system`: the operating system's authorities.
+    System,
+    /// A PEM file of authorities.
+    File(PathBuf),
+}
+
+impl RootCert {
+    /// The file, where it is one.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::System => None,
+            Self::File(path) => Some(path),
+        }
+    }
 }
 
 /// libpq's `sslmode`, as far as it is supported.
@@ -125,17 +145,15 @@ impl std::str::FromStr for DatabaseUrl {
             tls: UrlTls::default(),
             connect_timeout: None,
         };
-        let mut root_of_system = false;
         let mut wanted = None;
         for (name, value) in taken {
             match name {
                 "target_session_attrs" => wanted = Some(wanted_server(&value)?),
-                "sslrootcert" if value == "system" => root_of_system = true,
                 _ => parsed.take(name, &value)?,
             }
         }
         parsed.check_hosts()?;
-        parsed.check_tls(root_of_system)?;
+        parsed.check_tls()?;
         parsed.wanted = parsed.one_that_writes(wanted);
         Ok(parsed)
     }
@@ -154,7 +172,8 @@ impl DatabaseUrl {
             "sslmode" => self.tls.mode = Some(ssl_mode(value)?),
             "ssl" if value == "true" => self.tls.mode = Some(SslMode::Require),
             "ssl" => return Err("the URL's part \"ssl\" takes only true; write sslmode=…".into()),
-            "sslrootcert" => self.tls.root_cert = file(),
+            "sslrootcert" if value == "system" => self.tls.root_cert = Some(RootCert::System),
+            "sslrootcert" => self.tls.root_cert = file().map(RootCert::File),
             "sslcert" => self.tls.cert = file(),
             "sslkey" => self.tls.key = file(),
             "connect_timeout" => self.connect_timeout = seconds(name, value)?,
@@ -203,20 +222,19 @@ impl DatabaseUrl {
         Ok(())
     }
 
-    fn check_tls(&mut self, root_of_system: bool) -> Result<(), String> {
+    fn check_tls(&mut self) -> Result<(), String> {
         match (&self.tls.cert, &self.tls.key) {
             (Some(_), None) => return Err("the URL has sslcert without sslkey; add it".into()),
             (None, Some(_)) => return Err("the URL has sslkey without sslcert; add it".into()),
             _ => {}
         }
-        if root_of_system {
+        if self.tls.root_cert == Some(RootCert::System) {
             use SslMode::{Disable, Prefer, VerifyCa};
             if let Some(Disable | Prefer | VerifyCa) = self.tls.mode {
                 return Err("the URL's sslrootcert=system needs sslmode=verify-full: those \
                             authorities vouch for names"
                     .into());
             }
-            self.tls.root_cert = None;
             self.tls.mode = Some(SslMode::VerifyFull);
         }
         Ok(())
@@ -421,7 +439,7 @@ mod tests {
                 url.tls,
                 UrlTls {
                     mode: Some(SslMode::VerifyCa),
-                    root_cert: file("/etc/ca x.pem"),
+                    root_cert: file("/etc/ca x.pem").map(RootCert::File),
                     cert: file("c"),
                     key: file("k")
                 }
@@ -488,7 +506,10 @@ mod tests {
         assert!(refused("host=h sslkey=c").contains("sslcert"));
         assert!(refused("host=h sslmode=verify-ca sslrootcert=system").contains("verify-full"));
         let system = parsed("host=h sslrootcert=system").tls;
-        assert_eq!((system.mode, system.root_cert), (Some(SslMode::VerifyFull), None));
+        assert_eq!(
+            (system.mode, system.root_cert),
+            (Some(SslMode::VerifyFull), Some(RootCert::System))
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::database_url::DatabaseUrl;
+use super::database_url::{DatabaseUrl, RootCert, SslMode};
 use super::given::{Given, Raw};
 use super::problem::{Origin, Problem, Warning};
 use super::secret_file;
@@ -75,7 +75,7 @@ impl Layers {
         let Ok(url) = url.expose().parse::<DatabaseUrl>() else { return Vec::new() };
         let twice = [
             (url.config.get_password().is_some(), "database.password", "the password is"),
-            (url.tls.root_cert.is_some(), "database.ca_file", "the file of authorities is"),
+            (url.tls.root_cert.is_some(), "database.ca_file", "sslrootcert is"),
         ];
         for (in_url, setting, what) in twice {
             let origin = self.entries.get(setting).and_then(|entry| entry.origin.as_ref());
@@ -84,15 +84,14 @@ impl Layers {
                 problems.push(Problem::of(origin, setting, message));
             }
         }
+        problems.extend(self.unused_authorities(&url));
         let files = [
-            ("sslrootcert", &url.tls.root_cert),
-            ("sslcert", &url.tls.cert),
-            ("sslkey", &url.tls.key),
+            ("sslrootcert", url.tls.root_cert.as_ref().and_then(RootCert::file)),
+            ("sslcert", url.tls.cert.as_deref()),
+            ("sslkey", url.tls.key.as_deref()),
         ];
         for (part, path) in files {
-            if let Some(Err(problem)) =
-                path.as_deref().map(|path| secret_file::check_exists(path, true))
-            {
+            if let Some(Err(problem)) = path.map(|path| secret_file::check_exists(path, true)) {
                 let problem = problem.replace("named here", &format!("named by {part}"));
                 problems.push(Problem::of(at, key, problem));
             }
@@ -111,6 +110,14 @@ impl Layers {
             self.entries.insert(CONNECT_TIMEOUT, entry);
         }
         warnings
+    }
+
+    /// A file of authorities asks for TLS, and the URL may rule it out.
+    fn unused_authorities(&self, url: &DatabaseUrl) -> Option<Problem> {
+        let given = self.entries.get("database.ca_file")?;
+        let message = "is not used: database.url says sslmode=disable; take one of the two out";
+        let problem = Problem::of(given.origin.as_ref()?, &given.key, message.to_owned());
+        (url.tls.mode == Some(SslMode::Disable)).then_some(problem)
     }
 
     pub(super) fn add_defaults(&mut self, problems: &mut Vec<Problem>) {

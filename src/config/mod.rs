@@ -26,7 +26,7 @@ mod suggestion;
 mod table;
 mod value;
 
-pub use database_url::{DatabaseUrl, SslMode, UrlTls, WantedServer};
+pub use database_url::{DatabaseUrl, RootCert, SslMode, UrlTls, WantedServer};
 pub use parts::{
     Cache, Config, Database, Emqx, EmqxApi, Hashing, Http, Ingest, Log, LogFormat, Logins, Tokens,
 };

@@ -104,7 +104,7 @@ fn database_password(password: &str) -> Result<(), String> {
 fn audience(audience: &str) -> Result<(), String> {
     let length = audience.chars().count();
     if length == 0 || length > LONGEST_AUDIENCE || audience.chars().any(char::is_control) {
-        return Err(format!("{audience:?} is no audience; write {}", AUDIENCE.words));
+        return Err(format!("{audience:?} is not a valid audience; write {}", AUDIENCE.words));
     }
     Ok(())
 }
@@ -122,7 +122,7 @@ fn log_filter(filter: &str) -> Result<(), String> {
         ));
     }
     let parsed = EnvFilter::builder().parse(filter);
-    parsed.map(drop).map_err(|error| format!("{filter:?} is no log filter: {error}"))
+    parsed.map(drop).map_err(|error| format!("{filter:?} is not a valid log filter: {error}"))
 }
 
 #[cfg(test)]

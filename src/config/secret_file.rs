@@ -13,6 +13,9 @@ use crate::secret::Secret;
 /// No token, password or URL is longer.
 const MAX_BYTES: u64 = 64 * 1024;
 
+/// No file of keys or certificates is longer.
+const MAX_PEM_BYTES: u64 = 16 << 20;
+
 /// Reads a secret; one newline at the end of the file is not part of it.
 ///
 /// # Errors
@@ -53,6 +56,13 @@ pub(super) fn check_exists(path: &Path, private: bool) -> Result<(), String> {
     match std::fs::metadata(path) {
         Err(error) => Err(format!("{shown} cannot be used: {error}; write the path of a file")),
         Ok(found) if found.is_dir() => Err(format!("{shown} is a directory; write a file's path")),
+        // A pipe or a device may never end, and is empty when it is read again.
+        Ok(found) if !found.is_file() => {
+            Err(format!("{shown} is not a plain file; write the path of one"))
+        }
+        Ok(found) if found.len() > MAX_PEM_BYTES => Err(format!(
+            "{shown} is longer than {MAX_PEM_BYTES} bytes; write the path of a PEM file"
+        )),
         Ok(_) => Ok(()),
     }
 }

@@ -84,7 +84,9 @@ pub(super) fn parse(given: Given) -> Result<Value, String> {
         (Kind::Duration(range), raw) => duration(range, &raw).map(Value::Duration),
         (Kind::Choice(words), raw) => choice(words, &raw).map(Value::Choice),
         (Kind::Flag, Raw::Flag(flag)) => Ok(Value::Flag(flag)),
-        (Kind::Flag, raw) => Err(format!("{} is no yes or no; write true or false", raw.shown())),
+        (Kind::Flag, raw) => {
+            Err(format!("{} is not a yes or no; write true or false", raw.shown()))
+        }
         (Kind::Text(rule), Raw::Text(text)) => (rule.check)(&text).map(|()| Value::Text(text)),
         (Kind::Path { .. }, Raw::Text(path)) => resolve(&path, &base).map(Value::Path),
         (Kind::Secret(_) | Kind::Path { private: true }, raw) => {
@@ -182,7 +184,7 @@ fn paths(raw: Raw, base: &Path) -> Result<Vec<PathBuf>, String> {
     };
     let path = |item| match item {
         Raw::Text(path) => resolve(&path, base),
-        other => Err(format!("{} in the list is no path; write text in quotes", other.shown())),
+        other => Err(format!("{} in the list is not a path; write text in quotes", other.shown())),
     };
     items.into_iter().map(path).collect()
 }

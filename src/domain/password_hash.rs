@@ -258,7 +258,7 @@ fn costs(params: &ParamsString) -> Result<(u32, u32, u32), PasswordHashError> {
         };
         let number = value.decimal();
         let number =
-            number.map_err(|_| PasswordHashError::Incomplete("a parameter is no number"))?;
+            number.map_err(|_| PasswordHashError::Incomplete("a parameter is not a number"))?;
         if slot.replace(number).is_some() {
             return Err(PasswordHashError::Incomplete("a parameter comes twice"));
         }

@@ -4,8 +4,8 @@
 //! * Whoever connects is let in at once, whatever others hold open: operators' endpoints and EMQX's new
 //!   connections stay reachable. With `http.max_connections` open, another one is closed instead.
 //! * What a connection can hold back is bounded: a request by [`HEAD_LIMIT`] until its head is complete (its body
-//!   has a limit of its own), an answer by [`ANSWER_LIMIT`] until it is taken, silence by `http.keep_alive`. A
-//!   connection that has said nothing yet is silent, not late: EMQX opens its own long before it uses them
+//!   has a limit of its own), an answer by [`ANSWER_LIMIT`] until it is taken, silence by `http.keep_alive`, or by
+//!   [`STRANGER_LIMIT`] after an answer to somebody without the webhook token. A connection that has said nothing yet is silent, not late: EMQX opens its own long before it uses them
 //!   (CONTRACT.md).
 //! * A service that stops answers everything it has read before it closes a connection.
 //!
@@ -41,6 +41,11 @@ pub const HEAD_LIMIT: Duration = Duration::from_secs(5);
 
 /// Longest time that a written answer waits for the client to take it.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+
+/// Longest silence after an answer on a connection that never showed the webhook token. Half a request that
+/// was read together with the one before looks like silence (actix holds it), and may not live for
+/// `http.keep_alive`. Nobody scrapes at this interval, and a client that comes later opens another connection.
+const STRANGER_LIMIT: Duration = Duration::from_secs(7);
 
 /// How long a connection must be silent to be closed by a service that stops.
 const QUIET: Duration = Duration::from_millis(50);
@@ -78,7 +83,7 @@ pub enum Closed {
     LateRequest,
     /// Nobody takes the answer.
     UnreadAnswer,
-    /// Silent for `http.keep_alive`.
+    /// Silent for `http.keep_alive`, or a stranger's for [`STRANGER_LIMIT`] after an answer.
     Idle,
     /// There were too many, and this one was worth least.
     TooMany,
@@ -138,6 +143,14 @@ impl Connection {
         }
     }
 
+    fn idle_limit(&self) -> Duration {
+        let limit = self.all.idle_limit();
+        match self.last_written.get() {
+            Some(_) if !self.seat.is_proven() => limit.min(STRANGER_LIMIT),
+            _ => limit,
+        }
+    }
+
     fn idle_since(&self) -> Instant {
         self.last_written.get().map_or(self.last_read.get(), |at| at.max(self.last_read.get()))
     }
@@ -156,7 +169,7 @@ impl Connection {
         };
         let late = late.map(|at| (at, Closed::LateRequest));
         let idle = (self.active.get() == 0 && self.unfinished_since.get().is_none())
-            .then(|| (self.idle_since() + self.all.idle_limit(), Closed::Idle));
+            .then(|| (self.idle_since() + self.idle_limit(), Closed::Idle));
         [blocked, late, idle].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 

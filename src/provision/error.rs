@@ -8,11 +8,20 @@ use thiserror::Error;
 
 use crate::authn::token::KeyFileError;
 
+fn remedy(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+            "something else stands there: move it away, or choose another path"
+        }
+        _ => "check who owns it and whether the disk is full",
+    }
+}
+
 /// Why secrets or certificates could not be made.
 #[derive(Debug, Error)]
 pub enum ProvisionError {
     /// The operating system said no.
-    #[error("cannot {action} {}: {source}; check who owns it and whether the disk is full", file.display())]
+    #[error("cannot {action} {}: {source}; {}", file.display(), remedy(source))]
     File {
         /// What was tried.
         action: &'static str,

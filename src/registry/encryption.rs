@@ -16,7 +16,11 @@ use crate::tls::{Demand, Identity};
 
 /// The present file of authorities, from the one place or the other.
 fn authorities(url: &DatabaseUrl, ca_file: Option<&Path>) -> Option<PathBuf> {
-    url.tls.root_cert.clone().or_else(|| ca_file.map(Path::to_owned))
+    let file = match &url.tls.root_cert {
+        Some(root_cert) => root_cert.file(),
+        None => ca_file,
+    };
+    file.map(Path::to_owned)
 }
 
 pub(super) fn tls_of(url: &DatabaseUrl, ca_file: Option<&Path>) -> (Negotiated, Demand) {

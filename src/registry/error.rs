@@ -190,11 +190,11 @@ macro_rules! no_name {
     ($what:literal) => {
         concat!(
             $what,
-            " is no name: 1 to 128 bytes, none of + # / $, no control characters, no white space around it"
+            " is not a valid name: 1 to 128 bytes, none of + # / $, no control characters, no white space around it"
         )
     };
 }
-const TOPIC_RULE: &str = "is no topic for a binding: 1 to 1024 bytes, no + or #, no control characters, not beginning with $ or \"eq \", no ${, %u or %c (write the device's own name)";
+const TOPIC_RULE: &str = "is not a valid topic for a binding: 1 to 1024 bytes, no + or #, no control characters, not beginning with $ or \"eq \", no ${, %u or %c (write the device's own name)";
 
 /// The constraints of `sql/`, in the order of its tables.
 fn sentence(constraint: &str) -> Option<&'static str> {
@@ -214,7 +214,9 @@ fn sentence(constraint: &str) -> Option<&'static str> {
         "devices_floor_form" => no_name!("its floor"),
         "devices_kind_form" => no_name!("its kind"),
         "devices_meta_form" => "its meta must be a JSON object, such as {\"room\": \"101\"}",
-        "device_credentials_hash_form" => "the hash is no argon2id PHC string ($argon2id$v=19$…)",
+        "device_credentials_hash_form" => {
+            "the hash is not a valid argon2id PHC string ($argon2id$v=19$…)"
+        }
         "device_credentials_common_name_form" => {
             "the common name must have 1 to 256 bytes, no control characters, and not be \"undefined\" (what EMQX sends where there is no certificate)"
         }
@@ -222,7 +224,7 @@ fn sentence(constraint: &str) -> Option<&'static str> {
             "the label must have 1 to 256 bytes and no control characters"
         }
         "device_credentials_moments" => {
-            "its moments must lie in the years 1 to 9998; leave one out for \"always\" or \"never\""
+            "its timestamps must be in the years 1 to 9998; leave one out for \"always\" or \"never\""
         }
         "device_credentials_period" => "it would end before it begins; choose a later end",
         "capabilities_pkey" => "a capability of this name exists already; choose another name",
@@ -248,7 +250,7 @@ fn sentence(constraint: &str) -> Option<&'static str> {
         }
         "topic_grants_unique" => "this right is granted already",
         "topic_grants_topic_filter_form" => {
-            "is no topic filter for a grant: + and # stand alone in their level, # only at the end; no $share/, $delayed/ or other prefix that says how; not beginning with \"eq \"; no ${, %u or %c (write the device's own name)"
+            "is not a valid topic filter for a grant: + and # stand alone in their level, # only at the end; no $share/, $delayed/ or other prefix that says how; not beginning with \"eq \"; no ${, %u or %c (write the device's own name)"
         }
         "routing_rules_capability" => {
             "routing rules still name this capability; remove those rules first"

@@ -117,9 +117,7 @@ pub(super) fn of_connecting(why: &tokio_postgres::Error, place: &str) -> Registr
 }
 
 pub(super) fn no_postgres(place: &str, said: &str) -> String {
-    format!(
-        "what answers at {place} is no PostgreSQL ({said}); check host and port in database.url"
-    )
+    format!("{place} is not a PostgreSQL server ({said}); check host and port in database.url")
 }
 
 fn hung_up(place: &str) -> String {

@@ -118,5 +118,5 @@ impl<'a> MoveColumns<'a> {
 /// A moment as PostgreSQL takes it.
 pub(super) fn moment(ms: i64) -> Result<Timestamp, RegistryError> {
     Timestamp::from_millisecond(ms)
-        .map_err(|_| RegistryError::BadData(format!("{ms} ms is no moment")))
+        .map_err(|_| RegistryError::BadData(format!("{ms} ms is not a valid timestamp")))
 }

@@ -42,6 +42,7 @@ fn a_file_that_is_no_configuration_is_told_with_its_line() {
     fs::remove_file(operator.path("fleetgate.toml")).expect("removing");
     assert_eq!(
         operator.is_told()[0],
-        "fleetgate.toml: cannot be read: No such file or directory (os error 2)"
+        "fleetgate.toml: cannot be read: No such file or directory (os error 2); name a \
+         TOML file with --config or FLEETGATE_CONFIG"
     );
 }

@@ -103,6 +103,37 @@ fn a_password_belongs_in_one_place() {
 }
 
 #[test]
+fn whom_to_trust_is_said_once() {
+    let twice = "sslrootcert is also part of database.url; write it in one place";
+    let unused = "is not used: database.url says sslmode=disable; take one of the two out";
+    let operator = Operator::writes("");
+    operator.saves("ca.pem", "", 0o644);
+    let file = format!("sslrootcert={}", operator.path("ca.pem").display());
+    for (part, message) in
+        [("sslrootcert=system", twice), (file.as_str(), twice), ("sslmode=disable", unused)]
+    {
+        let text = format!("database.url = 'host=db {part}'\ndatabase.ca_file = 'ca.pem'\n");
+        operator.saves("fleetgate.toml", text, 0o600);
+        let told = operator.is_told();
+        assert_eq!(told[0], format!("fleetgate.toml:2: database.ca_file: {message}"), "{part}");
+    }
+}
+
+#[test]
+fn a_file_that_is_none_is_refused_in_seconds() {
+    for setting in ["emqx.webhook_token_file", "database.ca_file", "tokens.signing_key"] {
+        let operator = Operator::writes(&format!("{setting} = 'pipe'\n"));
+        let made = std::process::Command::new("mkfifo").arg(operator.path("pipe")).status();
+        assert!(made.unwrap().success());
+        let told = operator.is_told();
+        let named = |line: &String| line.contains(setting) && line.contains("plain file");
+        assert!(told.iter().any(named), "{told:?}");
+    }
+    let endless = Operator::writes("database.ca_file = '/dev/zero'\n").is_told();
+    assert!(endless[0].contains("/dev/zero is not a plain file"), "{endless:?}");
+}
+
+#[test]
 fn secrets_that_others_can_read_give_warnings() {
     let operator = Operator::writes(
         "database.url = 'host=db'\nemqx.webhook_token_file = 'token'\ntokens.signing_key = 'key'\n",

@@ -70,6 +70,7 @@ fn every_setting_can_be_a_variable() {
         .sets("FLEETGATE_EMQX_API_SECRET", "top:secret")
         .sets("FLEETGATE_EMQX_API_CA_FILE", key)
         .sets("FLEETGATE_EMQX_SWEEP_INTERVAL", "5m")
+        .sets("FLEETGATE_EMQX_MAX_SESSION", "4h")
         .sets("FLEETGATE_CACHE_DEVICES", "1")
         .sets("FLEETGATE_CACHE_UNKNOWN_NAMES", "2")
         .sets("FLEETGATE_CACHE_UNKNOWN_TTL", "1m")
@@ -83,6 +84,7 @@ fn every_setting_can_be_a_variable() {
         .sets("FLEETGATE_INGEST_LINGER", "0s")
         .sets("FLEETGATE_INGEST_WRITERS", "3")
         .sets("FLEETGATE_INGEST_MAX_PAYLOAD", "9")
+        .sets("FLEETGATE_INGEST_KEEP_SESSIONS", "72h")
         .sets("FLEETGATE_TOKENS_AUDIENCE", "lab")
         .sets("FLEETGATE_TOKENS_VERIFICATION_KEYS", &paths)
         .sets("FLEETGATE_TOKENS_SIGNING_KEY", key)
@@ -108,6 +110,7 @@ fn every_setting_can_be_a_variable() {
     assert_eq!(api.secret.expose(), "top:secret");
     assert_eq!(api.ca_file, Some(key.clone()));
     assert_eq!(config.emqx.sweep_interval, Duration::from_secs(300));
+    assert_eq!(config.emqx.max_session, Some(Duration::from_secs(4 * 3600)));
     assert_eq!((config.cache.devices, config.cache.unknown_names), (1, 2));
     assert_eq!(config.cache.unknown_ttl, Duration::from_secs(60));
     assert_eq!(config.cache.max_staleness, Duration::from_secs(3600));
@@ -119,6 +122,7 @@ fn every_setting_can_be_a_variable() {
     assert_eq!((config.ingest.queue, config.ingest.batch), (7, 8));
     assert_eq!((config.ingest.linger, config.ingest.max_payload), (Duration::ZERO, 9));
     assert_eq!(config.ingest.writers, 3);
+    assert_eq!(config.ingest.keep_sessions, Duration::from_secs(3 * 86_400));
     assert_eq!(config.tokens.audience, "lab");
     assert_eq!(config.tokens.verification_keys, [key.clone(), key.clone()]);
     assert_eq!(config.tokens.signing_key, Some(key));
@@ -223,7 +227,7 @@ fn bad_values_are_named_with_the_remedy() {
         ),
         (
             "emqx.acl_in_login = 'yes'",
-            r#"emqx.acl_in_login: "yes" is no yes or no; write true or false"#,
+            r#"emqx.acl_in_login: "yes" is not a yes or no; write true or false"#,
         ),
         ("log.format = 'xml'", r#"log.format: "xml" is not known; write "text" or "json""#),
         (
@@ -233,7 +237,7 @@ fn bad_values_are_named_with_the_remedy() {
         ("log.filter = 3", "log.filter: 3 is a number; write text in quotes"),
         (
             "tokens.audience = ''",
-            r#"tokens.audience: "" is no audience; write 1 to 256 characters, no control characters"#,
+            r#"tokens.audience: "" is not a valid audience; write 1 to 256 characters, no control characters"#,
         ),
         (
             "tokens.verification_keys = 'a.pem'",
@@ -241,7 +245,7 @@ fn bad_values_are_named_with_the_remedy() {
         ),
         (
             "tokens.verification_keys = [1]",
-            "tokens.verification_keys: 1 in the list is no path; write text in quotes",
+            "tokens.verification_keys: 1 in the list is not a path; write text in quotes",
         ),
         (
             "tokens.verification_keys = ['a.pem']",

@@ -349,7 +349,7 @@ async fn a_device_that_breaks_a_rule_is_not_added() {
     fleet.run("device add a/b --kind sensor").failed(2, &["a/b", "contains '/'"]);
     fleet.run("device add a").failed(2, &["--kind"]);
     fleet.run("device add a --kind sensor --meta [1]").failed(2, &["--meta", "no object"]);
-    fleet.run("device add a --kind sensor --meta {").failed(2, &["--meta", "no JSON"]);
+    fleet.run("device add a --kind sensor --meta {").failed(2, &["--meta", "not valid JSON"]);
     fleet.run("device add a --kind sensor --area x/y").failed(2, &["--area", "'/'"]);
     fleet.run("device add a --kind sensor --bind main").failed(2, &["--area", "--floor"]);
     fleet
@@ -373,7 +373,7 @@ async fn a_device_that_breaks_a_rule_is_not_added() {
     let add = |path: &str| fleet.run(&format!("capability add x --state-schema {path}"));
     add(&file(&no_schema)).failed(1, &[&file(&no_schema), "JSON object"]);
     let unusable = schema_file(r#"{"type": "nonsense"}"#);
-    add(&file(&unusable)).failed(1, &[&file(&unusable), "no usable JSON Schema", "/type"]);
+    add(&file(&unusable)).failed(1, &[&file(&unusable), "not a usable JSON Schema", "/type"]);
     add(&file(&no_json)).failed(1, &[&file(&no_json), "line 1"]);
     add("/nowhere").failed(1, &["/nowhere", "cannot be opened"]);
     fleet.run("capability add main").failed(1, &["\"main\"", "another name"]);

@@ -131,6 +131,30 @@ async fn silence_ends_without_a_word() {
     assert!(answer.starts_with(b"HTTP/1.1 200"));
 }
 
+#[tokio::test]
+async fn half_a_request_behind_a_whole_one_has_seconds() {
+    let (app, fleet, _database) =
+        start_with(|config| config.http.keep_alive = Duration::from_secs(3600)).await;
+    fleet.device("t").await;
+    let question = post("/emqx/authz", TOKEN, &action_body("t", "publish", "a").to_string());
+    let mut proven = app.connect().await;
+    assert_eq!(proven.exchange(&question).await.result(), "deny");
+    let mut both = TcpStream::connect(app.address).await.unwrap();
+    both.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\nGET /he").await.unwrap();
+    // As Prometheus does: the next request comes later on the same connection.
+    let mut kept = app.connect().await;
+    let scrape = b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n";
+    assert_eq!(kept.exchange(scrape).await.status, 200);
+    let again = async {
+        tokio::time::sleep(Duration::from_secs(2)).await; // why: a client that is silent meanwhile
+        kept.exchange(scrape).await.status
+    };
+    let (took, status) = tokio::join!(ended(both), again);
+    assert!(took > Duration::from_secs(3), "{took:?}");
+    assert_eq!(status, 200);
+    assert_eq!(proven.exchange(&question).await.result(), "deny", "EMQX's stay open");
+}
+
 /// What was seen in November 2026, with the limits that a process starts with.
 #[tokio::test]
 async fn thousands_of_half_heads_leave_the_service_reachable() {

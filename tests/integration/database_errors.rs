@@ -107,7 +107,7 @@ async fn what_is_no_postgresql_is_told_apart() {
         ["HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n", "SSH-2.0-OpenSSH_9.2\r\n"]
     {
         let text = complaint(&url(answering(answer)));
-        assert!(text.contains("is no PostgreSQL"), "{text}");
+        assert!(text.contains("is not a PostgreSQL server"), "{text}");
     }
     let (_, text) = said(&url(answering("")), &["device", "list"]);
     assert!(text.contains("hung up"), "{text}");
@@ -116,7 +116,7 @@ async fn what_is_no_postgresql_is_told_apart() {
     let direct = fresh_database().await.owner_url();
     let console = with_database(&pooler.url(&direct), "pgbouncer");
     let text = complaint(&console);
-    assert!(text.contains("is no PostgreSQL"), "{text}");
+    assert!(text.contains("is not a PostgreSQL server"), "{text}");
     let options = format!("{} options='-c work_mem=8MB'", pooler.url(&direct));
     let text = complaint(&options);
     assert!(text.contains("`options`") && text.contains("pooler"), "{text}");

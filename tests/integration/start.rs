@@ -22,6 +22,7 @@ fn an_address_that_cannot_be_had_is_named() {
         let (code, stdout, stderr) = run(command);
         assert_eq!((code, stdout.as_str()), (1, ""), "{stderr}");
         assert!(stderr.contains(&format!("cannot listen on {address}")), "{stderr}");
+        assert!(stderr.contains("something else uses it") || stderr.contains("no interface"));
         assert!(!stderr.contains("panicked"), "{stderr}");
     }
 }
@@ -45,6 +46,38 @@ fn too_few_open_files_are_told() {
         assert!(stderr.contains(&format!("may have {files} files open")), "{files}: {stderr}");
         assert!(!stderr.contains("panicked"), "{files}: {stderr}");
     }
+}
+
+#[test]
+fn threads_that_cannot_start_are_told() {
+    let serve = fleetgate(&["serve"]);
+    let mut shell = std::process::Command::new("sh");
+    // Each thread takes two MiB of addresses.
+    shell.arg("-c").arg("ulimit -v 500000; exec \"$0\" \"$@\"");
+    shell.arg(serve.get_program()).args(serve.get_args());
+    shell.env("FLEETGATE_HTTP_LISTEN", "127.0.0.1:0").env("FLEETGATE_DATABASE_URL", NO_DATABASE);
+    shell.env("FLEETGATE_EMQX_WEBHOOK_TOKEN", TOKEN).env("FLEETGATE_HTTP_WORKERS", "300");
+    let (code, _, stderr) = run(shell);
+    assert_eq!(code, 1, "{stderr}");
+    assert!(stderr.contains("cannot set up threads") && stderr.contains("ulimit -u"), "{stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+}
+
+#[test]
+fn nobody_has_to_read_help_to_its_end() {
+    for arguments in [&["--help"][..], &["serve", "--help"], &["completions", "bash"]] {
+        let command = fleetgate(arguments);
+        let mut shell = std::process::Command::new("sh");
+        shell.arg("-c").arg("{ sleep 0.2; \"$0\" \"$@\"; echo \"code $?\" >&2; } | true");
+        shell.arg(command.get_program()).args(arguments);
+        let (_, _, stderr) = run(shell);
+        assert_eq!(stderr, "code 0\n", "{arguments:?}");
+    }
+    let mut full = std::process::Command::new("sh");
+    let command = fleetgate(&["--help"]);
+    full.arg("-c").arg("exec \"$0\" --help >/dev/full").arg(command.get_program());
+    let (code, _, stderr) = run(full);
+    assert!(code == 1 && stderr.contains("standard output cannot be written"), "{stderr}");
 }
 
 #[tokio::test]

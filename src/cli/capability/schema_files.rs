@@ -55,7 +55,7 @@ pub(super) fn read_schema(path: &Path, documents: &[SchemaDocument]) -> Result<V
         )));
     }
     StateSchema::compile(&schema)
-        .map_err(|error| refuse(format!("is no usable JSON Schema: {error}")))?;
+        .map_err(|error| refuse(format!("is not a usable JSON Schema: {error}")))?;
     Ok(schema)
 }
 
@@ -81,8 +81,8 @@ fn read(path: &Path) -> Result<Value, CliError> {
     match serde_json::from_str(&text) {
         Ok(schema @ (Value::Object(_) | Value::Bool(_))) => Ok(schema),
         Ok(_) => {
-            Err(refuse("is no JSON Schema; a schema is a JSON object, true or false".to_owned()))
+            Err(refuse("is not a JSON Schema; a schema is a JSON object, true or false".to_owned()))
         }
-        Err(error) => Err(refuse(format!("is no JSON: {error}"))),
+        Err(error) => Err(refuse(format!("is not valid JSON: {error}"))),
     }
 }

@@ -147,9 +147,9 @@ async fn locks(client: &Client) -> Result<Finding, RegistryError> {
     )
     .await?;
     let found = match held.count {
-        0 => return Ok(Finding::ok(LOCKS, "nobody waits after wrong passwords")),
-        1 => format!("1 waits after wrong passwords: {}", held.named()),
-        count => format!("{count} wait after wrong passwords: {}", held.named()),
+        0 => return Ok(Finding::ok(LOCKS, "no locks")),
+        1 => format!("1 lock after wrong passwords: {}", held.named()),
+        count => format!("{count} locks after wrong passwords: {}", held.named()),
     };
     if held.count < MANY_LOCKS {
         return Ok(Finding::ok(LOCKS, found));

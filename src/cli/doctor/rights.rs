@@ -34,7 +34,7 @@ async fn kick_outs(client: &Client, has_api: bool) -> Result<Finding, RegistryEr
 
 fn judge(count: usize, oldest: &[Waiting], has_api: bool) -> Finding {
     if count == 0 {
-        return Finding::ok(KICK_OUTS, "none waits");
+        return Finding::ok(KICK_OUTS, "none waiting");
     }
     let named: Vec<String> = oldest.iter().map(described).collect();
     let more = if count > oldest.len() { "; …" } else { "" };

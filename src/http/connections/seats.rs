@@ -6,10 +6,10 @@
 //! 2. the same, whatever else the network has: EMQX and a stranger may share an address (Docker's NAT);
 //! 3. the one of EMQX's that was silent longest and has nothing to be answered: EMQX opens another.
 //!
-//! A network is an IPv4 address or an IPv6 /64, which is what one customer gets.
+//! A network is an [`Address`]: an IPv4 address or an IPv6 /64, which is what one customer gets.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -20,6 +20,7 @@ use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 
 use super::{Closed, Connection};
+use crate::domain::address::Address;
 use crate::lifecycle::LogThrottle;
 use crate::metrics::ConnectionMetrics;
 
@@ -38,7 +39,7 @@ pub struct Connections {
 struct Open {
     last_id: u64,
     seats: HashMap<u64, Arc<Seat>>,
-    networks: HashMap<IpAddr, Held>,
+    networks: HashMap<Address, Held>,
 }
 
 /// How many connections a network has.
@@ -51,7 +52,7 @@ struct Held {
 /// One connection's place.
 pub(super) struct Seat {
     id: u64,
-    network: IpAddr,
+    network: Address,
     proven: AtomicBool,
     busy: AtomicBool,
     /// When something was last read, in milliseconds since [`Connections::began`].
@@ -71,7 +72,7 @@ impl Seat {
         self.busy.store(busy, Ordering::Relaxed);
     }
 
-    fn is_proven(&self) -> bool {
+    pub(super) fn is_proven(&self) -> bool {
         self.proven.load(Ordering::Relaxed)
     }
 
@@ -137,7 +138,7 @@ impl Connections {
     /// Takes a connection in, at the cost of another one where there are too many; `None` when every other
     /// one is EMQX's and at work.
     pub fn admit(self: &Arc<Self>, peer: IpAddr) -> Option<(Rc<Connection>, Lease)> {
-        let network = network_of(peer);
+        let network = Address::from(peer);
         let mut open = self.open();
         if open.seats.len() >= self.limit {
             let Some(least) = open.worth_least() else {
@@ -242,18 +243,7 @@ impl Open {
     }
 }
 
-/// IPv6 addresses by their /64; an IPv4 address that is written as IPv6 is the IPv4 address.
-fn network_of(peer: IpAddr) -> IpAddr {
-    match peer.to_canonical() {
-        IpAddr::V6(address) => {
-            let prefix = u128::from(address) & !u128::from(u64::MAX);
-            IpAddr::V6(Ipv6Addr::from(prefix))
-        }
-        v4 => v4,
-    }
-}
-
-fn complain(network: IpAddr, limit: usize) {
+fn complain(network: Address, limit: usize) {
     static THROTTLE: LogThrottle = LogThrottle::new("connections closed to make room for others");
     if let Some(unsaid) = THROTTLE.now() {
         tracing::warn!(
@@ -333,9 +323,11 @@ mod tests {
 
     #[test]
     fn an_ipv6_customer_is_one_network() {
-        let network = |text: &str| network_of(text.parse().unwrap());
-        assert_eq!(network("2001:db8::1"), network("2001:db8::ffff:1:2:3"));
-        assert_ne!(network("2001:db8::1"), network("2001:db8:0:1::1"));
-        assert_eq!(network("::ffff:192.0.2.7"), network("192.0.2.7"));
+        let all = connections(10);
+        let admit = |text: &str| all.admit(text.parse().unwrap()).unwrap();
+        let _same = (admit("2001:db8::1"), admit("2001:db8::ffff:1:2:3"));
+        assert_eq!(all.open().networks.len(), 1);
+        let _other = (admit("2001:db8:0:1::1"), admit("::ffff:192.0.2.7"), admit("192.0.2.7"));
+        assert_eq!(all.open().networks.len(), 3);
     }
 }

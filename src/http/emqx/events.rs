@@ -96,7 +96,7 @@ pub async fn handle(gate: Data<Gate>, request: HttpRequest, payload: Payload) ->
             tracing::warn!(
                 unsaid,
                 limit = LARGEST_BODY,
-                "an event was too large to be read and is dropped; lower mqtt.max_packet_size in EMQX, or let the rule select less; `unsaid` more were since the last such line"
+                "an event was too large to be read and is dropped; lower mqtt.max_packet_size in EMQX, or let the rule select less"
             );
         }
     }
@@ -126,7 +126,7 @@ async fn take(gate: &Gate, event: Event<'_>) -> Answer {
             device,
             limit = gate.max_payload,
             unsaid,
-            "a payload is larger than ingest.max_payload and is not stored; the device was heard; `unsaid` more were since the last such line"
+            "a payload is larger than ingest.max_payload and is not stored; the device was heard"
         );
     }
     let label = taken.as_ref().map_or_else(IngestError::label, |fate: &Fate| fate.label());
@@ -167,7 +167,7 @@ fn refuse(gate: &Gate, malformed: &Malformed, body: &[u8]) -> Answer {
             bytes = body.len(),
             sample = wire::sample(body),
             unsaid,
-            "an event was malformed and is dropped; `unsaid` more were since the last such line"
+            "an event was malformed and is dropped"
         );
     }
     match malformed {

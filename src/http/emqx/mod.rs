@@ -104,13 +104,7 @@ impl Answer {
         {
             let peer = request.peer_addr().map(|peer| peer.ip());
             let (path, status) = (request.path(), self.response.status().as_u16());
-            tracing::warn!(
-                path,
-                status,
-                ?peer,
-                unsaid,
-                "a request was not answered as it should be"
-            );
+            tracing::warn!(path, status, ?peer, unsaid, "rejected a request");
         }
         self.response
     }

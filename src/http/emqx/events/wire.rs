@@ -85,10 +85,10 @@ pub enum Malformed {
     #[error("payload_base64 is not base64")]
     Base64,
     /// A time before 1970 or after 9998.
-    #[error("the field {0} is no time in milliseconds since 1970")]
+    #[error("the field {0} is not a valid time in milliseconds since 1970")]
     Time(&'static str),
     /// A message id that EMQX would not make.
-    #[error("the field id is no message id: 1 to 64 bytes, no control characters")]
+    #[error("the field id is not a valid message id: 1 to 64 bytes, no control characters")]
     Id,
 }
 

@@ -1,0 +1,75 @@
+//! What the operating system must give before anything starts: an address, open files, threads.
+
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, TcpListener};
+
+use crate::app::{AppError, registry_threads};
+use crate::config::Config;
+use crate::http::server::Room;
+use crate::lifecycle::{open_files, try_threads};
+
+/// Threads besides those that settings ask for: they accept connections, look up names, run the process itself.
+const OTHER_THREADS: usize = 8;
+
+/// Binds the port.
+///
+/// # Errors
+/// [`AppError::Listen`].
+pub(super) fn bind(address: SocketAddr) -> Result<TcpListener, AppError> {
+    TcpListener::bind(address).map_err(|source| AppError::Listen { address, source })
+}
+
+/// What to do about an address that cannot be listened on. `setting` is where it stands: `http.listen`.
+#[must_use]
+pub fn listen_remedy(source: &io::Error, setting: &str) -> String {
+    let (cause, what) = match source.kind() {
+        ErrorKind::AddrInUse => ("something else uses it: stop that", "address"),
+        ErrorKind::AddrNotAvailable => ("no interface of this machine has it", "address"),
+        ErrorKind::PermissionDenied => {
+            ("ports below 1024 are for root and CAP_NET_BIND_SERVICE", "port")
+        }
+        _ => return format!("choose another address with {setting}"),
+    };
+    format!("{cause}, or choose another {what} with {setting}")
+}
+
+/// How many connections there is room for.
+///
+/// # Errors
+/// [`AppError::SetUp`]: for none.
+pub(super) fn room(config: &Config) -> Result<Room, AppError> {
+    let (files, wanted) = (open_files(), config.http.max_connections);
+    let room = Room::within(files, wanted, config.http.workers, config.database.pool_size).ok_or_else(|| {
+        let why = format!(
+            "this process may have {files} files open, which leaves none for connections; raise the \
+             limit (`ulimit -n`, systemd's LimitNOFILE)"
+        );
+        AppError::SetUp { what: "connections", why }
+    })?;
+    if room.connections < wanted {
+        tracing::warn!(
+            open_files = files,
+            connections = room.connections,
+            wanted,
+            "the limit of open files leaves fewer connections than http.max_connections; raise it \
+             (`ulimit -n`, systemd's LimitNOFILE)"
+        );
+    }
+    Ok(room)
+}
+
+/// Makes sure that all threads can start: the libraries that start them panic where one cannot.
+///
+/// # Errors
+/// [`AppError::SetUp`] with the number and the limits.
+pub(super) fn require_threads(config: &Config) -> Result<(), AppError> {
+    let workers = config.http.workers;
+    let count = workers + registry_threads(workers) + config.hashing.threads + OTHER_THREADS;
+    try_threads(count).map_err(|error| {
+        let why = format!(
+            "{count} are needed, and the operating system refuses: {error}; raise the limit of processes (`ulimit \
+             -u`, systemd's TasksMax) or of memory (`ulimit -v`), or lower http.workers and hashing.threads"
+        );
+        AppError::SetUp { what: "threads", why }
+    })
+}
