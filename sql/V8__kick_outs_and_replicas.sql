@@ -51,6 +51,12 @@ COMMENT ON COLUMN session_evictions.repeated IS
 COMMENT ON TABLE session_evictions IS
     'Client ids whose session EMQX has to end, one row each. A row goes once EMQX has answered, or once the session is known to have ended by itself; never because of its age.';
 
+ALTER TABLE session_evictions ADD COLUMN seen_at timestamptz, ADD COLUMN was_open boolean;
+COMMENT ON COLUMN session_evictions.seen_at IS
+    'When the newest change was first seen committed; NULL: not yet. A change may be made long before its transaction ends, and until then the old right lets clients in.';
+COMMENT ON COLUMN session_evictions.was_open IS
+    'Whether the client id had a session then, as far as was known; NULL: none was known. A device that is removed takes its sessions'' rows with it.';
+
 CREATE TABLE kick_outs_to_confirm (
     client_id text COLLATE "C" PRIMARY KEY,
     device_name text COLLATE "C",
@@ -70,10 +76,13 @@ COMMENT ON COLUMN kick_outs_to_confirm.kicked_by IS
 CREATE OR REPLACE FUNCTION fleetgate_evict(client_ids text[], device_name text, reason text) RETURNS void
     LANGUAGE sql SET search_path FROM CURRENT AS $$
     -- In one order, so that two changes of the same devices don't wait for each other in a circle.
-    INSERT INTO session_evictions AS eviction (client_id, device_name, reason)
-    SELECT DISTINCT ON (client_id COLLATE "C") client_id, fleetgate_evict.device_name, fleetgate_evict.reason
-    FROM unnest(client_ids) AS client_id
-    ORDER BY client_id COLLATE "C"
+    INSERT INTO session_evictions AS eviction (client_id, device_name, reason, was_open)
+    SELECT DISTINCT ON (id COLLATE "C") id, fleetgate_evict.device_name, fleetgate_evict.reason,
+           -- The sweep names clients that the broker lists as connected.
+           fleetgate_evict.reason = 'swept'
+           OR (SELECT open OR inferred FROM client_sessions AS known WHERE known.client_id = id)
+    FROM unnest(client_ids) AS id
+    ORDER BY id COLLATE "C"
     ON CONFLICT (client_id) DO UPDATE SET
         device_name = EXCLUDED.device_name,
         reason = EXCLUDED.reason,
@@ -81,5 +90,7 @@ CREATE OR REPLACE FUNCTION fleetgate_evict(client_ids text[], device_name text, 
         attempts = 0,
         next_attempt_at = now(),
         last_error = NULL,
-        repeated = false
+        repeated = false,
+        seen_at = NULL,
+        was_open = coalesce(EXCLUDED.was_open, eviction.was_open)
 $$;

@@ -8,10 +8,10 @@
 //!    that come together count as one.
 //! 3. From commit to EMQX's answer it takes tens of milliseconds while EMQX is well. While it is away,
 //!    rows wait, nobody waits for them, and they are done once it is back.
-//! 4. A kick-out is never given up because of its age. Its row goes when EMQX has ended the session, or
-//!    when the session is known to have ended by itself: it ended, or another began, after nobody could be
-//!    let in by the old right any more. One row a client id, so what waits without an EMQX is bounded by
-//!    the clients there are. A client id that EMQX refuses is tried again with waits up to
+//! 4. A kick-out is never given up while its client may be connected. Its row goes when EMQX has ended the
+//!    session, or when the session is known to have ended by itself: it ended, or another began, after
+//!    nobody could be let in by the old right any more. Where EMQX is not asked, also when no session is
+//!    known to be open then. One row a client id, so what waits is bounded by the clients there are. A client id that EMQX refuses is tried again with waits up to
 //!    [`RETRY_LONGEST`].
 //! 5. A session that came back through a replica that had not heard of the change ends as well: the
 //!    kick-out is carried out once more when that replica can decide by old records no longer. Where all
@@ -58,7 +58,7 @@ use crate::metrics::EvictionMetrics;
 use crate::registry::cache::DeviceCache;
 use crate::registry::connection::{Target, within};
 use crate::registry::error::RegistryError;
-use crate::registry::evictions::{self, Eviction};
+use crate::registry::evictions::{self, Ends, Eviction};
 use crate::registry::hearing::Hearing;
 
 /// Head start of the other replicas' caches.
@@ -100,6 +100,8 @@ pub struct Evictor {
     hearing: Arc<Hearing>,
     /// How long a record may decide after a change, whatever fails.
     bound: Duration,
+    /// Longest time that a session may last, where there is one.
+    max_session: Option<Duration>,
     wake: Arc<Notify>,
     metrics: EvictionMetrics,
 }
@@ -119,7 +121,14 @@ impl Evictor {
         wake: Arc<Notify>,
         metrics: EvictionMetrics,
     ) -> Self {
-        Self { target, api, cache, hearing, bound, wake, metrics }
+        Self { target, api, cache, hearing, bound, max_session: None, wake, metrics }
+    }
+
+    /// With a longest time that a session may last, after which EMQX ends it.
+    #[must_use]
+    pub fn with_max_session(mut self, longest: Option<Duration>) -> Self {
+        self.max_session = longest;
+        self
     }
 
     /// Ends sessions until `stop` is cancelled; what is under way then is finished.
@@ -165,17 +174,23 @@ impl Evictor {
         let confirmations = bounded(evictions::confirm(client, ANSWER)).await?;
         self.metrics.kicked("repeated", confirmations.repeated);
         if confirmations.repeated > 0 {
-            let sessions = confirmations.repeated;
-            tracing::warn!(
-                sessions,
-                "a replica heard late of changes; sessions that it may have let in are ended again"
-            );
+            static THROTTLE: LogThrottle = LogThrottle::new("a replica heard late of changes");
+            if let Some(unsaid) = THROTTLE.now() {
+                let sessions = confirmations.repeated;
+                tracing::warn!(
+                    sessions,
+                    unsaid,
+                    "a replica heard late of changes; sessions that it may have let in are ended again"
+                );
+            }
         }
         Ok(confirmations.waiting > 0)
     }
 
     async fn tidy(&self, client: &Client) -> Result<(), RegistryError> {
-        let dropped = bounded(evictions::drop_unneeded(client, self.bound)).await?;
+        let (bound, max_session) = (self.bound, self.max_session);
+        let ends = Ends { bound, asks_emqx: self.api.is_some(), max_session };
+        let dropped = bounded(evictions::drop_unneeded(client, ends)).await?;
         if dropped > 0 {
             tracing::info!(dropped, "sessions that had to end have ended by themselves");
         }

@@ -59,7 +59,8 @@ pub(super) fn broker(
         bound,
         wake,
         metrics.evictions.clone(),
-    );
+    )
+    .with_max_session(config.emqx.max_session);
     let interval = config.emqx.sweep_interval;
     let keep = config.ingest.keep_sessions;
     let target = target.clone().for_background();

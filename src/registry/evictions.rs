@@ -40,7 +40,8 @@ pub async fn lease(
     let rows = client
         .query(
             "UPDATE session_evictions
-             SET next_attempt_at = now() + $2 * interval '1 second', attempts = attempts + 1
+             SET next_attempt_at = now() + $2 * interval '1 second', attempts = attempts + 1,
+                 seen_at = coalesce(seen_at, clock_timestamp())
              WHERE client_id IN (SELECT client_id FROM session_evictions WHERE next_attempt_at <= now()
                                  ORDER BY next_attempt_at, client_id LIMIT $1 FOR UPDATE SKIP LOCKED)
              RETURNING client_id, device_name, changed_at, clock_timestamp() AS seen_at, attempts",
@@ -139,8 +140,8 @@ const CONFIRM: &str = "
         WHERE k.client_id = judged.client_id AND k.seen_at = judged.seen_at
         RETURNING judged.*),
     put_back AS (
-        INSERT INTO session_evictions (client_id, device_name, reason, changed_at, repeated)
-        SELECT client_id, device_name, reason, changed_at, true FROM settled WHERE bound IS NOT NULL
+        INSERT INTO session_evictions (client_id, device_name, reason, changed_at, seen_at, was_open, repeated)
+        SELECT client_id, device_name, reason, changed_at, seen_at, true, true FROM settled WHERE bound IS NOT NULL
         ORDER BY client_id COLLATE \"C\"
         -- A newer change is carried out anyway.
         ON CONFLICT DO NOTHING RETURNING 1)
@@ -201,18 +202,34 @@ pub async fn add(
     Ok(())
 }
 
-/// Drops the kick-outs of clients whose session is known to have ended, or to have begun, after nobody
-/// could be let in by the old right any more: `bound` (and that of every replica) and [`CLOCKS_APART`]
-/// after the change. Returns how many.
+/// What ends sessions besides this table.
+#[derive(Debug, Clone, Copy)]
+pub struct Ends {
+    /// How long a record may decide after a change, whatever fails.
+    pub bound: Duration,
+    /// Whether EMQX is asked to end them, and so whether every row is settled by its answer.
+    pub asks_emqx: bool,
+    /// Longest time that a session may last, where there is one.
+    pub max_session: Option<Duration>,
+}
+
+/// Drops the kick-outs of clients that are known to have no session any more by which they use the old
+/// right. Returns how many.
+///
+/// Nobody can be let in by it from *enough* time after the change on: the bound of every replica, and
+/// [`CLOCKS_APART`], counted from when the change was seen committed. After that a kick-out goes when its
+/// client's session has ended, or another began, later than enough. Where EMQX is not asked, also when events tell that
+/// no session is open; or, of a client whose sessions nobody tells any more because its device was
+/// removed, once `max_session` is over as well. (A session from before that setting may last longer.)
 ///
 /// # Errors
 /// A database that is away.
-pub async fn drop_unneeded(
-    client: &impl GenericClient,
-    bound: Duration,
-) -> Result<u64, RegistryError> {
+pub async fn drop_unneeded(client: &impl GenericClient, ends: Ends) -> Result<u64, RegistryError> {
+    client.execute(SEE, &[]).await.map_err(on_evictions())?;
+    let (bound, apart) = (ends.bound.as_secs_f64(), CLOCKS_APART.as_secs_f64());
+    let longest = ends.max_session.map(|longest| longest.as_secs_f64());
     client
-        .execute(DROP_UNNEEDED, &[&bound.as_secs_f64(), &CLOCKS_APART.as_secs_f64()])
+        .execute(DROP_UNNEEDED, &[&bound, &apart, &!ends.asks_emqx, &longest])
         .await
         .map_err(on_evictions())
 }
@@ -221,17 +238,25 @@ pub async fn drop_unneeded(
 /// lies no further ahead of PostgreSQL's clock.
 const CLOCKS_APART: Duration = Duration::from_secs(60);
 
+/// What is seen here is committed.
+const SEE: &str = "
+    UPDATE session_evictions SET seen_at = clock_timestamp() WHERE client_id IN (
+        SELECT client_id FROM session_evictions WHERE seen_at IS NULL
+        ORDER BY client_id COLLATE \"C\" FOR UPDATE SKIP LOCKED)";
+
 const DROP_UNNEEDED: &str = "
     WITH late AS (
-        SELECT e.client_id, e.changed_at + apart.seconds
+        SELECT e.client_id, e.seen_at + apart.seconds
                + greatest($1 * interval '1 second', (SELECT max(bound) FROM replicas)) AS enough, apart.seconds
         FROM session_evictions AS e CROSS JOIN (SELECT $2 * interval '1 second' AS seconds) AS apart)
     DELETE FROM session_evictions WHERE client_id IN (
         SELECT e.client_id FROM session_evictions AS e
-        JOIN late USING (client_id) JOIN client_sessions AS s USING (client_id)
+        JOIN late USING (client_id) LEFT JOIN client_sessions AS s USING (client_id)
         WHERE s.noted_at > late.enough
-          AND (s.connected_at > late.enough AND s.connected_at <= s.noted_at + late.seconds
-            OR NOT s.open AND s.ended_at > late.enough AND s.ended_at <= s.noted_at + late.seconds)
+              AND (s.connected_at > late.enough AND s.connected_at <= s.noted_at + late.seconds
+                OR NOT s.open AND s.ended_at > late.enough AND s.ended_at <= s.noted_at + late.seconds)
+           OR $3 AND clock_timestamp() > late.enough AND NOT coalesce(s.open OR s.inferred, e.was_open, false)
+           OR $3 AND clock_timestamp() > late.enough + $4::float8 * interval '1 second' AND s.open IS NOT TRUE
         FOR UPDATE OF e SKIP LOCKED)";
 
 /// A kick-out that waits, as `doctor` tells.

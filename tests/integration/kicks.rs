@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use fleetgate::config::Config;
+
 use crate::support::app::{TestApp, config, eventually, start_with};
 use crate::support::fake_emqx::{FakeEmqx, Mood};
 use crate::support::fleet::Fleet;
-use crate::support::postgres::{TestDatabase, fresh_database};
+use crate::support::postgres::{TestDatabase, connect, fresh_database};
 
 async fn start() -> (FakeEmqx, TestApp, Fleet, TestDatabase) {
     let emqx = FakeEmqx::start().await;
@@ -393,56 +395,166 @@ async fn what_waited_for_days_is_still_done() {
     assert_eq!(deletes, ["last%20week", "today"]);
 }
 
-/// Sessions of clients whose device lost a right an hour ago: client id, when they began and ended (in
-/// minutes from now), and whether the kick-out is no longer needed.
-const SESSIONS: [(&str, i32, Option<i32>, bool); 6] = [
-    ("open since before", -120, None, false),
-    ("ended before", -120, Some(-90), false),
-    // Whoever came within the bound may have had the old right.
-    ("ended within the bound", -120, Some(-55), false),
-    ("ended", -120, Some(-20), true),
-    ("began after", -20, None, true),
-    ("began tomorrow by a wrong clock", 24 * 60, None, false),
-];
+/// A client whose device lost a right an hour ago.
+struct Lost {
+    client_id: &'static str,
+    /// When its session began and ended, in minutes from now.
+    session: Option<(i32, Option<i32>)>,
+    /// How many minutes ago the change was seen committed.
+    seen: Option<i32>,
+    /// Whether it was connected then, as far as known.
+    was_open: Option<bool>,
+    /// Whether the kick-out is no longer needed, even where EMQX is asked.
+    over: bool,
+    /// … where EMQX is not asked.
+    over_by_events: bool,
+    /// … and sessions last for ten minutes at most.
+    over_by_age: bool,
+}
 
-#[tokio::test]
-async fn without_emqx_a_kick_out_waits_until_its_session_has_ended_by_itself() {
-    let database = fresh_database().await;
-    let fleet = Fleet::connect(&database.url).await;
+/// With a bound of ten minutes.
+fn losses() -> Vec<Lost> {
+    let seen = Some(60);
+    let lost = |client_id,
+                session,
+                seen,
+                was_open,
+                [over, over_by_events, over_by_age]: [bool; 3]| {
+        Lost { client_id, session, seen, was_open, over, over_by_events, over_by_age }
+    };
+    let (never, always) = ([false; 3], [true; 3]);
+    let (by_events, by_age) = ([false, true, true], [false, false, true]);
+    vec![
+        lost("open since before", Some((-120, None)), seen, Some(true), never),
+        lost("ended before", Some((-120, Some(-90))), seen, Some(false), by_events),
+        // Whoever came within the bound may have had the old right.
+        lost("ended within the bound", Some((-120, Some(-55))), seen, Some(true), by_events),
+        lost("ended", Some((-120, Some(-20))), seen, Some(true), always),
+        lost("began after", Some((-20, None)), seen, Some(true), always),
+        lost("began tomorrow by a wrong clock", Some((24 * 60, None)), seen, Some(true), never),
+        // Its transaction ended just now, and what came before had the old right.
+        lost("began before the commit", Some((-20, None)), None, Some(true), never),
+        lost("ended before the commit", Some((-120, Some(-20))), Some(5), Some(true), never),
+        lost("never seen", None, seen, None, by_events),
+        lost("removed while connected", None, seen, Some(true), by_age),
+        lost("removed just now", None, Some(5), Some(false), never),
+    ]
+}
+
+async fn write_losses(fleet: &Fleet) {
     fleet.device("t").await;
-    for (client_id, began, ended, _) in SESSIONS {
+    for lost in losses() {
+        if let Some((began, ended)) = lost.session {
+            fleet
+                .sql(
+                    "INSERT INTO client_sessions (client_id, device_id, connected_at, open, ended_at)
+                     SELECT $1, id, now() + $2 * interval '1 minute', $3::float8 IS NULL,
+                            now() + $3::float8 * interval '1 minute' FROM devices",
+                    &[&lost.client_id, &f64::from(began), &ended.map(f64::from)],
+                )
+                .await;
+        }
         fleet
             .sql(
-                "INSERT INTO client_sessions (client_id, device_id, connected_at, open, ended_at)
-                 SELECT $1, id, now() + $2 * interval '1 minute', $3::float8 IS NULL,
-                        now() + $3::float8 * interval '1 minute' FROM devices",
-                &[&client_id, &f64::from(began), &ended.map(f64::from)],
-            )
-            .await;
-        fleet
-            .sql(
-                "INSERT INTO session_evictions (client_id, reason, changed_at)
-                 VALUES ($1, 'test', now() - interval '1 hour')",
-                &[&client_id],
+                "INSERT INTO session_evictions (client_id, reason, changed_at, seen_at, was_open)
+                 VALUES ($1, 'test', now() - interval '1 hour', now() - $2::float8 * interval '1 minute', $3)",
+                &[&lost.client_id, &lost.seen.map(f64::from), &lost.was_open],
             )
             .await;
     }
-    let app = TestApp::start(config(&database.url)).await;
-    eventually("what is not needed is dropped", || async {
-        fleet.value::<i64>("SELECT count(*) FROM session_evictions").await <= 4
-    })
-    .await;
-    assert_eq!(app.metric("fleetgate_kicks_total{outcome=\"ended_by_itself\"}").await, 2.0);
-    let waiting: Vec<String> =
-        fleet.value("SELECT array_agg(client_id ORDER BY client_id) FROM session_evictions").await;
-    let mut expected: Vec<&str> =
-        SESSIONS.iter().filter(|(.., unneeded)| !unneeded).map(|(id, ..)| *id).collect();
-    expected.sort_unstable();
-    assert_eq!(waiting, expected);
+}
+
+/// Those that wait, once Fleetgate with these settings has dropped what is not needed, are all but `over`.
+async fn only_these_are_over(change: impl FnOnce(&mut Config), over: impl Fn(&Lost) -> bool) {
+    let database = fresh_database().await;
+    let fleet = Fleet::connect(&database.url).await;
+    write_losses(&fleet).await;
+    let mut settings = config(&database.url);
+    change(&mut settings);
+    let app = TestApp::start(settings).await;
+    let (gone, waiting): (Vec<Lost>, Vec<Lost>) = losses().into_iter().partition(over);
+    let count = |lost: &[Lost]| lost.len() as f64;
+    // That is counted after what was dropped.
     eventually("those that wait are counted", || async {
-        app.metric("fleetgate_kicks_waiting").await == 4.0
+        app.metric("fleetgate_kicks_waiting").await == count(&waiting)
     })
     .await;
+    let dropped = app.metric("fleetgate_kicks_total{outcome=\"ended_by_itself\"}").await;
+    assert_eq!(dropped, count(&gone));
+    let left =
+        "SELECT array_agg(client_id ORDER BY client_id COLLATE \"C\") FROM session_evictions";
+    let left: Vec<String> = fleet.value(left).await;
+    let mut expected: Vec<&str> = waiting.iter().map(|lost| lost.client_id).collect();
+    expected.sort_unstable();
+    assert_eq!(left, expected);
+    let unseen: i64 =
+        fleet.value("SELECT count(*) FROM session_evictions WHERE seen_at IS NULL").await;
+    assert_eq!(unseen, 0, "each was seen");
+}
+
+#[tokio::test]
+async fn without_emqx_a_kick_out_waits_until_its_session_has_ended_by_itself() {
+    only_these_are_over(|_| {}, |lost| lost.over_by_events).await;
+}
+
+#[tokio::test]
+async fn without_emqx_a_kick_out_waits_no_longer_than_a_session_lasts() {
+    let ten_minutes = Some(Duration::from_secs(600));
+    only_these_are_over(|config| config.emqx.max_session = ten_minutes, |lost| lost.over_by_age)
+        .await;
+}
+
+#[tokio::test]
+async fn while_emqx_does_not_answer_only_a_later_session_makes_a_kick_out_unneeded() {
+    let emqx = FakeEmqx::start().await;
+    emqx.set(Mood::Closing);
+    let api = emqx.settings();
+    only_these_are_over(|config| config.emqx.api = Some(api), |lost| lost.over).await;
+}
+
+#[tokio::test]
+async fn a_change_is_seen_once_its_transaction_has_ended() {
+    let (emqx, _app, fleet, database) = start().await;
+    device_with_everything(&fleet).await;
+    nothing_waits(&fleet).await;
+    emqx.set(Mood::Closing);
+    let other = connect(&database.url).await;
+    let change = "UPDATE devices SET enabled = NOT enabled WHERE name = 't'";
+    for _ in 0..2 {
+        // The second time there is a row already, which was seen.
+        other.batch_execute(&format!("BEGIN; {change}")).await.unwrap();
+        let during: f64 = fleet.value("SELECT extract(epoch FROM clock_timestamp())::float8").await;
+        other.batch_execute("COMMIT").await.unwrap();
+        eventually("it is seen", || async {
+            let seen = "SELECT max(extract(epoch FROM seen_at))::float8 FROM session_evictions";
+            fleet.value::<Option<f64>>(seen).await.is_some_and(|seen| seen > during)
+        })
+        .await;
+        fleet.sql(&format!("{change} AND NOT enabled"), &[]).await;
+    }
+}
+
+#[tokio::test]
+async fn whoever_is_removed_while_connected_is_remembered_as_such() {
+    let database = fresh_database().await;
+    let fleet = Fleet::connect(&database.url).await;
+    fleet.device("connected").await.device("ended").await.device("never seen").await;
+    fleet
+        .sql(
+            "INSERT INTO client_sessions (client_id, device_id, connected_at, open, ended_at)
+             SELECT name, id, now(), name = 'connected', CASE WHEN name = 'ended' THEN now() END
+             FROM devices WHERE name <> 'never seen'",
+            &[],
+        )
+        .await;
+    fleet.sql("DELETE FROM devices", &[]).await;
+    for (client_id, was_open) in
+        [("connected", Some(true)), ("ended", Some(false)), ("never seen", None)]
+    {
+        let known =
+            format!("SELECT was_open FROM session_evictions WHERE client_id = '{client_id}'");
+        assert_eq!(fleet.value::<Option<bool>>(&known).await, was_open, "{client_id}");
+    }
 }
 
 #[tokio::test]
