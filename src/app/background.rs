@@ -17,12 +17,12 @@ use crate::evictions::Evictor;
 use crate::metrics::Metrics;
 use crate::registry::cache::DeviceCache;
 use crate::registry::changes::ChangeListener;
-use crate::registry::connection::Target;
+use crate::registry::connection::{Target, within};
 use crate::registry::error::RegistryError;
 use crate::registry::freshness::Freshness;
 use crate::registry::hearing::Hearing;
 use crate::registry::locks::LockFeed;
-use crate::registry::migrate::migrate;
+use crate::registry::migrate::{migrate, schema_version};
 use crate::registry::pool::Postgres;
 use crate::registry::roles::missing_privileges;
 use crate::registry::{probe, replicas};
@@ -30,6 +30,9 @@ use crate::sweep::Sweeper;
 
 /// Wait between attempts to reach a PostgreSQL that was never seen.
 const FIRST_CONTACT_RETRY: Duration = Duration::from_millis(500);
+
+/// How long PostgreSQL may take to tell what its schema is, and what the role may do.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long PostgreSQL may take to answer for the first time without being complained about.
 const POSTGRES_STARTING: Duration = Duration::from_secs(60);
@@ -98,7 +101,8 @@ pub(super) async fn keep_registry(
     end: CancellationToken,
 ) -> Result<(), RegistryError> {
     let mut wait = FirstContact::begin();
-    while let Err(error) = bring_up_to_date(&target).await {
+    let checking = target.clone().for_background();
+    while let Err(error) = bring_up_to_date(&target, &checking).await {
         if !error.is_unreachable() {
             return Err(error);
         }
@@ -111,6 +115,8 @@ pub(super) async fn keep_registry(
     }
     let Broker { evictor, sweeper } = broker;
     let hearing = listener.hearing();
+    // Others have to know of this replica before it keeps anything.
+    replicas::tell(&postgres, &freshness, &hearing).await;
     tokio::join!(
         replicas::run(postgres.clone(), freshness.clone(), hearing, end.clone()),
         listener.run(end.clone()),
@@ -146,11 +152,17 @@ impl FirstContact {
     }
 }
 
-async fn bring_up_to_date(target: &Target) -> Result<(), RegistryError> {
-    let (mut client, _) = target.open(None).await?;
-    let migrated = migrate(&mut client).await?;
-    if !migrated.applied.is_empty() {
-        tracing::info!(applied = ?migrated.applied, "brought the database's schema up to date");
+/// Everything but a migration, which takes as long as it takes, is given up after [`CHECK_TIMEOUT`]: the
+/// server may be frozen.
+async fn bring_up_to_date(target: &Target, checking: &Target) -> Result<(), RegistryError> {
+    let client = checking.open_guarded().await?;
+    let version = within(CHECK_TIMEOUT, schema_version(&*client)).await?;
+    if version.applied != version.known {
+        let (mut client, _) = target.open(None).await?;
+        let migrated = migrate(&mut client).await?;
+        if !migrated.applied.is_empty() {
+            tracing::info!(applied = ?migrated.applied, "brought the database's schema up to date");
+        }
     }
-    missing_privileges(&client).await?.require_serving()
+    within(CHECK_TIMEOUT, missing_privileges(&*client)).await?.require_serving()
 }

@@ -10,7 +10,11 @@
 //!
 //! # Races
 //! - *A replica loads a record before its first row is written*: the first row is written before LISTEN is
-//!   tried, some milliseconds after the port is open. A change in that time is not repeated for it.
+//!   tried, as soon as the schema is up to date, which takes milliseconds from when the port is open. A change in
+//!   that time is not repeated for it. (Longer only where the schema has to be made first, or the write fails.)
+//! - *PostgreSQL was away when it started*: it loads nothing then, and writes no row. Both begin once LISTEN
+//!   works, so it hears of what changes in the milliseconds between them; or once it is known to be deaf: then
+//!   the row follows within [`KEEP`], and what is loaded until then is asked for again each time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,7 +44,8 @@ struct Note {
     bound: Duration,
 }
 
-/// Tells what this replica has heard until `stop` is cancelled; then deletes its row.
+/// Tells what this replica has heard, again and again after it was [told](tell) first, until `stop` is
+/// cancelled; then deletes its row.
 pub async fn run(
     postgres: Postgres,
     freshness: Arc<Freshness>,
@@ -48,23 +53,29 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     while !stop.is_cancelled() {
-        if !freshness.is_away() {
-            let (heard, bound) = (hearing.now(), freshness.bound());
-            let note = Note { id: hearing.id().to_owned(), age: hearing.age(), heard, bound };
-            let written = postgres.change(&note, |note, client| write(client, note).boxed()).await;
-            if let Err(error) = written {
-                report(&error);
-            }
-        }
         tokio::select! {
-            () = stop.cancelled() => {}
+            () = stop.cancelled() => break,
             () = hearing.changed() => {}
             () = tokio::time::sleep(KEEP) => {}
         }
+        tell(&postgres, &freshness, &hearing).await;
     }
     let id = hearing.id().to_owned();
     if let Err(error) = postgres.change(&id, |id, client| forget(client, id).boxed()).await {
         tracing::debug!(%error, "this replica's row is left behind");
+    }
+}
+
+/// Tells what this replica has heard by now, unless PostgreSQL is away.
+pub async fn tell(postgres: &Postgres, freshness: &Freshness, hearing: &Hearing) {
+    if freshness.is_away() {
+        return;
+    }
+    let (heard, bound) = (hearing.now(), freshness.bound());
+    let note = Note { id: hearing.id().to_owned(), age: hearing.age(), heard, bound };
+    let written = postgres.change(&note, |note, client| write(client, note).boxed()).await;
+    if let Err(error) = written {
+        report(&error);
     }
 }
 

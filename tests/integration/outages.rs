@@ -172,6 +172,26 @@ async fn while_no_notice_goes_through_sessions_stay_few_and_strangers_are_told()
 }
 
 #[tokio::test]
+async fn a_server_that_does_not_tell_its_schema_is_asked_again() {
+    let database = fresh_database().await;
+    let locker = connect(&database.owner_url()).await;
+    let lock = "BEGIN; LOCK TABLE fleetgate_schema_history IN ACCESS EXCLUSIVE MODE";
+    locker.batch_execute(lock).await.unwrap();
+    let app = TestApp::start(config(&database.url)).await;
+    eventually("the first attempt is given up", || async {
+        app.get("/readyz").await.body.contains("PostgreSQL cannot be reached")
+    })
+    .await;
+    locker.batch_execute("ROLLBACK").await.unwrap();
+    app.ready().await;
+    eventually("others know of it", || async {
+        let replicas = "SELECT FROM replicas WHERE listening";
+        locker.query(replicas, &[]).await.unwrap().len() == 1
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_commit_that_no_standby_has_is_no_success() {
     let (cluster, admin) = without_its_standby("CREATE TABLE t (n int)").await;
     let mut settings = config(&cluster.url("fleet")).database;
