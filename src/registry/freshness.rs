@@ -42,6 +42,10 @@
 //!   the listener itself gets no processor, 3 ends the trust.
 //! - *A proof that arrives late.* It counts from when it was sent: all that was committed before has
 //!   been heard, what came later may still be under way.
+//! - *The machine is suspended* (a paused virtual machine, a laptop). The clock stands still meanwhile, and
+//!   all bounds are longer by that time: right after it wakes up, what was trusted still is. The
+//!   first heartbeat then fails or is answered, within [`TRUST`]. The clock that goes on (`CLOCK_BOOTTIME`) has no
+//!   coarse reading: it costs ten times as much in every decision. Don't suspend a machine that serves.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};

@@ -1,8 +1,10 @@
 //! The bounded pool that loads and batches of events run on.
 //!
 //! # What it keeps
-//! 1. At most `pool_size` connections, on the server as well: a statement that was given up keeps its
-//!    place until the server has ended it, which it is asked to.
+//! 1. At most `pool_size` connections, on the server as well: a statement that took too long keeps its
+//!    place until the server has ended it, which it is asked to. One whose caller was dropped (a client
+//!    that hung up) is cancelled when its session would be used next, and gives its place up at once; the server
+//!    ends it by then or at its statement time-out.
 //! 2. A session is used again only if nothing speaks against it: not one that broke, whose server takes no
 //!    writes, that failed in a way which may lie in its settings, or that stayed on a server
 //!    which others have left.
@@ -132,8 +134,8 @@ impl Postgres {
         }
     }
 
-    /// Runs `work` on `subject`: a single statement that changes rows, and so a transaction of its own.
-    /// One that PostgreSQL undid because it got into another's way (SQLSTATE class 40), or refused because
+    /// Runs `work` on `subject`: a single statement that changes rows, and so a transaction of its own; or
+    /// several such, each of which changes nothing when it is run again, since all are run again. One that PostgreSQL undid because it got into another's way (SQLSTATE class 40), or refused because
     /// of the session, is run again, [`CHANGE_ATTEMPTS`] times in all; each attempt may take the query time-out.
     ///
     /// After [`RegistryError::Unreachable`] nothing is known: a commit whose answer was lost may have

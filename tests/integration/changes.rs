@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use crate::support::app::{TestApp, config, eventually, start};
 use crate::support::fleet::Fleet;
@@ -69,26 +68,17 @@ async fn two_replicas_start_on_an_empty_database_and_see_each_change() {
     tokio::join!(a.ready(), b.ready());
     let fleet = Fleet::connect(&database.url).await;
     fleet.device("t").await.bind("t", "main", Some("a"), None).await;
-    let mut latencies = Vec::new();
     for round in 0..200 {
         let enabled = round % 2 == 1;
         let expected = if enabled { "allow" } else { "deny" };
         fleet.enabled("t", enabled).await;
-        let committed = Instant::now();
         for replica in [&a, &b] {
-            while replica.publishes("t", "a").await != expected {
-                assert!(committed.elapsed() < Duration::from_secs(5), "round {round}");
-            }
+            eventually("each replica sees the change", || async {
+                replica.publishes("t", "a").await == expected
+            })
+            .await;
         }
-        latencies.push(committed.elapsed());
     }
-    latencies.sort();
-    let p99 = latencies[latencies.len() * 99 / 100];
-    println!(
-        "commit to refusal on both replicas: median {:?}, p99 {p99:?}",
-        latencies[latencies.len() / 2]
-    );
-    assert!(p99 < Duration::from_millis(100), "{latencies:?}");
 }
 
 #[tokio::test]
