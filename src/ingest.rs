@@ -27,8 +27,13 @@
 //! locked in one order: devices by id, sessions by client id, states by device id.
 //!
 //! A batch that PostgreSQL refuses for its data (SQLSTATE class 22 or 23) is halved and each half
-//! written on its own, down to the event that is at fault; that one is refused and logged. Any other
-//! failure is answered "not now" to every caller of the batch. Deadlocks and serialization failures
+//! written on its own, down to the event that is at fault; that one is refused and logged. A batch that takes
+//! longer than `database.query_timeout` is split too, into more parts because each may take that long again,
+//! until the events are alone that take so long (a lock on their device, say); only those are answered
+//! "not now". Several time-outs in a row end this: then it is PostgreSQL that is slow. Whose event timed out
+//! alone is remembered for a minute ([`slow`]): its events come last, and with one writer at a time. Merging
+//! is what costs most, so a batch holds [`queue::MOST_MERGE_WORK`] of it at most. Any other failure is
+//! answered "not now" to every caller of the batch. Deadlocks and serialization failures
 //! are tried again a few times first (`registry::pool`).
 //!
 //! # Races
@@ -50,6 +55,7 @@ mod batch;
 mod gather;
 mod oldest;
 mod queue;
+mod slow;
 mod writer;
 
 use std::sync::Arc;
@@ -59,6 +65,7 @@ use thiserror::Error;
 use tokio::sync::oneshot;
 
 use crate::config;
+use crate::domain::device::DeviceId;
 use crate::domain::event::Event;
 use crate::metrics::EventMetrics;
 use crate::registry::cache::{CacheError, DeviceCache};
@@ -109,6 +116,22 @@ impl IngestError {
 struct Change {
     session: Option<SessionMove>,
     news: Option<DeviceNews>,
+}
+
+/// What a merge costs besides its members, in members: the known value is read and written.
+const MERGE: usize = 20;
+
+impl Change {
+    /// What PostgreSQL has to do to merge its partial reports, in members of merge patches.
+    fn merge_work(&self) -> usize {
+        let partials = self.news.iter().flat_map(|news| &news.partials);
+        partials.map(|partial| MERGE + partial.members).sum()
+    }
+
+    fn device(&self) -> Option<DeviceId> {
+        let news = self.news.as_ref().map(|news| news.device_id);
+        news.or_else(|| self.session.as_ref().map(|session| session.device_id))
+    }
 }
 
 /// A change on its way, and who waits for it.

@@ -209,6 +209,15 @@ impl StateValue {
         }
     }
 
+    /// How many members a merge patch has that [`StateValue::merge_patch`] gives, at all levels together.
+    #[must_use]
+    pub fn patch_members(&self) -> usize {
+        match &self.judged {
+            Judged::Value(patch) => members(patch),
+            Judged::Deep(_) | Judged::Not(_) => 0,
+        }
+    }
+
     /// A text that is JSON.
     fn document(text: &str) -> Self {
         let scan = scan(text);

@@ -146,7 +146,8 @@ impl Ingest {
             if reported.merge {
                 let patch = value.map(StateValue::merge_patch).transpose();
                 let patch = patch.map_err(Violation::of_all)?;
-                news.partials.push(partial(binding, message, patch));
+                let members = value.map_or(0, StateValue::patch_members);
+                news.partials.push(partial(binding, message, patch, members));
             } else {
                 news.reports.insert(binding.clone(), report(message, value));
             }
@@ -173,12 +174,13 @@ fn report(message: &Message<'_>, value: Option<&StateValue>) -> Report {
     }
 }
 
-fn partial(binding: &str, message: &Message<'_>, patch: Option<&str>) -> Partial {
+fn partial(binding: &str, message: &Message<'_>, patch: Option<&str>, members: usize) -> Partial {
     Partial {
         binding: binding.into(),
         at_ms: message.received_at_ms,
         id: message.id.as_ref().into(),
         patch: patch.map(Into::into),
+        members,
     }
 }
 

@@ -41,7 +41,14 @@ pub(super) struct Gatherer {
 /// What is to be written together. It is under way for as long as this lives.
 pub(super) struct Gathered<'a> {
     pub(super) submissions: Vec<Submission>,
-    _lead: Option<MutexGuard<'a, ()>>,
+    lead: Option<MutexGuard<'a, ()>>,
+}
+
+impl Gathered<'_> {
+    /// Lets another lead: this takes long.
+    pub(super) fn stand_aside(&mut self) {
+        self.lead = None;
+    }
 }
 
 impl Gatherer {
@@ -65,7 +72,7 @@ impl Gatherer {
         if lead.is_some() {
             self.wait_for_those_answered(queue).await;
         }
-        Gathered { submissions: queue.take(self.batch), _lead: lead }
+        Gathered { submissions: queue.take(self.batch), lead }
     }
 
     /// To be called when a batch was written and its callers know.

@@ -6,6 +6,9 @@ use tokio::sync::Notify;
 
 use crate::ingest::{IngestError, Submission};
 
+/// Most work with partial reports in one batch, in members of merge patches: some 30 ms of PostgreSQL's time.
+pub(super) const MOST_MERGE_WORK: usize = 2000;
+
 /// Submissions in the order in which they came. Many put in, one gathers at a time.
 pub(super) struct Queue {
     capacity: usize,
@@ -59,12 +62,23 @@ impl Queue {
         reached
     }
 
-    /// The first that wait, `most` at most.
+    /// The first that wait, `most` at most, with no more partial reports than [`MOST_MERGE_WORK`] unless one
+    /// event alone has more. Further ones are left for the next time, and what waits behind them comes in
+    /// their place.
     pub(super) fn take(&self, most: usize) -> Vec<Submission> {
         let mut state = self.state();
+        let first = state.waiting.iter().take(most);
+        if first.map(|one| one.change.merge_work()).sum::<usize>() > MOST_MERGE_WORK {
+            return take_bounded(&mut state.waiting, most);
+        }
         let taken = most.min(state.waiting.len());
         let rest = state.waiting.split_off(taken);
         std::mem::replace(&mut state.waiting, rest)
+    }
+
+    /// All that wait.
+    pub(super) fn take_all(&self) -> Vec<Submission> {
+        std::mem::take(&mut self.state().waiting)
     }
 
     /// How many wait.
@@ -83,6 +97,21 @@ impl Queue {
     }
 }
 
+fn take_bounded(waiting: &mut Vec<Submission>, most: usize) -> Vec<Submission> {
+    let (mut taken, mut merge_work) = (0, 0);
+    let fits = |submission: &mut Submission| {
+        let more = submission.change.merge_work();
+        let fits =
+            taken < most && (more == 0 || merge_work == 0 || merge_work + more <= MOST_MERGE_WORK);
+        if fits {
+            taken += 1;
+            merge_work += more;
+        }
+        fits
+    };
+    waiting.extract_if(.., fits).collect()
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use std::sync::Arc;
@@ -94,7 +123,7 @@ pub(super) mod tests {
     use super::*;
     use crate::domain::device::DeviceId;
     use crate::ingest::Change;
-    use crate::registry::reports::DeviceNews;
+    use crate::registry::reports::{DeviceNews, Partial};
 
     pub(in crate::ingest) fn submission(device: i64) -> Submission {
         let change = Change { session: None, news: Some(DeviceNews::new(DeviceId(device), 0)) };
@@ -118,6 +147,28 @@ pub(super) mod tests {
         assert_eq!(queue.len(), 2);
         assert_eq!(devices(queue.take(9)), [3, 5]);
         assert!(queue.take(9).is_empty());
+    }
+
+    #[test]
+    fn what_merges_much_waits_for_the_next_batch_and_lets_others_pass() {
+        let heavy = |device, members| {
+            let mut heavy = submission(device);
+            let news = heavy.change.news.as_mut().unwrap();
+            let (binding, id, patch) = ("main".into(), "0A".into(), None);
+            news.partials.push(Partial { binding, at_ms: 0, id, patch, members });
+            heavy
+        };
+        let queue = Queue::new(100);
+        for device in 1..=3 {
+            queue.put(heavy(device, 900)).unwrap();
+        }
+        queue.put(heavy(4, 5000)).unwrap();
+        queue.put(submission(5)).unwrap();
+        assert_eq!(devices(queue.take(9)), [1, 2, 5]);
+        assert_eq!(devices(queue.take(9)), [3]);
+        queue.put(submission(6)).unwrap();
+        assert_eq!(devices(queue.take(1)), [4], "alone it may be any size");
+        assert_eq!(devices(queue.take(9)), [6]);
     }
 
     #[tokio::test]

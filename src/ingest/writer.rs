@@ -1,5 +1,6 @@
 //! The task that gathers changes into transactions and answers those who wait.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,11 +13,18 @@ use crate::ingest::batch::Batch;
 use crate::ingest::gather::{Gathered, Gatherer};
 use crate::ingest::oldest::Oldest;
 use crate::ingest::queue::Queue;
+use crate::ingest::slow::SlowDevices;
 use crate::ingest::{IngestError, Submission};
 use crate::lifecycle::LogThrottle;
 use crate::metrics::EventMetrics;
 use crate::registry::error::RegistryError;
 use crate::registry::pool::Postgres;
+
+/// Into how many parts a batch is split that took too long. Each level of parts costs another time-out,
+/// so there must be few levels, and each part costs a transaction.
+const PARTS: usize = 8;
+/// After so many time-outs in a row no more of a batch is tried: it is PostgreSQL that is slow.
+const TIME_OUTS: u32 = 3;
 
 /// See [`crate::ingest`].
 pub struct Writer {
@@ -27,6 +35,7 @@ pub struct Writer {
     postgres: Postgres,
     oldest: Arc<Oldest>,
     metrics: EventMetrics,
+    slow: SlowDevices,
     /// Whether the last transaction failed, so that an outage is told once.
     failing: AtomicBool,
 }
@@ -47,6 +56,7 @@ impl Writer {
             postgres,
             oldest,
             metrics,
+            slow: SlowDevices::default(),
             failing: AtomicBool::new(false),
         }
     }
@@ -78,18 +88,58 @@ impl Writer {
         let submissions = std::mem::take(&mut gathered.submissions);
         let _since = submissions.first().map(|first| self.oldest.note(first.since));
         let callers = submissions.len();
-        let mut parts = vec![submissions];
-        while let Some(mut part) = parts.pop() {
-            let outcome = self.commit(&part).await;
-            match outcome {
-                Err(error) if error.is_about_data() && part.len() > 1 => {
-                    parts.push(part.split_off(part.len() / 2));
-                    parts.push(part);
-                }
-                outcome => answer(part, &self.told(outcome)),
+        let (submissions, slow) = self.slow.part(submissions);
+        self.write_parts(submissions, &mut gathered).await;
+        if !slow.is_empty() {
+            gathered.stand_aside();
+            match self.slow.turn() {
+                Some(_turn) => self.write_parts(slow, &mut gathered).await,
+                None => answer(slow, &Err(IngestError::NotCommitted(SLOW.into()))),
             }
         }
         self.gatherer.answered(callers);
+    }
+
+    /// Writes together what can be written together. What is split because it took too long goes to the
+    /// end, so that the others need not wait for it.
+    async fn write_parts(&self, submissions: Vec<Submission>, gathered: &mut Gathered<'_>) {
+        let mut parts = VecDeque::from([submissions]);
+        parts.retain(|part| !part.is_empty());
+        let (mut time_outs, mut written) = (0, false);
+        while let Some(mut part) = parts.pop_front() {
+            let outcome = self.commit(&part).await;
+            let too_long = matches!(outcome, Err(RegistryError::TookTooLong(_)));
+            time_outs = if too_long { time_outs + 1 } else { 0 };
+            written |= outcome.is_ok();
+            if too_long {
+                gathered.stand_aside();
+            }
+            match outcome {
+                Err(error) if error.is_about_data() && part.len() > 1 => {
+                    let half = part.split_off(part.len() / 2);
+                    parts.push_front(half);
+                    parts.push_front(part);
+                }
+                Err(_) if too_long && time_outs < TIME_OUTS && part.len() > 1 => {
+                    let size = part.len().div_ceil(PARTS);
+                    while !part.is_empty() {
+                        parts.push_back(part.split_off(part.len().saturating_sub(size)));
+                    }
+                }
+                outcome => {
+                    match part.as_slice() {
+                        [alone] if too_long && written => self.slow.add(alone.change.device()),
+                        _ if outcome.is_ok() => self.slow.remove(&part),
+                        _ => {}
+                    }
+                    let told = self.told(outcome);
+                    answer(part, &told);
+                    if too_long && time_outs >= TIME_OUTS {
+                        parts.drain(..).for_each(|part| answer(part, &told));
+                    }
+                }
+            }
+        }
     }
 
     async fn commit(&self, part: &[Submission]) -> Result<(), RegistryError> {
@@ -161,11 +211,15 @@ impl Writer {
     }
 }
 
+/// What is said of an event that may not be tried at present.
+const SLOW: &str =
+    "events of its device took too long lately, and another of that kind is being tried";
+
 /// However the writer ends, nobody waits for it any longer.
 impl Drop for Writer {
     fn drop(&mut self) {
         self.queue.close();
-        drop(self.queue.take(usize::MAX));
+        drop(self.queue.take_all());
     }
 }
 

@@ -17,6 +17,10 @@ pub enum RegistryError {
     /// names the cause and the remedy.
     #[error("{0}")]
     Unreachable(String),
+    /// One statement took too long, or waited too long for a lock, and was given up; nobody knows whether it
+    /// was done. Others may do better. The text names the remedy.
+    #[error("{0}")]
+    TookTooLong(String),
     /// The session is of no more use while another may be, and nothing was changed: its server became
     /// read-only, or it lost what was prepared. The text names the cause and the remedy.
     #[error("{0}")]
@@ -86,7 +90,7 @@ impl RegistryError {
     /// Whether waiting for PostgreSQL may help.
     #[must_use]
     pub fn is_unreachable(&self) -> bool {
-        matches!(self, Self::Unreachable(_) | Self::SessionUnfit(_))
+        matches!(self, Self::Unreachable(_) | Self::TookTooLong(_) | Self::SessionUnfit(_))
     }
 
     /// Whether PostgreSQL objects to what it was given, so that giving it again cannot help.

@@ -39,9 +39,9 @@ pub(super) fn of_answer(answer: &DbError, place: &str) -> Option<RegistryError> 
         }
         "57P04" => passing("the database was dropped while it was in use"),
         "57P05" => passing("idle_session_timeout ended the session; the next one opens a new one"),
-        "57014" | "55P03" => {
-            passing("it took too long: look for locks and load in pg_stat_activity")
-        }
+        "57014" | "55P03" => Some(RegistryError::TookTooLong(format!(
+            "{said}; it took too long: look for locks and load in pg_stat_activity"
+        ))),
         "25006" => unfit(
             "the server takes no writes: it is a standby, or default_transaction_read_only is on for the \
              server, role or database; name the primary in database.url, or several hosts",

@@ -138,7 +138,7 @@ impl Postgres {
     /// several such, each of which changes nothing when it is run again, since all are run again. One that PostgreSQL undid because it got into another's way (SQLSTATE class 40), or refused because
     /// of the session, is run again, [`CHANGE_ATTEMPTS`] times in all; each attempt may take the query time-out.
     ///
-    /// After [`RegistryError::Unreachable`] nothing is known: a commit whose answer was lost may have
+    /// After [`RegistryError::Unreachable`] or [`RegistryError::TookTooLong`] nothing is known: a commit whose answer was lost may have
     /// happened.
     ///
     /// # Errors
@@ -207,7 +207,8 @@ impl Postgres {
     ) -> Result<T, RegistryError> {
         let Ok(outcome) = outcome else {
             self.runtime.spawn(end(client));
-            return Err(timed_out("a query", self.query_timeout));
+            let why = timed_out("a query", self.query_timeout).to_string();
+            return Err(RegistryError::TookTooLong(why));
         };
         client.busy.store(false, Ordering::SeqCst);
         match outcome {

@@ -38,6 +38,8 @@ pub struct Partial {
     pub id: Box<str>,
     /// The merge patch (RFC 7396), JSON text that jsonb holds; `None` clears the value.
     pub patch: Option<Box<str>>,
+    /// How many members the patch has, at all levels together.
+    pub members: usize,
 }
 
 /// A report that broke its capability's schema.

@@ -4,6 +4,7 @@ use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use crate::support::app::{TOKEN, TestApp, config, eventually, start, start_with};
@@ -200,6 +201,32 @@ async fn an_event_that_waits_for_a_lock_holds_up_no_other_device() {
 }
 
 #[tokio::test]
+async fn an_event_that_takes_too_long_does_not_fail_those_that_share_its_batch() {
+    let (app, fleet, _database) = start_with(|config| {
+        config.ingest.linger = Duration::from_millis(200);
+        config.database.query_timeout = Duration::from_secs(1);
+    })
+    .await;
+    let names: Vec<String> = (0..30).map(|n| format!("d{n}")).collect();
+    for name in &names {
+        fleet.device(name).await;
+    }
+    fleet.sql("BEGIN", &[]).await;
+    fleet.sql("UPDATE devices SET meta = '{\"held\": true}' WHERE name = 'd17'", &[]).await;
+    for round in 0..2 {
+        let events: Vec<Value> =
+            names.iter().map(|name| connected(name, name, AT + round)).collect();
+        let answers = join_all(events.iter().map(|event| app.event(event))).await;
+        for (name, answer) in names.iter().zip(answers) {
+            assert_eq!(answer.status, if name == "d17" { 503 } else { 204 }, "{round} {name}");
+        }
+    }
+    fleet.sql("COMMIT", &[]).await;
+    assert_eq!(app.event(&connected("d17", "d17", AT)).await.status, 204);
+    assert!(app.metric("fleetgate_ingest_batch_events_sum").await > 70.0, "they shared batches");
+}
+
+#[tokio::test]
 async fn one_event_that_the_database_refuses_does_not_hold_up_the_others() {
     let (app, fleet, _database) =
         start_with(|config| config.ingest.linger = Duration::from_millis(200)).await;
@@ -211,7 +238,7 @@ async fn one_event_that_the_database_refuses_does_not_hold_up_the_others() {
         .sql("ALTER TABLE client_sessions ADD CONSTRAINT poisoned CHECK (client_id <> 'd17')", &[])
         .await;
     let events: Vec<Value> = names.iter().map(|name| connected(name, name, AT)).collect();
-    let answers = futures_util::future::join_all(events.iter().map(|event| app.event(event))).await;
+    let answers = join_all(events.iter().map(|event| app.event(event))).await;
     for (name, answer) in names.iter().zip(answers) {
         assert_eq!(answer.status, if name == "d17" { 400 } else { 204 }, "{name}");
         assert_eq!(is_online(&fleet, name).await, name != "d17", "{name}");

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use futures_util::future::join_all;
 use serde_json::{Map, Value, json};
 
 use crate::support::app::{TestApp, eventually, start};
-use crate::support::bus::{last_seen, message, state};
+use crate::support::bus::{connected, last_seen, message, now, state};
 use crate::support::fleet::Fleet;
 use crate::support::postgres::TestDatabase;
 
@@ -164,6 +165,74 @@ async fn what_is_kept_of_a_merged_value_is_bounded() {
     assert_eq!(main_value(&fleet).await.unwrap()["stays"], 3, "small ones go on");
 }
 
+/// Reports as large as they may be, by many callers at once: what they cost is not what others wait for.
+#[tokio::test]
+async fn many_large_partial_reports_hold_up_nobody() {
+    let (app, fleet, _database) = start().await;
+    let devices: Vec<String> = (0..8).map(|n| format!("t{n}")).collect();
+    for name in &devices {
+        fleet.device(name).await.bind(name, "main", Some(&format!("{name}/main")), None).await;
+    }
+    fleet.sql("UPDATE topic_bindings SET merge = true", &[]).await;
+    fleet.device("other").await;
+    let payload = |n: usize| {
+        let members = (0..500).map(|i| (format!("m{i}"), json!({ "a": n })));
+        Value::Object(members.collect()).to_string()
+    };
+    let reports = (0..96).map(|n| {
+        let name = &devices[n % devices.len()];
+        message(name, &format!("{name}/main"), AT + n as i64, &format!("{n:03}"), &payload(n))
+    });
+    let others = (0..32).map(|n| connected("other", "other", AT + n));
+    let events: Vec<Value> = reports.chain(others).collect();
+    let answers = join_all(events.iter().map(|event| app.event(event))).await;
+    for (event, answer) in events.iter().zip(answers) {
+        assert_eq!(answer.status, 204, "{} {}", event["event"], event["username"]);
+    }
+    assert_eq!(app.metric("fleetgate_ingest_commit_failures_total").await, 0.0);
+    for (n, name) in devices.iter().enumerate() {
+        let last = 96 - devices.len() + n;
+        assert_eq!(state(&fleet, name).await["main"]["value"]["m499"]["a"], last);
+    }
+}
+
+/// An untrusted timestamp orders nothing, and no time is ever shown that lies ahead.
+#[tokio::test]
+async fn partial_reports_of_a_clock_that_is_ahead_freeze_nothing() {
+    let (app, fleet, _database) = merging().await;
+    const HOUR: i64 = 3_600_000;
+    for ahead in [60_000, HOUR, 365 * 24 * HOUR] {
+        report(&app, now() + ahead, "0A", r#"{"a":1,"b":1}"#).await;
+        let entry = state(&fleet, "t").await["main"].clone();
+        assert_eq!(entry["value"], json!({"a": 1, "b": 1}));
+        assert!(entry["at"].as_i64().unwrap() <= now(), "{entry}");
+        let bad = json!("x".repeat(60_000));
+        let bad = json!({"a": bad}).to_string();
+        for n in 0..10 {
+            let member = format!("{{\"long{n}\":{bad}}}");
+            report(&app, now() + ahead, "0B", &member).await;
+        }
+        let violation: Value = fleet.value("SELECT last_violation FROM device_state").await;
+        assert!(violation["message"].as_str().unwrap().contains("would be larger"), "{violation}");
+        assert!(violation["at"].as_i64().unwrap() <= now(), "{violation}");
+        assert_eq!(
+            violation.get("untrusted"),
+            (ahead > 300_000).then_some(Value::Bool(true)).as_ref()
+        );
+        fleet.sql("UPDATE device_state SET last_violation = NULL", &[]).await;
+        if ahead > 300_000 {
+            report(&app, now() + 1, "0C", r#"{"a":2}"#).await;
+            assert_eq!(main_value(&fleet).await.unwrap()["a"], 2, "{ahead}");
+        }
+        fleet.sql("DELETE FROM device_state", &[]).await;
+    }
+    // What replaced by such a clock is no barrier for what is merged later.
+    fleet.sql("INSERT INTO device_state (device_id, state) SELECT id, jsonb_build_object('main',
+        '{\"value\":{\"a\":1,\"b\":1},\"at\":5,\"stamp\":4000000000000,\"id\":\"0A\",\"untrusted\":true}'::jsonb) FROM devices", &[]).await;
+    report(&app, now(), "00", r#"{"a":2}"#).await;
+    assert_eq!(main_value(&fleet).await, Some(json!({"a": 2, "b": 1})));
+}
+
 /// A small generator of its own, so that the cases are the same each time.
 struct Dice(u64);
 
@@ -231,7 +300,7 @@ async fn any_order_repetition_and_split_of_partial_reports_ends_the_same() {
             let patch = serde_json::from_str(patch.as_ref()?).unwrap();
             Some(merge_patch(value.unwrap_or_default(), &patch))
         });
-        for _ in 0..3 {
+        for ahead in [false, false, true] {
             fleet.sql("UPDATE device_state SET state = '{}', merges = '{}'", &[]).await;
             let mut sent: Vec<_> = reports.iter().chain(&reports).cloned().collect();
             for from in (1..sent.len()).rev() {
@@ -241,24 +310,29 @@ async fn any_order_repetition_and_split_of_partial_reports_ends_the_same() {
             while !rest.is_empty() {
                 let size = 1 + usize::try_from(dice.below(rest.len() as u64)).unwrap();
                 let (batch, after) = rest.split_at(size);
-                write(&fleet, device, batch).await;
+                write(&fleet, device, batch, ahead).await;
                 rest = after;
             }
             let entry = state(&fleet, "t").await["main"].clone();
             let (at, id, _) = reports.last().unwrap();
             assert_eq!(entry.get("value"), expected.as_ref(), "case {case}: {sent:?}");
-            assert_eq!((&entry["at"], &entry["id"]), (&json!(at), &json!(id)), "{sent:?}");
+            let shown = if ahead { AT } else { *at };
+            let stamp = (shown < *at).then(|| json!(at));
+            assert_eq!((&entry["at"], &entry["id"]), (&json!(shown), &json!(id)), "{sent:?}");
+            assert_eq!(entry.get("stamp"), stamp.as_ref());
         }
     }
 }
 
-async fn write(fleet: &Fleet, device: i64, batch: &[(i64, String, Option<String>)]) {
+async fn write(fleet: &Fleet, device: i64, batch: &[(i64, String, Option<String>)], ahead: bool) {
     let devices = vec![device; batch.len()];
     let bindings = vec!["main"; batch.len()];
     let patches: Vec<_> = batch.iter().map(|(_, _, patch)| patch.as_deref()).collect();
     let stamps: Vec<_> = batch.iter().map(|(at, _, _)| *at).collect();
     let ids: Vec<_> = batch.iter().map(|(_, id, _)| id.as_str()).collect();
+    // Clocks may differ: what is stamped some ms ahead is merged in its order too.
+    let noted = if ahead { 1_795_356_000.0 } else { 1_795_356_060.0 };
     let statement = "SELECT fleetgate_merge_reports(
-        $1, $1, $2, $3::text[]::jsonb[], $4, $5, 100000, to_timestamp(1795356000))";
-    fleet.sql(statement, &[&devices, &bindings, &patches, &stamps, &ids]).await;
+        $1, $1, $2, $3::text[]::jsonb[], $4, $5, 100000, to_timestamp($6))";
+    fleet.sql(statement, &[&devices, &bindings, &patches, &stamps, &ids, &noted]).await;
 }
