@@ -340,9 +340,9 @@ pub(super) static SETTINGS: &[Setting] = &[
         key: "ingest.max_payload",
         kind: Kind::Count(1..=16_777_216),
         preset: Preset::Value("65536"),
-        meaning: "Largest payload that is stored, in bytes. Of a larger one is known that the device \
-                  was heard and that its report was too large (`device show`, and a line in the log \
-                  once a minute). Events are read up to 64 MiB, EMQX's packets end at 1 MiB unless \
+        meaning: "Largest payload that is stored, in bytes. For a larger one, only that \
+                  the device was heard, and that its report was too large, is recorded (`device show`, \
+                  and a line in the log once a minute). Events are read up to 64 MiB, EMQX's packets end at 1 MiB unless \
                   `mqtt.max_packet_size` says otherwise.",
     },
     Setting {

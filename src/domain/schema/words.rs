@@ -88,10 +88,7 @@ fn name(text: &str) -> String {
 }
 
 fn pointer(pointer: &str) -> String {
-    let mut end = pointer.floor_char_boundary(MAX_POINTER_BYTES);
-    if end == pointer.len() {
-        end = pointer.len();
-    }
+    let end = pointer.floor_char_boundary(MAX_POINTER_BYTES);
     let shown = visible(pointer.get(..end).unwrap_or_default(), usize::MAX);
     if end < pointer.len() { format!("{shown}…") } else { shown }
 }
