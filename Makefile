@@ -2,7 +2,7 @@
 
 SHELL = /bin/sh
 .DEFAULT_GOAL = help
-.PHONY: help dev test lint bench bench-load yardstick storm fuzz monitoring-check prerequisites rust
+.PHONY: help dev test lint bench bench-load yardstick fuzz monitoring-check prerequisites rust
 
 help:
 	@echo 'make dev            start Fleetgate with a demo fleet on 127.0.0.1:8080; Ctrl-C stops it'
@@ -11,7 +11,6 @@ help:
 	@echo 'make bench          measure the parts of a decision one by one (criterion)'
 	@echo 'make bench-load     measure against what the machine gives; BENCH="authz events" chooses'
 	@echo 'make yardstick      measure against commit f4e3b7c, in turn; BENCH chooses as above'
-	@echo 'make storm          simulate a reconnect storm, and check that against a real one; STORM="smallest" chooses'
 	@echo 'make fuzz           fuzz each target for FUZZ_SECONDS (default 30)'
 	@echo 'make monitoring-check  test the alerts with promtool (Debian package prometheus)'
 	@echo 'make prerequisites  install what is missing: a C compiler, PostgreSQL'
@@ -50,10 +49,6 @@ bench-load: prerequisites
 # Both sides run `bench-load` three times each: ten minutes and more, on an otherwise idle machine.
 yardstick: prerequisites
 	cargo bench --locked --bench yardstick -- $(BENCH)
-
-# Minutes as well; only the part `real` needs an idle machine. docs/SCALE.md tells what the figures mean.
-storm: prerequisites
-	cargo bench --locked --bench storm -- $(STORM)
 
 # For one group: cargo bench --bench micro -- topics
 bench: prerequisites

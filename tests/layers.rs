@@ -1,10 +1,12 @@
 //! The arrows between the modules of `src/` point downward, as `docs/ARCHITECTURE.md` draws them.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
+
+use syn::visit::Visit;
 
 /// Which modules a module may use.
 const ARROWS: &[(&str, &[&str])] = &[
@@ -67,25 +69,123 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("tls", &[]),
 ];
 
-/// The modules that a source text names after `root`: `crate::`, or `fleetgate::` in `main.rs`.
-fn named_modules(source: &str, root: &str) -> BTreeSet<String> {
-    let code = source.lines().filter(|line| !line.trim_start().starts_with("//"));
-    let named = code.flat_map(|line| line.split(root).skip(1)).map(|rest| {
-        rest.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect::<String>()
-    });
-    named.filter(|name| !name.is_empty()).collect()
+/// Which top-level modules of the crate a source file uses: what its paths name below `crate::`, or
+/// `fleetgate::` in `main.rs`, in `use` trees, in expressions and types, and in what macros are given.
+struct Uses {
+    /// Where the file stands: `["registry", "cache"]`.
+    place: Vec<String>,
+    found: BTreeSet<String>,
 }
 
-fn collect(path: &Path, module: &str, uses: &mut BTreeMap<String, BTreeSet<String>>) {
+impl Uses {
+    fn of(source: &str, place: &[&str]) -> BTreeSet<String> {
+        let file = syn::parse_file(source).unwrap();
+        let place = place.iter().map(|&name| name.to_owned()).collect();
+        let mut uses = Self { place, found: BTreeSet::new() };
+        uses.visit_file(&file);
+        uses.found
+    }
+
+    /// Takes a path as written; `self` and `super` are where they point to.
+    fn take(&mut self, path: &[String]) {
+        let (above, rest) = path.split_at(path.iter().take_while(|name| *name == "super").count());
+        let name = match rest.first().map(String::as_str) {
+            Some("crate" | "fleetgate") => rest.get(1),
+            Some(_) if !above.is_empty() => {
+                let parent = self.place.len().saturating_sub(above.len());
+                if parent == 0 { rest.first() } else { self.place.first() }
+            }
+            _ => None,
+        };
+        self.found.extend(name.cloned());
+    }
+
+    fn take_tree(&mut self, before: &[String], tree: &syn::UseTree) {
+        let with = |name: &syn::Ident| [before, &[name.to_string()]].concat();
+        match tree {
+            syn::UseTree::Path(path) => self.take_tree(&with(&path.ident), &path.tree),
+            syn::UseTree::Group(group) => {
+                group.items.iter().for_each(|item| self.take_tree(before, item));
+            }
+            syn::UseTree::Name(name) => self.take(&with(&name.ident)),
+            syn::UseTree::Rename(rename) => self.take(&with(&rename.ident)),
+            syn::UseTree::Glob(_) => self.take(before),
+        }
+    }
+
+    /// A macro's input is no syntax tree: its paths are read off the tokens.
+    fn take_tokens(&mut self, tokens: proc_macro2::TokenStream) {
+        let mut path: Vec<String> = Vec::new();
+        for token in tokens {
+            match token {
+                proc_macro2::TokenTree::Ident(name) => path.push(name.to_string()),
+                proc_macro2::TokenTree::Punct(mark) if mark.as_char() == ':' => {}
+                other => {
+                    self.take(&std::mem::take(&mut path));
+                    if let proc_macro2::TokenTree::Group(group) = other {
+                        self.take_tokens(group.stream());
+                    }
+                }
+            }
+        }
+        self.take(&path);
+    }
+}
+
+impl<'ast> Visit<'ast> for Uses {
+    fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
+        self.take_tree(&[], &item.tree);
+    }
+
+    fn visit_path(&mut self, path: &'ast syn::Path) {
+        let names: Vec<String> = path.segments.iter().map(|part| part.ident.to_string()).collect();
+        self.take(&names);
+        syn::visit::visit_path(self, path);
+    }
+
+    fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
+        self.place.push(item.ident.to_string());
+        syn::visit::visit_item_mod(self, item);
+        self.place.pop();
+    }
+
+    fn visit_macro(&mut self, called: &'ast syn::Macro) {
+        self.take_tokens(called.tokens.clone());
+    }
+}
+
+/// Reads a file or folder of `src/` whose modules stand below `place`.
+fn collect(path: &Path, place: &[&str], uses: &mut BTreeMap<String, BTreeSet<String>>) {
     if path.is_dir() {
         for entry in fs::read_dir(path).unwrap() {
-            collect(&entry.unwrap().path(), module, uses);
+            let path = entry.unwrap().path();
+            let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+            let inner = [place, &[name.as_str()]].concat();
+            collect(&path, if name == "mod" { place } else { &inner }, uses);
         }
     } else if path.extension().is_some_and(|extension| extension == "rs") {
-        let root = if module == "main" { "fleetgate::" } else { "crate::" };
-        let named = named_modules(&fs::read_to_string(path).unwrap(), root);
-        uses.entry(module.to_owned()).or_default().extend(named);
+        let found = Uses::of(&fs::read_to_string(path).unwrap(), place);
+        uses.entry(place[0].to_owned()).or_default().extend(found);
     }
+}
+
+#[test]
+fn every_way_to_name_a_module_is_seen() {
+    let seen =
+        |source: &str| Uses::of(source, &["registry", "cache"]).into_iter().collect::<Vec<_>>();
+    assert_eq!(seen("use crate::cli::x;"), ["cli"]);
+    assert_eq!(seen("use crate::{cli, domain::{a, b}};"), ["cli", "domain"]);
+    assert_eq!(seen("use crate::cli as other;"), ["cli"]);
+    assert_eq!(seen("use super::super::cli::x;"), ["cli"]);
+    assert_eq!(seen("use super::super::{cli, http::y};"), ["cli", "http"]);
+    assert_eq!(seen("use super::freshness::Stamp;"), ["registry"]);
+    assert_eq!(seen("mod inner { use super::super::super::cli::x; }"), ["cli"]);
+    assert_eq!(seen("fn f() -> crate::cli::T { crate::http::g() }"), ["cli", "http"]);
+    assert_eq!(
+        seen("fn f() { info!(x = %crate::cli::x(), y = [crate::http::Y]); }"),
+        ["cli", "http"]
+    );
+    assert_eq!(seen("/// [`crate::cli`]\nfn f() { std::cli::x(); }"), Vec::<String>::new());
 }
 
 #[test]
@@ -95,7 +195,7 @@ fn arrows_point_downward() {
         let path = entry.unwrap().path();
         let module = path.file_stem().unwrap().to_str().unwrap().to_owned();
         if module != "lib" {
-            collect(&path, &module, &mut uses);
+            collect(&path, &[&module], &mut uses);
         }
     }
     let arrows: BTreeMap<&str, &[&str]> = ARROWS.iter().copied().collect();

@@ -161,5 +161,5 @@ async fn joined(mut tasks: JoinSet<Latencies>) -> Latencies {
 }
 
 fn run(latencies: &Latencies, answers: u64, time: Duration) -> Run {
-    Run { report: latencies.report(answers, answers, time), cpu: None }
+    Run { report: latencies.report(answers, answers, time), cpu: None, database_cpu: None }
 }

@@ -51,6 +51,7 @@ pub(crate) struct Row {
     pub(crate) p99_us: Option<u128>,
     pub(crate) p999_us: Option<u128>,
     pub(crate) cpu_us: Option<f64>,
+    pub(crate) database_cpu_us: Option<f64>,
     /// What it is compared with.
     pub(crate) against: Option<Against>,
     pub(crate) figure: f64,
@@ -77,6 +78,7 @@ impl Row {
             p99_us: None,
             p999_us: None,
             cpu_us: None,
+            database_cpu_us: None,
             against: None,
             figure,
             unit,
@@ -91,13 +93,14 @@ impl Row {
         self.p50_us = Some(run.report.p50.as_micros());
         self.p99_us = Some(run.report.p99.as_micros());
         self.p999_us = Some(run.report.p999.as_micros());
-        self.cpu_us = micros(run);
+        self.cpu_us = micros(run.cpu);
+        self.database_cpu_us = micros(run.database_cpu);
         self
     }
 
     pub(crate) fn against(mut self, what: &'static str, run: &Run) -> Self {
         let per_second = run.report.per_second;
-        self.against = Some(Against { what, per_second, cpu_us: micros(run) });
+        self.against = Some(Against { what, per_second, cpu_us: micros(run.cpu) });
         self
     }
 
@@ -110,7 +113,8 @@ impl Row {
 
     fn cells(&self) -> Vec<String> {
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "–".to_owned());
-        let micros = |time: Option<u128>| or_dash(time.map(|time| time.to_string()));
+        let whole = |time: Option<u128>| or_dash(time.map(|time| time.to_string()));
+        let tenths = |time: Option<f64>| or_dash(time.map(|time| format!("{time:.1}")));
         let against = self.against.as_ref().map(|Against { what, per_second, cpu_us }| {
             let cpu = cpu_us.map(|cpu| format!(", {cpu:.1} µs")).unwrap_or_default();
             format!("{what}: {}{cpu}", thousands(*per_second))
@@ -118,10 +122,11 @@ impl Row {
         vec![
             self.scenario.clone(),
             or_dash(self.per_second.map(thousands)),
-            micros(self.p50_us),
-            micros(self.p99_us),
-            micros(self.p999_us),
-            or_dash(self.cpu_us.map(|cpu| format!("{cpu:.1}"))),
+            whole(self.p50_us),
+            whole(self.p99_us),
+            whole(self.p999_us),
+            tenths(self.cpu_us),
+            tenths(self.database_cpu_us),
             or_dash(against),
             format!("{:.2} {}", self.figure, self.unit),
             or_dash(self.bar.map(Bar::words)),
@@ -130,8 +135,8 @@ impl Row {
     }
 }
 
-fn micros(run: &Run) -> Option<f64> {
-    run.cpu.map(|cpu| cpu.as_secs_f64() * 1e6)
+fn micros(time: Option<Duration>) -> Option<f64> {
+    time.map(|time| time.as_secs_f64() * 1e6)
 }
 
 fn thousands(rate: f64) -> String {
@@ -153,7 +158,16 @@ impl Table {
     pub(crate) fn show(&self) {
         let mut drawing = Drawing::new();
         drawing.load_style(presets::ASCII_MARKDOWN).set_header([
-            "scenario", "/s", "p50 µs", "p99 µs", "p999 µs", "CPU µs", "against", "figure", "bar",
+            "scenario",
+            "/s",
+            "p50 µs",
+            "p99 µs",
+            "p999 µs",
+            "CPU µs",
+            "DB CPU µs",
+            "against",
+            "figure",
+            "bar",
             "met",
         ]);
         for row in &self.rows {

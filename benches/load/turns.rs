@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
+use tokio_postgres::Client;
 
 use crate::ceiling::Ceiling;
 use crate::plan::{Length, Plan, Report, Traffic};
-use crate::support::process::cpu_time;
+use crate::support::process::{cpu_time, cpu_time_while_it_runs};
 use crate::support::{fleetgate::Fleetgate, process};
 use crate::{Role, own_process};
 
@@ -27,6 +28,8 @@ pub(crate) struct Run {
     pub(crate) report: Report,
     /// Processor time of the server for each answer; `None` where the server is PostgreSQL.
     pub(crate) cpu: Option<Duration>,
+    /// Processor time of PostgreSQL's backends for each answer, where that was asked for.
+    pub(crate) database_cpu: Option<Duration>,
 }
 
 /// Something that can be put under load.
@@ -66,7 +69,32 @@ pub(crate) async fn load(
     let report = generate(&server.plan(connections, traffic.clone(), length)).await;
     let used = cpu_time(server.pid()).saturating_sub(before);
     let answers = u32::try_from(report.answers).expect("a run has fewer").max(1);
-    Run { report, cpu: Some(used / answers) }
+    Run { report, cpu: Some(used / answers), database_cpu: None }
+}
+
+/// The same, and what it cost the backends of the database behind `database`. They must outlive the
+/// run: Linux forgets what a process used when it ends.
+pub(crate) async fn load_and_watch(
+    server: &impl Server,
+    database: &Client,
+    connections: usize,
+    traffic: &Traffic,
+    length: Length,
+) -> Run {
+    let before = database_time(database).await;
+    let run = load(server, connections, traffic, length).await;
+    let used = database_time(database).await.saturating_sub(before);
+    let answers = u32::try_from(run.report.answers).expect("a run has fewer").max(1);
+    Run { database_cpu: Some(used / answers), ..run }
+}
+
+/// Processor time that all backends of this database have used so far.
+async fn database_time(client: &Client) -> Duration {
+    let pids = "SELECT pid FROM pg_stat_activity
+                WHERE datname = current_database() AND backend_type = 'client backend'";
+    let rows = client.query(pids, &[]).await.expect("the backends");
+    let pids = rows.iter().map(|row| row.get::<_, i32>(0).unsigned_abs());
+    pids.filter_map(cpu_time_while_it_runs).sum()
 }
 
 async fn generate(plan: &Plan) -> Report {

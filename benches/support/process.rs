@@ -29,28 +29,11 @@ pub(crate) fn resident_bytes(pid: u32) -> u64 {
     kibibytes * 1024
 }
 
-/// Processor time that the whole machine has used so far, for whatever.
-pub(crate) fn busy_time() -> Duration {
-    let stat = fs::read_to_string("/proc/stat").expect("Linux tells");
-    let all =
-        stat.lines().next().and_then(|line| line.strip_prefix("cpu ")).expect("all processors");
-    // user nice system idle iowait irq softirq steal; of these, two are rest.
-    let ticks = all.split_whitespace().take(8).enumerate();
-    let busy = ticks.filter(|(place, _)| !matches!(place, 3 | 4));
-    TICK.mul_f64(busy.map(|(_, ticks)| ticks.parse::<f64>().unwrap()).sum())
-}
-
-/// How many processors there are.
-pub(crate) fn cores() -> u32 {
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    u32::try_from(cores).expect("fewer")
-}
-
 /// The processor's name and how many of them there are, for the heading of a table.
 pub(crate) fn machine() -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = info.lines().find_map(|line| line.strip_prefix("model name"));
     let name = name.map_or("unknown processor", |line| line.trim_start_matches(['\t', ':', ' ']));
-    let cores = cores();
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     format!("{cores} × {name}")
 }

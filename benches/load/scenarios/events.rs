@@ -8,8 +8,9 @@ use super::GENERATED;
 use crate::bare;
 use crate::plan::{Length, Traffic};
 use crate::support::fleetgate::Fleetgate;
+use crate::support::registry::connect;
 use crate::table::{Bar, Row};
-use crate::turns::{TURN, TURNS, in_turn, load};
+use crate::turns::{TURN, TURNS, in_turn, load, load_and_watch};
 
 /// The bare clients, and what Fleetgate must reach: one is the measure, two show what PostgreSQL does
 /// with both processors to itself. Their batches hold as many events as Fleetgate has callers.
@@ -23,6 +24,7 @@ pub(super) async fn durable(url: &str) -> Vec<Row> {
     let began = Clock::System.now_micros() / 1000 - 24 * 3_600_000;
     let since = AtomicI64::new(began);
     let mut rows = Vec::new();
+    let database = connect(url).await;
     for connections in [256, 32] {
         let service = Fleetgate::start(url, &[]).await;
         let (name, length) = (format!("events, {connections} connections"), Length::Time(TURN));
@@ -31,7 +33,9 @@ pub(super) async fn durable(url: &str) -> Vec<Row> {
             let batch = connections / clients;
             let compared = in_turn(
                 TURNS,
-                async |_| load(&service, connections, &events(&since), length).await,
+                async |_| {
+                    load_and_watch(&service, &database, connections, &events(&since), length).await
+                },
                 async |_| {
                     bare::events(url, clients, batch, GENERATED.end, next(&since), TURN).await
                 },

@@ -3,8 +3,9 @@
 use crate::bare;
 use crate::plan::{Length, Traffic};
 use crate::support::fleetgate::Fleetgate;
+use crate::support::registry::connect;
 use crate::table::{Bar, Row};
-use crate::turns::{POOL, in_turn, load};
+use crate::turns::{POOL, in_turn, load_and_watch};
 
 pub(super) const DEVICES: u32 = 20_000;
 
@@ -16,12 +17,14 @@ const TURNS: usize = 3;
 pub(super) async fn cold_start(url: &str) -> Row {
     // PostgreSQL's own memory is warm for both.
     bare::loads(url, DATABASE_POOL, DEVICES).await;
+    let database = connect(url).await;
     let compared = in_turn(
         TURNS,
         async |_| {
             let pool = DATABASE_POOL.to_string();
             let service = Fleetgate::start(url, &[("FLEETGATE_DATABASE_POOL_SIZE", &pool)]).await;
-            load(&service, POOL, &Traffic::Logins(0..DEVICES), Length::Once).await
+            let logins = Traffic::Logins(0..DEVICES);
+            load_and_watch(&service, &database, POOL, &logins, Length::Once).await
         },
         async |_| bare::loads(url, DATABASE_POOL, DEVICES).await,
     )
