@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::limits::{Limits, Outgoing};
 use crate::clock::Clock;
+use crate::lifecycle::LogThrottle;
 use crate::registry::error::RegistryError;
 use crate::registry::freshness::Freshness;
 use crate::registry::locks::{self, LockNotice, LockNotices};
@@ -64,6 +65,7 @@ impl LockKeeper {
         let (mut left, mut reload, mut tidy_at) = (WRITES_A_SECOND, false, Instant::now());
         let limits = Arc::clone(&self.limits);
         loop {
+            let mut ticked = false;
             tokio::select! {
                 () = end.cancelled() => return,
                 notice = self.notices.next() => match notice {
@@ -71,15 +73,21 @@ impl LockKeeper {
                     Some(notice) => self.limits.heard(&notice, self.clock.now_micros()),
                     None => return,
                 },
-                _ = second.tick() => left = WRITES_A_SECOND,
+                _ = second.tick() => (left, ticked) = (WRITES_A_SECOND, true),
                 () = limits.wake.notified(), if left > 0 => {}
             }
             reload |= self.notices.were_missed();
-            self.limits.measure(self.clock.now_micros());
+            if ticked {
+                self.limits.measure(self.clock.now_micros());
+            }
             if self.freshness.is_away() {
                 continue;
             }
-            if reload && let Ok((rows, shared)) = self.load().await {
+            // Not at each notice: one that fails is tried again with the next second.
+            if reload
+                && ticked
+                && let Ok((rows, shared)) = self.load().await
+            {
                 self.limits.load(&rows, &shared, self.clock.now_micros());
                 reload = false;
             }
@@ -93,7 +101,10 @@ impl LockKeeper {
 
     async fn load(&self) -> Result<locks::Remembered, RegistryError> {
         self.postgres.run(|client| load(client).boxed()).await.inspect_err(|error| {
-            tracing::warn!(%error, "locks after wrong passwords cannot be read; those in memory hold");
+            static THROTTLE: LogThrottle = LogThrottle::new("locks after wrong passwords cannot be read");
+            if let Some(unsaid) = THROTTLE.now() {
+                tracing::warn!(%error, unsaid, "locks after wrong passwords cannot be read; those in memory hold");
+            }
         })
     }
 
@@ -110,7 +121,11 @@ impl LockKeeper {
             Ok(()) => self.limits.written(&outgoing),
             Err(error) if error.is_unreachable() => self.limits.put_back(outgoing),
             Err(error) => {
-                tracing::warn!(%error, "locks after wrong passwords hold in this process only");
+                static THROTTLE: LogThrottle =
+                    LogThrottle::new("locks after wrong passwords cannot be written");
+                if let Some(unsaid) = THROTTLE.now() {
+                    tracing::warn!(%error, unsaid, "locks after wrong passwords hold in this process only");
+                }
             }
         }
         // A failed attempt counts: the next one comes with the next second.

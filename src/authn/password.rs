@@ -7,9 +7,11 @@
 //!   connections busy (EMQX has 32, one request at a time on each). Without a free place the answer
 //!   comes at once ([`HashError::Overloaded`]); nobody waits for a place. So most connections stay free
 //!   for logins that cost nothing, whatever strangers do.
-//! - One name holds at most a quarter of the places, one address at most half, each at least one.
-//! - A job whose client went away (its receiver is dropped), or which has waited longer than
-//!   [`PATIENCE`], costs no hash.
+//! - One name holds at most a quarter of the places and one address at most half, but two are never too many.
+//! - A place is held for as long as the hashes before it take, and on a machine that is busy with other
+//!   things for [`LONGEST_WAIT`] and its own hash at most: a job whose turn has not come by then is
+//!   answered as one without a place.
+//! - A job whose client went away (its receiver is dropped) costs no hash.
 //! - A hash that panics loses its own job, is logged, and leaves the thread working.
 //! - Passwords are wiped as soon as they have been checked or given up.
 //!
@@ -22,6 +24,7 @@
 //! # Known races
 //! - A client that goes away while its hash is being computed costs the rest of that hash; the check
 //!   is made between hashes.
+//! - A job whose turn comes just when it has waited too long may be hashed for nobody.
 //! - Between the queue and the answer a credential may be revoked. [`super::Authenticator`] looks at
 //!   the registry again before it allows.
 
@@ -29,12 +32,14 @@ mod places;
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use crate::domain::password_hash::{HashMemory, PasswordHash};
@@ -43,9 +48,10 @@ use crate::metrics::HashMetrics;
 pub use places::Owner;
 use places::{Place, Places};
 
-/// How long a job may wait. EMQX gives a login up after 5 seconds (CONTRACT.md); an answer that
-/// nobody reads is not worth a hash.
-pub const PATIENCE: Duration = Duration::from_secs(4);
+/// How long a job may wait for its turn. Places are few, so this is many times what waiting takes on a
+/// machine with processor time to spare. On one without, hash threads (which are nice) get little of it,
+/// and a longer wait would keep EMQX's connections busy that devices with good secrets need.
+pub const LONGEST_WAIT: Duration = Duration::from_millis(250);
 
 /// The niceness of hash threads.
 const NICENESS: i32 = 10;
@@ -53,10 +59,12 @@ const NICENESS: i32 = 10;
 /// Why there is no answer about a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum HashError {
-    /// All places are taken, or all that this name or address may have.
-    #[error("too many passwords are being checked; raise hashing.threads if processors are idle")]
+    /// All places are taken, or all that this name or address may have, or the job's turn did not come.
+    #[error(
+        "too many passwords are being checked (hashing.queue), or too many of this name or address"
+    )]
     Overloaded,
-    /// The job waited too long, its hash panicked or the threads are being stopped.
+    /// The hash panicked or the threads are being stopped.
     #[error("the password hash was given up; an earlier log line says why if it was a failure")]
     GivenUp,
 }
@@ -65,8 +73,16 @@ struct Job {
     password: Zeroizing<Box<[u8]>>,
     hashes: Vec<PasswordHash>,
     queued_at: Instant,
+    /// Set when its turn has come.
+    begun: Arc<AtomicBool>,
     reply: oneshot::Sender<Option<usize>>,
     _place: Place,
+}
+
+/// A job on its way.
+struct Submitted {
+    answer: oneshot::Receiver<Option<usize>>,
+    begun: Arc<AtomicBool>,
 }
 
 #[derive(Default)]
@@ -127,16 +143,25 @@ impl HashThreads {
     /// The password is copied here, and wiped when it has been checked. `owner` is whose place it takes.
     ///
     /// # Errors
-    /// [`HashError::Overloaded`] at once if no place is free for the owner; [`HashError::GivenUp`] if no
-    /// thread could answer.
+    /// [`HashError::Overloaded`] at once if no place is free for the owner, and after [`LONGEST_WAIT`] if
+    /// its turn has not come; [`HashError::GivenUp`] if no thread could answer.
     pub async fn find(
         &self,
         owner: Owner,
         password: &[u8],
         hashes: Vec<PasswordHash>,
     ) -> Result<Option<usize>, HashError> {
-        let answer = self.submit(owner, password, hashes)?;
-        answer.await.map_err(|_| HashError::GivenUp)
+        let Submitted { mut answer, begun } = self.submit(owner, password, hashes)?;
+        let answered = match timeout(LONGEST_WAIT, &mut answer).await {
+            Ok(answered) => answered,
+            Err(_) if begun.load(Ordering::Acquire) => answer.await,
+            // Dropping the receiver makes the job cost nothing when its turn comes.
+            Err(_) => {
+                self.queue.metrics.shed.inc();
+                return Err(HashError::Overloaded);
+            }
+        };
+        answered.map_err(|_| HashError::GivenUp)
     }
 
     fn submit(
@@ -144,7 +169,7 @@ impl HashThreads {
         owner: Owner,
         password: &[u8],
         hashes: Vec<PasswordHash>,
-    ) -> Result<oneshot::Receiver<Option<usize>>, HashError> {
+    ) -> Result<Submitted, HashError> {
         let mut waiting = lock(&self.queue.waiting);
         if waiting.closed {
             return Err(HashError::GivenUp);
@@ -155,11 +180,13 @@ impl HashThreads {
         };
         let (reply, answer) = oneshot::channel();
         let (password, queued_at) = (Zeroizing::new(password.into()), Instant::now());
-        waiting.jobs.push_back(Job { password, hashes, queued_at, reply, _place: place });
+        let begun = Arc::new(AtomicBool::new(false));
+        let job = Job { password, hashes, queued_at, begun: begun.clone(), reply, _place: place };
+        waiting.jobs.push_back(job);
         self.queue.metrics.queued.inc();
         drop(waiting);
         self.queue.arrival.notify_one();
-        Ok(answer)
+        Ok(Submitted { answer, begun })
     }
 
     /// Stops the threads: hashes in progress finish, jobs that wait are given up. Blocks for one
@@ -214,8 +241,9 @@ impl Queue {
     }
 
     fn answer(&self, job: Job, memory: &mut HashMemory) {
+        job.begun.store(true, Ordering::Release);
         for (index, hash) in job.hashes.iter().enumerate() {
-            if job.reply.is_closed() || job.queued_at.elapsed() > PATIENCE {
+            if job.reply.is_closed() {
                 self.metrics.abandoned.inc();
                 return;
             }

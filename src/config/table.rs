@@ -99,8 +99,12 @@ fn cores() -> usize {
     available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-fn half_the_cores() -> usize {
-    (cores() / 2).max(1)
+fn hash_threads() -> usize {
+    (cores() / 2).clamp(1, 8)
+}
+
+fn password_places() -> usize {
+    (2 * hash_threads()).clamp(4, 8)
 }
 
 const fn millis(from: u64, to: u64) -> Kind {
@@ -280,20 +284,21 @@ pub(super) static SETTINGS: &[Setting] = &[
     Setting {
         key: "hashing.threads",
         kind: Kind::Count(1..=256),
-        preset: Preset::Machine {
-            words: "half the number of cores, at least 1",
-            count: half_the_cores,
-        },
-        meaning: "Threads that check chosen passwords. Each uses 19 MiB.",
+        preset: Preset::Machine { words: "half the number of cores, 1 to 8", count: hash_threads },
+        meaning: "Threads that check chosen passwords. Each uses 19 MiB. More than `hashing.queue` have \
+                  nothing to do.",
     },
     Setting {
         key: "hashing.queue",
         kind: Kind::Count(1..=65_536),
-        preset: Preset::Value("8"),
+        preset: Preset::Machine {
+            words: "two for each default hash thread, 4 to 8",
+            count: password_places,
+        },
         meaning: "Most logins of the process whose chosen password is being checked or waits for it; \
                   further ones are refused at once with 503. Each keeps one of EMQX's connections \
-                  (`pool_size`, 32) busy: keep it to a quarter of them, so that strangers who guess \
-                  passwords cannot hold up devices with secrets. See [LIMITS.md](LIMITS.md).",
+                  (`pool_size`, 32) busy for as long as those before it take: keep it to a quarter of \
+                  them at most, so that strangers who guess passwords cannot hold up devices with secrets. See [LIMITS.md](LIMITS.md).",
     },
     Setting {
         key: "logins.limits",

@@ -31,8 +31,11 @@ fn defaults_hold_when_only_the_needed_is_given() {
     assert_eq!(config.cache.unknown_names, 20_000);
     assert_eq!(config.cache.unknown_ttl, Duration::from_secs(5));
     assert_eq!(config.cache.max_staleness, Duration::from_secs(600));
-    assert_eq!(config.hashing.threads, (cores / 2).max(1));
-    assert_eq!(config.hashing.queue, 8);
+    let threads = (cores / 2).clamp(1, 8);
+    assert_eq!(
+        (config.hashing.threads, config.hashing.queue),
+        (threads, (2 * threads).clamp(4, 8))
+    );
     assert!(config.logins.limits && config.logins.exempt_networks.is_empty());
     assert_eq!((config.ingest.queue, config.ingest.batch), (10_000, 512));
     assert_eq!((config.ingest.linger, config.ingest.writers), (Duration::from_millis(1), 2));

@@ -1,9 +1,15 @@
 //! What strangers may cost: floods of made-up names and guesses, and the limits on guessing.
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
 use serde_json::json;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::yield_now;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::app::{TOKEN, TestApp, eventually, login_body, start, start_with};
+use crate::support::app::{TOKEN, TestApp, eventually, login_body, start};
 use crate::support::wire::{Connection, post};
 
 /// A login from an address.
@@ -14,63 +20,111 @@ async fn from(app: &TestApp, address: &str, name: &str, password: &str) -> (u16,
     (answer.status, answer.body)
 }
 
+const ALLOW: &str = r#""result":"allow""#;
 const DENY: &str = r#"{"result":"deny"}"#;
 
-/// Keeps every connection of a broker's pool busy with logins that are made up by `login`, from their
-/// number, until it is stopped.
-fn flood(
-    app: &TestApp,
-    connections: u32,
-    stop: &CancellationToken,
-    login: impl Fn(u32) -> serde_json::Value + Send + Sync + Clone + 'static,
-) {
-    for connection in 0..connections {
-        let (address, stop, login) = (app.address, stop.clone(), login.clone());
-        tokio::spawn(async move {
-            let mut wire = Connection::open(address).await;
-            let mut number = connection;
-            while !stop.is_cancelled() {
-                wire.exchange(&post("/emqx/authn", TOKEN, &login(number).to_string())).await;
-                number += connections;
-            }
-        });
+/// EMQX's pool: 32 connections, one request at a time on each, a login on one of them at random, and
+/// given up after 5 s.
+struct Pool(Vec<mpsc::UnboundedSender<Login>>);
+
+/// A login that waits for its turn, and who wants to know what became of it.
+struct Login {
+    body: String,
+    asked_at: Instant,
+    answered: oneshot::Sender<bool>,
+}
+
+const CONNECTIONS: usize = 32;
+const GIVEN_UP_AFTER: Duration = Duration::from_secs(5);
+/// Logins of strangers that wait on each connection all the time.
+const IN_FRONT: usize = 40;
+
+impl Pool {
+    async fn open(app: &TestApp) -> Arc<Self> {
+        let mut pool = Vec::new();
+        for _ in 0..CONNECTIONS {
+            let (sender, mut logins) = mpsc::unbounded_channel::<Login>();
+            let mut wire = Connection::open(app.address).await;
+            tokio::spawn(async move {
+                while let Some(Login { body, asked_at, answered }) = logins.recv().await {
+                    let in_time = |asked: Instant| asked.elapsed() < GIVEN_UP_AFTER;
+                    let mut allowed = in_time(asked_at);
+                    if allowed {
+                        let answer = wire.exchange(&post("/emqx/authn", TOKEN, &body)).await;
+                        allowed = answer.body.contains(ALLOW) && in_time(asked_at);
+                    }
+                    let _nobody_waits = answered.send(allowed);
+                }
+            });
+            pool.push(sender);
+        }
+        Arc::new(Self(pool))
+    }
+
+    /// Whether the login was let in before EMQX gave it up.
+    async fn lets_in(&self, connection: usize, body: serde_json::Value) -> bool {
+        let (answered, answer) = oneshot::channel();
+        let login = Login { body: body.to_string(), asked_at: Instant::now(), answered };
+        self.0[connection % CONNECTIONS].send(login).unwrap();
+        answer.await.unwrap_or(false)
+    }
+
+    /// Keeps the line of each connection long with logins that are made up by `login`, from their number.
+    fn flood(
+        self: &Arc<Self>,
+        stop: &CancellationToken,
+        login: impl Fn(usize) -> serde_json::Value + Send + Sync + Clone + 'static,
+    ) {
+        for place in 0..CONNECTIONS * IN_FRONT {
+            let (pool, stop, login) = (self.clone(), stop.clone(), login.clone());
+            tokio::spawn(async move {
+                let mut number = place;
+                while !stop.is_cancelled() {
+                    pool.lets_in(place, login(number)).await;
+                    number += CONNECTIONS * IN_FRONT;
+                }
+            });
+        }
     }
 }
 
-/// As many connections as EMQX has are full of strangers, from one address and from many, who make up
-/// names and guess at a chosen password: whoever shows what nobody can guess gets in, every time.
+/// EMQX's connections are full of strangers, from one address and from many, who make up names and guess
+/// at a chosen password: whoever shows what nobody can guess is let in before EMQX gives the login up. When
+/// every costly check waited for its turn, a login behind forty strangers took longer.
 #[tokio::test]
 async fn devices_get_in_while_strangers_flood() {
     for many_addresses in [false, true] {
-        let (app, fleet, _database) = start_with(|config| config.hashing.queue = 8).await;
+        let (app, fleet, _database) = start().await;
         fleet.device("warm").await.device("cold").await.device("person").await.device("card").await;
         let (warm, cold) = (fleet.secret("warm").await, fleet.secret("cold").await);
         fleet.password("person", "correct horse").await.certificate("card", "cn", false).await;
         fleet.device("guessed").await.password("guessed", "battery staple").await;
         app.hears(9.0).await;
         assert_eq!(app.logs_in("person", "correct horse").await, "allow");
-        let stop = CancellationToken::new();
-        let peer = move |n: u32| match many_addresses {
-            true => format!("10.{}.{}.{}", n >> 16 & 255, n >> 8 & 255, n & 255),
-            false => "192.0.2.66".to_owned(),
-        };
-        flood(&app, 16, &stop, move |n| {
-            let mut body = login_body("x", &format!("made-up-{n}"), "wrong", "");
-            body["peerhost"] = json!(peer(n));
+        let (pool, stop) = (Pool::open(&app).await, CancellationToken::new());
+        pool.flood(&stop, move |n| {
+            let (name, password) = match n % 8 {
+                0 => ("guessed".to_owned(), format!("guess-{n}")),
+                _ => (format!("made-up-{n}"), "wrong".to_owned()),
+            };
+            let mut body = login_body(&name, &name, &password, "");
+            body["peerhost"] = match many_addresses {
+                true => json!(format!("10.{}.{}.{}", n >> 16 & 255, n >> 8 & 255, n & 255)),
+                false => json!("192.0.2.66"),
+            };
             body
         });
-        flood(&app, 16, &stop, move |n| {
-            let mut body = login_body("guessed", "guessed", &format!("guess-{n}"), "");
-            body["peerhost"] = json!(peer(n));
-            body
-        });
-        for round in 0..20 {
-            assert_eq!(app.logs_in("warm", &warm).await, "allow", "{round}");
-            assert_eq!(app.logs_in("person", "correct horse").await, "allow", "{round}");
-            let card = login_body("card", "card", "", "cn").to_string();
-            assert_eq!(app.post("/emqx/authn", &card).await.result(), "allow", "{round}");
-        }
-        assert_eq!(app.logs_in("cold", &cold).await, "allow");
+        // The strangers stand in line first.
+        yield_now().await;
+        let logins = [
+            login_body("warm", "warm", &warm, ""),
+            login_body("person", "person", "correct horse", ""),
+            login_body("card", "card", "", "cn"),
+            login_body("cold", "cold", &cold, ""),
+        ];
+        let logins = logins.iter().cycle().take(CONNECTIONS).enumerate();
+        let let_in = logins.map(|(connection, login)| pool.lets_in(connection, login.clone()));
+        assert_eq!(join_all(let_in).await, [true; CONNECTIONS], "many: {many_addresses}");
         stop.cancel();
     }
 }
@@ -128,14 +182,14 @@ async fn no_refusal_comes_before_the_end_of_a_step() {
     assert_eq!(app.logs_in("known", &secret).await, "allow");
     let mut wire = app.connect().await;
     let mut took = async |name: &str| {
-        let began = std::time::Instant::now();
+        let began = Instant::now();
         let body = login_body(name, name, "wrong", "").to_string();
         assert_eq!(wire.exchange(&post("/emqx/authn", TOKEN, &body)).await.result(), "deny");
         began.elapsed()
     };
     for n in 0..20 {
         for name in ["known", &format!("unknown-{n}")] {
-            assert!(took(name).await >= std::time::Duration::from_millis(4), "{name}");
+            assert!(took(name).await >= Duration::from_millis(4), "{name}");
         }
     }
 }

@@ -148,11 +148,12 @@ impl Limits {
 
     /// Whether a guess may be hashed now (microseconds since the Unix epoch).
     pub fn admit(&self, guess: &Guess<'_>, now: i64) -> Admission {
-        if !self.settings.enabled {
-            return Admission::Hash(Owner::default());
-        }
         let address = self.limited(guess.address);
         let by_address = address.filter(|address| !self.shared.is_shared(address, now));
+        let owner = Owner { name: Some(guess.name.clone()), address: by_address };
+        if !self.settings.enabled {
+            return Admission::Hash(owner);
+        }
         let memory = self.memory();
         if let Some(pair) = address.and_then(|a| memory.pairs.get(&(guess.name.clone(), a))) {
             if pair.wrong.contains(&guess.digest) && !pair.entry.lock.is_forgotten(now) {
@@ -171,7 +172,7 @@ impl Limits {
         if memory.names.get(guess.name).is_some_and(|rate| !rate.allows(now)) {
             return self.refuse("device");
         }
-        Admission::Hash(Owner { name: Some(guess.name.clone()), address: by_address })
+        Admission::Hash(owner)
     }
 
     fn refuse(&self, by: &str) -> Admission {

@@ -39,7 +39,7 @@ pub(super) struct Place {
 
 impl Places {
     pub(super) fn new(places: usize) -> Arc<Self> {
-        let (of_name, of_address) = ((places / 4).max(1), (places / 2).max(1));
+        let (of_name, of_address) = ((places / 4).max(2), (places / 2).max(2));
         Arc::new(Self { places, of_name, of_address, taken: Mutex::default() })
     }
 
@@ -128,7 +128,8 @@ mod tests {
             (0..9).filter_map(|_| places.take(Owner::default())).collect::<Vec<_>>().len(),
             8
         );
-        let one = Places::new(1);
-        assert!(one.take(owner("a", "10.0.0.1")).is_some());
+        let few = Places::new(4);
+        let of_one = (0..4).filter_map(|_| few.take(owner("a", "10.0.0.1"))).collect::<Vec<_>>();
+        assert_eq!(of_one.len(), 2, "two are never too many");
     }
 }
