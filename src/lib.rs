@@ -17,6 +17,7 @@ pub mod lifecycle;
 pub mod metrics;
 pub mod presence;
 pub mod provision;
+pub mod read_file;
 pub mod registry;
 pub mod secret;
 pub mod sweep;

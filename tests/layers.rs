@@ -24,6 +24,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "lifecycle",
             "metrics",
             "provision",
+            "read_file",
             "registry",
             "secret",
             "sweep",
@@ -59,13 +60,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("registry", &["config", "domain", "lifecycle", "metrics", "secret", "tls"]),
     ("emqx", &["backoff", "config", "lifecycle", "metrics", "secret", "tls"]),
     ("lifecycle", &["config"]),
-    ("config", &["domain", "secret"]),
+    ("config", &["domain", "read_file", "secret"]),
     ("domain", &[]),
     ("metrics", &[]),
     ("backoff", &["secret"]),
     ("secret", &[]),
     ("clock", &[]),
     ("embedded", &[]),
+    ("read_file", &[]),
     ("tls", &[]),
 ];
 

@@ -119,6 +119,24 @@ impl Command {
 /// Open files that no command can do without. With fewer, libraries panic.
 const FEWEST_FILES: usize = 16;
 
+/// Threads that commands need, to look up the names of servers for instance. With fewer, libraries panic too.
+const FEWEST_THREADS: usize = 4;
+
+/// What the operating system gives too little of for any command.
+fn too_little() -> Option<String> {
+    let files = lifecycle::open_files();
+    if files < FEWEST_FILES {
+        return Some(format!(
+            "this process may have {files} files open, which is not enough; raise the limit (`ulimit -n`)"
+        ));
+    }
+    let refused = lifecycle::try_threads(FEWEST_THREADS).err()?;
+    Some(format!(
+        "this process cannot start {FEWEST_THREADS} threads: {refused}; raise the limit of processes (`ulimit -u`, \
+         systemd's TasksMax) or of memory (`ulimit -v`)"
+    ))
+}
+
 /// Runs the command line of this process and tells its exit code (see `--help`).
 #[must_use]
 pub fn run() -> ExitCode {
@@ -126,11 +144,7 @@ pub fn run() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return refuse_usage(&error),
     };
-    let files = lifecycle::open_files();
-    if files < FEWEST_FILES {
-        let message = format!(
-            "this process may have {files} files open, which is not enough; raise the limit (`ulimit -n`)"
-        );
+    if let Some(message) = too_little() {
         let error = CliError::Failed(message);
         Output { json: cli.json }.error(&error);
         return error.exit_code();

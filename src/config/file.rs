@@ -1,25 +1,18 @@
 //! Reading the configuration file.
 
-use std::io::{self, ErrorKind, Read};
 use std::path::Path;
-use std::sync::mpsc;
-use std::thread;
-use std::time::Duration;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
-use zeroize::Zeroizing;
 
 use super::given::{Given, Raw};
 use super::problem::{Origin, Problem};
 use super::suggestion::nearest;
 use super::table::{SETTINGS, Setting};
+use crate::read_file::read_at_most;
 
 /// A larger file is none of ours.
 const MAX_BYTES: u64 = 1 << 20;
-
-/// How long to wait for what a pipe holds.
-const PIPE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Reads the file and finds the settings in it; all problems are added to the list.
 pub(super) fn read(path: &Path, problems: &mut Vec<Problem>) -> Vec<Given> {
@@ -44,33 +37,6 @@ pub(super) fn read(path: &Path, problems: &mut Vec<Problem>) -> Vec<Given> {
             Vec::new()
         }
     }
-}
-
-/// A file's content, refused when it is longer than `limit` bytes. A pipe, such as a shell's `<(…)`, has
-/// [`PIPE_LIMIT`].
-pub(super) fn read_at_most(path: &Path, limit: u64) -> io::Result<Zeroizing<Vec<u8>>> {
-    if std::fs::metadata(path)?.is_file() {
-        return read_now(path, limit);
-    }
-    let (sender, receiver) = mpsc::channel();
-    let owned = path.to_owned();
-    // It may wait for ever; then the process ends without it.
-    thread::Builder::new().spawn(move || sender.send(read_now(&owned, limit)))?;
-    receiver.recv_timeout(PIPE_LIMIT).unwrap_or_else(|_| {
-        let message =
-            format!("it is no plain file, and nobody wrote to its end within {PIPE_LIMIT:?}");
-        Err(io::Error::new(ErrorKind::TimedOut, message))
-    })
-}
-
-fn read_now(path: &Path, limit: u64) -> io::Result<Zeroizing<Vec<u8>>> {
-    let mut bytes = Zeroizing::new(Vec::new());
-    std::fs::File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > limit {
-        let message = format!("the file is longer than {limit} bytes");
-        return Err(io::Error::new(ErrorKind::FileTooLarge, message));
-    }
-    Ok(bytes)
 }
 
 fn settings_in(path: &Path, text: &str, problems: &mut Vec<Problem>) -> Vec<Given> {

@@ -4,10 +4,10 @@ use std::fs::Metadata;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use super::file::read_at_most;
 use super::rules;
 use super::table::Rule;
 use super::value::secret;
+use crate::read_file::read_at_most;
 use crate::secret::Secret;
 
 /// No token, password or URL is longer.

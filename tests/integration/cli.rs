@@ -375,7 +375,12 @@ async fn a_device_that_breaks_a_rule_is_not_added() {
     let unusable = schema_file(r#"{"type": "nonsense"}"#);
     add(&file(&unusable)).failed(1, &[&file(&unusable), "not a usable JSON Schema", "/type"]);
     add(&file(&no_json)).failed(1, &[&file(&no_json), "line 1"]);
-    add("/nowhere").failed(1, &["/nowhere", "cannot be opened"]);
+    add("/nowhere").failed(1, &["/nowhere", "cannot be read"]);
+    let pipes = tempfile::tempdir().unwrap();
+    let pipe = pipes.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let pipe = pipe.display().to_string();
+    add(&pipe).failed(1, &[&pipe, "nobody wrote"]);
     fleet.run("capability add main").failed(1, &["\"main\"", "another name"]);
 }
 

@@ -1,7 +1,9 @@
 //! A service that cannot start says why, and one whose log nobody reads goes on.
 
+use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 
 use crate::support::app::TOKEN;
 use crate::support::commands::{fleetgate, run};
@@ -61,6 +63,30 @@ fn threads_that_cannot_start_are_told() {
     assert_eq!(code, 1, "{stderr}");
     assert!(stderr.contains("cannot set up threads") && stderr.contains("ulimit -u"), "{stderr}");
     assert!(!stderr.contains("panicked"), "{stderr}");
+}
+
+#[test]
+fn no_command_panics_where_no_thread_can_start() {
+    // Root may start any number: the program runs as a user without processes, from where that user finds it.
+    let home = tempfile::tempdir().unwrap();
+    fs::set_permissions(home.path(), Permissions::from_mode(0o755)).unwrap();
+    let program = home.path().join("fleetgate");
+    fs::copy(fleetgate(&[]).get_program(), &program).unwrap();
+    for arguments in [&["device", "list"][..], &["serve"], &["dev", "--listen", "127.0.0.1:0"]] {
+        let mut command = if rustix::process::getuid().is_root() {
+            let mut other = std::process::Command::new("setpriv");
+            other.args(["--reuid=60321", "--regid=60321", "--clear-groups", "prlimit"]);
+            other
+        } else {
+            std::process::Command::new("prlimit")
+        };
+        command.arg("--nproc=1").arg(&program).args(arguments).current_dir(home.path());
+        command.env("FLEETGATE_EMQX_WEBHOOK_TOKEN", TOKEN);
+        command.env("FLEETGATE_DATABASE_URL", "host=localhost port=1");
+        let (code, _, stderr) = run(command);
+        assert_eq!(code, 1, "{arguments:?}: {stderr}");
+        assert!(stderr.contains("ulimit -u") && !stderr.contains("panicked"), "{stderr}");
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Schemas from files, bundled and checked.
 
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::cli::error::CliError;
 use crate::domain::schema::{MAX_SCHEMA_BYTES, SchemaDocument, StateSchema, bundle};
 use crate::domain::value::StateValue;
+use crate::read_file::read_at_most;
 
 /// Most files that a schema may refer to.
 const MAX_FILES: usize = 100;
@@ -65,20 +66,20 @@ fn refusal(path: &Path, why: &str) -> CliError {
 
 fn read(path: &Path) -> Result<Value, CliError> {
     let refuse = |why: String| refusal(path, &why);
-    let mut text = String::new();
-    let file = File::open(path).map_err(|error| refuse(format!("cannot be opened: {error}")))?;
-    file.take(MAX_SCHEMA_BYTES as u64 + 1)
-        .read_to_string(&mut text)
-        .map_err(|error| refuse(format!("cannot be read: {error}")))?;
-    if text.len() > MAX_SCHEMA_BYTES {
-        return Err(refuse(format!(
-            "is larger than {MAX_SCHEMA_BYTES} bytes; write a smaller schema"
-        )));
-    }
+    let bytes = read_at_most(path, MAX_SCHEMA_BYTES as u64).map_err(|error| {
+        refuse(match error.kind() {
+            ErrorKind::FileTooLarge => {
+                format!("is larger than {MAX_SCHEMA_BYTES} bytes; write a smaller schema")
+            }
+            _ => format!("cannot be read: {error}; name a file that holds a JSON Schema"),
+        })
+    })?;
+    let text =
+        str::from_utf8(&bytes).map_err(|_| refuse("is not UTF-8; save it as UTF-8".to_owned()))?;
     if let Some(why) = StateValue::read(text.as_bytes()).and_then(|value| value.as_text()) {
         return Err(refuse(format!("cannot be stored: {}", why.why())));
     }
-    match serde_json::from_str(&text) {
+    match serde_json::from_str(text) {
         Ok(schema @ (Value::Object(_) | Value::Bool(_))) => Ok(schema),
         Ok(_) => {
             Err(refuse("is not a JSON Schema; a schema is a JSON object, true or false".to_owned()))
