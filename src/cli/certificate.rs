@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
+use crate::cli::numbers::number;
 use crate::cli::secrets::now;
 use crate::domain::credential::{CertificateUse, CredentialId};
 use crate::domain::name::DeviceName;
@@ -43,12 +44,12 @@ struct IssueArguments {
     #[arg(long, value_name = "DIR", default_value = "/secrets")]
     directory: PathBuf,
     /// Days until it ends.
-    #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u16).range(1..=3650))]
+    #[arg(long, default_value_t = 365, value_parser = number(1..=3650))]
     days: u16,
     /// Where NAME.pem, NAME.key and ca.pem are written. Only ca.pem may be there, and then the same.
     #[arg(long, value_name = "DIR", default_value = ".")]
     out: PathBuf,
-    /// No other credential of the device counts without this certificate. Otherwise it is enough alone.
+    /// The certificate and another credential are needed. Without this option the certificate is enough alone.
     #[arg(long)]
     required: bool,
 }

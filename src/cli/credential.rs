@@ -35,6 +35,7 @@ enum Action {
     /// Revoke a credential for ever.
     Revoke {
         /// Its number, as the list shows it.
+        #[arg(value_parser = number)]
         id: i64,
     },
 }
@@ -49,6 +50,13 @@ impl Arguments {
     }
 }
 
+fn number(text: &str) -> Result<i64, String> {
+    text.parse().map_err(|_| {
+        "is not a credential's number, such as 17; see `fleetgate credential list DEVICE`"
+            .to_owned()
+    })
+}
+
 /// Give a device a credential. Others it has keep counting, so that they can be rotated.
 #[derive(Args)]
 struct AddArguments {
@@ -59,7 +67,7 @@ struct AddArguments {
     /// Take a password of fewer than 8 characters.
     #[arg(long, conflicts_with_all = ["generate", "certificate_cn"])]
     allow_weak: bool,
-    /// No other credential of the device counts without this certificate. Otherwise it is enough alone.
+    /// The certificate and another credential are needed. Without this option the certificate is enough alone.
     #[arg(long, conflicts_with_all = ["generate", "password_stdin"])]
     required: bool,
     /// What you call it.

@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::{self, App, AppError, listen_remedy};
 use crate::cli::error::CliError;
+use crate::cli::numbers::listen_address;
 use crate::cli::output::{print, remark};
 use crate::cli::token::TokenCommandError;
 use crate::clock::Clock;
@@ -55,7 +56,7 @@ pub(super) struct DevArgs {
     #[arg(long, value_name = "DIR", default_value = ".fleetgate")]
     home: PathBuf,
     /// Address and port to listen on; port 0 takes a free one.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080", value_parser = listen_address)]
     listen: SocketAddr,
 }
 

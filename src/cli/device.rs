@@ -5,6 +5,7 @@ use serde_json::json;
 
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
+use crate::cli::numbers::number;
 use crate::cli::output::{moment, or_dash, shell_word, table, yes_no};
 use crate::cli::questions::confirm;
 use crate::cli::{device_add, device_show};
@@ -108,7 +109,7 @@ struct ListArguments {
     after: Option<String>,
     /// How many at most.
     #[arg(long, value_name = "COUNT", default_value_t = 100,
-        value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_PAGE)))]
+        value_parser = number(1..=MAX_PAGE))]
     limit: u16,
 }
 

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
+use serde_json::Value;
 use tokio::io::{self, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
+use crate::cli::numbers::listen_address;
 
 /// Longest wait for the answer; less than what the health checks in `docker/` allow.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -20,7 +22,7 @@ const MAX_ANSWER_BYTES: u64 = 4 << 10;
 #[derive(Args)]
 pub(super) struct Arguments {
     /// Where it listens, such as 127.0.0.1:8080; otherwise `http.listen` of the configuration says it.
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = listen_address)]
     address: Option<SocketAddr>,
 }
 
@@ -28,7 +30,7 @@ pub(super) struct Arguments {
 struct Health {
     address: SocketAddr,
     ready: bool,
-    answer: String,
+    answer: Value,
 }
 
 impl Arguments {
@@ -80,7 +82,10 @@ fn read(address: SocketAddr, answer: &str) -> Result<Health, CliError> {
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((answer, ""));
     let body = body.trim();
     match head.strip_prefix("HTTP/1.1 ").and_then(|head| head.get(..3)) {
-        Some("200") => Ok(Health { address, ready: true, answer: body.to_owned() }),
+        Some("200") => {
+            let answer = serde_json::from_str(body).unwrap_or_else(|_| Value::from(body));
+            Ok(Health { address, ready: true, answer })
+        }
         Some("503") => Err(not_well(address, &format!("is not ready: {body}"))),
         Some(status) => Err(not_well(address, &format!("answers {status}: is it fleetgate?"))),
         None => Err(not_well(address, "does not speak HTTP: is it fleetgate?")),
@@ -106,8 +111,10 @@ mod tests {
         let of = |answer: &str| read(address, answer).map(|health| health.answer);
         assert_eq!(
             of("HTTP/1.1 200 OK\r\na: b\r\n\r\n{\"ready\":true}").unwrap(),
-            "{\"ready\":true}"
+            serde_json::json!({"ready": true}),
+            "JSON, and not a text that holds JSON"
         );
+        assert_eq!(of("HTTP/1.1 200 OK\r\n\r\nready").unwrap(), "ready");
         for (answer, said) in [
             (
                 "HTTP/1.1 503 Service Unavailable\r\n\r\n{\"listening\":false}",

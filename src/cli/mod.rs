@@ -25,6 +25,7 @@ mod health;
 mod lock;
 mod migrate;
 mod moment;
+mod numbers;
 mod output;
 mod questions;
 mod secrets;
@@ -55,11 +56,11 @@ Exit codes:
 #[derive(Parser)]
 #[command(name = "fleetgate", version, about, after_help = EXIT_CODES)]
 struct Cli {
-    /// Configuration file.
-    #[arg(long, global = true, value_name = "PATH")]
+    /// Configuration file. Given twice, the last one is read.
+    #[arg(long, global = true, value_name = "PATH", overrides_with = "config")]
     config: Option<PathBuf>,
     /// Print results and errors as JSON.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, overrides_with = "json")]
     json: bool,
     #[command(subcommand)]
     command: Command,

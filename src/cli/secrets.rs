@@ -174,6 +174,9 @@ fn owner(text: &str) -> Result<(Part, Owner), String> {
 
 impl From<ProvisionError> for CliError {
     fn from(error: ProvisionError) -> Self {
-        Self::Failed(error.to_string())
+        match error {
+            ProvisionError::UnfitChoice { .. } => Self::Usage(error.to_string()),
+            _ => Self::Failed(error.to_string()),
+        }
     }
 }

@@ -183,8 +183,8 @@ pub(super) static SETTINGS: &[Setting] = &[
         key: "database.pool_size",
         kind: Kind::Count(1..=1000),
         preset: Preset::Value("8"),
-        meaning: "Connections to PostgreSQL for requests; up to three more listen for changes, end \
-                  sessions and repair presence.",
+        meaning: "Connections to PostgreSQL for requests; up to four more listen for changes, prove \
+                  that they are heard, end sessions and repair presence.",
     },
     Setting {
         key: "database.connect_timeout",

@@ -191,13 +191,14 @@ fn paths(raw: Raw, base: &Path) -> Result<Vec<PathBuf>, String> {
 
 fn networks(raw: Raw) -> Result<Vec<IpNet>, String> {
     const EXAMPLE: &str = "write [\"192.0.2.0/24\", \"2001:db8::7\"]";
+    const SEVERAL: &str = "several in a variable have commas between them";
     let Raw::List(items) = raw else {
         return Err(format!("{} is not a list; {EXAMPLE}", raw.shown()));
     };
     let network = |item: Raw| match &item {
         Raw::Text(text) => match text.trim().parse::<AddressRange>() {
             Ok(range) => Ok(range.0),
-            Err(error) => Err(format!("{} {error}", item.shown())),
+            Err(error) => Err(format!("{} {error}; {SEVERAL}", item.shown())),
         },
         other => Err(format!("{} in the list is not a network; {EXAMPLE}", other.shown())),
     };

@@ -45,8 +45,8 @@ pub enum TopicError {
     /// `%u` or `%c`, which mosquitto would expand anywhere in a pattern. Not what is part of a longer word:
     /// `100%cpu` is nobody's pattern.
     #[error(
-        "contains %u or %c, which is a pattern of mosquitto's and means nothing here; write the \
-         device's own name or client id"
+        "contains %u or %c with no letter or digit behind it, which is a pattern of mosquitto's and means \
+         nothing here; write the device's own name or client id"
     )]
     MosquittoPattern,
     /// EMQX takes `eq lab/#` in a rule for "the filter `lab/#` literally" (CONTRACT.md).

@@ -152,9 +152,24 @@ pub async fn set(
 /// # Errors
 /// [`RegistryError::Refused`] while devices have it or routing rules name it.
 pub async fn remove(client: &impl GenericClient, name: &str) -> Result<bool, RegistryError> {
-    let removed = client
-        .execute("DELETE FROM capabilities WHERE name = $1", &[&name])
+    let row = client
+        .query_one(
+            "WITH removed AS (
+                 DELETE FROM capabilities WHERE name = $1
+                     AND NOT EXISTS (SELECT FROM device_capabilities WHERE capability = $1)
+                 RETURNING name)
+             SELECT (SELECT count(*) FROM removed),
+                 (SELECT count(*) FROM device_capabilities WHERE capability = $1)",
+            &[&name],
+        )
         .await
         .map_err(RegistryError::on(about(name)))?;
-    Ok(removed == 1)
+    match (row.get::<_, i64>(0), row.get::<_, i64>(1)) {
+        (0, 0) => Ok(false),
+        (0, devices) => Err(RegistryError::Refused(format!(
+            "{}: devices still have it: {devices}; see `fleetgate device list`",
+            about(name)
+        ))),
+        _ => Ok(true),
+    }
 }

@@ -227,8 +227,10 @@ impl ChangeListener {
     }
 
     fn report_loss(&self, why: &ListenError) {
+        let was_away = self.freshness.is_away();
         self.freshness.lost();
-        if matches!(why, ListenError::Silent) {
+        let is_silent = matches!(why, ListenError::Silent);
+        if is_silent {
             // Nobody has to find that out again: not requests, and not the attempt to connect.
             self.freshness.away();
             self.target.leave();
@@ -236,6 +238,9 @@ impl ChangeListener {
         self.hearing.lost();
         self.metrics.up.set(0);
         self.metrics.losses.inc();
+        if is_silent {
+            return tell_away(was_away, why);
+        }
         static THROTTLE: LogThrottle = LogThrottle::new("the LISTEN connection is lost");
         if let Some(unsaid) = THROTTLE.now() {
             tracing::warn!(
@@ -256,12 +261,7 @@ impl ChangeListener {
     }
 
     fn report_away(&self, error: &RegistryError) {
-        if !self.freshness.is_away() {
-            static THROTTLE: LogThrottle = LogThrottle::new("PostgreSQL cannot be reached");
-            if let Some(unsaid) = THROTTLE.now() {
-                tracing::error!(%error, unsaid, "PostgreSQL cannot be reached; devices already known keep working for a bounded time");
-            }
-        }
+        tell_away(self.freshness.is_away(), error);
         self.freshness.away();
         self.metrics.up.set(0);
     }
@@ -353,5 +353,16 @@ impl ChangeListener {
         let travelled = sent.elapsed();
         self.metrics.lag.set(travelled.as_secs_f64());
         Ok(Proof { sent_at, travelled })
+    }
+}
+
+/// Tells once that PostgreSQL is away, and why.
+fn tell_away(was_away: bool, why: &dyn std::fmt::Display) {
+    static THROTTLE: LogThrottle = LogThrottle::new("PostgreSQL is away");
+    if !was_away && let Some(unsaid) = THROTTLE.now() {
+        tracing::error!(
+            unsaid,
+            "PostgreSQL is away: {why}. Devices already known keep working for a bounded time"
+        );
     }
 }

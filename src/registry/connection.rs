@@ -337,10 +337,12 @@ fn none_of(failures: Vec<RegistryError>) -> RegistryError {
     }
 }
 
+/// What is said of a PostgreSQL that nobody asks, because the change listener found it away and told the
+/// log why.
+pub(crate) const KNOWN_AWAY: &str = "the database is known to be away";
+
 pub(super) fn known_to_be_away() -> RegistryError {
-    RegistryError::Unreachable(
-        "the database is known to be away; the log tells why, and when it is back".to_owned(),
-    )
+    RegistryError::Unreachable(KNOWN_AWAY.to_owned())
 }
 
 /// Opens one connection for a command that then ends; its task runs on the present runtime.

@@ -47,6 +47,11 @@ pub enum RegistryError {
         /// Version that this binary needs.
         known: i64,
     },
+    /// The tables are of this release, and a role that does not own them would grant rights on them.
+    #[error(
+        "role {0:?} does not own the tables and cannot grant rights on them; run it with the owner's database.url"
+    )]
+    MayNotGrant(String),
     /// The role may not do with the tables what serving needs.
     #[error(
         "role {role:?} lacks {missing}; run `fleetgate migrate --grant-to {role}` with the owner's database.url"
@@ -118,7 +123,10 @@ impl RegistryError {
     fn from_answer(answer: &DbError, thing: String) -> Self {
         let code = answer.code();
         if let Some(sentence) = refusal(answer) {
-            return Self::Refused(format!("{thing}: {sentence}"));
+            let prefix = format!("{thing}: ");
+            // Where a trigger wrote it, it may name the thing itself.
+            let sentence = sentence.strip_prefix(&prefix).unwrap_or(&sentence);
+            return Self::Refused(format!("{prefix}{sentence}"));
         }
         if let Some(outage) = of_answer(answer, &thing) {
             return outage;
@@ -178,15 +186,9 @@ fn refusal(answer: &DbError) -> Option<String> {
     if constraint == "devices_identity" {
         return Some(format!("{}. {}", answer.message(), answer.hint().unwrap_or_default()));
     }
-    sentence(constraint).map(|sentence| match answer.detail() {
-        Some(detail) if is_about_other_rows(answer.code()) => format!("{sentence} [{detail}]"),
-        _ => sentence.to_owned(),
-    })
-}
-
-/// Only then is the detail a key; otherwise it is the whole row, hashes included.
-fn is_about_other_rows(code: &SqlState) -> bool {
-    [SqlState::UNIQUE_VIOLATION, SqlState::FOREIGN_KEY_VIOLATION].contains(code)
+    // The detail stays out: where it is not the whole row, hashes included, it is a key that whoever asked
+    // named himself.
+    sentence(constraint).map(str::to_owned)
 }
 
 /// The rule of names, about one of a row's columns.
@@ -198,7 +200,7 @@ macro_rules! no_name {
         )
     };
 }
-const TOPIC_RULE: &str = "is not a valid topic for a binding: 1 to 1024 bytes, no + or #, no control characters, not beginning with $ or \"eq \", no ${, %u or %c (write the device's own name)";
+const TOPIC_RULE: &str = "is not a valid topic for a binding: 1 to 1024 bytes, no + or #, no control characters, not beginning with $ or \"eq \", no ${, no %u or %c without a letter or digit behind it (write the device's own name)";
 
 /// The constraints of `sql/`, in the order of its tables.
 fn sentence(constraint: &str) -> Option<&'static str> {
@@ -254,7 +256,7 @@ fn sentence(constraint: &str) -> Option<&'static str> {
         }
         "topic_grants_unique" => "this right is granted already",
         "topic_grants_topic_filter_form" => {
-            "is not a valid topic filter for a grant: + and # stand alone in their level, # only at the end; no $share/, $delayed/ or other prefix that says how; not beginning with \"eq \"; no ${, %u or %c (write the device's own name)"
+            "is not a valid topic filter for a grant: + and # stand alone in their level, # only at the end; no $share/, $delayed/ or other prefix that says how; not beginning with \"eq \"; no ${, no %u or %c without a letter or digit behind it (write the device's own name)"
         }
         "routing_rules_capability" => {
             "routing rules still name this capability; remove those rules first"

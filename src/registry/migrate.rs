@@ -87,7 +87,14 @@ pub async fn grant_to(
     role: &str,
     password: Option<&Secret>,
 ) -> Result<(), RegistryError> {
-    roles::require_owner(client, schema_version(client).await?).await?;
+    roles::require_owner(client, schema_version(client).await?).await.map_err(
+        |error| match error {
+            RegistryError::MayNotMigrate { role, applied, known } if applied == known => {
+                RegistryError::MayNotGrant(role)
+            }
+            other => other,
+        },
+    )?;
     lock(client).await?;
     let granted = roles::grant(client, role, password).await;
     let unlocked = unlock(client).await;

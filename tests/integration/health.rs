@@ -22,6 +22,7 @@ async fn a_ready_service_is_healthy() {
     let (code, stdout, _) = health(&["--json", "--address", &address]).await;
     let told: serde_json::Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!((code, &told["ready"]), (0, &true.into()));
+    assert_eq!(told["answer"]["ready"], true, "JSON within JSON: {told}");
 }
 
 #[tokio::test]

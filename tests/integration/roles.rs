@@ -174,6 +174,7 @@ async fn only_the_owner_grants_and_not_to_itself() {
         |url: &str, role: &str| run(with_url(fleetgate(&["migrate", "--grant-to", role]), url));
     let (code, _, stderr) = grant_to(&database.url, SERVING_ROLE);
     assert!(code == 1 && stderr.contains("owner's database.url"), "{stderr}");
+    assert!(stderr.contains("does not own the tables") && !stderr.contains("version"), "{stderr}");
     let (code, _, stderr) = grant_to(&database.owner_url(), "fleetgate");
     assert!(code == 1 && stderr.contains("owns the tables"), "{stderr}");
     let (code, _, stderr) = grant_to(&database.owner_url(), "nobody; DROP TABLE devices");

@@ -506,6 +506,7 @@ async fn no_device_can_own_a_client_id_that_a_service_may_open() {
     for part in ["\"thermo\"", "\"dash:1\"", "service \"dash\"", "rename the service"] {
         assert!(text.contains(part), "{text}");
     }
+    assert_eq!(text.matches("device \"thermo\"").count(), 1, "{text}");
 }
 
 #[tokio::test]

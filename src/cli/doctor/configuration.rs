@@ -4,6 +4,7 @@ use super::finding::{Finding, Report, Status, counted};
 use crate::authn::token::{key_id, read_signing_key, read_verification_key};
 use crate::config::{Problem, Problems, Settings, Sources, Tokens};
 
+const TOKEN: &str = "emqx.webhook_token";
 const CONFIGURATION: &str = "configuration";
 const WEBHOOK_TOKEN: &str = "webhook token";
 const ACL_IN_LOGIN: &str = "rights in login";
@@ -18,7 +19,7 @@ pub(super) const DEPENDENT: [&str; 5] =
 /// The configuration is wrong: one finding a problem.
 pub(super) fn refuse(problems: &Problems, report: &mut Report) {
     for problem in problems.iter() {
-        report.add(Finding::error(CONFIGURATION, problem));
+        report.add(Finding::problem(CONFIGURATION, problem));
     }
 }
 
@@ -28,18 +29,19 @@ pub(super) fn examine(settings: &Settings, sources: &Sources, report: &mut Repor
         None => "no file".to_owned(),
     };
     let given = counted(settings.given().len(), "setting");
-    report.add(Finding::ok(CONFIGURATION, format!("valid ({file}; {given} given)")));
+    let missing = settings.config().err();
+    let missing = |key: &str| missing.iter().flat_map(Problems::iter).find(|p| concerns(p, key));
+    let valid = if missing(TOKEN).is_some() { "what is given is valid" } else { "valid" };
+    report.add(match missing("database.url") {
+        Some(problem) => Finding::problem(CONFIGURATION, problem),
+        None => Finding::ok(CONFIGURATION, format!("{valid} ({file}; {given} given)")),
+    });
     for warning in settings.warnings() {
         let found = format!("{}: {}", warning.at, warning.setting);
         report.add(Finding::warning(CONFIGURATION, found, &warning.message));
     }
-    let missing = settings.config().err();
-    let missing = |key: &str| missing.iter().flat_map(Problems::iter).find(|p| concerns(p, key));
-    if let Some(problem) = missing("database.url") {
-        report.add(Finding::error(CONFIGURATION, problem));
-    }
-    report.add(match missing("emqx.webhook_token") {
-        Some(problem) => Finding::error(WEBHOOK_TOKEN, problem),
+    report.add(match missing(TOKEN) {
+        Some(problem) => Finding::problem(WEBHOOK_TOKEN, problem),
         None => Finding::ok(WEBHOOK_TOKEN, "set; it must be the same in EMQX's configuration"),
     });
     report.add(acl_in_login(settings));

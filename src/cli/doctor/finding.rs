@@ -68,6 +68,18 @@ impl Finding {
         Self { check, status: Status::Failure, found: found.into(), remedy }
     }
 
+    /// A failure that is a problem of the configuration: its text is what is wrong, `;`, and what would be
+    /// right.
+    pub(super) fn problem(check: &'static str, problem: impl fmt::Display) -> Self {
+        let text = problem.to_string();
+        // Not a `;` of a value, which stands in quotes.
+        let mut ends = text.match_indices("; ").map(|(at, _)| text.split_at(at));
+        match ends.find(|(found, _)| found.matches('"').count() % 2 == 0) {
+            Some((found, remedy)) => Self::failure(check, found, remedy.trim_start_matches("; ")),
+            None => Self::error(check, text),
+        }
+    }
+
     /// A failure whose text names the remedy itself, as the errors of all layers do.
     pub(super) fn error(check: &'static str, error: impl fmt::Display) -> Self {
         Self { check, status: Status::Failure, found: error.to_string(), remedy: None }
@@ -143,6 +155,14 @@ pub(super) fn counted(count: usize, thing: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_problem_and_its_remedy_are_told_apart() {
+        let problem = Finding::problem("a", "x: \"b; c\" is wrong; write \"d; e\"");
+        assert_eq!(problem.found, "x: \"b; c\" is wrong");
+        assert_eq!(problem.remedy.as_deref(), Some("write \"d; e\""));
+        assert_eq!(Finding::problem("a", "is wrong").remedy, None);
+    }
 
     #[test]
     fn a_report_is_a_table_with_a_count() {

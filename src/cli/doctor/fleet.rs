@@ -31,7 +31,7 @@ const MOST_HASHES: i64 = 100_000;
 /// Most devices that a finding names.
 const MOST_NAMES: usize = 5;
 
-pub(super) async fn examine(tokens: &Tokens, session: &mut Session<'_>) {
+pub(super) async fn examine(tokens: &Tokens, has_api: bool, session: &mut Session<'_>) {
     let client = session.client;
     session.check(HASHES, hashes(client)).await;
     session.check(EXPIRING, expiring(client)).await;
@@ -39,7 +39,7 @@ pub(super) async fn examine(tokens: &Tokens, session: &mut Session<'_>) {
     session.check(TOKENS, token_credentials(client, tokens)).await;
     session.check(LOCKS, locks(client)).await;
     session.check(SHARED_ADDRESSES, shared_addresses(client)).await;
-    session.check(BROKER_CLOCKS, broker_clocks(client)).await;
+    session.check(BROKER_CLOCKS, broker_clocks(client, has_api)).await;
 }
 
 /// The constraint in `sql/` looks at the form only: costs out of bounds, for one, pass it.
@@ -183,7 +183,7 @@ async fn shared_addresses(client: &Client) -> Result<Finding, RegistryError> {
 }
 
 /// Events stamped further ahead than clocks may differ, of devices that have not sent others since.
-async fn broker_clocks(client: &Client) -> Result<Finding, RegistryError> {
+async fn broker_clocks(client: &Client, has_api: bool) -> Result<Finding, RegistryError> {
     let ahead = select(
         client,
         BROKER_CLOCKS,
@@ -205,7 +205,7 @@ async fn broker_clocks(client: &Client) -> Result<Finding, RegistryError> {
         .map_err(RegistryError::on(BROKER_CLOCKS))?;
     let nodes = nodes.iter().map(|row| {
         let (node, seconds): (String, f64) = (row.get(0), row.get(1));
-        format!("{node:?} by {:.0} minutes at most", seconds / 60.0)
+        format!("{node:?} by {} at most", about(seconds))
     });
     let nodes = nodes.collect::<Vec<_>>().join(", ");
     Ok(Finding::warning(
@@ -216,9 +216,20 @@ async fn broker_clocks(client: &Client) -> Result<Finding, RegistryError> {
             counted(ahead.count, "device"),
             ahead.named(),
         ),
-        "let NTP set the clocks of the broker nodes and of the database; what came meanwhile is put \
-         right by each device's next event, and by `fleetgate sweep`",
+        format!(
+            "let NTP set the clocks of the broker nodes and of the database; what came meanwhile is put \
+             right by each device's next event{}",
+            if has_api { ", and by `fleetgate sweep`" } else { "" }
+        ),
     ))
+}
+
+/// A time in the unit that people would say it in.
+fn about(seconds: f64) -> String {
+    const UNITS: [(f64, &str); 2] = [(86_400.0, "days"), (3_600.0, "hours")];
+    let unit = UNITS.into_iter().find(|(length, _)| seconds >= 2.0 * length);
+    let (length, name) = unit.unwrap_or((60.0, "minutes"));
+    format!("{:.0} {name}", seconds / length)
 }
 
 /// How many devices there are, and the first of them.
@@ -255,4 +266,16 @@ async fn select(
     rows.iter().for_each(|row| devices.add(row));
     devices.count = usize::try_from(count).unwrap_or(usize::MAX);
     Ok(devices)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_told_in_the_unit_that_people_use() {
+        assert_eq!(about(600.0), "10 minutes");
+        assert_eq!(about(100_000.0), "28 hours");
+        assert_eq!(about(864_000.0), "10 days");
+    }
 }

@@ -16,10 +16,12 @@ use actix_web::{HttpRequest, HttpResponse};
 use futures_util::StreamExt;
 use serde::Deserialize;
 use tokio::time::error::Elapsed;
+use tracing::field::display;
 
 use crate::http::connections::Passage;
 use crate::lifecycle::LogThrottle;
 use crate::metrics::{EndpointMetrics, Outcome};
+use crate::registry::connection::KNOWN_AWAY;
 use crate::secret::Secret;
 
 pub mod authn;
@@ -29,6 +31,9 @@ pub mod shorten;
 
 /// Largest body in bytes of a login or action. A login with a 4 KiB password has 5 KiB.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
+
+/// For who reads an answer and not the log.
+const SEE_LOG: &str = "; the log tells why, and when it is back";
 
 /// How large a body may be.
 #[derive(Clone, Copy)]
@@ -81,7 +86,9 @@ impl Answer {
 
     /// No decision can be made at present: EMQX asks again or refuses.
     fn unavailable(outcome: Outcome, why: &str) -> Self {
-        let mut answer = Self::error(StatusCode::SERVICE_UNAVAILABLE, outcome, why);
+        let cause = if why.ends_with(KNOWN_AWAY) { SEE_LOG } else { "" };
+        let why = format!("{why}{cause}");
+        let mut answer = Self::error(StatusCode::SERVICE_UNAVAILABLE, outcome, &why);
         answer.response.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
         answer
     }
@@ -102,9 +109,9 @@ impl Answer {
         if let Some(throttle) = throttle(self.outcome)
             && let Some(unsaid) = throttle.now()
         {
-            let peer = request.peer_addr().map(|peer| peer.ip());
+            let peer = request.peer_addr().map(|peer| display(peer.ip()));
             let (path, status) = (request.path(), self.response.status().as_u16());
-            tracing::warn!(path, status, ?peer, unsaid, "rejected a request");
+            tracing::warn!(path, status, peer, unsaid, "rejected a request");
         }
         self.response
     }

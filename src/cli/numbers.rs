@@ -1,0 +1,40 @@
+//! Numbers and addresses on the command line, with words that say what is expected.
+
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+
+/// A parser of whole numbers within a range.
+pub(super) fn number(
+    range: RangeInclusive<u16>,
+) -> impl Fn(&str) -> Result<u16, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let number = text.trim().parse::<u16>().ok().filter(|number| range.contains(number));
+        number.ok_or_else(|| {
+            format!("write a whole number from {} to {}", range.start(), range.end())
+        })
+    }
+}
+
+/// Parses an IP address and a port.
+pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    text.trim().parse().map_err(|_| {
+        "write an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080".to_owned()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_expected_is_said() {
+        assert_eq!(number(1..=30)("30"), Ok(30));
+        for text in ["", "0", "31", "-1", "1.5", "many", "99999999"] {
+            assert_eq!(number(1..=30)(text).unwrap_err(), "write a whole number from 1 to 30");
+        }
+        assert!(listen_address("[::1]:8080").is_ok());
+        for text in ["", "nonsense", "8080", "localhost:8080", "127.0.0.1", "127.0.0.1:70000"] {
+            assert!(listen_address(text).unwrap_err().contains("127.0.0.1:8080"), "{text}");
+        }
+    }
+}
