@@ -106,18 +106,15 @@ impl Target {
     /// For requests, which wait for `timeout` at most: see [`LOOK_UP_PLANS`].
     #[must_use]
     pub fn for_look_ups(mut self, timeout: Duration) -> Self {
-        let limit = milliseconds(timeout + SERVER_SIDE_GRACE);
         let plans = LOOK_UP_PLANS.map(|(name, value)| (name, value.to_owned()));
-        self.settings = [("statement_timeout", limit)].into_iter().chain(plans).collect();
+        self.settings = limits(timeout + SERVER_SIDE_GRACE).into_iter().chain(plans).collect();
         self
     }
 
     /// For one task in the background, whose statements take seconds at most.
     #[must_use]
     pub fn for_background(mut self) -> Self {
-        // The one does not end a commit that waits for the lock of NOTIFY, the other does.
-        let limits = ["statement_timeout", "lock_timeout"];
-        self.settings = limits.map(|name| (name, milliseconds(BACKGROUND_STATEMENT))).into();
+        self.settings = limits(BACKGROUND_STATEMENT).into();
         self.places = Some(Arc::new(Semaphore::new(BACKGROUND_CONNECTIONS)));
         self
     }
@@ -301,8 +298,10 @@ impl Target {
     }
 }
 
-fn milliseconds(duration: Duration) -> String {
-    duration.as_millis().to_string()
+/// A statement's time on the server. The first does not end a commit that waits for the lock of NOTIFY,
+/// which one that waits for a synchronous standby may hold; the second does.
+fn limits(limit: Duration) -> [(&'static str, String); 2] {
+    ["statement_timeout", "lock_timeout"].map(|name| (name, limit.as_millis().to_string()))
 }
 
 /// What the other settings add to the URL.
@@ -391,7 +390,7 @@ pub(super) mod tests {
 
     #[test]
     fn settings_are_made_after_the_start_and_those_of_the_url_prevail() {
-        let ours = "SET statement_timeout = '3000';SET plan_cache_mode = 'force_generic_plan';\
+        let ours = "SET statement_timeout = '3000';SET lock_timeout = '3000';SET plan_cache_mode = 'force_generic_plan';\
                     SET enable_seqscan = 'off';";
         assert_eq!(target("host=/tmp dbname=x").settings_statement(), ours);
         let mixed = target("host=/tmp options='-c statement_timeout=9'").settings_statement();

@@ -131,6 +131,57 @@ async fn what_the_background_gives_up_is_ended_before_it_takes_more() {
     eventually("all have ended", || async { sessions(&admin).await == 0 }).await;
 }
 
+/// Waits until commits wait: PostgreSQL's checkpointer reads the setting when it gets to it.
+async fn until_commits_wait(cluster: &Cluster, admin: &Client) {
+    let other = connect(&cluster.url("fleet")).await;
+    let commits = async {
+        loop {
+            other.batch_execute("CREATE TEMP TABLE n (); DROP TABLE n").await.unwrap();
+        }
+    };
+    let waits = "SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    let one_waits =
+        eventually("commits wait", || async { !admin.query(waits, &[]).await.unwrap().is_empty() });
+    tokio::select! {
+        () = commits => {}
+        () = one_waits => {}
+    }
+}
+
+/// Sessions that want to notify and wait for one whose commit waits.
+async fn held_up(admin: &Client) -> i64 {
+    let held = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'object'";
+    admin.query_one(held, &[]).await.unwrap().get(0)
+}
+
+#[tokio::test]
+async fn a_notice_that_nobody_waits_for_ends_by_itself() {
+    let (cluster, admin) = without_its_standby("").await;
+    until_commits_wait(&cluster, &admin).await;
+    let holder = connect(&cluster.url("fleet")).await;
+    let target = Target::new(&config(&cluster.url("fleet")).database).unwrap();
+    let target = target.for_look_ups(Duration::from_millis(200));
+    let (client, task) = target.open(None).await.unwrap();
+    let given_up = async {
+        eventually("a commit holds the lock", || async {
+            let holds = "SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query LIKE '%NOTIFY%'";
+            !admin.query(holds, &[]).await.unwrap().is_empty()
+        })
+        .await;
+        tokio::select! {
+            ended = client.batch_execute("NOTIFY x") => panic!("{ended:?}"),
+            () = eventually("it waits", || async { held_up(&admin).await == 1 }) => {}
+        }
+        // As a process that ends, without asking for anything.
+        task.abort();
+        eventually("it has ended", || async { held_up(&admin).await == 0 }).await;
+    };
+    tokio::select! {
+        held = holder.batch_execute("CREATE TABLE n (); NOTIFY x") => panic!("{held:?}"),
+        () = given_up => {}
+    }
+}
+
 #[tokio::test]
 async fn while_no_notice_goes_through_sessions_stay_few_and_strangers_are_told() {
     let cluster = Cluster::start("").await;
@@ -141,6 +192,7 @@ async fn while_no_notice_goes_through_sessions_stay_few_and_strangers_are_told()
     fleet.device("t").await.bind("t", "main", Some("t/main"), None).await;
     cluster.configure("synchronous_standby_names = 'nobody'");
     cluster.reload().await;
+    until_commits_wait(&cluster, &admin).await;
     // Its commit holds the lock of NOTIFY until there is a standby.
     let change = fleet.enabled("t", false);
     let watched = async {
