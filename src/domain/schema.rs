@@ -5,28 +5,28 @@
 //! # Stack
 //! Judging recurses with the depth of the value, some kilobytes a level, times what the schema nests at
 //! each level. The threads that serve requests have 2 MiB, and a stack that overflows ends the process.
-//! So what is nested deeper than `value::SHALLOW` is judged on a thread of its own with [`DEEP_STACK`], of
-//! which only what is used becomes memory; values from devices rarely are.
+//! So what is nested deeper than `value::SHALLOW` is judged on a thread of its own with a stack, of which only
+//! what is used becomes memory ([`deep`]); values from devices rarely are.
 
 mod bundle;
+mod deep;
 mod words;
 
-use std::thread;
+use std::sync::Arc;
 
 use jsonschema::{PatternOptions, Validator};
 use serde_json::Value;
 use thiserror::Error;
 
-use crate::domain::value::{Judged, MAX_JUDGED_DEPTH, read_deep};
+use crate::domain::value::{Judged, read_deep};
 pub use bundle::{SchemaDocument, bundle};
+pub use deep::NotJudged;
 use words::{MAX_ERROR_CHARS, visible};
 
 /// Largest schema in bytes.
 pub const MAX_SCHEMA_BYTES: usize = 1024 * 1024;
 /// Steps that a pattern of a schema may take over one string before the string counts as no match.
 const PATTERN_STEPS: usize = 100_000;
-/// Stack in bytes for a value that is nested deeper.
-const DEEP_STACK: usize = MAX_JUDGED_DEPTH * 128 * 1024;
 
 /// Why a schema cannot be used. The text says where in the schema.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -83,15 +83,21 @@ impl StateSchema {
         Self::compile(&schema)
     }
 
-    /// Judges a value.
+    /// Judges a value: the first rule that it breaks, or why it is not a JSON value.
     ///
     /// # Errors
-    /// The first rule that it breaks, or why it is no JSON value.
-    pub fn check(&self, judged: &Judged) -> Result<(), Violation> {
+    /// [`NotJudged`] when that was not possible at present; nothing is known of the value then.
+    pub async fn check(
+        self: &Arc<Self>,
+        judged: &Judged,
+    ) -> Result<Result<(), Violation>, NotJudged> {
         match judged {
-            Judged::Value(value) => self.judge(value),
-            Judged::Deep(text) => self.judge_deep(text),
-            Judged::Not(why) => Err(Violation::of_all(why.to_string())),
+            Judged::Value(value) => Ok(self.judge(value)),
+            Judged::Deep(text) => {
+                let (schema, text) = (self.clone(), text.clone());
+                deep::with_deep_stack(move || schema.judge_deep(&text)).await
+            }
+            Judged::Not(why) => Ok(Err(Violation::of_all(why.to_string()))),
         }
     }
 
@@ -100,16 +106,10 @@ impl StateSchema {
     }
 
     fn judge_deep(&self, text: &str) -> Result<(), Violation> {
-        let judge = || match read_deep(text) {
+        match read_deep(text) {
             Ok(value) => self.judge(&value),
             Err(why) => Err(Violation::of_all(why.to_string())),
-        };
-        let judged = thread::scope(|scope| {
-            let roomy = thread::Builder::new().stack_size(DEEP_STACK);
-            roomy.spawn_scoped(scope, judge).ok()?.join().ok()
-        });
-        let unable = || Violation::of_all("is nested too deep to be checked at present".to_owned());
-        judged.unwrap_or_else(|| Err(unable()))
+        }
     }
 }
 
@@ -121,12 +121,18 @@ mod tests {
     use super::*;
     use crate::domain::value::StateValue;
 
-    fn schema(schema: &str) -> StateSchema {
-        StateSchema::compile(&serde_json::from_str(schema).unwrap()).unwrap()
+    fn schema(schema: &str) -> Arc<StateSchema> {
+        Arc::new(StateSchema::compile(&serde_json::from_str(schema).unwrap()).unwrap())
     }
 
-    fn check(schema: &StateSchema, payload: &str) -> Result<(), Violation> {
-        schema.check(StateValue::read(payload.as_bytes()).unwrap().judged())
+    pub(super) fn check_bytes(schema: &Arc<StateSchema>, payload: &[u8]) -> Result<(), Violation> {
+        let value = StateValue::read(payload).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(schema.check(value.judged())).unwrap()
+    }
+
+    fn check(schema: &Arc<StateSchema>, payload: &str) -> Result<(), Violation> {
+        check_bytes(schema, payload.as_bytes())
     }
 
     fn said(schema_text: &str, payload: &str) -> (String, String) {
@@ -188,8 +194,7 @@ mod tests {
                 assert!(pointer.is_empty() && message.contains("is not JSON"), "{text}: {message}");
             }
         }
-        let bytes = StateValue::read(b"\x08\x96\x01").unwrap();
-        let violation = schema(r#"{"type":"object"}"#).check(bytes.judged()).unwrap_err();
+        let violation = check_bytes(&schema(r#"{"type":"object"}"#), b"\x08\x96\x01").unwrap_err();
         assert!(violation.message.contains("not UTF-8"), "{}", violation.message);
     }
 

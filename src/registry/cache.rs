@@ -34,6 +34,7 @@ use tokio::sync::OnceCell;
 use crate::config;
 use crate::domain::device::DeviceRecord;
 use crate::domain::name::DeviceName;
+use crate::domain::schema::NotJudged;
 use crate::lifecycle::LogThrottle;
 use crate::metrics::CacheMetrics;
 use crate::registry::error::RegistryError;
@@ -50,6 +51,9 @@ pub enum CacheError {
     /// PostgreSQL did not answer and nothing in memory may stand in.
     #[error("the registry cannot be asked: {0}")]
     Registry(#[source] Arc<RegistryError>),
+    /// What was had could not be applied to a value at present.
+    #[error(transparent)]
+    NotJudged(#[from] NotJudged),
 }
 
 /// A known device and when its load began.

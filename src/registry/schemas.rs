@@ -15,7 +15,7 @@ use futures_util::future::FutureExt;
 use quick_cache::sync::Cache;
 use tokio::sync::OnceCell;
 
-use crate::domain::schema::{StateSchema, Violation};
+use crate::domain::schema::{NotJudged, StateSchema, Violation};
 use crate::domain::value::Judged;
 use crate::lifecycle::LogThrottle;
 use crate::registry::cache::CacheError;
@@ -59,7 +59,8 @@ impl SchemaCache {
     /// Judges a value by the state schema of a capability; one without schema takes every value.
     ///
     /// # Errors
-    /// [`CacheError`] when the schema cannot be had; nothing is judged then.
+    /// [`CacheError`] when the schema cannot be had, or the value not be judged at present; nothing is known
+    /// of it then.
     pub async fn check(
         &self,
         capability: &str,
@@ -67,7 +68,7 @@ impl SchemaCache {
     ) -> Result<Result<(), Violation>, CacheError> {
         Ok(match self.find(capability).await? {
             Demand::Nothing => Ok(()),
-            Demand::Schema(schema) => schema.check(judged),
+            Demand::Schema(schema) => schema.check(judged).await.inspect_err(tell)?,
             Demand::Unusable(why) => Err(Violation::of_all(format!(
                 "the state schema of its capability does not compile: {why}"
             ))),
@@ -131,6 +132,13 @@ async fn state_schema(
     let row = client.query_opt(query, &[&capability]).await;
     let row = row.map_err(RegistryError::on(format!("capability {capability:?}")))?;
     Ok(row.and_then(|row| row.get(0)))
+}
+
+fn tell(error: &NotJudged) {
+    static THROTTLE: LogThrottle = LogThrottle::new("values that cannot be judged");
+    if let Some(unsaid) = THROTTLE.now() {
+        tracing::error!(%error, unsaid, "a report cannot be judged; EMQX is asked to send it again");
+    }
 }
 
 fn key(capability: &str) -> String {

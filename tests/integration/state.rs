@@ -3,12 +3,15 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use base64ct::{Base64, Encoding};
+use rustix::process::{Resource, Rlimit, prlimit};
 use serde_json::{Value, json};
 
-use crate::support::app::{TestApp, eventually, start, start_with};
+use crate::support::app::{TOKEN, TestApp, eventually, start, start_with};
 use crate::support::bus::{last_seen, message, state};
 use crate::support::fleet::Fleet;
-use crate::support::wire::post;
+use crate::support::postgres::fresh_database;
+use crate::support::serve::Serve;
+use crate::support::wire::{Connection, post};
 
 const AT: i64 = 1_795_356_000_000;
 
@@ -205,7 +208,7 @@ async fn payloads_have_a_limit() {
                 event["payload"] = json!("\u{1}".repeat(size / 4));
                 event["payload_base64"] = json!(Base64::encode_string(text(size).as_bytes()));
             }
-            let bytes = post("/emqx/events", crate::support::app::TOKEN, &event.to_string());
+            let bytes = post("/emqx/events", TOKEN, &event.to_string());
             connection.send(&bytes).await;
             assert_eq!(connection.receive().await.unwrap().status, 204, "{size}");
         }
@@ -227,7 +230,7 @@ async fn a_body_that_is_no_event_of_any_size_is_refused_and_the_connection_goes_
     let (app, fleet, _database) = with_device().await;
     let mut connection = app.connect().await;
     let many = format!("{{\"event\":\"message.publish\",\"user\":[{}1]}}", "1,".repeat(800_000));
-    let token = crate::support::app::TOKEN;
+    let token = TOKEN;
     let mut bytes = post("/emqx/events", token, &many);
     bytes.extend(post("/emqx/events", token, &message("t", "t/main", AT, "00", "1").to_string()));
     connection.send(&bytes).await;
@@ -342,4 +345,38 @@ async fn one_report_may_be_that_of_several_bindings() {
     assert_eq!(state(&fleet, "t").await, expected);
     let stale = app.metric(r#"fleetgate_events_stale_total{reason="report_order"}"#).await;
     assert_eq!(stale, 4.0, "the older and the repeated one, for each of two bindings");
+}
+
+/// A system that is short of threads or memory loses no report: it is put off, not called a violation.
+#[tokio::test]
+async fn a_deep_report_that_cannot_be_judged_at_present_is_put_off() {
+    let database = fresh_database().await;
+    let fleet = Fleet::connect(&database.url).await;
+    fleet.device("t").await.bind("t", "temp", Some("t/temp"), None).await;
+    schema(&fleet, &json!({"type": "array"})).await;
+    let serve = Serve::start(&[
+        ("FLEETGATE_DATABASE_URL", database.url.clone()),
+        ("FLEETGATE_INGEST_KEEP_SESSIONS", "876000h".to_owned()),
+    ]);
+    let tell = async |at: i64, payload: &str| {
+        let event = message("t", "t/temp", at, "00", payload).to_string();
+        let mut connection = Connection::open(serve.address).await;
+        connection.exchange(&post("/emqx/events", TOKEN, &event)).await.status
+    };
+    eventually("it serves", || async { tell(AT, "[]").await == 204 }).await;
+    let pages = std::fs::read_to_string(format!("/proc/{}/statm", serve.pid())).unwrap();
+    let pages: u64 = pages.split(' ').next().unwrap().parse().unwrap();
+    // Less than the stack of the thread that deep values are judged on.
+    let memory = |most| Rlimit { current: most, maximum: None };
+    let short = memory(Some(pages * 4096 + 64 * 1024 * 1024));
+    prlimit(Some(serve.pid()), Resource::As, short).unwrap();
+    let deep = format!("{}{}", "[".repeat(101), "]".repeat(101));
+    assert_eq!(tell(AT + 1, &deep).await, 503);
+    assert_eq!(tell(AT + 2, "[1]").await, 204);
+    assert_eq!(violation(&fleet).await, None);
+    prlimit(Some(serve.pid()), Resource::As, memory(None)).unwrap();
+    assert_eq!(tell(AT + 3, &deep).await, 204);
+    assert_eq!(state(&fleet, "t").await["temp"]["value"], json!(deep));
+    let log = serve.stop();
+    assert!(log.contains("no thread could be started"), "{log}");
 }
