@@ -218,7 +218,7 @@ impl App {
     /// connections and closes each open one as soon as it is silent and all that was read from it is
     /// answered, within half a second if that comes, at the end of the grace period at the latest. New events are
     /// answered 503 meanwhile: EMQX then keeps them and sends them again later, while it gives some of
-    /// those up that wait on a connection which is closed (CONTRACT.md).
+    /// those up that wait on a connection which is closed (docs/EMQX.md).
     ///
     /// actix's own graceful stop drops requests that wait behind another one on their connection.
     ///

@@ -1,7 +1,7 @@
 //! Compares the registry's presence with EMQX's list of clients, and repairs it.
 //!
 //! Events tell presence as it changes; a broker node that dies takes its events along, and then only
-//! asking repairs what they would have told (CONTRACT.md).
+//! asking repairs what they would have told (docs/EMQX.md).
 //!
 //! # What it keeps
 //! 1. Nothing is repaired before every page was read: a list that broke off says nothing of the rest.

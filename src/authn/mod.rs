@@ -84,7 +84,7 @@ pub struct Login<'a> {
 }
 
 impl Login<'_> {
-    /// EMQX writes a missing value as an empty text, in some places as `undefined` (CONTRACT.md).
+    /// EMQX writes a missing value as an empty text, in some places as `undefined` (docs/EMQX.md).
     fn common_name(&self) -> Option<&str> {
         self.certificate_common_name.filter(|name| !matches!(*name, "" | "undefined"))
     }

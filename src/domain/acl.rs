@@ -1,6 +1,6 @@
 //! Rights as EMQX enforces them itself: the `acl` rules of a login answer.
 //!
-//! Only allow rules are sent; what none of them allows comes to `/emqx/authz` (CONTRACT.md). So a
+//! Only allow rules are sent; what none of them allows comes to `/emqx/authz` (docs/EMQX.md). So a
 //! right may be missing here, but nothing here may be wider than what [`Rights`] says.
 
 use crate::domain::rights::Rights;

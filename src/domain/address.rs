@@ -1,7 +1,7 @@
 //! Where a client connects from, as far as EMQX tells.
 //!
 //! What EMQX writes into `peerhost` is text from outside: it may be missing, empty, `undefined`
-//! (CONTRACT.md), or no address at all where another configuration fills it in. It is read once, here.
+//! (docs/EMQX.md), or no address at all where another configuration fills it in. It is read once, here.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};

@@ -93,7 +93,7 @@ impl Credential {
     }
 
     /// Whether it counts now and still will at the next whole second: EMQX takes the end of a login
-    /// in whole seconds and refuses one that is not in the future (CONTRACT.md).
+    /// in whole seconds and refuses one that is not in the future (docs/EMQX.md).
     #[must_use]
     pub fn is_usable(&self, now: i64) -> bool {
         let seconds = now.div_euclid(1_000_000);

@@ -3,7 +3,7 @@
 //! A device's name is its MQTT user name, usually its client id and often a level of its topics, so
 //! it may hold nothing that means something in a topic (`+ # / $`) or that a log or a terminal would
 //! act on (control characters). EMQX itself accepts any client id, `+` and `/` included
-//! (CONTRACT.md), which is why this is checked here and again by constraints in `sql/`.
+//! (docs/EMQX.md), which is why this is checked here and again by constraints in `sql/`.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -14,7 +14,7 @@ use thiserror::Error;
 /// Longest name in bytes of UTF-8. The same number stands in `sql/V1__registry.sql`.
 pub const MAX_NAME_BYTES: usize = 128;
 
-/// Words that EMQX puts where a user name or client id belongs (CONTRACT.md): `undefined` where there is none,
+/// Words that EMQX puts where a user name or client id belongs (docs/EMQX.md): `undefined` where there is none,
 /// `http_api` as the client id of what is published over its REST API. Nothing of a client that was really
 /// called so could be told from them. The same words stand in `sql/V12__reserved_words.sql`.
 pub const RESERVED: [&str; 2] = ["undefined", "http_api"];

@@ -37,7 +37,7 @@ pub enum TopicError {
     /// `#` not last, or a wildcard that shares its level with text (MQTT 5 §4.7.1).
     #[error("has a misplaced wildcard: + and # stand alone in their level, # only at the end")]
     MisplacedWildcard,
-    /// `${`, which EMQX would expand (CONTRACT.md, `acl` rules).
+    /// `${`, which EMQX would expand (docs/EMQX.md, `acl` rules).
     #[error(
         "contains ${{, which EMQX would take for a placeholder; write the device's own name or client id"
     )]
@@ -49,7 +49,7 @@ pub enum TopicError {
          nothing here; write the device's own name or client id"
     )]
     MosquittoPattern,
-    /// EMQX takes `eq lab/#` in a rule for "the filter `lab/#` literally" (CONTRACT.md).
+    /// EMQX takes `eq lab/#` in a rule for "the filter `lab/#` literally" (docs/EMQX.md).
     #[error(
         "begins with \"eq \", which EMQX would take for \"literally\"; write the topic without it"
     )]
@@ -245,7 +245,7 @@ impl TopicFilter {
     /// Whether EMQX decides exactly as [`grant_covers`] does when it is sent this filter as a
     /// subscribe rule.
     ///
-    /// EMQX lets a rule's `+` match a subscription's `#` (CONTRACT.md), which widens a filter whose
+    /// EMQX lets a rule's `+` match a subscription's `#` (docs/EMQX.md), which widens a filter whose
     /// end is `+`, and by the same logic one that ends in `+/#`. A wildcard at the root is left to
     /// Fleetgate as well, so that `$` topics stay out of it. White space around it is too: what becomes of
     /// it in EMQX was never observed.

@@ -52,7 +52,7 @@ pub enum EmqxError {
         /// EMQX's explanation; may repeat what was sent.
         message: String,
     },
-    /// Another status than CONTRACT.md knows.
+    /// Another status than docs/EMQX.md tells.
     #[error("EMQX answered with status {status} {code}; check that emqx.api_url leads to EMQX 5")]
     Unexpected {
         /// The status.

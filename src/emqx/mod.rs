@@ -1,5 +1,5 @@
 //! EMQX's REST API: ends sessions, lists clients, and configures ([`setup`]). What it sends and how it
-//! reads answers is in CONTRACT.md ("REST API", "Configuring a running EMQX over REST"); nothing else
+//! reads answers is in docs/EMQX.md ("REST"); nothing else
 //! of the API is used.
 //!
 //! # What it keeps

@@ -6,7 +6,7 @@
 //! * What a connection can hold back is bounded: a request by [`HEAD_LIMIT`] until its head is complete (its body
 //!   has a limit of its own), an answer by [`ANSWER_LIMIT`] until it is taken, silence by `http.keep_alive`, or by
 //!   [`STRANGER_LIMIT`] after an answer to somebody without the webhook token. A connection that has said nothing yet is silent, not late: EMQX opens its own long before it uses them
-//!   (CONTRACT.md).
+//!   (docs/EMQX.md).
 //! * A service that stops answers everything it has read before it closes a connection.
 //!
 //! Design: a connection's bytes pass through [`Watched`], which notes when something was read or written;

@@ -10,7 +10,7 @@ pub(crate) fn matches(filter: &str, topic: &str) -> bool {
     !(dollar && wildcard) && levels_match(&filter, &topic)
 }
 
-/// How EMQX 5.8.9 applies an allow rule (CONTRACT.md): `eq ` in front means the topic literally; else
+/// How EMQX 5.8.9 applies an allow rule (docs/EMQX.md): `eq ` in front means the topic literally; else
 /// placeholders are expanded, and it matches as above, but the words of a subscription are taken as they
 /// are, so that a rule's `+` also matches a subscription's `+` or `#`.
 pub(crate) fn emqx_rule_allows(rule: &str, asked: &str) -> bool {

@@ -209,7 +209,7 @@ fn waiting_events_fit_into_the_memory_limit() {
     let buffer = megabytes(kept["max_buffer_bytes"].as_str().unwrap());
     let limit = service("emqx")["mem_limit"].as_str().unwrap().to_owned();
     let limit = limit.strip_suffix('g').unwrap().parse::<u64>().unwrap() * 1024;
-    // An action has 16 workers (`worker_pool_size`, CONTRACT.md's recordings); 2 GB are for all else.
+    // An action has 16 workers (`worker_pool_size`, seen in recordings); 2 GB are for all else.
     assert!(buffer * 16 + 2048 <= limit, "{buffer} MB for each of 16 workers, of {limit} MB");
 }
 

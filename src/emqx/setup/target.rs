@@ -10,7 +10,7 @@ use crate::secret::Secret;
 const POOL: u32 = 32;
 
 /// How often EMQX looks whether Fleetgate is back. Events flow again when both the connector and the action
-/// on it have looked; EMQX's own 15 s of the connector would keep them waiting (CONTRACT.md).
+/// on it have looked; EMQX's own 15 s of the connector would keep them waiting (docs/EMQX.md).
 const HEALTH_CHECK: &str = "2s";
 
 /// Something that EMQX is to have, and where its REST API has it.

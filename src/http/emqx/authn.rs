@@ -21,7 +21,7 @@ use allow::allow_text;
 use pace::until_next_step;
 
 /// The body, as `emqx-config/` asks EMQX to build it. Every value is a string; what the client did
-/// not send is `""` (CONTRACT.md). Further fields are fine.
+/// not send is `""` (docs/EMQX.md). Further fields are fine.
 #[derive(Deserialize)]
 pub struct AuthnRequest<'a> {
     /// The client id, possibly one that EMQX made up.

@@ -1,7 +1,7 @@
 //! `POST /emqx/events`: EMQX's rule-engine action.
 //!
 //! EMQX sends an event again after 503 and gives it up for good after any other status but 2xx
-//! (CONTRACT.md), so 503 is for what may pass and 400 and 413 are for what never will. One request
+//! (docs/EMQX.md), so 503 is for what may pass and 400 and 413 are for what never will. One request
 //! that is late holds up those behind it on its connection, never those of other connections.
 
 use std::time::Instant;

@@ -1,7 +1,7 @@
 //! EMQX's own requests: who may make them, how they are read, how they are answered.
 //!
 //! A decision is always `200` with `{"result":"allow"|"deny"}`. Any other status makes EMQX treat the
-//! call as "no answer", which refuses a login and, with `no_match = deny`, an action (CONTRACT.md).
+//! call as "no answer", which refuses a login and, with `no_match = deny`, an action (docs/EMQX.md).
 
 use std::future::poll_fn;
 use std::pin::pin;

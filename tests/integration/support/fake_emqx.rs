@@ -1,4 +1,4 @@
-//! EMQX's REST API as CONTRACT.md and `rest.jsonl` show it, with the faults of a real network.
+//! EMQX's REST API as docs/EMQX.md and `rest.jsonl` show it, with the faults of a real network.
 //!
 //! HTTP by hand: what arrives is kept byte for byte, and an answer can be withheld or cut.
 

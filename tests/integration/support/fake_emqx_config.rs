@@ -143,7 +143,7 @@ impl Default for Broker {
     }
 }
 
-/// The headers that EMQX adds to those of a configuration file, as its REST API shows them (CONTRACT.md).
+/// The headers that EMQX adds to those of a configuration file, as its REST API shows them (docs/EMQX.md).
 const OF_THE_FILE: [&str; 5] =
     ["accept", "cache-control", "connection", "content-type", "keep-alive"];
 

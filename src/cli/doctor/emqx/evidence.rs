@@ -20,7 +20,7 @@ const COUNTERS: [Counters; 3] = [
 
 /// The status or the counters at a path; nothing where EMQX has none.
 ///
-/// How EMQX says that it has none is not in CONTRACT.md for every path, and that the thing itself is
+/// How EMQX says that it has none is not in docs/EMQX.md for every path, and that the thing itself is
 /// missing has a finding of its own.
 pub(super) async fn read(api: &EmqxApi, path: &str) -> Result<Option<Value>, SetupError> {
     match api.configuration(path).await {

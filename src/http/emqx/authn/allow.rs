@@ -1,4 +1,4 @@
-//! What an allowed login tells EMQX (CONTRACT.md, authenticator).
+//! What an allowed login tells EMQX (docs/EMQX.md, authenticator).
 //!
 //! ```json
 //! {"result":"allow","client_attrs":{"device":"thermo-1","kind":"sensor"},"expire_at":1800000000,

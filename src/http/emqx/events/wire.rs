@@ -53,7 +53,7 @@ struct EventBody<'a> {
 }
 
 /// The client's attributes. The answer to a login gives every client some, and EMQX sends none with
-/// the will of any (CONTRACT.md): so they tell a will from what a client says itself.
+/// the will of any (docs/EMQX.md): so they tell a will from what a client says itself.
 #[derive(Default, PartialEq, Eq)]
 enum Attributes {
     /// The rule does not select them, or the release has none.
