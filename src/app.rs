@@ -195,7 +195,7 @@ impl App {
         let (address, server) = serve(config, socket, room, gate.clone())?;
         let end = CancellationToken::new();
         let task = runtime.handle.spawn(keep_registry(
-            target,
+            (address, target),
             postgres,
             freshness,
             listener,

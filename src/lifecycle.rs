@@ -49,8 +49,10 @@ impl LogThrottle {
     }
 
     /// Whether to say something now: then how often it was not since the last time.
-    pub fn now(&'static self) -> Option<u64> {
-        self.at(Instant::now())
+    ///
+    /// That is `None` for never, which a log line leaves out.
+    pub fn now(&'static self) -> Option<Option<u64>> {
+        self.at(Instant::now()).map(|unsaid| (unsaid > 0).then_some(unsaid))
     }
 
     fn at(&'static self, now: Instant) -> Option<u64> {

@@ -1,5 +1,6 @@
 //! What goes on besides requests: the registry kept in step with PostgreSQL, EMQX with the registry.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -92,7 +93,7 @@ pub(super) fn locks(
 /// Brings the schema up to date once PostgreSQL is there (or makes sure that the owner has, and that the
 /// role may serve), then listens and keeps EMQX in step until told to stop.
 pub(super) async fn keep_registry(
-    target: Target,
+    (address, target): (SocketAddr, Target),
     postgres: Postgres,
     freshness: Arc<Freshness>,
     listener: ChangeListener,
@@ -113,6 +114,7 @@ pub(super) async fn keep_registry(
             () = tokio::time::sleep(FIRST_CONTACT_RETRY) => {}
         }
     }
+    tracing::info!(%address, "serving");
     let Broker { evictor, sweeper } = broker;
     let hearing = listener.hearing();
     // Others have to know of this replica before it keeps anything.

@@ -12,7 +12,8 @@ use crate::cli::convention::{Place, conventional_binding, require_capability};
 use crate::cli::credential::hash_secret;
 use crate::cli::device_show;
 use crate::cli::error::CliError;
-use crate::cli::output::shell_word;
+use crate::cli::output::{remark, shell_word};
+use crate::config::suggestion::nearest;
 use crate::domain::name::{CapabilityName, ClientId, DeviceKind, DeviceName, check_name};
 use crate::domain::password_hash::Cost;
 use crate::domain::topic::TopicName;
@@ -108,6 +109,9 @@ impl Arguments {
             self.bind.is_empty() && self.state_topics.is_empty() && self.command_topics.is_empty();
         let device = self.into_device(&client).await?;
         insert(&mut client, &device, secret.as_ref()).await?;
+        if let Some(warning) = nearly_a_service(&device.kind) {
+            remark(&warning);
+        }
         let name = device.name.as_str();
         let found = devices::find(&client, name).await?;
         let details = found.ok_or_else(|| CliError::no_device(name))?;
@@ -213,6 +217,20 @@ async fn insert(
     Ok(())
 }
 
+/// Any kind is allowed, and only that of services has a meaning: says so of one that looks misspelt.
+fn nearly_a_service(kind: &DeviceKind) -> Option<String> {
+    // "device" is a kind that people mean, and two letters away.
+    let known = [DeviceKind::SERVICE, "device"];
+    let near = nearest(&kind.as_str().to_lowercase(), known.into_iter());
+    (!kind.is_service() && near == Some(DeviceKind::SERVICE)).then(|| {
+        format!(
+            "warning: the kind is {:?}, which makes the device no service; if you meant \"service\", \
+             remove the device and add it again",
+            kind.as_str()
+        )
+    })
+}
+
 /// A device without topics may publish and subscribe to nothing: says how to change that.
 fn how_to_bind(device: &NewDevice) -> String {
     let name = shell_word(device.name.as_str());
@@ -228,5 +246,21 @@ fn how_to_bind(device: &NewDevice) -> String {
         None => format!(
             "\nIt has no topics yet, and no area and floor to make conventional ones from. To give it a topic:\n  fleetgate binding add {name} main --state-topic TOPIC --command-topic TOPIC"
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_service_is_noticed() {
+        let noticed = |kind: &str| nearly_a_service(&kind.parse().unwrap()).is_some();
+        for kind in ["servise", "services", "Service", "SERVICE"] {
+            assert!(noticed(kind), "{kind}");
+        }
+        for kind in ["service", "device", "devices", "sensor", "switch", "relay", "server"] {
+            assert!(!noticed(kind), "{kind}");
+        }
     }
 }

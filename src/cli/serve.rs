@@ -33,7 +33,7 @@ fn serve(config: &Config) -> Result<(), AppError> {
         let stop = lifecycle::stop_on_signals()
             .map_err(|error| AppError::SetUp { what: "signals", why: error.to_string() })?;
         let app = App::build(config, Clock::System, stop)?;
-        tracing::info!(address = %app.address(), "serving");
+        tracing::info!(address = %app.address(), "listening; serving begins when the database is accepted");
         app.run().await?;
         tracing::info!("stopped");
         Ok(())

@@ -22,7 +22,7 @@ mod rules;
 mod secret_file;
 mod settings;
 mod sources;
-mod suggestion;
+pub(crate) mod suggestion;
 mod table;
 mod value;
 

@@ -4,7 +4,7 @@
 ///
 /// A name whose last part (after `.`) is right counts as nearly right: the section is what people
 /// get wrong.
-pub(super) fn nearest<'a>(wrong: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(wrong: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let near_enough = 2.max(wrong.chars().count() / 4);
     known
         .map(|name| (distance_of_keys(wrong, name), name))

@@ -329,6 +329,8 @@ async fn devices_are_listed_switched_and_removed() {
     let page = fleet.run("--json device list --after b --area lab --offline --enabled").ok().json();
     assert_eq!((page["devices"][0]["name"].as_str(), page["next"].as_str()), (Some("c"), None));
     fleet.run("device list --limit 0").failed(2, &["--limit", "from 1 to 1000"]);
+    fleet.run("--config nowhere.toml check-config --config other.toml").failed(2, &["other.toml"]);
+    fleet.run("--config nowhere.toml --config other.toml check-config").failed(2, &["other.toml"]);
     fleet.run("health --address nonsense").failed(2, &["nonsense", "127.0.0.1:8080"]);
     fleet.run("dev --listen 8080").failed(2, &["8080", "127.0.0.1:8080"]);
     fleet.run("device list --online --offline").failed(2, &["--offline"]);

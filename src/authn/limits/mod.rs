@@ -220,6 +220,7 @@ impl Limits {
         let kind = if key.name.is_some() { "device_address" } else { "address" };
         self.metrics.locks.with_label_values(&[kind]).inc();
         if let Told::Yes { left_out } = memory.lines.tell(now) {
+            let left_out = (left_out > 0).then_some(left_out);
             let device = key.name.as_ref().map_or("*", DeviceName::as_str);
             let (address, seconds) = (key.address, wait.as_secs());
             tracing::warn!(%device, %address, seconds, failures, left_out, "wrong passwords: further ones wait; see `fleetgate lock list`");
