@@ -5,7 +5,7 @@
 //! # JSON that PostgreSQL cannot hold
 //! One text that PostgreSQL refuses would fail a whole batch. Such a document is kept as a *string*
 //! that holds its text byte for byte, with the reason beside it ([`AsText`]), and is judged as the JSON
-//! it is. What jsonb and its numeric do not hold is in [`scan`].
+//! it is. What jsonb and its numeric do not hold is in [`mod@scan`].
 //!
 //! # Numbers
 //! Numbers are not read and written again: jsonb keeps every digit, a zero at the end included, and
