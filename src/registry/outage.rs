@@ -249,7 +249,7 @@ mod tests {
         }
         let full = of_io(&std::io::Error::from_raw_os_error(24), "db:5432");
         assert!(full.is_unreachable() && full.to_string().contains("LimitNOFILE"), "{full}");
-        assert!(io(ErrorKind::InvalidInput).contains("no PostgreSQL"));
+        assert!(io(ErrorKind::InvalidInput).contains("not a PostgreSQL server"));
         let denied = of_io(&ErrorKind::PermissionDenied.into(), "/run/x");
         assert!(!denied.is_unreachable());
     }

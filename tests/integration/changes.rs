@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::support::app::{TestApp, config, eventually, start};
+use crate::support::app::{TestApp, config, eventually, start, start_with};
 use crate::support::fleet::Fleet;
 use crate::support::postgres::empty_database;
 
@@ -83,7 +83,8 @@ async fn two_replicas_start_on_an_empty_database_and_see_each_change() {
 
 #[tokio::test]
 async fn a_revoked_credential_never_logs_in_again() {
-    let (app, fleet, _database) = start().await;
+    // As many places as there are logins at a time: each is to be decided.
+    let (app, fleet, _database) = start_with(|config| config.hashing.queue = 64).await;
     let app = Arc::new(app);
     for kind in ["secret", "password"] {
         fleet.device(kind).await;

@@ -201,7 +201,7 @@ fn secrets_may_be_chosen_before_the_first_start_and_not_after() {
         assert!(stderr.contains(variable), "no {variable} in {stderr}");
     }
     let (code, stderr) = init("-with a space");
-    assert!(code == 1 && stderr.contains("FLEETGATE_SECRET_WEBHOOK"), "{stderr}");
+    assert!(code == 2 && stderr.contains("FLEETGATE_SECRET_WEBHOOK"), "{stderr}");
 }
 
 #[test]

@@ -91,7 +91,7 @@ async fn a_device_is_added_whole_or_not_at_all() {
     double.client_id = Some("thermo".parse().unwrap());
     assert_refused(
         devices::insert(&mut client, &double).await,
-        &["\"double\"", "client id", "(thermo)"],
+        &["\"double\"", "another device connects with this client id"],
     );
     let mut nul = device("nul");
     nul.meta = serde_json::json!({"a": "\0"});
