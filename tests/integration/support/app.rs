@@ -158,6 +158,12 @@ impl TestApp {
         self.login(name, password).await.result()
     }
 
+    /// Whether the login is allowed; one that cannot be decided now is not.
+    pub(crate) async fn lets_in(&self, name: &str, password: &str) -> bool {
+        let answer = self.login(name, password).await;
+        answer.status == 200 && answer.result() == "allow"
+    }
+
     pub(crate) async fn action(&self, name: &str, action: &str, topic: &str) -> Response {
         self.post("/emqx/authz", &action_body(name, action, topic).to_string()).await
     }
@@ -211,10 +217,19 @@ pub(crate) fn action_body(name: &str, action: &str, topic: &str) -> Value {
 }
 
 /// Asks again and again until it holds; fails after ten seconds.
-pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, holds: impl FnMut() -> F) {
+    within(Duration::from_secs(10), what, holds).await;
+}
+
+/// The same with a time of one's own.
+pub(crate) async fn within<F: Future<Output = bool>>(
+    limit: Duration,
+    what: &str,
+    mut holds: impl FnMut() -> F,
+) {
     let began = Instant::now();
     while !holds().await {
-        assert!(began.elapsed() < Duration::from_secs(10), "never: {what}");
+        assert!(began.elapsed() < limit, "never: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await; // why: there is nothing to await
     }
 }
