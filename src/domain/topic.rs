@@ -247,13 +247,14 @@ impl TopicFilter {
     ///
     /// EMQX lets a rule's `+` match a subscription's `#` (docs/EMQX.md), which widens a filter whose
     /// end is `+`, and by the same logic one that ends in `+/#`. A wildcard at the root is left to
-    /// Fleetgate as well, so that `$` topics stay out of it. White space around it is too: what becomes of
-    /// it in EMQX was never observed.
+    /// Fleetgate as well, so that `$` topics stay out of it. White space around it is too, and `%c` and
+    /// `%u` (as in `100%cpu`): what becomes of them in EMQX was never observed.
     #[must_use]
     pub fn is_exact_in_emqx(&self) -> bool {
         let stem = self.0.strip_suffix("/#").unwrap_or(&self.0);
         let padded = self.0.trim().len() != self.0.len();
-        !begins_with_wildcard(&self.0) && !stem.ends_with('+') && !padded
+        let pattern = ["%c", "%u"].iter().any(|pattern| self.0.contains(pattern));
+        !begins_with_wildcard(&self.0) && !stem.ends_with('+') && !padded && !pattern
     }
 }
 
