@@ -94,6 +94,38 @@ async fn a_missed_change_is_known_within_the_bound_although_loads_fail_when_list
     assert_eq!(app.logs_in("t", &secret).await, "deny");
 }
 
+/// The same over two replicas, which both lose LISTEN and loads; then LISTEN comes back and loads still fail.
+#[tokio::test]
+async fn two_replicas_without_listen_and_loads_let_nobody_in_after_the_bound() {
+    let database = fresh_database().await;
+    let proxy = Proxy::start(socket_path().await).await;
+    let url = proxy.url(&database.url);
+    let (one, other) = tokio::join!(TestApp::start(settings(&url)), TestApp::start(settings(&url)));
+    tokio::join!(one.ready(), other.ready());
+    let fleet = Fleet::connect(&database.url).await;
+    let secret = device(&fleet).await;
+    for app in [&one, &other] {
+        eventually("it is let in", || async { app.logs_in("t", &secret).await == "allow" }).await;
+    }
+    proxy.set(Weather::Refusing);
+    proxy.cut();
+    tokio::join!(listens(&one, false), listens(&other, false));
+    fleet.enabled("t", false).await;
+    let changed = Instant::now();
+    let refused = |app| is_refused_after_the_bound(app, &secret, changed, Duration::from_secs(1));
+    tokio::join!(refused(&one), refused(&other));
+    // LISTEN is back, and loads fail.
+    let blocker = block_loads(&database.url).await;
+    proxy.set(Weather::Delay(Duration::ZERO));
+    tokio::join!(listens(&one, true), listens(&other, true));
+    tokio::join!(refused(&one), refused(&other));
+    drop(blocker);
+    tokio::join!(one.ready(), other.ready());
+    for app in [&one, &other] {
+        assert_eq!(app.logs_in("t", &secret).await, "deny");
+    }
+}
+
 #[tokio::test]
 async fn a_listen_that_comes_and_goes_vouches_for_nothing_loaded_before() {
     let database = fresh_database().await;
