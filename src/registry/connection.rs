@@ -3,7 +3,7 @@
 //! # What it keeps
 //! 1. Each server of `database.url` gets [`connect_timeout`](Database::connect_timeout), which covers
 //!    everything: name, TCP, TLS, login, and whether it is the wanted one. An attempt takes that times
-//!    the number of servers at most.
+//!    the number of servers at most, and where others move to another server meanwhile, the same once more.
 //! 2. Everybody begins with the server that last took a connection. So only one of many connections waits
 //!    for a silent first server, and the pool reads from the server that is listened to.
 //! 3. A statement that nobody waits for any more is cancelled, and its connection is counted until the
@@ -15,7 +15,8 @@
 //! - *A cancel comes late*: PostgreSQL cancels what runs on that session then. Nothing else does: the
 //!   session is not used again.
 //! - *A server that was away for long wakes up as a second primary*: who is connected to the other one stays
-//!   there. Nothing here can fence a server; see docs/ARCHITECTURE.md.
+//!   there, and an attempt that waited for it meanwhile begins again with the other one. Nothing here can
+//!   fence a server; see docs/ARCHITECTURE.md.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -49,6 +50,9 @@ pub const LOOK_UP_PLANS: [(&str, &str); 2] =
 /// Beyond the time that is waited for an answer. Earlier, the server's own end of a statement could pass
 /// for its success: a commit that waits for a synchronous standby is answered as done when it is cancelled.
 const SERVER_SIDE_GRACE: Duration = Duration::from_secs(1);
+
+/// How often a connection is tried whose server others have left by the time it is open.
+const ATTEMPTS: usize = 2;
 
 /// How long what goes on in the background may run on the server.
 const BACKGROUND_STATEMENT: Duration = Duration::from_secs(6);
@@ -126,12 +130,6 @@ impl Target {
         self
     }
 
-    /// Longest time that [`Target::open`] takes.
-    #[must_use]
-    pub fn patience(&self) -> Duration {
-        self.connect_timeout * u32::try_from(self.servers.len()).unwrap_or(u32::MAX)
-    }
-
     /// Opens one connection; its task runs on the present runtime and hands notifications to
     /// `notifications` where there is somebody to take them.
     ///
@@ -184,7 +182,7 @@ impl Target {
         Ok((client, receiver))
     }
 
-    /// Tries the servers one after the other.
+    /// A session with the server that others use, or with the next one that takes a connection.
     pub(super) async fn open_session(
         &self,
         notifications: Option<mpsc::Sender<Notification>>,
@@ -192,18 +190,37 @@ impl Target {
         if self.unless_away.as_ref().is_some_and(|freshness| freshness.is_away()) {
             return Err(known_to_be_away());
         }
+        for _ in 0..ATTEMPTS {
+            let first = self.server();
+            let session = self.open_from(first, notifications.clone()).await?;
+            let opened = session.canceller.server;
+            match self.last.compare_exchange(first, opened, Ordering::SeqCst, Ordering::SeqCst) {
+                Ok(_) => return Ok(session),
+                Err(used) if used == opened => return Ok(session),
+                // Others have moved meanwhile: this one may be a primary of before that woke up.
+                Err(_) => session.task.abort(),
+            }
+        }
+        Err(RegistryError::Unreachable(
+            "others moved to another server of database.url each time that one took a connection"
+                .to_owned(),
+        ))
+    }
+
+    /// Tries the servers one after the other, from the one of index `first` on.
+    async fn open_from(
+        &self,
+        first: usize,
+        notifications: Option<mpsc::Sender<Notification>>,
+    ) -> Result<Session, RegistryError> {
         let mut failures = Vec::new();
-        let first = self.server();
         let from_first = (first..self.servers.len()).chain(0..first);
         for (index, server) in
             from_first.filter_map(|index| Some((index, self.servers.get(index)?)))
         {
             let attempt = self.open_on(index, server, notifications.clone());
             match timeout(self.connect_timeout, attempt).await {
-                Ok(Ok(session)) => {
-                    self.last.store(index, Ordering::SeqCst);
-                    return Ok(session);
-                }
+                Ok(Ok(session)) => return Ok(session),
                 Ok(Err(error)) => failures.push(error),
                 Err(_) => failures.push(server.silent(self.connect_timeout)),
             }

@@ -23,9 +23,7 @@ async fn tell(app: &TestApp, event: &Value) {
 }
 
 async fn count(app: &TestApp, kind: &str, outcome: &str) -> f64 {
-    let name = format!(r#"fleetgate_events_total{{kind="{kind}",outcome="{outcome}"}}"#);
-    let text = app.get("/metrics").await.body;
-    if text.contains(&name) { app.metric(&name).await } else { 0.0 }
+    app.counted(&format!(r#"fleetgate_events_total{{kind="{kind}",outcome="{outcome}"}}"#)).await
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use crate::support::bus::{message, state};
 use crate::support::cluster::{Cluster, SUPERUSER};
 use crate::support::fleet::Fleet;
 use crate::support::postgres::{connect, fresh_database, socket_path};
-use crate::support::proxy::Proxy;
+use crate::support::proxy::{Proxy, Weather};
 
 /// One host's time in these tests.
 const LIMIT: Duration = Duration::from_secs(1);
@@ -81,6 +81,30 @@ async fn a_service_with_a_silent_first_host_gets_ready_and_answers() {
     let fleet = Fleet::connect(&database.url).await;
     let secret = fleet.device("t").await.secret("t").await;
     eventually("it logs in", || async { app.login("t", &secret).await.status == 200 }).await;
+}
+
+/// A primary of before that wakes up while somebody still waits for it: the promoted one stays in use.
+#[tokio::test]
+async fn whoever_waited_for_a_server_that_others_left_follows_them() {
+    let database = fresh_database().await;
+    let (old, new) =
+        (Proxy::start(socket_path().await).await, Proxy::start(socket_path().await).await);
+    let mut settings = config(&behind(old.port(), new.port(), &database.url)).database;
+    settings.connect_timeout = Duration::from_secs(30);
+    let target = Target::new(&settings).unwrap();
+    old.set(Weather::Frozen);
+    let waits = target.clone();
+    let waits = tokio::spawn(async move { waits.open(None).await.unwrap() });
+    eventually("one waits for the old server", || async { old.opened() == 1 }).await;
+    target.leave();
+    let _moved = target.open(None).await.unwrap();
+    assert_eq!(new.opened(), 1);
+    old.set(Weather::Delay(Duration::ZERO));
+    let (client, _) = waits.await.unwrap();
+    client.query_one("SELECT 1", &[]).await.unwrap();
+    assert_eq!((old.opened(), new.opened()), (1, 2), "it has followed");
+    let _next = target.open(None).await.unwrap();
+    assert_eq!((old.opened(), new.opened()), (1, 3), "and nobody goes back");
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use fleetgate::config::Config;
+use fleetgate::evictions::POLL;
 
 use crate::support::app::{TestApp, config, eventually, start_with};
 use crate::support::fake_emqx::{FakeEmqx, Mood};
@@ -118,12 +119,16 @@ async fn every_right_taken_away_ends_the_session_once_and_at_once() {
         assert_eq!(emqx.deletes(), ["t"], "{statement}");
     }
     delays.sort();
-    let p99 = delays[delays.len() * 99 / 100];
-    println!("from commit to DELETE: median {:?}, p99 {p99:?}", delays[delays.len() / 2]);
-    assert!(p99 < Duration::from_millis(250), "{delays:?}");
-    let counted = app.metric("fleetgate_kicks_total{outcome=\"disconnected\"}").await;
-    assert!(counted >= delays.len() as f64);
-    assert!(app.metric("fleetgate_kick_delay_seconds_count").await >= delays.len() as f64);
+    let (median, p99) = (delays[delays.len() / 2], delays[delays.len() * 99 / 100]);
+    println!("from commit to DELETE: median {median:?}, p99 {p99:?}");
+    // Without notices, the poll would find half of them later than this.
+    assert!(median < POLL / 2, "{delays:?}");
+    // Counted after the row is struck out.
+    eventually("each is counted", || async {
+        app.metric("fleetgate_kicks_total{outcome=\"disconnected\"}").await >= delays.len() as f64
+            && app.metric("fleetgate_kick_delay_seconds_count").await >= delays.len() as f64
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -234,10 +239,11 @@ async fn many_go_in_bulk() {
     let kicked = emqx.bulks().concat();
     assert_eq!(kicked.len() + emqx.deletes().len(), 1200);
     assert!(emqx.bulks().len() < 30, "{}", emqx.bulks().len());
-    assert_eq!(
-        app.metric("fleetgate_kicks_total{outcome=\"in_bulk\"}").await,
-        f64::from(u32::try_from(kicked.len()).unwrap())
-    );
+    // Counted after the rows are struck out.
+    eventually("each is counted", || async {
+        app.metric("fleetgate_kicks_total{outcome=\"in_bulk\"}").await == kicked.len() as f64
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -230,7 +230,7 @@ async fn a_session_under_a_client_id_that_was_taken_away_ends() {
     fleet.client_id("t", "after").await;
     eventually("the change is heard", || async {
         app.event(&connected("before", "t", EPOCH)).await;
-        app.metric(r#"fleetgate_events_total{kind="connected",outcome="foreign_client_id"}"#).await
+        app.counted(r#"fleetgate_events_total{kind="connected",outcome="foreign_client_id"}"#).await
             > 0.0
     })
     .await;

@@ -177,6 +177,12 @@ impl TestApp {
         self.post("/emqx/events", &event.to_string()).await
     }
 
+    /// The value of a counter whose line is not there before the first one is counted.
+    pub(crate) async fn counted(&self, name: &str) -> f64 {
+        let text = self.get("/metrics").await.body;
+        if text.contains(name) { self.metric(name).await } else { 0.0 }
+    }
+
     /// The value of one metric line, by its name with labels.
     pub(crate) async fn metric(&self, name: &str) -> f64 {
         let text = self.get("/metrics").await.body;
