@@ -18,7 +18,7 @@ END
 $$;
 
 -- Rules of names and topics. They are those of src/domain/name.rs and src/domain/topic.rs, and
--- tests/registry_schema.rs holds the two against each other. PostgreSQL text never holds U+0000.
+-- tests/integration/schema.rs holds the two against each other. PostgreSQL text never holds U+0000.
 
 CREATE FUNCTION fleetgate_has_control(value text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -53,23 +53,25 @@ COMMENT ON FUNCTION fleetgate_is_topic_filter(text) IS
 
 CREATE FUNCTION fleetgate_is_binding_topic(value text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN fleetgate_is_topic_name(value) AND NOT starts_with(value, '$') AND strpos(value, '${') = 0;
+    RETURN fleetgate_is_topic_name(value) AND NOT starts_with(value, '$') AND strpos(value, '${') = 0
+        AND value !~ '^eq |%[uc](?![A-Za-z0-9])';
 COMMENT ON FUNCTION fleetgate_is_binding_topic(text) IS
-    'Whether a binding may carry a topic: a topic name outside the broker''s $ name space, without ${ (which EMQX expands).';
+    'Whether a binding may carry a topic: a topic name outside the broker''s $ name space, without ${ (which EMQX expands) or %u and %c (which mosquitto would), not beginning with "eq " (which EMQX takes for "literally").';
 
 CREATE FUNCTION fleetgate_is_grant_filter(value text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN fleetgate_is_topic_filter(value)
-        AND value !~ '^\$(share|queue|stream|exclusive)/'
-        AND strpos(value, '${') = 0;
+        AND value !~ '^\$(share|queue|stream|exclusive|delayed)/'
+        AND strpos(value, '${') = 0
+        AND value !~ '^eq |%[uc](?![A-Za-z0-9])';
 COMMENT ON FUNCTION fleetgate_is_grant_filter(text) IS
-    'Whether a grant may carry a filter: a topic filter without subscription prefix and without ${ (which EMQX expands).';
+    'Whether a grant may carry a filter: a topic filter without a prefix that says how ($share/, $delayed/ and the like), without ${ (which EMQX expands) or %u and %c (which mosquitto would), not beginning with "eq " (which EMQX takes for "literally").';
 
-CREATE FUNCTION fleetgate_is_moment(value timestamptz) RETURNS boolean
+CREATE FUNCTION fleetgate_is_valid_timestamp(value timestamptz) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN value >= '0001-01-01 00:00:00+00'::timestamptz AND value < '9999-01-01 00:00:00+00'::timestamptz;
-COMMENT ON FUNCTION fleetgate_is_moment(timestamptz) IS
-    'Whether a moment is finite and in the years 1 to 9998. "Never" and "always" are written as NULL, not as infinity.';
+COMMENT ON FUNCTION fleetgate_is_valid_timestamp(timestamptz) IS
+    'Whether a timestamp is finite and in the years 1 to 9998. "Never" and "always" are written as NULL, not as infinity.';
 
 CREATE FUNCTION fleetgate_touch() RETURNS trigger
     LANGUAGE plpgsql AS $$
@@ -97,6 +99,7 @@ CREATE TABLE devices (
     meta jsonb NOT NULL DEFAULT '{}',
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
+    open_sessions bigint NOT NULL DEFAULT 0,
     CONSTRAINT devices_name_unique UNIQUE (name),
     CONSTRAINT devices_client_id_unique UNIQUE (effective_client_id),
     CONSTRAINT devices_name_form CHECK (fleetgate_is_name(name)),
@@ -104,7 +107,9 @@ CREATE TABLE devices (
     CONSTRAINT devices_area_form CHECK (fleetgate_is_name(area)),
     CONSTRAINT devices_floor_form CHECK (fleetgate_is_name(floor)),
     CONSTRAINT devices_kind_form CHECK (fleetgate_is_name(kind)),
-    CONSTRAINT devices_meta_form CHECK (jsonb_typeof(meta) = 'object')
+    CONSTRAINT devices_meta_form CHECK (jsonb_typeof(meta) = 'object'),
+    CONSTRAINT devices_name_reserved CHECK (name NOT IN ('undefined', 'http_api')),
+    CONSTRAINT devices_client_id_reserved CHECK (client_id NOT IN ('undefined', 'http_api'))
 ) WITH (fillfactor = 80);
 CREATE INDEX devices_by_place ON devices (area, floor, name);
 CREATE INDEX devices_by_kind ON devices (kind, name);
@@ -121,6 +126,9 @@ COMMENT ON COLUMN devices.online IS 'Whether any session of the device is open. 
 COMMENT ON COLUMN devices.enabled IS 'Whether the device may log in and use its rights at all.';
 COMMENT ON COLUMN devices.meta IS 'A free-form JSON object. Routing selectors may look into it.';
 COMMENT ON COLUMN devices.updated_at IS 'Last change by an administrator; presence does not count.';
+COMMENT ON COLUMN devices.open_sessions IS 'How many of its sessions are open. Written by triggers of client_sessions only.';
+COMMENT ON CONSTRAINT devices_name_reserved ON devices IS
+    'EMQX writes "undefined" where there is no user name or client id, and "http_api" as the client id of what is published over its REST API.';
 
 -- Not fleetgate_touch(): where a table has a generated column in a unique index, any BEFORE UPDATE
 -- trigger makes PostgreSQL lock each updated row against foreign key checks, and presence updates
@@ -166,14 +174,14 @@ CREATE TABLE device_credentials (
     CONSTRAINT device_credentials_token_start CHECK (kind <> 'token' OR not_before IS NOT NULL),
     CONSTRAINT device_credentials_label_form CHECK (octet_length(label) BETWEEN 1 AND 256
         AND NOT fleetgate_has_control(label)),
-    CONSTRAINT device_credentials_moments CHECK (fleetgate_is_moment(not_before)
-        AND fleetgate_is_moment(expires_at) AND fleetgate_is_moment(revoked_at)),
+    CONSTRAINT device_credentials_timestamps CHECK (fleetgate_is_valid_timestamp(not_before)
+        AND fleetgate_is_valid_timestamp(expires_at) AND fleetgate_is_valid_timestamp(revoked_at)),
     CONSTRAINT device_credentials_period CHECK (not_before < expires_at)
 );
 CREATE INDEX device_credentials_by_device ON device_credentials (device_id);
 
 COMMENT ON TABLE device_credentials IS
-    'What a device may log in with. Several may count at once, so that they can be rotated without an outage.';
+    'What a device may log in with. Several may be valid at once, so that they can be rotated without an outage.';
 COMMENT ON COLUMN device_credentials.kind IS
     'secret: generated by Fleetgate, 256 random bits. password: chosen by a person. token: the device may show a signed device token (JWT). certificate: a client certificate that EMQX has verified.';
 COMMENT ON COLUMN device_credentials.hash IS
@@ -181,13 +189,13 @@ COMMENT ON COLUMN device_credentials.hash IS
 COMMENT ON COLUMN device_credentials.common_name IS
     'Subject common name of the certificate, byte for byte. Devices may share a certificate, so it is not unique. Not the word "undefined", which is what EMQX sends where there is no certificate.';
 COMMENT ON COLUMN device_credentials.certificate_required IS
-    'true: no other credential of the device counts without this certificate. false: the certificate alone is enough.';
+    'true: no other credential of the device is valid without this certificate. false: the certificate alone is enough.';
 COMMENT ON COLUMN device_credentials.label IS 'What an administrator calls it.';
 COMMENT ON COLUMN device_credentials.not_before IS
-    'First moment at which it counts; NULL: at once. For a token row: tokens issued (iat) earlier are refused.';
-COMMENT ON COLUMN device_credentials.expires_at IS 'First moment at which it no longer counts; NULL: never.';
+    'When it becomes valid; NULL: at once. For a token row: tokens issued (iat) earlier are refused.';
+COMMENT ON COLUMN device_credentials.expires_at IS 'When it expires; NULL: never.';
 COMMENT ON COLUMN device_credentials.revoked_at IS
-    'Set once, when it was revoked; it never counts again. A revoked token row takes all tokens issued under it along.';
+    'Set once, when it was revoked; it is never valid again. A revoked token row takes all tokens issued under it along.';
 
 CREATE TRIGGER device_credentials_touch
     BEFORE UPDATE ON device_credentials FOR EACH ROW WHEN (OLD.* IS DISTINCT FROM NEW.*)
@@ -237,6 +245,7 @@ CREATE TABLE topic_bindings (
     command_topic text COLLATE "C",
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
+    merge boolean NOT NULL DEFAULT false,
     PRIMARY KEY (device_id, name),
     CONSTRAINT topic_bindings_capability FOREIGN KEY (device_id, capability)
         REFERENCES device_capabilities ON DELETE CASCADE,
@@ -252,11 +261,13 @@ COMMENT ON COLUMN topic_bindings.name IS 'A capability that the device has, or "
 COMMENT ON COLUMN topic_bindings.capability IS 'The capability that the name stands for; NULL for "main".';
 COMMENT ON COLUMN topic_bindings.state_topic IS 'Where the device reports; NULL: it does not.';
 COMMENT ON COLUMN topic_bindings.command_topic IS 'Where the device listens; NULL: it does not.';
+COMMENT ON COLUMN topic_bindings.merge IS
+    'What a report on the state topic does to the last known value: false replaces it, true is a JSON merge patch (RFC 7396) to it.';
 
 CREATE TRIGGER topic_bindings_touch
     BEFORE UPDATE ON topic_bindings FOR EACH ROW
-    WHEN ((OLD.device_id, OLD.name, OLD.state_topic, OLD.command_topic)
-        IS DISTINCT FROM (NEW.device_id, NEW.name, NEW.state_topic, NEW.command_topic))
+    WHEN ((OLD.device_id, OLD.name, OLD.state_topic, OLD.command_topic, OLD.merge)
+        IS DISTINCT FROM (NEW.device_id, NEW.name, NEW.state_topic, NEW.command_topic, NEW.merge))
     EXECUTE FUNCTION fleetgate_touch();
 
 CREATE TABLE topic_grants (
@@ -303,34 +314,17 @@ CREATE TRIGGER routing_rules_touch
     BEFORE UPDATE ON routing_rules FOR EACH ROW WHEN (OLD.* IS DISTINCT FROM NEW.*)
     EXECUTE FUNCTION fleetgate_touch();
 
--- Presence and state --------------------------------------------------------------------------
+-- Who serves ----------------------------------------------------------------------------------
 
-CREATE TABLE device_state (
-    device_id bigint PRIMARY KEY REFERENCES devices ON DELETE CASCADE,
-    last_seen timestamptz,
-    state jsonb NOT NULL DEFAULT '{}',
-    CONSTRAINT device_state_last_seen_moment CHECK (fleetgate_is_moment(last_seen)),
-    CONSTRAINT device_state_state_form CHECK (jsonb_typeof(state) = 'object')
-) WITH (fillfactor = 70);
+-- The tables belong to one role, the owner, which migrates; `fleetgate serve` and the commands
+-- connect as another one, which may read and write rows and nothing more. `fleetgate migrate` grants it that,
+-- and grants it again after each later migration: so it must know for whom.
 
-COMMENT ON TABLE device_state IS 'What was last heard of a device. Rewritten all the time: nothing but the key is indexed (HOT updates).';
-COMMENT ON COLUMN device_state.last_seen IS 'When the device was last heard, by the broker''s clock.';
-COMMENT ON COLUMN device_state.state IS 'Last known values by binding name, each with its value and when it was reported.';
-
-CREATE TABLE client_sessions (
-    client_id text COLLATE "C" PRIMARY KEY,
-    device_id bigint NOT NULL REFERENCES devices ON DELETE CASCADE,
-    connected_at timestamptz NOT NULL,
-    open boolean NOT NULL,
-    ended_at timestamptz,
-    CONSTRAINT client_sessions_client_id_form CHECK (fleetgate_is_name(client_id)),
-    CONSTRAINT client_sessions_moments CHECK (fleetgate_is_moment(connected_at) AND fleetgate_is_moment(ended_at)),
-    CONSTRAINT client_sessions_end CHECK (open = (ended_at IS NULL))
-) WITH (fillfactor = 70);
-CREATE INDEX client_sessions_by_device ON client_sessions (device_id);
-
-COMMENT ON TABLE client_sessions IS
-    'The newest session known of each client id. A device is online while any of its sessions is open. Only columns that stay the same are indexed (HOT updates).';
-COMMENT ON COLUMN client_sessions.connected_at IS
-    'When the session began, by the broker''s clock. A row moves only forward along (connected_at, open before ended).';
-COMMENT ON COLUMN client_sessions.ended_at IS 'When it ended; NULL while it is open.';
+CREATE TABLE serving_roles (
+    name text COLLATE "C" PRIMARY KEY,
+    granted_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE serving_roles IS
+    'The roles named by `fleetgate migrate --grant-to`. Every migration grants them what serving needs on the tables of then. No serving role may read or change this table.';
+COMMENT ON COLUMN serving_roles.name IS 'A role of this server. One that is gone is passed over.';
+COMMENT ON COLUMN serving_roles.granted_at IS 'When it was named first.';

@@ -75,3 +75,14 @@ CREATE TRIGGER devices_identity
     AFTER INSERT OR UPDATE OF name, client_id, kind ON devices FOR EACH ROW
     WHEN (NEW.kind = 'service' OR strpos(NEW.effective_client_id, ':') > 0)
     EXECUTE FUNCTION fleetgate_check_identity();
+
+-- Which client ids are a device's own ----------------------------------------------------------
+
+CREATE FUNCTION fleetgate_owns_client_id(device_name text, own_client_id text, kind text, client_id text) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN fleetgate_is_name(client_id)
+        AND (client_id = own_client_id
+             OR (kind = 'service' AND starts_with(client_id, device_name || ':')
+                 AND fleetgate_is_name(substr(client_id, char_length(device_name) + 2))));
+COMMENT ON FUNCTION fleetgate_owns_client_id(text, text, text, text) IS
+    'Whether a client id is the device''s own. Whole, it is a name; a service s may also open s:anything, where anything is a name too. The rule of DeviceRecord::owns_client_id.';

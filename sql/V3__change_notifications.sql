@@ -83,3 +83,33 @@ CREATE TRIGGER topic_grants_notify_change
     EXECUTE FUNCTION fleetgate_notify_owner();
 CREATE TRIGGER topic_grants_notify_truncate
     AFTER TRUNCATE ON topic_grants FOR EACH STATEMENT EXECUTE FUNCTION fleetgate_notify_all();
+
+-- Schemas of capabilities ----------------------------------------------------------------------
+
+CREATE FUNCTION fleetgate_notify_capability() RETURNS trigger
+    LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'TRUNCATE' THEN
+        PERFORM pg_notify('fleetgate_capability', '');
+        RETURN NULL;
+    END IF;
+    IF TG_OP <> 'INSERT' THEN
+        PERFORM pg_notify('fleetgate_capability', OLD.name);
+    END IF;
+    IF TG_OP <> 'DELETE' THEN
+        PERFORM pg_notify('fleetgate_capability', NEW.name);
+    END IF;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION fleetgate_notify_capability() IS
+    'Announces on the channel fleetgate_capability a capability that changed, under its old and its new name; empty when all may have.';
+
+CREATE TRIGGER capabilities_notify_existence
+    AFTER INSERT OR DELETE ON capabilities FOR EACH ROW EXECUTE FUNCTION fleetgate_notify_capability();
+CREATE TRIGGER capabilities_notify_change
+    AFTER UPDATE OF name, state_schema, command_schema ON capabilities FOR EACH ROW
+    WHEN ((OLD.name, OLD.state_schema, OLD.command_schema) IS DISTINCT FROM (NEW.name, NEW.state_schema, NEW.command_schema))
+    EXECUTE FUNCTION fleetgate_notify_capability();
+CREATE TRIGGER capabilities_notify_truncate
+    AFTER TRUNCATE ON capabilities FOR EACH STATEMENT EXECUTE FUNCTION fleetgate_notify_capability();

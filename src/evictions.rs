@@ -2,7 +2,7 @@
 //!
 //! # What it keeps
 //! 1. Whatever took the right away (the API, the command line, `psql`), the sessions that had it end:
-//!    the work is a row, written by trigger in the transaction of the change (`sql/V5`), and the row
+//!    the work is a row, written by trigger in the transaction of the change (`sql/V7`), and the row
 //!    goes only when EMQX has said that the session has ended or was not there.
 //! 2. One change ends a session once, however many replicas there are. Several changes of one device
 //!    that come together count as one.

@@ -6,7 +6,7 @@
 //!    open comes before ended. A row moves only forward along that order, in one SQL statement, so the
 //!    final row depends on *which* events came, not on their order, number, or the replica that took
 //!    them. The order stands in one place: `fleetgate_session_order()` and
-//!    `fleetgate_write_sessions()` of `sql/V10__clocks_and_ended_sessions.sql`, which puts a batch in
+//!    `fleetgate_write_sessions()` of `sql/V4__presence.sql`, which puts a batch in
 //!    order as well.
 //! 2. A device is online exactly while one of its sessions is open. They are counted by triggers.
 //! 3. What is heard of a device moves its `last_seen` forward, never back. What the broker concludes or

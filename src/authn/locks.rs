@@ -1,7 +1,7 @@
 //! Keeps the locks of this process and those in PostgreSQL in step.
 //!
 //! # What it keeps
-//! 1. A lock of one replica is known to the others, and survives a restart: it is a row (`sql/V7`), and
+//! 1. A lock of one replica is known to the others, and survives a restart: it is a row (`sql/V6`), and
 //!    a notice carries it on. All rows are read whenever LISTEN begins.
 //! 2. A lock that is cleared ends on every replica at once, written or not.
 //! 3. Bounded: [`WRITES_A_SECOND`] changes a second, [`super::limits::Outbox`] has room for 1,024; what has no

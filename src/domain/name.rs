@@ -16,7 +16,7 @@ pub const MAX_NAME_BYTES: usize = 128;
 
 /// Words that EMQX puts where a user name or client id belongs (docs/EMQX.md): `undefined` where there is none,
 /// `http_api` as the client id of what is published over its REST API. Nothing of a client that was really
-/// called so could be told from them. The same words stand in `sql/V12__reserved_words.sql`.
+/// called so could be told from them. The same words stand in `sql/V1__registry.sql`.
 pub const RESERVED: [&str; 2] = ["undefined", "http_api"];
 
 /// Why a text is no name.

@@ -60,7 +60,7 @@ pub const CAPABILITY_CHANNEL: &str = "fleetgate_capability";
 /// [`DEVICE_CHANNEL`].
 pub const EVICTION_CHANNEL: &str = "fleetgate_eviction";
 
-/// The channel that says which locks after wrong passwords began or ended (`sql/V7`).
+/// The channel that says which locks after wrong passwords began or ended (`sql/V6`).
 pub const LOCK_CHANNEL: &str = "fleetgate_lock";
 
 /// Time between two heartbeats.

@@ -72,6 +72,11 @@ pub enum RegistryError {
         /// Newest version of this binary.
         known: i64,
     },
+    /// The tables were made before the migrations were made anew for the first release.
+    #[error(
+        "the database was made by a fleetgate of before the first release, and its tables cannot be brought up to date: make an empty database, run `fleetgate migrate` there, and copy devices and their rights over as docs/OPERATIONS.md says (\"From before the first release\")"
+    )]
+    SchemaBeforeFirstRelease,
     /// A migration failed; the text is refinery's and PostgreSQL's.
     #[error("the schema migration failed, and its changes were undone: {0}")]
     Migration(String),
@@ -229,7 +234,7 @@ fn sentence(constraint: &str) -> Option<&'static str> {
         "device_credentials_label_form" => {
             "the label must have 1 to 256 bytes and no control characters"
         }
-        "device_credentials_moments" => {
+        "device_credentials_timestamps" => {
             "its timestamps must be in the years 1 to 9998; leave one out for \"always\" or \"never\""
         }
         "device_credentials_period" => "it would end before it begins; choose a later end",

@@ -1,4 +1,4 @@
-//! What a batch of events writes, in one statement (`sql/V10__clocks_and_ended_sessions.sql`).
+//! What a batch of events writes, in one statement (`sql/V4__presence.sql`).
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Sessions that have to end: the table `session_evictions`, which triggers fill (`sql/V5`), and the table
-//! `kick_outs_to_confirm` of those that EMQX has ended while other replicas ran (`sql/V8`).
+//! Sessions that have to end: the table `session_evictions`, which triggers fill (`sql/V7`), and the table
+//! `kick_outs_to_confirm` of those that EMQX has ended while other replicas ran.
 
 use std::time::Duration;
 

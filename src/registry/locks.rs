@@ -1,4 +1,4 @@
-//! Locks after wrong passwords, and addresses that many devices share: the tables of `sql/V7`.
+//! Locks after wrong passwords, and addresses that many devices share: the tables of `sql/V6`.
 //!
 //! Times travel as what is left of them, because the clocks of replicas and PostgreSQL differ.
 

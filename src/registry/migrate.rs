@@ -148,7 +148,7 @@ async fn migrate_alone(client: &mut Client) -> Result<Migrated, RegistryError> {
 /// Compares the database's schema with this binary's.
 ///
 /// # Errors
-/// A history that the role may not read, a database that is away.
+/// A schema of before the first release, whose first migration was another one; a history that the role may not read, a database that is away.
 pub async fn schema_version(client: &impl GenericClient) -> Result<SchemaVersion, RegistryError> {
     let on_history = || RegistryError::on("the schema's history");
     let row = client
@@ -163,21 +163,24 @@ pub async fn schema_version(client: &impl GenericClient) -> Result<SchemaVersion
         let missing = format!("SELECT on {HISTORY}");
         return Err(RegistryError::PrivilegesMissing { role: row.get(1), missing });
     }
-    let applied = if readable.is_some() {
-        let newest = format!("SELECT coalesce(max(version), 0)::bigint FROM {HISTORY}");
-        client.query_one(&newest, &[]).await.map_err(on_history())?.get(0)
-    } else {
-        0
-    };
-    Ok(SchemaVersion { applied, known: known_version() })
-}
-
-fn known_version() -> i64 {
-    let runner = embedded::migrations::runner();
-    runner
-        .get_migrations()
-        .iter()
-        .map(|migration| i64::from(migration.version()))
-        .max()
-        .unwrap_or(0)
+    let mut version = SchemaVersion { applied: 0, known: 0 };
+    let mut first = String::new();
+    for migration in embedded::migrations::runner().get_migrations() {
+        version.known = version.known.max(i64::from(migration.version()));
+        if migration.version() == 1 {
+            first = migration.checksum().to_string();
+        }
+    }
+    if readable.is_some() {
+        let applied = format!(
+            "SELECT coalesce(max(version), 0)::bigint, coalesce(bool_or(version = 1 AND checksum <> $1), false)
+             FROM {HISTORY}"
+        );
+        let row = client.query_one(&applied, &[&first]).await.map_err(on_history())?;
+        if row.get(1) {
+            return Err(RegistryError::SchemaBeforeFirstRelease);
+        }
+        version.applied = row.get(0);
+    }
+    Ok(version)
 }

@@ -1,7 +1,7 @@
 //! Sessions and the online flag that follows them (`client_sessions`, `devices.online`).
 //!
 //! The order of sessions and the races are told in [`crate`]'s `presence`. They stand in
-//! `fleetgate_write_sessions` of `sql/V10__clocks_and_ended_sessions.sql`: locks in one order (devices by
+//! `fleetgate_write_sessions` of `sql/V4__presence.sql`: locks in one order (devices by
 //! id, then sessions by client id), and triggers that count open sessions in the locked devices.
 
 use std::borrow::Borrow;

@@ -1,5 +1,5 @@
 //! What devices report: last seen, last known values, the last violation (`device_state`). What is
-//! written, and how, is `fleetgate_write_reports` of `sql/V10__clocks_and_ended_sessions.sql`.
+//! written, and how, is `fleetgate_write_reports` of `sql/V5__state.sql`.
 //!
 //! The order of reports is (trusted, time, message id in bytes), of violations (trusted, time, binding,
 //! pointer, message). It stands in the SQL functions only, and they put a batch in order too, so that
@@ -27,7 +27,7 @@ pub struct Report {
     pub as_text: Option<&'static str>,
 }
 
-/// A report that is merged into the last known value; see `sql/V11__merged_reports.sql`.
+/// A report that is merged into the last known value; see `sql/V5__state.sql`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Partial {
     /// The binding it is for.

@@ -242,7 +242,7 @@ async fn timestamps_of_the_far_past_and_beyond_all_time_freeze_nothing() {
     assert_eq!(value(&fleet).await, 2);
 }
 
-/// One thing told, as the functions of `sql/V10__clocks_and_ended_sessions.sql` take it: its timestamps (s
+/// One thing told, as the functions of `sql/` take it: its timestamps (s
 /// after it is noted), its message id. All is noted at one time: a repetition hours later may be trusted.
 #[derive(Debug, Clone, Copy)]
 struct Told {

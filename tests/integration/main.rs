@@ -52,3 +52,4 @@ mod support;
 mod sweeps;
 mod tables;
 mod token;
+mod upgrade;

@@ -276,10 +276,11 @@ async fn a_batch_looks_its_rows_up_however_many_others_there_are() {
     let client = connect(&database.url).await;
     let fleet = "INSERT INTO devices (name, kind) SELECT 'd' || n, 'sensor' FROM generate_series(1, 3000) AS n";
     client.batch_execute(fleet).await.unwrap();
-    let batch = "SELECT fleetgate_move_sessions(array_agg(name), array_agg(id), array_agg(now()),
-                     array_agg(NULL::timestamptz), array_agg(false)),
-                 fleetgate_write_news(array_agg(id), array_agg(now()), array_agg('main'::text),
-                     array_agg(jsonb '{\"at\": 1, \"id\": \"00\"}'), array_agg(NULL::jsonb), array_agg(1))
+    let batch = "SELECT fleetgate_write_sessions(array_agg(name), array_agg(id), array_agg(now()),
+                     array_agg(NULL::timestamptz), array_agg(false), array_agg(true), NULL, NULL),
+                 fleetgate_write_reports(array_agg(id), array_agg(now()), array_agg(now()), array_agg(NULL::text),
+                     array_agg('main'::text), array_agg(jsonb '{\"at\": 1, \"id\": \"00\"}'),
+                     array_agg(NULL::jsonb))
                  FROM (SELECT id, name FROM devices WHERE name IN ('d7', 'd8', 'd9')) AS device";
     client.batch_execute("ANALYZE").await.unwrap();
     client.batch_execute(batch).await.unwrap();

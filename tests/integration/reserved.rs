@@ -88,36 +88,3 @@ async fn what_is_there_all_the_same_grants_nothing() {
         assert_eq!(app.action("t", "subscribe", topic).await.result(), "deny", "{topic}");
     }
 }
-
-#[tokio::test]
-async fn a_registry_with_such_rows_is_told_which_they_are() {
-    let (database, client) = Database::migrated().await;
-    // Back to before the rule.
-    client
-        .batch_execute(
-            "DELETE FROM fleetgate_schema_history WHERE version = 12;
-             ALTER TABLE devices DROP CONSTRAINT devices_name_reserved, DROP CONSTRAINT devices_client_id_reserved;
-             ALTER TABLE topic_grants DROP CONSTRAINT topic_grants_topic_filter_form;
-             INSERT INTO devices (name, kind) VALUES ('undefined', 'sensor'), ('t', 'sensor');
-             INSERT INTO topic_grants (device_id, action, topic_filter)
-             SELECT id, 'subscribe', 'eq lab/#' FROM devices WHERE name = 't'",
-        )
-        .await
-        .unwrap();
-    let migration = include_str!("../../sql/V12__reserved_words.sql");
-    let error = client.batch_execute(migration).await.unwrap_err();
-    let message = error.as_db_error().unwrap().message().to_owned();
-    for part in
-        ["device \"undefined\"", "eq lab/#", "DELETE FROM topic_grants WHERE id = ", "by hand"]
-    {
-        assert!(message.contains(part), "{part}: {message}");
-    }
-    client
-        .batch_execute(
-            "UPDATE devices SET name = 'found' WHERE name = 'undefined'; DELETE FROM topic_grants",
-        )
-        .await
-        .unwrap();
-    client.batch_execute(migration).await.unwrap();
-    drop(database);
-}

@@ -1,9 +1,207 @@
+-- What devices report: last known values, the last report that broke its schema.
+
+CREATE TABLE device_state (
+    device_id bigint PRIMARY KEY REFERENCES devices ON DELETE CASCADE,
+    last_seen timestamptz,
+    state jsonb NOT NULL DEFAULT '{}',
+    last_violation jsonb,
+    merges jsonb NOT NULL DEFAULT '{}',
+    CONSTRAINT device_state_last_seen_valid CHECK (fleetgate_is_valid_timestamp(last_seen)),
+    CONSTRAINT device_state_state_form CHECK (jsonb_typeof(state) = 'object'),
+    CONSTRAINT device_state_last_violation_form CHECK (jsonb_typeof(last_violation) = 'object'),
+    CONSTRAINT device_state_merges_form CHECK (jsonb_typeof(merges) = 'object')
+) WITH (fillfactor = 70);
+
+COMMENT ON TABLE device_state IS 'What was last heard of a device. Rewritten all the time: nothing but the key is indexed (HOT updates).';
+COMMENT ON COLUMN device_state.last_seen IS
+    'When the device was last heard, by the broker''s clock, but never later than it was noted. What the broker concludes or says for it (a keepalive that ran out, a take-over, a will) is not hearing it.';
+COMMENT ON COLUMN device_state.state IS
+    'Last known values by binding name: {"value", "at", "id"}, at in ms since 1970 by the broker''s clock, id that of the message. No "value": an empty payload has cleared it, and the entry stays to keep late reports out. at is never later than it was noted: "stamp" is then what the broker said, and "untrusted" is true if that was further ahead than clocks may differ.';
+COMMENT ON COLUMN device_state.last_violation IS
+    'The newest report that broke its capability''s schema: {"at", "binding", "pointer", "message"}, and "stamp" and "untrusted" as in state. The report itself is stored nowhere.';
+COMMENT ON COLUMN device_state.merges IS
+    'What merged values came from, by binding name: {"tree", "newest", "floor"}. tree: see sql/V5. newest: the stamp of its newest report; if state has another one, that value replaced the merged one and the tree begins anew with it. floor: reports up to this stamp come too late, because which members they must not bring back was forgotten.';
+
+-- The order of reports and violations ---------------------------------------------------------
+
+-- An entry's "at" is never later than it was noted. One that came with a later timestamp has that as
+-- "stamp", which orders it, and "untrusted": true if it was further ahead than clocks may differ.
+
+-- STABLE, as to_jsonb() is: PostgreSQL puts a function's body in place of a call only if the function does
+-- not promise more than its body keeps, and a call costs ten times as much.
+
+CREATE FUNCTION fleetgate_noted(entry jsonb, noted_ms bigint) RETURNS jsonb
+    LANGUAGE sql STABLE PARALLEL SAFE
+    RETURN CASE
+        WHEN (entry -> 'at') > to_jsonb(noted_ms)
+        THEN entry || jsonb_build_object('at', noted_ms, 'stamp', entry -> 'at')
+             || CASE WHEN (entry -> 'at') > to_jsonb(noted_ms + (extract(epoch FROM fleetgate_clock_tolerance()) * 1000)::bigint)
+                THEN '{"untrusted": true}'::jsonb ELSE '{}'::jsonb END
+        ELSE entry END;
+COMMENT ON FUNCTION fleetgate_noted(jsonb, bigint) IS 'An entry as it is stored when it is noted at a time (ms since 1970).';
+
+CREATE TYPE fleetgate_report_order AS (trusted boolean, at jsonb, id text COLLATE "C");
+COMMENT ON TYPE fleetgate_report_order IS 'Where a report stands among those of its binding.';
+
+-- Comparing jsonb cannot fail, whatever somebody may have written by hand; an entry without time comes
+-- before any other.
+CREATE FUNCTION fleetgate_is_trusted_entry(entry jsonb, noted_ms bigint) RETURNS boolean
+    LANGUAGE sql STABLE PARALLEL SAFE
+    RETURN coalesce(NOT entry ? 'untrusted'
+        AND coalesce(entry -> 'stamp', entry -> 'at') <= to_jsonb(noted_ms + (extract(epoch FROM fleetgate_clock_tolerance()) * 1000)::bigint),
+        true);
+COMMENT ON FUNCTION fleetgate_is_trusted_entry(jsonb, bigint) IS
+    'Whether an entry''s timestamp is trusted now. One that lies ahead of now is not, whatever it says.';
+
+CREATE FUNCTION fleetgate_report_order(report jsonb, noted_ms bigint) RETURNS fleetgate_report_order
+    LANGUAGE sql STABLE PARALLEL SAFE
+    RETURN ROW(fleetgate_is_trusted_entry(report, noted_ms), coalesce(report -> 'stamp', report -> 'at', 'null'),
+               coalesce(report ->> 'id', ''))::fleetgate_report_order;
+COMMENT ON FUNCTION fleetgate_report_order(jsonb, bigint) IS
+    'The place of a stored report: trusted ones last, then by time, then by message id in bytes.';
+
+CREATE FUNCTION fleetgate_replaces_report(report jsonb, known jsonb, noted_ms bigint, clock_is_wrong boolean) RETURNS boolean
+    LANGUAGE sql STABLE PARALLEL SAFE
+    RETURN report IS NOT NULL AND (known IS NULL
+        OR fleetgate_report_order(report, noted_ms) > fleetgate_report_order(known, noted_ms)
+        OR clock_is_wrong AND fleetgate_is_trusted_entry(known, noted_ms) AND NOT fleetgate_is_trusted_entry(report, noted_ms));
+COMMENT ON FUNCTION fleetgate_replaces_report(jsonb, jsonb, bigint, boolean) IS
+    'Whether a report, as fleetgate_noted() makes it, takes the place of the one that is known. clock_is_wrong: nothing trusted has come of the device for longer than the tolerance, only untrusted things.';
+
+CREATE TYPE fleetgate_violation_order AS (
+    trusted boolean, at jsonb, binding text COLLATE "C", pointer text COLLATE "C", message text COLLATE "C");
+COMMENT ON TYPE fleetgate_violation_order IS
+    'Where a violation stands among those of its device; those of one time have an order too, so that it does not matter which is heard first.';
+
+CREATE FUNCTION fleetgate_violation_order(violation jsonb, noted_ms bigint) RETURNS fleetgate_violation_order
+    LANGUAGE sql STABLE PARALLEL SAFE
+    RETURN ROW(fleetgate_is_trusted_entry(violation, noted_ms), coalesce(violation -> 'stamp', violation -> 'at', 'null'),
+               coalesce(violation ->> 'binding', ''), coalesce(violation ->> 'pointer', ''),
+               coalesce(violation ->> 'message', ''))::fleetgate_violation_order;
+COMMENT ON FUNCTION fleetgate_violation_order(jsonb, bigint) IS 'The place of a stored violation.';
+
+CREATE FUNCTION fleetgate_replaces_violation(violation jsonb, known jsonb, noted_ms bigint, clock_is_wrong boolean) RETURNS boolean
+    LANGUAGE sql STABLE PARALLEL SAFE
+    RETURN violation IS NOT NULL AND (known IS NULL
+        OR fleetgate_violation_order(violation, noted_ms) > fleetgate_violation_order(known, noted_ms)
+        OR clock_is_wrong AND fleetgate_is_trusted_entry(known, noted_ms) AND NOT fleetgate_is_trusted_entry(violation, noted_ms));
+COMMENT ON FUNCTION fleetgate_replaces_violation(jsonb, jsonb, bigint, boolean) IS
+    'Whether a violation takes the place of the one that is known, as fleetgate_replaces_report().';
+
+CREATE FUNCTION fleetgate_note_clocks(device_ids bigint[], stamps timestamptz[], nodes text[], noted timestamptz) RETURNS void
+    LANGUAGE sql SET search_path FROM CURRENT AS $$
+    INSERT INTO untrusted_timestamps AS known (device_id, node, ahead, since, noted_at)
+    SELECT DISTINCT ON (id) id, told.node, told.stamp - noted, noted, noted
+    FROM unnest(device_ids, stamps, nodes) AS told (device_id, stamp, node)
+    JOIN devices ON id = told.device_id
+    WHERE fleetgate_is_ahead(told.stamp, noted)
+    ORDER BY id, told.stamp DESC
+    ON CONFLICT (device_id) DO UPDATE SET node = EXCLUDED.node, ahead = EXCLUDED.ahead, noted_at = EXCLUDED.noted_at;
+    DELETE FROM untrusted_timestamps AS known
+    USING unnest(device_ids, stamps) AS told (device_id, stamp)
+    WHERE known.device_id = told.device_id AND NOT fleetgate_is_ahead(told.stamp, noted)
+$$;
+COMMENT ON FUNCTION fleetgate_note_clocks(bigint[], timestamptz[], text[], timestamptz) IS
+    'Notes which devices'' events come with untrusted timestamps, and forgets those that have come with a trusted one.';
+
+CREATE FUNCTION fleetgate_write_reports(
+    device_ids bigint[], stamps timestamptz[], seen timestamptz[], nodes text[], bindings text[], reports jsonb[],
+    violations jsonb[], noted timestamptz DEFAULT NULL
+) RETURNS bigint[]
+    LANGUAGE plpgsql SET search_path FROM CURRENT
+    SET plan_cache_mode = force_generic_plan
+    SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_material = off
+AS $$
+DECLARE
+    noted_ms bigint;
+    untrusted bigint;
+    doubted bigint[] := '{}';
+    -- The newest of each device and binding; of each device a turn for each binding, because PostgreSQL
+    -- writes a row once a statement.
+    ids bigint[];
+    heard timestamptz[];
+    names text[];
+    newest jsonb[];
+    broken jsonb[];
+    turns bigint[];
+    missing bigint[];
+    outdated bigint;
+BEGIN
+    IF cardinality(device_ids) = 0 THEN
+        RETURN ARRAY[0, 0];
+    END IF;
+    noted := coalesce(noted, clock_timestamp());
+    noted_ms := floor(extract(epoch FROM noted) * 1000);
+    untrusted := (SELECT count(*) FROM unnest(stamps) AS stamp WHERE fleetgate_is_ahead(stamp, noted));
+    SELECT array_agg(device_id), array_agg(last_heard), array_agg(binding), array_agg(report), array_agg(violation), array_agg(turn)
+    INTO ids, heard, names, newest, broken, turns
+    FROM (SELECT device_id, binding, report, violation,
+                 max(last_heard) OVER device AS last_heard,
+                 row_number() OVER (device ORDER BY binding NULLS LAST) AS turn
+          FROM (SELECT device_id, binding, max(CASE WHEN news.seen > noted THEN noted ELSE news.seen END) AS last_heard,
+                       (array_agg(report ORDER BY fleetgate_report_order(report, noted_ms) DESC))[1] AS report,
+                       (array_agg(violation ORDER BY fleetgate_violation_order(violation, noted_ms) DESC)
+                        FILTER (WHERE violation IS NOT NULL))[1] AS violation
+                FROM (SELECT each.device_id, each.seen, each.binding, fleetgate_noted(each.report, noted_ms) AS report,
+                             fleetgate_noted(each.violation, noted_ms) AS violation
+                      FROM unnest(device_ids, seen, bindings, reports, violations)
+                           AS each (device_id, seen, binding, report, violation)) AS news
+                GROUP BY device_id, binding) AS merged
+          WINDOW device AS (PARTITION BY device_id)) AS item
+    WHERE binding IS NOT NULL OR turn = 1 OR violation IS NOT NULL;
+    SELECT array_agg(news.device_id) FILTER (WHERE known.device_id IS NULL) INTO missing
+    FROM unnest(ids) AS news (device_id)
+    LEFT JOIN device_state AS known USING (device_id);
+    -- A device that is gone by now has no state.
+    IF missing IS NOT NULL THEN
+        INSERT INTO device_state (device_id)
+        SELECT id FROM devices WHERE id = ANY (missing) ORDER BY id
+        ON CONFLICT DO NOTHING;
+    END IF;
+    IF untrusted > 0 OR EXISTS (SELECT FROM untrusted_timestamps) THEN
+        doubted := ARRAY(SELECT device_id FROM untrusted_timestamps
+                         WHERE device_id = ANY (device_ids) AND since < noted - fleetgate_clock_tolerance());
+        PERFORM fleetgate_note_clocks(device_ids, stamps, nodes, noted);
+    END IF;
+    outdated := (
+        SELECT count(*) FROM unnest(ids, names, newest) AS news (device_id, binding, report)
+        JOIN device_state AS known USING (device_id)
+        WHERE news.report IS NOT NULL
+          AND NOT fleetgate_replaces_report(news.report, known.state -> news.binding, noted_ms, device_id = ANY (doubted)));
+    -- What another transaction wrote meanwhile is compared again: PostgreSQL waits for it and then
+    -- evaluates these expressions on the row that it left. A row whose values would not change is not
+    -- written. A last_seen that lies ahead of now was noted by a clock that was wrong itself.
+    FOR this_turn IN 1 .. coalesce((SELECT max(turn) FROM unnest(turns) AS turn), 0) LOOP
+        UPDATE device_state AS known SET
+            last_seen = greatest(CASE WHEN known.last_seen > noted THEN noted ELSE known.last_seen END, news.last_heard),
+            state = CASE
+                WHEN fleetgate_replaces_report(news.report, known.state -> news.binding, noted_ms, known.device_id = ANY (doubted))
+                THEN known.state || jsonb_build_object(news.binding, news.report) ELSE known.state END,
+            last_violation = CASE
+                WHEN fleetgate_replaces_violation(news.violation, known.last_violation, noted_ms, known.device_id = ANY (doubted))
+                THEN news.violation ELSE known.last_violation END
+        FROM unnest(ids, heard, names, newest, broken, turns)
+             AS news (device_id, last_heard, binding, report, violation, turn)
+        WHERE news.turn = this_turn AND known.device_id = news.device_id
+          AND (known.last_seen IS NULL AND news.last_heard IS NOT NULL OR news.last_heard > known.last_seen
+               OR known.last_seen > noted
+               OR fleetgate_replaces_report(news.report, known.state -> news.binding, noted_ms, known.device_id = ANY (doubted))
+               OR fleetgate_replaces_violation(news.violation, known.last_violation, noted_ms, known.device_id = ANY (doubted)));
+    END LOOP;
+    RETURN ARRAY[outdated, untrusted];
+END
+$$;
+COMMENT ON FUNCTION fleetgate_write_reports(bigint[], timestamptz[], timestamptz[], text[], text[], jsonb[], jsonb[], timestamptz) IS
+    'Writes what is newest of each device: one element an event and binding. stamps: the latest timestamp of the event. seen: when the device was heard; NULL: this was not heard from it. nodes: the broker node. noted: now, unless a test says otherwise. Returns how many reports were not newer than what is known, and how many timestamps are untrusted. Locks device_state by device id.';
+
+-- Merged reports -------------------------------------------------------------------------------
+
 -- Reports that hold only what changed: a binding that merges applies each as a JSON merge patch
 -- (RFC 7396), in the order of the data (time, message id), whatever the order in which they arrive.
 --
 -- Applying them as they arrive would not do: a late one would undo a newer one. So what is kept is not
 -- the value but a tree of where it came from, and joining a report into it gives the same tree in any
--- order, any number of times, in any batches. An untrusted timestamp (V10) orders nothing: such a
+-- order, any number of times, in any batches. An untrusted timestamp (V4) orders nothing: such a
 -- report counts as sent when it was noted, in the order of arrival, and one that comes again counts as
 -- a new one. A node of the tree, for one place in the document:
 --   l  the stamp [time in ms, message id] of the newest report that set this place to something that is
@@ -13,23 +211,6 @@
 --   m  the members of that object, by name, each a node
 -- A place holds the object if o is not older than l, else v. Whatever below it is older than l is gone.
 -- A removed member stays as a stamp, so that a late report cannot bring it back.
-
-ALTER TABLE topic_bindings ADD COLUMN merge boolean NOT NULL DEFAULT false;
-COMMENT ON COLUMN topic_bindings.merge IS
-    'What a report on the state topic does to the last known value: false replaces it, true is a JSON merge patch (RFC 7396) to it.';
-
-DROP TRIGGER topic_bindings_touch ON topic_bindings;
-CREATE TRIGGER topic_bindings_touch
-    BEFORE UPDATE ON topic_bindings FOR EACH ROW
-    WHEN ((OLD.device_id, OLD.name, OLD.state_topic, OLD.command_topic, OLD.merge)
-        IS DISTINCT FROM (NEW.device_id, NEW.name, NEW.state_topic, NEW.command_topic, NEW.merge))
-    EXECUTE FUNCTION fleetgate_touch();
-
-ALTER TABLE device_state
-    ADD COLUMN merges jsonb NOT NULL DEFAULT '{}',
-    ADD CONSTRAINT device_state_merges_form CHECK (jsonb_typeof(merges) = 'object');
-COMMENT ON COLUMN device_state.merges IS
-    'What merged values came from, by binding name: {"tree", "newest", "floor"}. tree: see sql/V11. newest: the stamp of its newest report; if state has another one, that value replaced the merged one and the tree begins anew with it. floor: reports up to this stamp come too late, because which members they must not bring back was forgotten.';
 
 -- Each of the following calls itself once an object and not once a member: a call costs as much as twenty
 -- members do. Members are taken out of their object once: "node -> 'm' -> key" would copy them all for each.

@@ -11,7 +11,7 @@ CREATE TABLE login_locks (
     PRIMARY KEY (device_name, address),
     CONSTRAINT login_locks_device_name_is_a_name CHECK (device_name = '' OR fleetgate_is_name(device_name)),
     CONSTRAINT login_locks_failures_are_some CHECK (failures > 0),
-    CONSTRAINT login_locks_locked_until_is_a_moment CHECK (fleetgate_is_moment(locked_until))
+    CONSTRAINT login_locks_locked_until_valid CHECK (fleetgate_is_valid_timestamp(locked_until))
 );
 CREATE INDEX login_locks_by_end ON login_locks (locked_until);
 
@@ -22,7 +22,7 @@ COMMENT ON COLUMN login_locks.device_name IS
 COMMENT ON COLUMN login_locks.address IS 'Where from: an IPv4 address, or the /64 of an IPv6 address.';
 COMMENT ON COLUMN login_locks.failures IS 'Wrong passwords so far.';
 COMMENT ON COLUMN login_locks.locked_until IS
-    'Passwords that can be guessed are not looked at before. At most 15 minutes ahead counts.';
+    'Passwords that can be guessed are not looked at before. At most 15 minutes ahead is believed.';
 
 CREATE FUNCTION fleetgate_notify_lock() RETURNS trigger
     LANGUAGE plpgsql AS $$
@@ -62,7 +62,7 @@ CREATE TRIGGER login_locks_notify_truncate
 CREATE TABLE shared_addresses (
     address cidr PRIMARY KEY,
     shared_until timestamptz NOT NULL,
-    CONSTRAINT shared_addresses_shared_until_is_a_moment CHECK (fleetgate_is_moment(shared_until))
+    CONSTRAINT shared_addresses_shared_until_valid CHECK (fleetgate_is_valid_timestamp(shared_until))
 );
 COMMENT ON TABLE shared_addresses IS
     'Addresses that more than 20 devices logged in from within an hour: NAT, a proxy. The limit over all names of an address is off for them.';
