@@ -3,6 +3,7 @@
 
 use fleetgate::domain::password_hash::{Cost, hash_password};
 use fleetgate::secret::{Secret, random_bytes};
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, NoTls};
 
@@ -18,8 +19,15 @@ impl Fleet {
         Self(client)
     }
 
+    /// One statement, again when PostgreSQL undid it for a deadlock: TRUNCATE and the service's queries lock
+    /// tables in orders of their own.
     pub(crate) async fn sql(&self, statement: &str, parameters: &[&(dyn ToSql + Sync)]) -> u64 {
-        self.0.execute(statement, parameters).await.unwrap()
+        loop {
+            match self.0.execute(statement, parameters).await {
+                Err(error) if error.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED) => {}
+                outcome => return outcome.unwrap(),
+            }
+        }
     }
 
     /// Several statements.
