@@ -47,6 +47,13 @@ async fn bad_bodies_are_named_and_never_repeated() {
     let position = broken.len() - 4;
     broken[position] = 0xff;
     assert_eq!(app.connect().await.exchange(&broken).await.status, 400);
+    // A field that nobody reads may hold anything.
+    let unread =
+        "{\"username\":\"a\",\"action\":\"publish\",\"topic\":\"t\",\"other\":\"\u{20ac}\"}";
+    let mut broken = post("/emqx/authz", TOKEN, unread);
+    let position = broken.len() - 4;
+    broken[position] = 0xff;
+    assert_eq!(app.connect().await.exchange(&broken).await.result(), "deny");
     let further =
         r#"{"username":"a","action":"publish","topic":"t","new_in_emqx_7":[1,{"a":null}]}"#;
     assert_eq!(app.post("/emqx/authz", further).await.status, 200);

@@ -7,17 +7,17 @@ use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Deserialize;
 
-use crate::authn::{Allowed, Decision, Login, LoginError};
+use crate::authn::{Decision, Login, LoginError};
 use crate::domain::address::Address;
 use crate::http::Gate;
 use crate::http::connections::Passage;
-use crate::http::emqx::{Answer, DECISION_LIMIT, read_json, receive};
+use crate::http::emqx::{Answer, DECISION_LIMIT, receive};
 use crate::metrics::Outcome;
 
 mod allow;
 mod pace;
 
-use allow::allow_text;
+use allow::Allow;
 use pace::until_next_step;
 
 /// The body, as `emqx-config/` asks EMQX to build it. Every value is a string; what the client did
@@ -46,7 +46,7 @@ pub struct AuthnRequest<'a> {
 /// # Errors
 /// When it is not JSON or not of this shape.
 pub fn parse(body: &[u8]) -> Result<AuthnRequest<'_>, serde_json::Error> {
-    read_json(body)
+    serde_json::from_slice(body)
 }
 
 /// Answers one login.
@@ -69,7 +69,7 @@ async fn answer(gate: &Gate, body: &[u8], began: Instant) -> Answer {
     match gate.authenticator.login(&gate.devices, &login(&request)).await {
         Ok(Decision::Allow(allowed)) => {
             tracing::debug!(device = %allowed.device.name, peer = ?request.peerhost, "logged in");
-            allow(&allowed, gate.acl_in_login)
+            Answer::decision(Outcome::Allow, Allow::new(&allowed, gate.acl_in_login))
         }
         Ok(Decision::Deny(refusal)) => {
             tracing::debug!(device = ?request.username, client_id = ?request.clientid, peer = ?request.peerhost, reason = refusal.label(), "refused a login");
@@ -93,8 +93,4 @@ fn login<'a>(request: &'a AuthnRequest<'a>) -> Login<'a> {
         certificate_common_name: Some(&*request.cert_common_name),
         address: Address::of_peer(&request.peerhost),
     }
-}
-
-fn allow(allowed: &Allowed, with_acl: bool) -> Answer {
-    Answer::decision(Outcome::Allow, allow_text(allowed, with_acl))
 }

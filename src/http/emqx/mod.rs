@@ -3,19 +3,16 @@
 //! A decision is always `200` with `{"result":"allow"|"deny"}`. Any other status makes EMQX treat the
 //! call as "no answer", which refuses a login and, with `no_match = deny`, an action (docs/EMQX.md).
 
-use std::future::poll_fn;
-use std::pin::pin;
-use std::task::Poll;
 use std::time::Duration;
 
 use actix_web::error::PayloadError;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use actix_web::http::header::{AUTHORIZATION, HeaderValue, RETRY_AFTER};
 use actix_web::web::{Bytes, BytesMut, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use futures_util::StreamExt;
-use serde::Deserialize;
-use tokio::time::error::Elapsed;
+use serde::Serialize;
+use tokio::time::timeout;
 use tracing::field::display;
 
 use crate::http::connections::Passage;
@@ -68,11 +65,12 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// A decision, with its exact JSON text.
-    fn decision(outcome: Outcome, body: impl Into<Bytes>) -> Self {
-        let mut response = HttpResponse::with_body(StatusCode::OK, body.into());
-        response.headers_mut().insert(CONTENT_TYPE, JSON);
-        Self { outcome, response: response.map_into_boxed_body() }
+    fn decision(outcome: Outcome, body: impl Serialize) -> Self {
+        Self { outcome, response: HttpResponse::Ok().json(body) }
+    }
+
+    fn allow() -> Self {
+        Self::decision(Outcome::Allow, serde_json::json!({ "result": "allow" }))
     }
 
     /// 204: an event is dealt with.
@@ -81,7 +79,7 @@ impl Answer {
     }
 
     fn deny() -> Self {
-        Self::decision(Outcome::Deny, Bytes::from_static(br#"{"result":"deny"}"#))
+        Self::decision(Outcome::Deny, serde_json::json!({ "result": "deny" }))
     }
 
     /// No decision can be made at present: EMQX asks again or refuses.
@@ -136,16 +134,6 @@ fn throttle(outcome: Outcome) -> Option<&'static LogThrottle> {
 }
 
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
-
-/// Reads JSON. A body that is UTF-8 as a whole is checked for that once; else string by string, which
-/// finds the place and passes over the fields that nobody reads.
-fn read_json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, serde_json::Error> {
-    match std::str::from_utf8(body) {
-        Ok(text) => serde_json::from_str(text),
-        Err(_) => serde_json::from_slice(body),
-    }
-}
 
 /// Says where a body is wrong without repeating what it says: the value may be a password.
 fn describe(error: &serde_json::Error) -> String {
@@ -178,7 +166,7 @@ pub(crate) async fn receive(
         return Err(Answer::error(StatusCode::UNAUTHORIZED, Outcome::Unauthorized, why));
     }
     passage.is_proven();
-    match within(BODY_TIMEOUT, read(payload, limit)).await {
+    match timeout(BODY_TIMEOUT, read(payload, limit)).await {
         Ok(body) => {
             passage.is_whole();
             body
@@ -191,29 +179,6 @@ pub(crate) async fn receive(
     }
 }
 
-/// Gives a future so much time, if it is not done at the second look.
-///
-/// actix hands a request over before the body that came with it: nearly every body is missing at the
-/// first look and there at the next. A timer for those would be set and taken back in vain, which
-/// costs more than finding the device.
-async fn within<F: Future>(limit: Duration, future: F) -> Result<F::Output, Elapsed> {
-    let mut future = pin!(future);
-    let mut looked = false;
-    let early = poll_fn(|context| match future.as_mut().poll(context) {
-        Poll::Ready(output) => Poll::Ready(Some(output)),
-        Poll::Pending if looked => Poll::Ready(None),
-        Poll::Pending => {
-            looked = true;
-            context.waker().wake_by_ref();
-            Poll::Pending
-        }
-    });
-    match early.await {
-        Some(output) => Ok(output),
-        None => tokio::time::timeout(limit, future).await,
-    }
-}
-
 fn shows_token(request: &HttpRequest, token: &Secret) -> bool {
     let shown = request.headers().get(AUTHORIZATION).and_then(|value| {
         let (scheme, shown) = value.as_bytes().split_at_checked(b"Bearer ".len())?;
@@ -222,40 +187,28 @@ fn shows_token(request: &HttpRequest, token: &Secret) -> bool {
     shown.is_some_and(|shown| token.matches(shown))
 }
 
-/// Most bodies come in one piece, which is then not copied.
 async fn read(mut payload: Payload, limit: Limit) -> Result<Bytes, Answer> {
-    let mut body = Bytes::new();
+    let mut body = BytesMut::new();
     while let Some(piece) = payload.next().await {
-        let piece = piece.map_err(|error| broken_off(&error))?;
-        if body.len() + piece.len() > limit.bytes {
+        body.extend_from_slice(&piece.map_err(|error| broken_off(&error))?);
+        if body.len() > limit.bytes {
             let Some(larger) = limit.larger else { return Err(too_large(limit.bytes)) };
-            return read_larger([body, piece], payload, larger).await;
+            return read_larger(&body, payload, larger).await;
         }
-        body = if body.is_empty() { piece } else { joined(&body, &piece) };
     }
-    Ok(body)
+    Ok(body.freeze())
 }
 
 /// Goes on reading a body that is larger than most. It is read to its end even if nothing of it can be
 /// kept: the connection then stays usable, with the requests that wait on it.
-async fn read_larger(
-    begun: [Bytes; 2],
-    mut payload: Payload,
-    larger: Larger,
-) -> Result<Bytes, Answer> {
+async fn read_larger(begun: &[u8], mut payload: Payload, larger: Larger) -> Result<Bytes, Answer> {
     let mut shortener = shorten::Shortener::new(larger.string, larger.kept);
-    let mut read = 0_usize;
-    let mut pieces = begun.into_iter();
-    loop {
-        let piece = match pieces.next() {
-            Some(piece) => piece,
-            None => match payload.next().await {
-                Some(piece) => piece.map_err(|error| broken_off(&error))?,
-                None => break,
-            },
-        };
-        read += piece.len();
-        if read > larger.bytes {
+    shortener.take(begun);
+    let mut size = begun.len();
+    while let Some(piece) = payload.next().await {
+        let piece = piece.map_err(|error| broken_off(&error))?;
+        size += piece.len();
+        if size > larger.bytes {
             return Err(too_large(larger.bytes));
         }
         shortener.take(&piece);
@@ -271,29 +224,4 @@ fn broken_off(error: &PayloadError) -> Answer {
 fn too_large(most: usize) -> Answer {
     let why = format!("the body is larger than {most} bytes");
     Answer::error(StatusCode::PAYLOAD_TOO_LARGE, Outcome::TooLarge, &why)
-}
-
-fn joined(body: &[u8], piece: &[u8]) -> Bytes {
-    let mut joined = BytesMut::with_capacity(body.len() + piece.len());
-    joined.extend_from_slice(body);
-    joined.extend_from_slice(piece);
-    joined.freeze()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[derive(Deserialize)]
-    struct Named<'a> {
-        name: &'a str,
-    }
-
-    #[test]
-    fn only_what_is_read_has_to_be_utf_8() {
-        let name = |body| read_json::<Named<'_>>(body).map(|named| named.name);
-        assert_eq!(name("{\"name\":\"gerät\"}".as_bytes()).unwrap(), "gerät");
-        assert_eq!(name(b"{\"name\":\"a\",\"other\":\"\xff\"}").unwrap(), "a");
-        assert!(name(b"{\"name\":\"\xff\"}").is_err());
-    }
 }
