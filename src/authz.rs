@@ -10,15 +10,24 @@ use crate::domain::device::DeviceRecord;
 use crate::domain::topic::{check_topic_filter, check_topic_name, strip_subscription_prefix};
 use crate::registry::cache::{CacheError, DeviceCache};
 
-/// What EMQX asks.
+/// What a client wants to do.
 #[derive(Debug, Clone, Copy)]
-pub struct Question<'a> {
+pub struct AccessRequest<'a> {
     /// Who wants to act.
     pub user_name: &'a str,
     /// What it wants to do; `None` is an action that Fleetgate does not know.
     pub action: Option<Action>,
     /// The topic name of a publish, the filter of a subscribe.
     pub topic: &'a str,
+}
+
+/// The answer to a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// The client may do it.
+    Allow,
+    /// It may not; the reason is for the operator alone.
+    Deny(Refusal),
 }
 
 /// Why an action is refused.
@@ -62,41 +71,43 @@ impl Authorizer {
         Self { devices }
     }
 
-    /// Decides one action: `Ok(Ok(()))` allows it.
+    /// Decides one action.
     ///
     /// # Errors
     /// When the registry cannot be asked; nothing is decided then.
-    pub async fn decide(&self, question: &Question<'_>) -> Result<Result<(), Refusal>, CacheError> {
-        let device = self.devices.find(question.user_name).await?;
-        Ok(judge(device.as_deref(), question))
+    pub async fn authorize(&self, request: &AccessRequest<'_>) -> Result<Decision, CacheError> {
+        let device = self.devices.find(request.user_name).await?;
+        Ok(decide(device.as_deref(), request))
     }
 }
 
 /// Decides one action by the record of the device that the user name names.
-///
-/// # Errors
-/// The reason of the refusal.
-pub fn judge(device: Option<&DeviceRecord>, question: &Question<'_>) -> Result<(), Refusal> {
-    let device = device.ok_or(Refusal::UnknownDevice)?;
+#[must_use]
+pub fn decide(device: Option<&DeviceRecord>, request: &AccessRequest<'_>) -> Decision {
+    let Some(device) = device else { return Decision::Deny(Refusal::UnknownDevice) };
     if !device.enabled {
-        return Err(Refusal::Disabled);
+        return Decision::Deny(Refusal::Disabled);
     }
-    let allowed = match question.action.ok_or(Refusal::UnknownAction)? {
-        Action::Publish => {
-            check_topic_name(question.topic).map_err(|_| Refusal::MalformedTopic)?;
-            device.rights.may_publish(question.topic)
+    let is_granted = match request.action {
+        None => return Decision::Deny(Refusal::UnknownAction),
+        Some(Action::Publish) => {
+            check_topic_name(request.topic).map(|()| device.rights.may_publish(request.topic))
         }
-        Action::Subscribe => {
-            let filter = strip_subscription_prefix(question.topic);
-            check_topic_filter(filter).map_err(|_| Refusal::MalformedTopic)?;
-            device.rights.may_subscribe(filter)
+        Some(Action::Subscribe) => {
+            let filter = strip_subscription_prefix(request.topic);
+            check_topic_filter(filter).map(|()| device.rights.may_subscribe(filter))
         }
     };
-    allowed.then_some(()).ok_or(Refusal::NotGranted)
+    match is_granted {
+        Ok(true) => Decision::Allow,
+        Ok(false) => Decision::Deny(Refusal::NotGranted),
+        Err(_) => Decision::Deny(Refusal::MalformedTopic),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::Decision::{Allow, Deny};
     use super::*;
     use crate::domain::device::DeviceId;
     use crate::domain::rights::Rights;
@@ -118,21 +129,21 @@ mod tests {
         }
     }
 
-    fn ask(action: Action, topic: &str) -> Result<(), Refusal> {
-        let question = Question { user_name: "thermo-1", action: Some(action), topic };
-        judge(Some(&device(true)), &question)
+    fn ask(action: Action, topic: &str) -> Decision {
+        let request = AccessRequest { user_name: "thermo-1", action: Some(action), topic };
+        decide(Some(&device(true)), &request)
     }
 
     #[test]
     fn publishing_is_held_to_state_topics_and_grants() {
         use Action::Publish;
-        assert_eq!(ask(Publish, "lab/2/temp"), Ok(()));
-        assert_eq!(ask(Publish, "logs/a/b"), Ok(()));
-        assert_eq!(ask(Publish, "lab/2/relay/set"), Err(Refusal::NotGranted));
-        assert_eq!(ask(Publish, "$SYS/brokers"), Err(Refusal::NotGranted));
-        assert_eq!(ask(Publish, "logs/+"), Err(Refusal::MalformedTopic));
-        assert_eq!(ask(Publish, ""), Err(Refusal::MalformedTopic));
-        assert_eq!(ask(Publish, &"logs/".repeat(300)), Err(Refusal::MalformedTopic));
+        assert_eq!(ask(Publish, "lab/2/temp"), Allow);
+        assert_eq!(ask(Publish, "logs/a/b"), Allow);
+        assert_eq!(ask(Publish, "lab/2/relay/set"), Deny(Refusal::NotGranted));
+        assert_eq!(ask(Publish, "$SYS/brokers"), Deny(Refusal::NotGranted));
+        assert_eq!(ask(Publish, "logs/+"), Deny(Refusal::MalformedTopic));
+        assert_eq!(ask(Publish, ""), Deny(Refusal::MalformedTopic));
+        assert_eq!(ask(Publish, &"logs/".repeat(300)), Deny(Refusal::MalformedTopic));
     }
 
     #[test]
@@ -140,26 +151,26 @@ mod tests {
         use Action::Subscribe;
         for prefix in ["", "$share/g/", "$queue/", "$stream/", "$exclusive/"] {
             let ask = |topic: &str| ask(Subscribe, &format!("{prefix}{topic}"));
-            assert_eq!(ask("lab/2/relay/set"), Ok(()), "{prefix}");
-            assert_eq!(ask("alarms/fire/lab"), Ok(()), "{prefix}");
-            assert_eq!(ask("alarms/+/lab"), Ok(()), "{prefix}");
-            assert_eq!(ask("alarms/#"), Err(Refusal::NotGranted), "{prefix}");
-            assert_eq!(ask("lab/2/temp"), Err(Refusal::NotGranted), "{prefix}");
-            assert_eq!(ask("a/#/b"), Err(Refusal::MalformedTopic), "{prefix}");
-            assert_eq!(ask(""), Err(Refusal::MalformedTopic), "{prefix}");
+            assert_eq!(ask("lab/2/relay/set"), Allow, "{prefix}");
+            assert_eq!(ask("alarms/fire/lab"), Allow, "{prefix}");
+            assert_eq!(ask("alarms/+/lab"), Allow, "{prefix}");
+            assert_eq!(ask("alarms/#"), Deny(Refusal::NotGranted), "{prefix}");
+            assert_eq!(ask("lab/2/temp"), Deny(Refusal::NotGranted), "{prefix}");
+            assert_eq!(ask("a/#/b"), Deny(Refusal::MalformedTopic), "{prefix}");
+            assert_eq!(ask(""), Deny(Refusal::MalformedTopic), "{prefix}");
         }
-        assert_eq!(ask(Subscribe, "$SYS/brokers"), Ok(()));
-        assert_eq!(ask(Subscribe, "$SYS/#"), Err(Refusal::NotGranted));
-        assert_eq!(ask(Subscribe, "$share/a/$share/b/lab/2/relay/set"), Err(Refusal::NotGranted));
+        assert_eq!(ask(Subscribe, "$SYS/brokers"), Allow);
+        assert_eq!(ask(Subscribe, "$SYS/#"), Deny(Refusal::NotGranted));
+        assert_eq!(ask(Subscribe, "$share/a/$share/b/lab/2/relay/set"), Deny(Refusal::NotGranted));
     }
 
     #[test]
-    fn what_cannot_be_judged_is_refused() {
+    fn what_cannot_be_decided_is_refused() {
         let publish = Some(Action::Publish);
-        let question = Question { user_name: "thermo-1", action: publish, topic: "lab/2/temp" };
-        assert_eq!(judge(None, &question), Err(Refusal::UnknownDevice));
-        assert_eq!(judge(Some(&device(false)), &question), Err(Refusal::Disabled));
-        let unknown = Question { action: None, ..question };
-        assert_eq!(judge(Some(&device(true)), &unknown), Err(Refusal::UnknownAction));
+        let request = AccessRequest { user_name: "thermo-1", action: publish, topic: "lab/2/temp" };
+        assert_eq!(decide(None, &request), Deny(Refusal::UnknownDevice));
+        assert_eq!(decide(Some(&device(false)), &request), Deny(Refusal::Disabled));
+        let unknown = AccessRequest { action: None, ..request };
+        assert_eq!(decide(Some(&device(true)), &unknown), Deny(Refusal::UnknownAction));
     }
 }

@@ -33,6 +33,7 @@ mod listing;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::Serialize;
 use thiserror::Error;
 use tokio::time::Instant;
@@ -242,7 +243,7 @@ impl Sweeper {
         self.metrics.repaired_online.inc_by(report.repaired_online);
         self.metrics.repaired_offline.inc_by(report.repaired_offline);
         self.metrics.evicted.inc_by(report.evicted);
-        let now = Duration::from_micros(self.clock.now_micros().unsigned_abs());
+        let now = self.clock.now().duration_since(Timestamp::UNIX_EPOCH);
         self.metrics.last_success.set(now.as_secs_f64());
     }
 

@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use criterion::Criterion;
-use fleetgate::authz::{Question, judge};
+use fleetgate::authz::{AccessRequest, Decision, decide};
 use fleetgate::domain::acl::Action;
 use fleetgate::domain::device::{DeviceId, DeviceRecord};
 use fleetgate::domain::rights::Rights;
@@ -49,10 +49,10 @@ pub(crate) fn bench(criterion: &mut Criterion) {
         let last = count - 1;
         let (bound, granted) = (with_bindings(count), with_grants(count));
         let mut ask = |name: &str, device: &DeviceRecord, action, topic: &str, allowed| {
-            let question = Question { user_name: NAME, action: Some(action), topic };
-            assert_eq!(judge(Some(device), &question).is_ok(), allowed, "{name}");
+            let question = AccessRequest { user_name: NAME, action: Some(action), topic };
+            assert_eq!(decide(Some(device), &question) == Decision::Allow, allowed, "{name}");
             group.bench_function(format!("{name}, {count}"), |bencher| {
-                bencher.iter(|| judge(Some(device), black_box(&question)));
+                bencher.iter(|| decide(Some(device), black_box(&question)));
             });
         };
         let state = format!("lab/2/{NAME}/{last}/state");

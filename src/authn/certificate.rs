@@ -1,81 +1,74 @@
 //! What a client certificate contributes to a login. EMQX has verified it before the call.
 
-use crate::domain::credential::{CertificateUse, Credential, Proof};
+use jiff::Timestamp;
+
+use super::Refusal;
+use crate::domain::credential::{CertificateUse, Credential, Proof, ValidUntil};
 use crate::domain::device::DeviceRecord;
 
-/// What a certificate is worth. Ends are Unix seconds, `i64::MAX` for never.
+/// What the certificate of a login decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Certificate {
-    /// A valid one that is enough by itself was shown.
-    Enough {
-        /// When it ends.
-        until: i64,
-    },
-    /// A valid one that is needed beside another credential was shown.
-    Shown {
-        /// When it ends.
-        until: i64,
-    },
-    /// One is needed and none was shown that counts.
-    Missing,
-    /// The device asks for none.
-    NotNeeded,
+    /// It is valid and enough by itself.
+    Sufficient(ValidUntil),
+    /// It is valid, and the device needs a password or token beside it.
+    Additional(ValidUntil),
+    /// The device needs a certificate, and no valid one was presented.
+    Missing(Refusal),
+    /// The device needs no certificate.
+    NotRequired,
 }
 
 impl Certificate {
-    /// Judges a common name against a device's credentials.
+    /// Compares a common name with a device's credentials.
     ///
     /// A `Required` credential makes certificates necessary even when it has expired: its end must
     /// not turn two factors into one.
-    pub(super) fn judge(device: &DeviceRecord, common_name: Option<&str>, now: i64) -> Self {
+    pub(super) fn check(device: &DeviceRecord, common_name: Option<&str>, now: Timestamp) -> Self {
         let latest = |wanted| {
             let credentials = device.credentials.iter();
-            let shown = credentials.filter(|c| names(c, wanted, common_name) && c.is_usable(now));
-            shown.map(until).max()
+            let usable = credentials.filter(|c| names(c, wanted, common_name) && c.is_usable(now));
+            usable.map(|credential| credential.validity.until).max()
         };
         if let Some(until) = latest(CertificateUse::Alone) {
-            return Self::Enough { until };
+            return Self::Sufficient(until);
         }
         let mut uses = device.credentials.iter().filter_map(certificate_use);
         if !uses.any(|one| one == CertificateUse::Required) {
-            return Self::NotNeeded;
+            return Self::NotRequired;
         }
-        latest(CertificateUse::Required).map_or(Self::Missing, |until| Self::Shown { until })
+        match latest(CertificateUse::Required) {
+            Some(until) => Self::Additional(until),
+            None if has_expired(device, common_name, now) => {
+                Self::Missing(Refusal::ExpiredCredential)
+            }
+            None => Self::Missing(Refusal::CertificateRequired),
+        }
     }
 }
 
-/// A credential's end in Unix seconds, `i64::MAX` for never.
-pub(super) fn until(credential: &Credential) -> i64 {
-    credential.validity.expires_at_seconds().unwrap_or(i64::MAX)
-}
-
-/// Whether a credential is this device's certificate of that use and name.
-fn names(credential: &Credential, wanted: CertificateUse, shown: Option<&str>) -> bool {
+/// Whether a credential is the certificate of this use and common name.
+fn names(credential: &Credential, wanted: CertificateUse, name: Option<&str>) -> bool {
     match &credential.proof {
         Proof::Certificate { common_name, required } => {
-            *required == wanted && shown == Some(common_name)
+            *required == wanted && name == Some(common_name)
         }
-        _ => false,
+        Proof::Secret(_) | Proof::Password(_) | Proof::Token => false,
     }
 }
 
-/// Whether the certificate shown is one of the device's that does not count now.
-pub(super) fn is_out_of_time(device: &DeviceRecord, shown: Option<&str>, now: i64) -> bool {
+/// Whether the presented certificate is one of the device's that has expired or is not valid yet.
+pub(super) fn has_expired(device: &DeviceRecord, name: Option<&str>, now: Timestamp) -> bool {
     let mut credentials = device.credentials.iter().filter(|credential| !credential.is_usable(now));
     credentials.any(|credential| {
-        certificate_use(credential).is_some_and(|wanted| names(credential, wanted, shown))
+        certificate_use(credential).is_some_and(|wanted| names(credential, wanted, name))
     })
 }
 
-/// Whether a credential is a certificate that is enough by itself.
-pub(super) fn is_enough(credential: &Credential) -> bool {
-    certificate_use(credential) == Some(CertificateUse::Alone)
-}
-
 /// How a credential's certificate is used, if it is one.
-fn certificate_use(credential: &Credential) -> Option<CertificateUse> {
+pub(super) fn certificate_use(credential: &Credential) -> Option<CertificateUse> {
     match credential.proof {
         Proof::Certificate { required, .. } => Some(required),
-        _ => None,
+        Proof::Secret(_) | Proof::Password(_) | Proof::Token => None,
     }
 }

@@ -43,7 +43,7 @@ const LOOKS: [&[Cost]; 16] = {
 pub(super) struct Decoys {
     key: Zeroizing<[u8; 32]>,
     looks: [Box<[Credential]>; 16],
-    noise: [u8; 32],
+    dummy_password: [u8; 32],
 }
 
 impl Decoys {
@@ -51,13 +51,13 @@ impl Decoys {
     pub(super) fn new(shared_secret: &[u8]) -> Self {
         let key = Zeroizing::new(blake3::derive_key(KEY_CONTEXT, shared_secret));
         let looks = LOOKS.map(|costs| costs.iter().map(decoy).collect());
-        Self { key, looks, noise: random_bytes() }
+        Self { key, looks, dummy_password: random_bytes() }
     }
 
     /// What is hashed in the place of a password that must not matter: 256 bits that this process
     /// drew when it started, which belong to no hash.
-    pub(super) fn noise(&self) -> &[u8] {
-        &self.noise
+    pub(super) fn dummy_password(&self) -> &[u8] {
+        &self.dummy_password
     }
 
     /// The credentials that a name seems to have.

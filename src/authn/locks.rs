@@ -70,7 +70,7 @@ impl LockKeeper {
                 () = end.cancelled() => return,
                 notice = self.notices.next() => match notice {
                     Some(LockNotice::Listening) => reload = true,
-                    Some(notice) => self.limits.heard(&notice, self.clock.now_micros()),
+                    Some(notice) => self.limits.heard(&notice, self.clock.now()),
                     None => return,
                 },
                 _ = second.tick() => (left, ticked) = (WRITES_A_SECOND, true),
@@ -78,7 +78,7 @@ impl LockKeeper {
             }
             reload |= self.notices.were_missed();
             if ticked {
-                self.limits.measure(self.clock.now_micros());
+                self.limits.measure(self.clock.now());
             }
             if self.freshness.is_away() {
                 continue;
@@ -88,7 +88,7 @@ impl LockKeeper {
                 && ticked
                 && let Ok((rows, shared)) = self.load().await
             {
-                self.limits.load(&rows, &shared, self.clock.now_micros());
+                self.limits.load(&rows, &shared, self.clock.now());
                 reload = false;
             }
             left = left.saturating_sub(self.write(left).await);
@@ -110,7 +110,7 @@ impl LockKeeper {
 
     /// Writes up to `most` changes; returns how many.
     async fn write(&self, most: usize) -> usize {
-        let outgoing = self.limits.outgoing(most, self.clock.now_micros());
+        let outgoing = self.limits.outgoing(most, self.clock.now());
         if outgoing.changes.is_empty() {
             return 0;
         }
@@ -133,7 +133,7 @@ impl LockKeeper {
     }
 
     async fn tidy(&self) {
-        self.limits.tidy(self.clock.now_micros());
+        self.limits.tidy(self.clock.now());
         let pruned = self.postgres.change(&(), |(), client| prune(client).boxed());
         if let Err(error) = pruned.await {
             tracing::debug!(%error, "locks that are over cannot be deleted now");

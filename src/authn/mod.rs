@@ -1,54 +1,52 @@
 //! Decides logins.
 //!
 //! # Properties kept
-//! - Allowed only if the device exists, is enabled, owns the client id, and shows a valid credential
-//!   of its own (DESIGN decision 2). Everything else is refused, with a reason for the operator.
+//! - Allowed only if the device exists, is enabled, owns the client id, and presents a valid credential
+//!   of its own. Everything else is refused, with a reason for the operator.
 //! - The work comes first and is the same whoever is asked: an unknown name, a disabled device, a
 //!   foreign client id, a wrong password and an empty one cost the hashes of that device's
 //!   credentials, or those of a [decoy] where there are none. Only then is it answered.
-//! - A login that is refused whatever its password is hashed with noise in the password's place, so
+//! - A login that is refused whatever its password is hashed with a dummy in the password's place, so
 //!   that neither an early match nor a remembered one tells that a guess was right.
 //! - Costly checks have few places, so that logins which cost nothing find EMQX's connections free. No
 //!   place is a failure ([`LoginError::Overloaded`]), never a decision.
 //! - Wrong guesses are [limited](limits) by name and address, whether a device has the name or not. Only
-//!   costly checks are: what nobody can guess, and what was found right lately, is judged first.
+//!   costly checks are: what nobody can guess, and what was found right lately, is checked first.
 //! - An allow is given only if no change of the device was heard of since its record was looked up: a
 //!   credential revoked while its password was being hashed does not log in.
 //!
 //! # Design
-//! Where a hash is computed depends on its cost, not on its label: argon2id's minimum (a generated
-//! secret, microseconds) on the spot, everything else on the [hash threads](password). First the
-//! digests of [recent successes](verified), which cost everybody the same, then the cheap hashes,
-//! then the queue.
-//!
-//! A password in the shape of a [device token](token) is judged as a token and costs every name one
-//! signature check.
+//! [`Authenticator::login`] looks the device up and decides by its [`certificate`] and by its
+//! [password or token](password_or_token), in this order. The decision itself is one `match` over both,
+//! with every case written out.
 //!
 //! # Known limits
 //! - A valid certificate that is enough by itself spares the password check, also when the device is
 //!   then refused as disabled. Only the holder of that certificate's key can measure it.
 //! - A device whose passwords have other costs than Fleetgate's own, or more than two at once, takes
 //!   a time that no decoy has.
-//! - A revocation counts when its NOTIFY has been processed; a login that passes the last look at the
-//!   registry before that is allowed.
+//! - A revocation takes effect when its NOTIFY has been processed; a login that passes the last look at
+//!   the registry before that is allowed.
 
 mod certificate;
 mod decoy;
 pub mod limits;
 pub mod locks;
 pub mod password;
+mod password_or_token;
 mod refusal;
-mod shown;
 pub mod token;
 pub mod verified;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
 use thiserror::Error;
 
 use crate::clock::Clock;
 use crate::domain::address::Address;
+use crate::domain::credential::ValidUntil;
 use crate::domain::device::DeviceRecord;
 use crate::registry::cache::{CacheError, DeviceCache};
 use crate::secret::Secret;
@@ -56,19 +54,19 @@ use certificate::Certificate;
 use decoy::Decoys;
 use limits::Limits;
 use password::{HashError, HashThreads};
+use password_or_token::{Verification, Verifier};
 pub use refusal::Refusal;
-use shown::Outcome;
 use token::TokenKeys;
 use verified::VerifiedLogins;
 
 /// How often a login is decided again because its device changed meanwhile.
-const ROUNDS: usize = 3;
+const MAX_ATTEMPTS: usize = 3;
 
-/// Ends further away than this are not handed on (100 years, in seconds): EMQX makes a timer of them,
-/// and Erlang's timers end somewhere.
-const FAR_AWAY: i64 = 100 * 366 * 86_400;
+/// An end further away than this (100 years) is not told to EMQX, which makes a timer of it: Erlang's
+/// timers have a limit.
+const MAX_EXPIRY_AHEAD: SignedDuration = SignedDuration::from_hours(100 * 366 * 24);
 
-/// What a client shows, as EMQX hands it on.
+/// What a client logs in with, as EMQX hands it on.
 #[derive(Clone, Copy)]
 pub struct Login<'a> {
     /// The MQTT client id.
@@ -102,9 +100,9 @@ pub enum Decision {
 pub struct Allowed {
     /// The device, with its rights.
     pub device: Arc<DeviceRecord>,
-    /// When the session has to end, in Unix seconds, later than now: with the earliest of the credentials
-    /// used, or because no session lasts longer.
-    pub expires_at: Option<i64>,
+    /// When the session has to end, after the present second: with the earliest of the credentials used,
+    /// or because no session lasts longer.
+    pub expires_at: Option<Timestamp>,
 }
 
 /// Why no decision could be made. Each is a 503.
@@ -136,13 +134,10 @@ impl From<HashError> for LoginError {
 /// Decides logins.
 pub struct Authenticator {
     clock: Clock,
-    tokens: TokenKeys,
-    hash_threads: HashThreads,
-    verified: VerifiedLogins,
-    decoys: Decoys,
+    verifier: Verifier,
     limits: Arc<Limits>,
-    /// Longest time that a session may last, in seconds.
-    max_session: i64,
+    /// Longest time that a session may last, in whole seconds.
+    max_session: Option<SignedDuration>,
 }
 
 impl Authenticator {
@@ -158,22 +153,29 @@ impl Authenticator {
         shared_secret: &Secret,
     ) -> Self {
         let decoys = Decoys::new(shared_secret.expose().as_bytes());
-        let max_session = i64::MAX;
-        Self { clock, tokens, hash_threads, verified, decoys, limits, max_session }
+        let verifier = Verifier {
+            clock: clock.clone(),
+            tokens,
+            hash_threads,
+            verified,
+            decoys,
+            limits: limits.clone(),
+        };
+        Self { clock, verifier, limits, max_session: None }
     }
 
     /// Lets no session last longer than this, rounded down to seconds: EMQX ends it then (`expire_at`), and
     /// the client logs in anew. An earlier end of a credential prevails. `None`: sessions last.
     #[must_use]
     pub fn with_max_session(mut self, longest: Option<Duration>) -> Self {
-        let seconds = longest.map(|longest| i64::try_from(longest.as_secs()).unwrap_or(i64::MAX));
-        self.max_session = seconds.unwrap_or(i64::MAX);
+        let whole = |longest: Duration| Duration::from_secs(longest.as_secs()).try_into();
+        self.max_session = longest.and_then(|longest| whole(longest).ok());
         self
     }
 
     /// Stops the hash threads; logins with chosen passwords fail from then on. Blocks for one hash.
     pub fn stop(&self) {
-        self.hash_threads.stop();
+        self.verifier.hash_threads.stop();
     }
 
     /// Decides a login.
@@ -186,26 +188,27 @@ impl Authenticator {
         login: &Login<'_>,
     ) -> Result<Decision, LoginError> {
         let name = login.user_name;
-        let look = async || {
+        let look_up = async || {
             let stamp = devices.stamp(name);
             Ok::<_, LoginError>((stamp, devices.find(name).await?))
         };
-        let decision = self.login_by(look, |stamp| devices.unchanged_since(stamp), login).await?;
+        let unchanged_since = |stamp| devices.unchanged_since(stamp);
+        let decision = self.decide_until_unchanged(look_up, unchanged_since, login).await?;
         if matches!(decision, Decision::Allow(_)) {
-            self.limits.logged_in(login.address, name, self.clock.now_micros());
+            self.limits.logged_in(login.address, name, self.clock.now());
         }
         Ok(decision)
     }
 
-    /// Decides by what `look` finds, anew if that has changed meanwhile.
-    async fn login_by<S>(
+    /// Decides by the record that is looked up, anew if the device has changed meanwhile.
+    async fn decide_until_unchanged<S>(
         &self,
-        look: impl AsyncFn() -> Result<(S, Option<Arc<DeviceRecord>>), LoginError>,
+        look_up: impl AsyncFn() -> Result<(S, Option<Arc<DeviceRecord>>), LoginError>,
         unchanged_since: impl Fn(S) -> bool,
         login: &Login<'_>,
     ) -> Result<Decision, LoginError> {
-        for _ in 0..ROUNDS {
-            let (stamp, record) = look().await?;
+        for _ in 0..MAX_ATTEMPTS {
+            let (stamp, record) = look_up().await?;
             let decision = self.decide(record, login).await?;
             if matches!(decision, Decision::Deny(_)) || unchanged_since(stamp) {
                 return Ok(decision);
@@ -223,63 +226,54 @@ impl Authenticator {
         record: Option<Arc<DeviceRecord>>,
         login: &Login<'_>,
     ) -> Result<Decision, LoginError> {
-        let now = self.clock.now_micros();
-        let shown =
-            record.as_deref().map(|device| Certificate::judge(device, login.common_name(), now));
-        let bar = bar(record.as_deref().zip(shown), login, now);
-        let outcome = match shown {
-            Some(Certificate::Enough { until }) => Ok(until),
-            _ => self.judge_password(record.as_deref(), login, bar.is_some(), now).await?,
+        let now = self.clock.now();
+        let Some(device) = record else {
+            self.verifier.verify(None, login, true, now).await?;
+            return Ok(Decision::Deny(Refusal::UnknownDevice));
         };
-        Ok(match (bar, record.zip(shown)) {
-            (Some(refusal), _) => Decision::Deny(refusal),
-            (None, None) => Decision::Deny(Refusal::UnknownDevice),
-            (None, Some((device, shown))) => self.conclude(device, shown, outcome),
+        let precheck = precheck(&device, login);
+        let verify =
+            |already_refused| self.verifier.verify(Some(&device), login, already_refused, now);
+        let verification = match Certificate::check(&device, login.common_name(), now) {
+            Certificate::Sufficient(until) => Verification::Valid(until),
+            Certificate::Additional(until) => verify(precheck.is_err()).await?.at_most(until),
+            Certificate::NotRequired => verify(precheck.is_err()).await?,
+            Certificate::Missing(refusal) => {
+                verify(true).await?;
+                Verification::Refused(refusal)
+            }
+        };
+        Ok(match (precheck, verification) {
+            (Err(refusal), _) | (Ok(()), Verification::Refused(refusal)) => Decision::Deny(refusal),
+            (Ok(()), Verification::Valid(until)) => self.allow(device, until),
         })
     }
 
-    fn conclude(
-        &self,
-        device: Arc<DeviceRecord>,
-        shown: Certificate,
-        outcome: Outcome,
-    ) -> Decision {
-        match (outcome, shown) {
-            (Err(refusal), _) => Decision::Deny(refusal),
-            (Ok(end), Certificate::Shown { until }) => self.allow_until(device, end.min(until)),
-            (Ok(end), _) => self.allow_until(device, end),
-        }
-    }
-
-    /// The clock is read anew: hashing may have outlasted the credential.
-    fn allow_until(&self, device: Arc<DeviceRecord>, until: i64) -> Decision {
-        let now = self.clock.now_micros().div_euclid(1_000_000);
-        if until <= now {
+    /// Lets a device in for as long as its credentials are valid. The clock is read anew: hashing may have
+    /// outlasted them.
+    fn allow(&self, device: Arc<DeviceRecord>, valid_until: ValidUntil) -> Decision {
+        let now = self.clock.now();
+        if !valid_until.outlasts_second_of(now) {
             return Decision::Deny(Refusal::ExpiredCredential);
         }
-        let until = until.min(now.saturating_add(self.max_session));
-        let is_near = until.saturating_sub(now) < FAR_AWAY;
-        Decision::Allow(Allowed { device, expires_at: is_near.then_some(until) })
+        let longest = self.max_session.and_then(|longest| now.checked_add(longest).ok());
+        let session_end = longest.map_or(ValidUntil::Forever, ValidUntil::Timestamp);
+        let expires_at = match valid_until.min(session_end) {
+            ValidUntil::Timestamp(end) if end.duration_since(now) < MAX_EXPIRY_AHEAD => Some(end),
+            ValidUntil::Timestamp(_) | ValidUntil::Forever => None,
+        };
+        Decision::Allow(Allowed { device, expires_at })
     }
 }
 
-/// What refuses a login whatever the password. It is answered only after the password's work.
-fn bar(
-    known: Option<(&DeviceRecord, Certificate)>,
-    login: &Login<'_>,
-    now: i64,
-) -> Option<Refusal> {
-    let Some((device, shown)) = known else { return Some(Refusal::UnknownDevice) };
+/// What refuses a login whatever its credentials. It is answered only after the work of checking them.
+fn precheck(device: &DeviceRecord, login: &Login<'_>) -> Result<(), Refusal> {
     if !device.enabled {
-        Some(Refusal::Disabled)
+        Err(Refusal::Disabled)
     } else if !device.owns_client_id(login.client_id) {
-        Some(Refusal::ForeignClientId)
-    } else if shown != Certificate::Missing {
-        None
-    } else if certificate::is_out_of_time(device, login.common_name(), now) {
-        Some(Refusal::ExpiredCredential)
+        Err(Refusal::ForeignClientId)
     } else {
-        Some(Refusal::CertificateRequired)
+        Ok(())
     }
 }
 

@@ -9,9 +9,13 @@ use crate::domain::password_hash::{Cost, PasswordHash, hash_password};
 use crate::domain::rights::Rights;
 use ed25519_dalek::SigningKey;
 
-/// A moment in the middle of a second.
-pub(super) const NOW: i64 = 1_800_000_000_500_000;
+/// In the middle of a second.
+pub(super) const NOW: Timestamp = Timestamp::constant(NOW_SECONDS, 500_000_000);
 pub(super) const NOW_SECONDS: i64 = 1_800_000_000;
+
+pub(super) fn seconds(count: i64) -> SignedDuration {
+    SignedDuration::from_secs(count)
+}
 
 pub(super) fn signing_key() -> SigningKey {
     SigningKey::from_bytes(&[1; 32])
@@ -59,8 +63,19 @@ pub(super) fn certificate(name: &str, required: CertificateUse) -> Credential {
     Credential::new(CredentialId(4), Validity::ALWAYS, proof)
 }
 
-pub(super) fn from_until(credential: Credential, not_before: i64, expires_at: i64) -> Credential {
-    Credential { validity: Validity { not_before, expires_at }, ..credential }
+pub(super) fn expiring(credential: Credential, end: Timestamp) -> Credential {
+    let until = ValidUntil::Timestamp(end);
+    Credential { validity: Validity { until, ..credential.validity }, ..credential }
+}
+
+pub(super) fn beginning(credential: Credential, start: Timestamp) -> Credential {
+    let not_before = Some(start);
+    Credential { validity: Validity { not_before, ..credential.validity }, ..credential }
+}
+
+/// Valid in 1970 only.
+pub(super) fn outdated(credential: Credential) -> Credential {
+    expiring(beginning(credential, Timestamp::UNIX_EPOCH), Timestamp::UNIX_EPOCH + seconds(1))
 }
 
 pub(super) fn device(credentials: Vec<Credential>) -> DeviceRecord {
@@ -85,10 +100,10 @@ pub(super) fn with_certificate<'a>(password: &'a str, name: &'a str) -> Login<'a
     Login { certificate_common_name: Some(name), ..login(password) }
 }
 
-/// The end of an allowed login, or the reason of a refusal.
+/// The end of an allowed login in Unix seconds, or the reason of a refusal.
 pub(super) fn answer(decision: Decision) -> Result<Option<i64>, Refusal> {
     match decision {
-        Decision::Allow(allowed) => Ok(allowed.expires_at),
+        Decision::Allow(allowed) => Ok(allowed.expires_at.map(Timestamp::as_second)),
         Decision::Deny(refusal) => Err(refusal),
     }
 }

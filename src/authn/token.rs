@@ -7,7 +7,7 @@
 //!   without leeway.
 //! - A token that says it was issued in the future (`iat`) is refused, so that no token outlives the
 //!   revocation of its credential: a new `token` credential accepts what was issued after it. Only the
-//!   clock of whoever signs may be ahead, by [`CLOCK_LEEWAY_SECONDS`].
+//!   clock of whoever signs may be ahead, by [`CLOCK_LEEWAY`].
 //! - Whether a password is judged as a token is decided by the password alone ([`has_token_shape`]),
 //!   never by the device, so that the time of an answer tells nothing about the device. A password of
 //!   that shape is judged as a token only.
@@ -23,6 +23,7 @@ use std::collections::HashMap;
 
 use ed25519_dalek::pkcs8::EncodePrivateKey;
 use ed25519_dalek::{SigningKey, VerifyingKey};
+use jiff::{SignedDuration, Timestamp};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::Serialize;
 use thiserror::Error;
@@ -33,9 +34,9 @@ pub use keys::{KeyFileError, key_id, new_signing_key, read_signing_key, read_ver
 /// Longest token in bytes. Ours have about 250.
 pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
 
-/// How far the clock of whoever issues tokens may be ahead of ours, in seconds. Machines that keep
-/// their time by NTP differ by far less.
-pub const CLOCK_LEEWAY_SECONDS: i64 = 60;
+/// How far the clock of whoever issues tokens may be ahead of ours. Machines that keep their time by
+/// NTP differ by far less.
+pub const CLOCK_LEEWAY: SignedDuration = SignedDuration::from_secs(60);
 
 /// Why a token is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -64,7 +65,7 @@ pub enum TokenError {
     /// `nbf` has not come yet.
     #[error("the token is not valid yet")]
     NotYetValid,
-    /// `iat` lies further ahead than [`CLOCK_LEEWAY_SECONDS`].
+    /// `iat` lies further ahead than [`CLOCK_LEEWAY`].
     #[error(
         "the token says that it was issued in the future; set the clock of whoever issues tokens"
     )]
@@ -93,15 +94,15 @@ impl TokenError {
     }
 }
 
-/// What a valid token says. Times are Unix seconds.
+/// What a valid token says, in whole seconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenClaims {
     /// The device's name (`sub`).
     pub device: String,
     /// When it was issued (`iat`).
-    pub issued_at: i64,
-    /// First second at which it no longer counts (`exp`).
-    pub expires_at: i64,
+    pub issued_at: Timestamp,
+    /// First second at which it is no longer valid (`exp`).
+    pub expires_at: Timestamp,
 }
 
 /// The public keys that tokens may be signed with, by `kid`.
@@ -121,7 +122,7 @@ impl TokenKeys {
         Self { audience: audience.to_owned(), keys, validation: signature_only() }
     }
 
-    /// Reads key files: SPKI public keys or PKCS#8 private keys (of which the public half counts),
+    /// Reads key files: SPKI public keys or PKCS#8 private keys (of which the public half is taken),
     /// PEM each.
     ///
     /// # Errors
@@ -134,18 +135,18 @@ impl TokenKeys {
         Ok(Self::new(audience, &keys.collect::<Result<Vec<_>, _>>()?))
     }
 
-    /// Checks a token at a moment (microseconds since the Unix epoch).
+    /// Checks whether a token is valid at a timestamp.
     ///
     /// # Errors
     /// The first rule it breaks. Times and audience are looked at only after the signature.
-    pub fn verify(&self, token: &str, now_micros: i64) -> Result<TokenClaims, TokenError> {
+    pub fn verify(&self, token: &str, now: Timestamp) -> Result<TokenClaims, TokenError> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(TokenError::TooLong);
         }
         let key = self.key(&TokenHeader::of(token).ok_or(TokenError::Malformed)?)?;
         let claims = jsonwebtoken::decode::<Claims>(token, key, &self.validation);
         let claims = claims.map_err(|error| refusal(&error))?.claims;
-        self.check(claims, now_micros)
+        self.check(claims, now)
     }
 
     fn key(&self, header: &TokenHeader) -> Result<&DecodingKey, TokenError> {
@@ -159,36 +160,36 @@ impl TokenKeys {
         self.keys.get(kid).ok_or(TokenError::UnknownKey)
     }
 
-    fn check(&self, claims: Claims, now_micros: i64) -> Result<TokenClaims, TokenError> {
+    fn check(&self, claims: Claims, now: Timestamp) -> Result<TokenClaims, TokenError> {
         if !claims.aud.contains(&self.audience) {
             return Err(TokenError::Audience);
         }
-        if claims.exp.micros() <= now_micros {
+        let (issued_at, expires_at) = (claims.iat.0, claims.exp.0);
+        let not_before = claims.nbf.map(|nbf| nbf.0);
+        if expires_at <= now {
             return Err(TokenError::Expired);
         }
-        if claims.nbf.as_ref().is_some_and(|nbf| nbf.micros() > now_micros) {
+        if not_before.is_some_and(|start| start > now) {
             return Err(TokenError::NotYetValid);
         }
-        let (issued_at, expires_at) = (claims.iat.0, claims.exp.0);
-        let now = now_micros.div_euclid(1_000_000);
-        if issued_at > now.saturating_add(CLOCK_LEEWAY_SECONDS) {
+        if issued_at.duration_since(now) > CLOCK_LEEWAY {
             return Err(TokenError::IssuedInFuture);
         }
-        if expires_at <= claims.nbf.map_or(0, |nbf| nbf.0).max(issued_at) {
+        if expires_at <= not_before.map_or(issued_at, |start| start.max(issued_at)) {
             return Err(TokenError::NeverValid);
         }
         Ok(TokenClaims { device: claims.sub, issued_at, expires_at })
     }
 }
 
-/// Whether a password is to be judged as a token: three parts of base64url between dots, the first a
+/// Whether a password is to be checked as a token: three parts of base64url between dots, the first a
 /// JSON object with an `alg`. No generated secret looks like that.
 #[must_use]
 pub fn has_token_shape(password: &str) -> bool {
     TokenHeader::of(password).is_some()
 }
 
-/// Writes a token for a device. Times are Unix seconds.
+/// Writes a token for a device. Fractions of a second are cut off.
 ///
 /// # Errors
 /// If the key cannot be encoded or used, which no key read by [`read_signing_key`] causes.
@@ -196,14 +197,15 @@ pub fn issue(
     key: &SigningKey,
     audience: &str,
     device: &str,
-    issued_at: i64,
-    expires_at: i64,
+    issued_at: Timestamp,
+    expires_at: Timestamp,
 ) -> Result<String, IssueError> {
     ed25519::install();
     let der = key.to_pkcs8_der().map_err(|_| IssueError::Key)?;
     let header =
         Header { kid: Some(key_id(&key.verifying_key())), ..Header::new(Algorithm::EdDSA) };
-    let claims = IssuedClaims { sub: device, aud: audience, iat: issued_at, exp: expires_at };
+    let (iat, exp) = (issued_at.as_second(), expires_at.as_second());
+    let claims = IssuedClaims { sub: device, aud: audience, iat, exp };
     let key = EncodingKey::from_ed_der(der.as_bytes());
     Ok(jsonwebtoken::encode(&header, &claims, &key)?)
 }

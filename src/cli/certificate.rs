@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::numbers::number;
-use crate::cli::secrets::now;
+use crate::clock::Clock;
 use crate::domain::credential::{CertificateUse, CredentialId};
 use crate::domain::name::DeviceName;
 use crate::provision::authority::{Authority, Issued};
@@ -88,7 +88,7 @@ impl IssueArguments {
     }
 
     fn sign(&self, directory: &Directory, authority: &Authority) -> Result<Issued, CliError> {
-        let now = now()?;
+        let now = Clock::System.now();
         let end = now + SignedDuration::from_hours(24 * i64::from(self.days));
         // A certificate tells whole seconds, and the registry must not tell more.
         let end = Timestamp::from_second(end.as_second())

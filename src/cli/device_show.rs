@@ -30,7 +30,7 @@ impl Arguments {
 
 /// A device in full, for people.
 pub(super) fn text(details: &DeviceDetails) -> String {
-    let now_ms = Clock::System.now_micros() / 1000;
+    let now_ms = Clock::System.now().as_millisecond();
     let mut text = facts(details, now_ms);
     let states = details.state.as_object().into_iter().flatten();
     let states = states.map(|(binding, entry)| state_row(binding, entry, now_ms));

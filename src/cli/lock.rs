@@ -1,6 +1,7 @@
 //! `fleetgate lock`
 
 use clap::{ArgGroup, Args, Subcommand};
+use jiff::SignedDuration;
 use serde::Serialize;
 
 use crate::cli::context::Context;
@@ -60,13 +61,14 @@ struct Shown {
 
 impl From<&LockRow> for Shown {
     fn from(row: &LockRow) -> Self {
+        let left = row.left.max(SignedDuration::ZERO);
         Self {
             name: row.key.name.as_ref().map(ToString::to_string),
             address: row.key.address.to_string(),
             failures: row.failures,
-            locked: row.left_micros > 0,
+            locked: row.left.is_positive(),
             // Rounded up: what is left of a second is waited for.
-            seconds_left: (row.left_micros.max(0) + 999_999) / 1_000_000,
+            seconds_left: left.as_secs() + i64::from(left.subsec_nanos() > 0),
         }
     }
 }

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
-use jiff::Timestamp;
 use serde_json::json;
 
 use crate::cli::context::Context;
@@ -104,7 +103,7 @@ impl InitArguments {
     fn run(self, context: &Context) -> Result<(), CliError> {
         let owners: Owners = self.owner.into_iter().collect();
         let chosen = Chosen::from_environment(&context.sources().environment)?;
-        let report = init(&self.directory, owners, &self.tls_names, &chosen, now()?)?;
+        let report = init(&self.directory, owners, &self.tls_names, &chosen, Clock::System.now())?;
         for text in report.remarks() {
             remark(&format!("note: {text}"));
         }
@@ -122,12 +121,6 @@ impl ShowArguments {
             false => print(secret),
         }
     }
-}
-
-/// The moment by this machine's clock.
-pub(super) fn now() -> Result<Timestamp, CliError> {
-    Timestamp::from_microsecond(Clock::System.now_micros())
-        .map_err(|error| CliError::Failed(format!("the system's clock is out of range: {error}")))
 }
 
 fn word(outcome: Outcome) -> &'static str {

@@ -2,38 +2,52 @@
 
 use std::sync::OnceLock;
 
+use jiff::Timestamp;
+
 use crate::domain::password_hash::PasswordHash;
 
 /// Row id of a credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CredentialId(pub i64);
 
-/// When a credential counts: from `not_before` (inclusive) to `expires_at` (exclusive).
-///
-/// Both in microseconds since the Unix epoch, PostgreSQL's own resolution; the ends of `i64` mean
-/// "always" and "never".
+/// When something stops being valid. Ordered: what never expires comes after every timestamp.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ValidUntil {
+    /// At this timestamp it has expired.
+    Timestamp(Timestamp),
+    /// It never expires.
+    Forever,
+}
+
+impl ValidUntil {
+    /// Whether it is still valid at the next whole second: EMQX takes the end of a login in whole
+    /// seconds and refuses one that is not in the future (docs/EMQX.md).
+    #[must_use]
+    pub fn outlasts_second_of(self, now: Timestamp) -> bool {
+        match self {
+            Self::Timestamp(end) => end.as_second() > now.as_second(),
+            Self::Forever => true,
+        }
+    }
+}
+
+/// When a credential is valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Validity {
-    /// First moment at which it counts.
-    pub not_before: i64,
-    /// First moment at which it no longer counts.
-    pub expires_at: i64,
+    /// The first timestamp at which it is valid; `None`: it has always been.
+    pub not_before: Option<Timestamp>,
+    /// When it expires.
+    pub until: ValidUntil,
 }
 
 impl Validity {
-    /// Counts for ever.
-    pub const ALWAYS: Self = Self { not_before: i64::MIN, expires_at: i64::MAX };
+    /// Always valid.
+    pub const ALWAYS: Self = Self { not_before: None, until: ValidUntil::Forever };
 
-    /// Whether it counts at a moment (microseconds since the Unix epoch).
+    /// Whether it has begun at a timestamp.
     #[must_use]
-    pub fn contains(&self, now: i64) -> bool {
-        self.not_before <= now && now < self.expires_at
-    }
-
-    /// Its end in whole Unix seconds, rounded down, or `None` when it never ends.
-    #[must_use]
-    pub fn expires_at_seconds(&self) -> Option<i64> {
-        (self.expires_at != i64::MAX).then(|| self.expires_at.div_euclid(1_000_000))
+    pub fn has_begun(&self, at: Timestamp) -> bool {
+        self.not_before.is_none_or(|start| start <= at)
     }
 }
 
@@ -42,7 +56,7 @@ impl Validity {
 pub enum CertificateUse {
     /// The certificate alone logs the device in.
     Alone,
-    /// No other credential of this device counts without the certificate.
+    /// No other credential of this device is enough without the certificate.
     Required,
 }
 
@@ -67,7 +81,7 @@ pub enum Proof {
 pub struct Credential {
     /// Its row.
     pub id: CredentialId,
-    /// When it counts.
+    /// When it is valid.
     pub validity: Validity,
     /// What must be shown.
     pub proof: Proof,
@@ -92,12 +106,9 @@ impl Credential {
         }
     }
 
-    /// Whether it counts now and still will at the next whole second: EMQX takes the end of a login
-    /// in whole seconds and refuses one that is not in the future (docs/EMQX.md).
+    /// Whether a login may use it now: it is valid, and still will be at the next whole second.
     #[must_use]
-    pub fn is_usable(&self, now: i64) -> bool {
-        let seconds = now.div_euclid(1_000_000);
-        self.validity.contains(now)
-            && self.validity.expires_at_seconds().is_none_or(|end| end > seconds)
+    pub fn is_usable(&self, now: Timestamp) -> bool {
+        self.validity.has_begun(now) && self.validity.until.outlasts_second_of(now)
     }
 }

@@ -3,11 +3,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use serde::Deserialize;
 use tokio_postgres::Row;
 use tokio_postgres::types::Json;
 
-use crate::domain::credential::{CertificateUse, Credential, CredentialId, Proof, Validity};
+use crate::domain::credential::{
+    CertificateUse, Credential, CredentialId, Proof, ValidUntil, Validity,
+};
 use crate::domain::device::{DeviceId, DeviceRecord};
 use crate::domain::name::{DeviceName, NameError};
 use crate::domain::password_hash::PasswordHash;
@@ -137,10 +140,16 @@ fn credential(device: &DeviceName, row: CredentialRow) -> Option<Credential> {
         }
     }?;
     let validity = Validity {
-        not_before: not_before.unwrap_or(i64::MIN),
-        expires_at: expires_at.unwrap_or(i64::MAX),
+        not_before: not_before.map(timestamp),
+        until: expires_at.map_or(ValidUntil::Forever, |end| ValidUntil::Timestamp(timestamp(end))),
     };
     Some(Credential::new(CredentialId(id), validity, proof))
+}
+
+/// From microseconds since the Unix epoch. The database holds no timestamp after the year 9998.
+fn timestamp(micros: i64) -> Timestamp {
+    let end = if micros < 0 { Timestamp::MIN } else { Timestamp::MAX };
+    Timestamp::from_microsecond(micros).unwrap_or(end)
 }
 
 fn stored_hash(device: &DeviceName, id: i64, hash: &str) -> Option<PasswordHash> {

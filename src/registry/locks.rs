@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ipnet::IpNet;
+use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio_postgres::GenericClient;
@@ -39,8 +40,8 @@ pub struct LockRow {
     pub key: LockKey,
     /// Wrong passwords so far.
     pub failures: u32,
-    /// Microseconds until passwords are looked at again; negative: since then.
-    pub left_micros: i64,
+    /// Time until passwords are compared again; negative: since then.
+    pub left: SignedDuration,
 }
 
 /// Which locks are meant; both `None`: all.
@@ -61,8 +62,8 @@ impl LockScope {
     }
 }
 
-/// Locks, and shared addresses with the microseconds that are left.
-pub type Remembered = (Vec<LockRow>, Vec<(Address, i64)>);
+/// Locks, and shared addresses with the time that is left.
+pub type Remembered = (Vec<LockRow>, Vec<(Address, SignedDuration)>);
 
 /// What PostgreSQL tells about locks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,7 +118,8 @@ impl LockNotice {
     pub fn parse(payload: &str) -> Option<Self> {
         Some(match serde_json::from_str(payload).ok()? {
             NoticeText::Lock(LockText { name, address, failures, left_micros }) => {
-                Self::Lock(LockRow { key: key(&name, address)?, failures, left_micros })
+                let left = SignedDuration::from_micros(left_micros);
+                Self::Lock(LockRow { key: key(&name, address)?, failures, left })
             }
             NoticeText::Ended(KeyText { name, address }) => Self::Ended(key(&name, address)?),
             NoticeText::Cleared(ScopeText { name, address }) => {
@@ -187,7 +189,7 @@ pub async fn write(client: &impl GenericClient, rows: &[LockRow]) -> Result<(), 
     let addresses: Vec<String> = rows.iter().map(|row| network_text(&row.key.address)).collect();
     let failures: Vec<i32> =
         rows.iter().map(|row| i32::try_from(row.failures).unwrap_or(i32::MAX)).collect();
-    let left: Vec<i64> = rows.iter().map(|row| row.left_micros).collect();
+    let left: Vec<i64> = rows.iter().map(|row| micros(row.left)).collect();
     let statement = format!(
         "INSERT INTO login_locks AS lock (device_name, address, failures, locked_until)
          SELECT name, address::cidr, failures, clock_timestamp() + left_micros * interval '1 microsecond'
@@ -201,6 +203,11 @@ pub async fn write(client: &impl GenericClient, rows: &[LockRow]) -> Result<(), 
     let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
         [&names, &addresses, &failures, &left];
     client.execute(&statement, &parameters).await.map(drop).map_err(on_locks())
+}
+
+/// As PostgreSQL takes it; the largest number of microseconds for what is longer.
+fn micros(duration: SignedDuration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
 fn network_text(address: &Address) -> String {
@@ -220,16 +227,16 @@ pub async fn end(client: &impl GenericClient, keys: &[LockKey]) -> Result<(), Re
     client.execute(statement, &[&names, &addresses]).await.map(drop).map_err(on_locks())
 }
 
-/// Notes addresses that many devices share, with the microseconds for which that holds.
+/// Notes addresses that many devices share, and for how long that holds.
 ///
 /// # Errors
 /// A database that is away.
 pub async fn share(
     client: &impl GenericClient,
-    addresses: &[(Address, i64)],
+    addresses: &[(Address, SignedDuration)],
 ) -> Result<(), RegistryError> {
     let (texts, left): (Vec<String>, Vec<i64>) =
-        addresses.iter().map(|(address, left)| (network_text(address), *left)).unzip();
+        addresses.iter().map(|(address, left)| (network_text(address), micros(*left))).unzip();
     let statement = "INSERT INTO shared_addresses AS known (address, shared_until)
          SELECT address::cidr, clock_timestamp() + left_micros * interval '1 microsecond'
          FROM unnest($1::text[], $2::bigint[]) AS new (address, left_micros) ORDER BY address
@@ -237,7 +244,7 @@ pub async fn share(
     client.execute(statement, &[&texts, &left]).await.map(drop).map_err(on_locks())
 }
 
-/// All that is remembered: locks, and shared addresses with the microseconds that are left.
+/// All that is remembered: locks, and shared addresses with the time that is left.
 ///
 /// # Errors
 /// A database that is away.
@@ -248,7 +255,7 @@ pub async fn load(client: &impl GenericClient) -> Result<Remembered, RegistryErr
     let rows = client.query(statement, &[&MOST]).await.map_err(on_locks())?;
     let shared = rows.iter().filter_map(|row| {
         let network: IpNet = row.get::<_, &str>(0).parse().ok()?;
-        Some((Address::from(network), row.get(1)))
+        Some((Address::from(network), SignedDuration::from_micros(row.get(1))))
     });
     Ok((locks, shared.collect()))
 }
@@ -275,7 +282,7 @@ pub async fn list(
     let lock = |row: &tokio_postgres::Row| {
         let key = key(row.get(0), row.get::<_, &str>(1).parse().ok()?)?;
         let failures = u32::try_from(row.get::<_, i32>(2)).unwrap_or(0);
-        Some(LockRow { key, failures, left_micros: row.get(3) })
+        Some(LockRow { key, failures, left: SignedDuration::from_micros(row.get(3)) })
     };
     Ok(rows.iter().filter_map(lock).collect())
 }
@@ -322,7 +329,8 @@ mod tests {
         let key = |name: Option<&str>| LockKey { name: name.map(|n| n.parse().unwrap()), address };
         let lock =
             r#"{"lock":{"name":"d","address":"192.0.2.7/32","failures":3,"left_micros":-5}}"#;
-        let row = LockRow { key: key(Some("d")), failures: 3, left_micros: -5 };
+        let row =
+            LockRow { key: key(Some("d")), failures: 3, left: SignedDuration::from_micros(-5) };
         assert_eq!(LockNotice::parse(lock), Some(LockNotice::Lock(row)));
         let ended = r#"{"ended":{"name":"","address":"192.0.2.7/32"}}"#;
         assert_eq!(LockNotice::parse(ended), Some(LockNotice::Ended(key(None))));

@@ -125,7 +125,7 @@ async fn missing_settings_are_failures() {
 async fn clocks_apart_are_found() {
     let (database, _fleet) = registry().await;
     for (ahead, expected) in [(40, Status::Failure), (5, Status::Warning)] {
-        let clock = Clock::manual(Clock::System.now_micros());
+        let clock = Clock::manual(Clock::System.now());
         clock.advance(Duration::from_secs(ahead));
         let report = examine(&sources(&database.url, &[]), &clock).await;
         assert_eq!(found(&report, "clock").0, expected, "{report}");

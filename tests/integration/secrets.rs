@@ -54,7 +54,7 @@ impl Secrets {
     /// Made by a machine whose clock was behind.
     pub(crate) fn made_days_ago(count: i64) -> Self {
         let secrets = Self(tempfile::tempdir().unwrap());
-        let now = Timestamp::from_microsecond(Clock::System.now_micros()).unwrap();
+        let now = Clock::System.now();
         let names: TlsNames = "".parse().unwrap();
         init(secrets.path(), Owners::new(), &names, &Chosen::default(), now - days(count)).unwrap();
         secrets

@@ -21,7 +21,7 @@ const BARE: [(usize, &str, Option<Bar>); 2] =
 const APART_MS: i64 = 60_000;
 
 pub(super) async fn durable(url: &str) -> Vec<Row> {
-    let began = Clock::System.now_micros() / 1000 - 24 * 3_600_000;
+    let began = Clock::System.now().as_millisecond() - 24 * 3_600_000;
     let since = AtomicI64::new(began);
     let mut rows = Vec::new();
     let database = connect(url).await;

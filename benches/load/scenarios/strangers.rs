@@ -223,8 +223,9 @@ fn signing_keys(directory: &Path) -> (std::path::PathBuf, String) {
 
 fn token(signing: &Path) -> String {
     let key = read_signing_key(signing).expect("a key");
-    let now = Clock::System.now_micros() / 1_000_000;
-    issue(&key, "fleetgate", &device_name(TOKEN), now, now + 3_600).expect("a token")
+    let now = Clock::System.now();
+    issue(&key, "fleetgate", &device_name(TOKEN), now, now + jiff::SignedDuration::from_hours(1))
+        .expect("a token")
 }
 
 /// Gives two devices a token and a certificate.

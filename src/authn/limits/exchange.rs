@@ -1,8 +1,11 @@
 //! What goes out to the other replicas, and what comes in from them.
 
+use jiff::{SignedDuration, Timestamp};
+
 use super::outbox::Change;
 use super::softlock::{LONGEST, MEMORY, Softlock};
 use super::{Entry, Limits, Memory, shared};
+use crate::clock::saturating_add;
 use crate::domain::address::Address;
 use crate::metrics::LimitMetrics;
 use crate::registry::locks::{LockKey, LockNotice, LockRow, LockScope};
@@ -16,13 +19,13 @@ pub struct Outgoing {
     pub locks: Vec<LockRow>,
     /// Locks that a right password ended.
     pub ended: Vec<LockKey>,
-    /// Shared addresses, with the microseconds for which that holds.
-    pub shared: Vec<(Address, i64)>,
+    /// Shared addresses, and for how long that holds.
+    pub shared: Vec<(Address, SignedDuration)>,
 }
 
 impl Limits {
     /// Takes up to `most` changes out of the outbox.
-    pub fn outgoing(&self, most: usize, now: i64) -> Outgoing {
+    pub fn outgoing(&self, most: usize, now: Timestamp) -> Outgoing {
         let mut memory = self.memory();
         let mut outgoing = Outgoing { changes: memory.outbox.take(most), ..Outgoing::default() };
         for change in &outgoing.changes {
@@ -52,7 +55,7 @@ impl Limits {
     }
 
     /// Takes in what another replica or a command did.
-    pub fn heard(&self, notice: &LockNotice, now: i64) {
+    pub fn heard(&self, notice: &LockNotice, now: Timestamp) {
         if !self.settings.enabled {
             return;
         }
@@ -66,7 +69,7 @@ impl Limits {
     }
 
     /// Takes in all rows. A lock that was one of them and is none any more has been cleared.
-    pub fn load(&self, rows: &[LockRow], shared: &[(Address, i64)], now: i64) {
+    pub fn load(&self, rows: &[LockRow], shared: &[(Address, SignedDuration)], now: Timestamp) {
         if !self.settings.enabled {
             return;
         }
@@ -84,12 +87,12 @@ impl Limits {
         }
         drop(memory);
         for (address, left) in shared {
-            self.shared.learn(*address, now.saturating_add((*left).min(shared::WITHIN)));
+            self.shared.learn(*address, saturating_add(now, (*left).min(shared::WITHIN)));
         }
     }
 
     /// Drops what is forgotten.
-    pub fn tidy(&self, now: i64) {
+    pub fn tidy(&self, now: Timestamp) {
         let mut memory = self.memory();
         memory.pairs.retain(|_, pair| !pair.entry.lock.is_forgotten(now));
         memory.addresses.retain(|_, entry| !entry.lock.is_forgotten(now));
@@ -97,7 +100,7 @@ impl Limits {
     }
 
     /// Brings the metrics up to date.
-    pub fn measure(&self, now: i64) {
+    pub fn measure(&self, now: Timestamp) {
         let (pairs, addresses) = self.locked(now);
         for (kind, held) in LimitMetrics::KINDS.iter().zip([pairs, addresses]) {
             let held = i64::try_from(held).unwrap_or(i64::MAX);
@@ -117,18 +120,14 @@ impl Memory {
         }
     }
 
-    fn row(&mut self, key: &LockKey, now: i64) -> Option<LockRow> {
+    fn row(&mut self, key: &LockKey, now: Timestamp) -> Option<LockRow> {
         let lock = self.entry(key)?.lock;
-        let left_micros = lock.forgotten_at().saturating_sub(MEMORY).saturating_sub(now);
-        (lock.failures() > 0).then(|| LockRow {
-            key: key.clone(),
-            failures: lock.failures(),
-            left_micros,
-        })
+        let left = lock.forgotten_at().duration_since(now) - MEMORY;
+        (lock.failures() > 0).then(|| LockRow { key: key.clone(), failures: lock.failures(), left })
     }
 
-    fn merge(&mut self, row: &LockRow, now: i64) {
-        let known = Softlock::known(row.failures, now.saturating_add(row.left_micros.min(LONGEST)));
+    fn merge(&mut self, row: &LockRow, now: Timestamp) {
+        let known = Softlock::known(row.failures, saturating_add(now, row.left.min(LONGEST)));
         if known.is_forgotten(now) {
             return;
         }

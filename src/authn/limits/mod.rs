@@ -38,6 +38,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use jiff::Timestamp;
 use tokio::sync::Notify;
 
 use super::password::Owner;
@@ -138,7 +139,7 @@ impl Limits {
     }
 
     /// Notes that a device logged in, with whatever credential.
-    pub fn logged_in(&self, address: Option<Address>, device: &str, now: i64) {
+    pub fn logged_in(&self, address: Option<Address>, device: &str, now: Timestamp) {
         let Some(address) = address.filter(|_| self.settings.enabled) else { return };
         if self.shared.logged_in(address, device, now) {
             self.memory().outbox.share(address);
@@ -146,8 +147,8 @@ impl Limits {
         }
     }
 
-    /// Whether a guess may be hashed now (microseconds since the Unix epoch).
-    pub fn admit(&self, guess: &Guess<'_>, now: i64) -> Admission {
+    /// Whether a guess may be hashed now.
+    pub fn admit(&self, guess: &Guess<'_>, now: Timestamp) -> Admission {
         let address = self.limited(guess.address);
         let by_address = address.filter(|address| !self.shared.is_shared(address, now));
         let owner = Owner { name: Some(guess.name.clone()), address: by_address };
@@ -186,7 +187,7 @@ impl Limits {
     }
 
     /// Counts a wrong guess.
-    pub fn failed(&self, guess: &Guess<'_>, now: i64) {
+    pub fn failed(&self, guess: &Guess<'_>, now: Timestamp) {
         if !self.settings.enabled {
             return;
         }
@@ -214,7 +215,7 @@ impl Limits {
         key: LockKey,
         lock: Option<Duration>,
         failures: u32,
-        now: i64,
+        now: Timestamp,
     ) {
         let Some(wait) = lock else { return };
         let kind = if key.name.is_some() { "device_address" } else { "address" };
@@ -230,7 +231,7 @@ impl Limits {
     }
 
     /// A guess was right: what was wrong before it does not matter any more.
-    pub fn succeeded(&self, guess: &Guess<'_>, now: i64) {
+    pub fn succeeded(&self, guess: &Guess<'_>, now: Timestamp) {
         let Some(address) = guess.address else { return };
         let mut memory = self.memory();
         let pair = memory.pairs.remove(&(guess.name.clone(), address));
@@ -242,7 +243,7 @@ impl Limits {
 
     /// How many locks hold now, of (device, address) and of addresses.
     #[must_use]
-    pub fn locked(&self, now: i64) -> (usize, usize) {
+    pub fn locked(&self, now: Timestamp) -> (usize, usize) {
         let memory = self.memory();
         let held = |entry: &Entry| entry.lock.left(now).is_some();
         let pairs = memory.pairs.values().filter(|pair| held(&pair.entry)).count();
@@ -251,7 +252,7 @@ impl Limits {
 
     /// How many addresses are shared by many devices now.
     #[must_use]
-    pub fn shared(&self, now: i64) -> usize {
+    pub fn shared(&self, now: Timestamp) -> usize {
         self.shared.count(now)
     }
 
@@ -261,7 +262,7 @@ impl Limits {
 }
 
 impl Pair {
-    fn failed(&mut self, digest: u64, now: i64) -> Option<Duration> {
+    fn failed(&mut self, digest: u64, now: Timestamp) -> Option<Duration> {
         if let Some(slot) = self.wrong.get_mut(usize::from(self.next) % WRONG_KEPT) {
             *slot = digest;
         }
@@ -271,7 +272,7 @@ impl Pair {
 }
 
 impl Memory {
-    fn make_room(&mut self, now: i64) {
+    fn make_room(&mut self, now: Timestamp) {
         make_room(&mut self.pairs, PAIRS, |pair| pair.entry.lock.forgotten_at(), now);
         make_room(&mut self.addresses, ADDRESSES, |entry| entry.lock.forgotten_at(), now);
         make_room(&mut self.names, NAMES, Rate::full_at, now);
@@ -283,8 +284,8 @@ impl Memory {
 fn make_room<K: Hash + Eq, V>(
     map: &mut HashMap<K, V>,
     capacity: usize,
-    forgotten_at: impl Fn(&V) -> i64,
-    now: i64,
+    forgotten_at: impl Fn(&V) -> Timestamp,
+    now: Timestamp,
 ) {
     if map.len() < capacity {
         return;
@@ -292,7 +293,7 @@ fn make_room<K: Hash + Eq, V>(
     map.retain(|_, value| forgotten_at(value) > now);
     let most = capacity - capacity / 4;
     if map.len() > most {
-        let mut times: Vec<i64> = map.values().map(&forgotten_at).collect();
+        let mut times: Vec<Timestamp> = map.values().map(&forgotten_at).collect();
         let surplus = map.len() - most;
         let (_, last, _) = times.select_nth_unstable(surplus - 1);
         let last = *last;

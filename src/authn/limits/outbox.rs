@@ -2,6 +2,8 @@
 
 use std::collections::{HashSet, VecDeque};
 
+use jiff::{SignedDuration, Timestamp};
+
 use crate::domain::address::Address;
 use crate::registry::locks::LockKey;
 
@@ -10,7 +12,7 @@ const WAITING: usize = 1_024;
 
 /// Log lines about locks, a minute.
 const LINES: u32 = 20;
-const MINUTE: i64 = 60 * 1_000_000;
+const MINUTE: SignedDuration = SignedDuration::from_mins(1);
 
 /// A change to be written.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -88,14 +90,15 @@ pub(super) enum Told {
 /// Counts log lines, so that a stranger cannot fill the log.
 #[derive(Default)]
 pub(super) struct Lines {
-    since: i64,
+    since: Timestamp,
     written: u32,
     left_out: u32,
 }
 
 impl Lines {
-    pub(super) fn tell(&mut self, now: i64) -> Told {
-        if !(0..MINUTE).contains(&now.saturating_sub(self.since)) {
+    pub(super) fn tell(&mut self, now: Timestamp) -> Told {
+        let passed = now.duration_since(self.since);
+        if passed.is_negative() || passed >= MINUTE {
             (self.since, self.written) = (now, 0);
         }
         if self.written >= LINES {
@@ -136,8 +139,9 @@ mod tests {
     #[test]
     fn log_lines_are_bounded_and_those_left_out_are_counted() {
         let mut lines = Lines::default();
+        let minute = Timestamp::UNIX_EPOCH + MINUTE;
         let told = |lines: &mut Lines, now| matches!(lines.tell(now), Told::Yes { .. });
-        assert_eq!((0..100).filter(|_| told(&mut lines, MINUTE)).count(), 20);
-        assert!(matches!(lines.tell(2 * MINUTE), Told::Yes { left_out: 80 }));
+        assert_eq!((0..100).filter(|_| told(&mut lines, minute)).count(), 20);
+        assert!(matches!(lines.tell(minute + MINUTE), Told::Yes { left_out: 80 }));
     }
 }

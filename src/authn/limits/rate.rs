@@ -4,40 +4,42 @@
 //! from many addresses slow: [`BURST`] at once, then one every [`INTERVAL`]. It is the generic cell
 //! rate algorithm (ITU-T I.371): one timestamp, no counter to reset.
 
-const SECOND: i64 = 1_000_000;
+use jiff::{SignedDuration, Timestamp};
+
+use crate::clock::saturating_add;
 
 /// Wrong guesses at once.
-pub const BURST: i64 = 20;
+pub const BURST: i32 = 20;
 
-/// Time in microseconds that each takes to be given back: ten a minute.
-pub const INTERVAL: i64 = 6 * SECOND;
+/// Time that each takes to be given back: ten a minute.
+pub const INTERVAL: SignedDuration = SignedDuration::from_secs(6);
 
 /// The guesses spent on one device, as the time at which all of them are given back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Rate(i64);
+pub struct Rate(Timestamp);
 
 impl Rate {
     /// Whether another guess may be made.
     #[must_use]
-    pub fn allows(&self, now: i64) -> bool {
-        self.spent_until(now).saturating_sub(now) <= (BURST - 1) * INTERVAL
+    pub fn allows(&self, now: Timestamp) -> bool {
+        self.spent_until(now).duration_since(now) <= INTERVAL * (BURST - 1)
     }
 
     /// Counts a wrong guess.
-    pub fn spend(&mut self, now: i64) {
-        self.0 = self.spent_until(now).saturating_add(INTERVAL);
+    pub fn spend(&mut self, now: Timestamp) {
+        self.0 = saturating_add(self.spent_until(now), INTERVAL);
     }
 
     /// When nothing of it matters any more.
     #[must_use]
-    pub fn full_at(&self) -> i64 {
+    pub fn full_at(&self) -> Timestamp {
         self.0
     }
 
     /// A time further away than a spent burst comes from a clock that was set back.
-    fn spent_until(&self, now: i64) -> i64 {
-        let ahead = self.0.saturating_sub(now);
-        if (1..=(BURST + 1) * INTERVAL).contains(&ahead) { self.0 } else { now }
+    fn spent_until(&self, now: Timestamp) -> Timestamp {
+        let ahead = self.0.duration_since(now);
+        if ahead.is_positive() && ahead <= INTERVAL * (BURST + 1) { self.0 } else { now }
     }
 }
 
@@ -46,7 +48,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const NOW: i64 = 1_800_000_000 * SECOND;
+    const NOW: Timestamp = Timestamp::constant(1_800_000_000, 0);
 
     #[test]
     fn a_burst_then_one_at_a_time() {
@@ -56,25 +58,26 @@ mod tests {
             rate.spend(NOW);
         }
         assert!(!rate.allows(NOW));
-        assert!(!rate.allows(NOW + INTERVAL - 1));
+        assert!(!rate.allows(NOW + INTERVAL - SignedDuration::from_micros(1)));
         assert!(rate.allows(NOW + INTERVAL));
-        assert_eq!(rate.full_at(), NOW + BURST * INTERVAL);
+        assert_eq!(rate.full_at(), NOW + INTERVAL * BURST);
     }
 
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn no_more_than_a_burst_and_the_rate(steps in prop::collection::vec(0..3 * INTERVAL, 1..200)) {
+        fn no_more_than_a_burst_and_the_rate(steps in prop::collection::vec(0..18_000_000_i64, 1..200)) {
             let (mut rate, mut now, mut allowed) = (Rate::default(), NOW, 0);
             for step in steps {
-                now += step;
+                now += SignedDuration::from_micros(step);
                 if rate.allows(now) {
                     rate.spend(now);
                     allowed += 1;
                 }
             }
-            prop_assert!(allowed <= BURST + (now - NOW) / INTERVAL);
+            let given_back = now.duration_since(NOW).as_secs() / INTERVAL.as_secs();
+            prop_assert!(allowed <= i64::from(BURST) + given_back);
             prop_assert!(rate.allows(now + INTERVAL), "never a lock");
         }
     }

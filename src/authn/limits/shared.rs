@@ -9,55 +9,57 @@
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 
+use jiff::{SignedDuration, Timestamp};
 use quick_cache::sync::Cache;
 
+use crate::clock::saturating_add;
 use crate::domain::address::Address;
 
 /// Devices that may log in from an address before it counts as shared.
 pub const DEVICES: usize = 20;
 
-/// Time in microseconds within which they log in.
-pub const WITHIN: i64 = 3_600 * 1_000_000;
+/// Time within which they log in.
+pub const WITHIN: SignedDuration = SignedDuration::from_hours(1);
 
 /// Most addresses that are watched.
 const ADDRESSES: usize = 4_096;
 
-/// How often a shared address is told again.
-const TOLD_EVERY: i64 = WITHIN / 6;
-
-/// One more than may log in: when all of them are recent, the address is shared.
-type Recent = [(u64, i64); DEVICES + 1];
+/// How often other replicas are told of a shared address again.
+const TELL_INTERVAL: SignedDuration = SignedDuration::from_mins(10);
 
 #[derive(Default)]
 struct Watched {
-    recent: Recent,
-    shared_until: i64,
-    told_at: i64,
+    /// The devices that logged in last, by a hash of their names; one more than may before the address is
+    /// shared.
+    recent: Vec<(u64, Timestamp)>,
+    shared_until: Timestamp,
+    told_at: Timestamp,
 }
 
 impl Watched {
     /// Notes a login; whether the address is shared and that is worth telling.
-    fn note(&mut self, device: u64, now: i64) -> bool {
-        let oldest = || self.recent.iter().enumerate().min_by_key(|(_, (_, at))| *at);
-        let known = self.recent.iter().position(|(one, at)| *one == device && *at != 0);
-        let Some(place) = known.or_else(|| oldest().map(|(place, _)| place)) else { return false };
-        if let Some(slot) = self.recent.get_mut(place) {
-            *slot = (device, now);
+    fn note(&mut self, device: u64, now: Timestamp) -> bool {
+        if let Some((_, at)) = self.recent.iter_mut().find(|(known, _)| *known == device) {
+            *at = now;
+        } else if self.recent.len() <= DEVICES {
+            self.recent.push((device, now));
+        } else if let Some(oldest) = self.recent.iter_mut().min_by_key(|(_, at)| *at) {
+            *oldest = (device, now);
         }
-        let first = self.recent.iter().map(|(_, at)| *at).min().unwrap_or(0);
-        if first == 0 || now.saturating_sub(first) >= WITHIN {
-            return false;
-        }
-        self.shared_until = first.saturating_add(WITHIN);
-        let tell = now.saturating_sub(self.told_at) >= TOLD_EVERY || self.told_at > now;
+        let first = self.recent.iter().map(|(_, at)| *at).min();
+        let first = first.filter(|first| now.duration_since(*first) < WITHIN);
+        let (Some(first), true) = (first, self.recent.len() > DEVICES) else { return false };
+        self.shared_until = saturating_add(first, WITHIN);
+        let tell = now.duration_since(self.told_at) >= TELL_INTERVAL || self.told_at > now;
         if tell {
             self.told_at = now;
         }
         tell
     }
 
-    fn is_shared(&self, now: i64) -> bool {
-        (1..=WITHIN).contains(&self.shared_until.saturating_sub(now))
+    fn is_shared(&self, now: Timestamp) -> bool {
+        let left = self.shared_until.duration_since(now);
+        left.is_positive() && left <= WITHIN
     }
 }
 
@@ -76,7 +78,7 @@ impl Default for SharedAddresses {
 impl SharedAddresses {
     /// Notes that a device logged in from an address; whether the address is shared, and that is news
     /// worth telling other replicas.
-    pub fn logged_in(&self, address: Address, device: &str, now: i64) -> bool {
+    pub fn logged_in(&self, address: Address, device: &str, now: Timestamp) -> bool {
         let watched = match self.watched.get(&address) {
             Some(watched) => watched,
             None => self
@@ -94,8 +96,8 @@ impl SharedAddresses {
         }
     }
 
-    /// Takes in that an address is shared until a timestamp (microseconds since the Unix epoch).
-    pub fn learn(&self, address: Address, until: i64) {
+    /// Takes in that an address is shared until a timestamp.
+    pub fn learn(&self, address: Address, until: Timestamp) {
         let watched = self.watched.get_or_insert_with(&address, || Ok::<_, ()>(Arc::default()));
         if let Ok(watched) = watched {
             let mut watched = watched.lock().unwrap_or_else(PoisonError::into_inner);
@@ -105,7 +107,7 @@ impl SharedAddresses {
 
     /// Whether many devices share an address now.
     #[must_use]
-    pub fn is_shared(&self, address: &Address, now: i64) -> bool {
+    pub fn is_shared(&self, address: &Address, now: Timestamp) -> bool {
         self.watched.peek(address).is_some_and(|watched| {
             watched.lock().unwrap_or_else(PoisonError::into_inner).is_shared(now)
         })
@@ -113,7 +115,7 @@ impl SharedAddresses {
 
     /// How many addresses are shared now.
     #[must_use]
-    pub fn count(&self, now: i64) -> usize {
+    pub fn count(&self, now: Timestamp) -> usize {
         let shared = |watched: &Mutex<Watched>| {
             watched.lock().unwrap_or_else(PoisonError::into_inner).is_shared(now)
         };
@@ -125,7 +127,7 @@ impl SharedAddresses {
 mod tests {
     use super::*;
 
-    const NOW: i64 = 1_800_000_000_000_000;
+    const NOW: Timestamp = Timestamp::constant(1_800_000_000, 0);
 
     fn address() -> Address {
         Address::of_peer("192.0.2.7").unwrap()
@@ -151,16 +153,18 @@ mod tests {
     #[test]
     fn devices_of_different_hours_do_not() {
         let shared = SharedAddresses::default();
-        for n in 0..100_i64 {
-            shared.logged_in(address(), &format!("d{n}"), NOW + n * WITHIN / 20);
-            assert!(!shared.is_shared(&address(), NOW + n * WITHIN / 20), "{n}");
+        for n in 0..100 {
+            let now = NOW + WITHIN * n / 20;
+            shared.logged_in(address(), &format!("d{n}"), now);
+            assert!(!shared.is_shared(&address(), now), "{n}");
         }
     }
 
     #[test]
-    fn what_others_found_counts_until_its_time_is_over() {
+    fn what_others_found_is_valid_until_its_time_is_over() {
         let shared = SharedAddresses::default();
-        shared.learn(address(), NOW + 5);
-        assert!(shared.is_shared(&address(), NOW) && !shared.is_shared(&address(), NOW + 5));
+        let end = NOW + SignedDuration::from_micros(5);
+        shared.learn(address(), end);
+        assert!(shared.is_shared(&address(), NOW) && !shared.is_shared(&address(), end));
     }
 }

@@ -15,37 +15,38 @@
 //!            └───┘
 //! ```
 //!
-//! Times are microseconds since the Unix epoch and passed in. A clock that is set back cannot lock for
+//! The present time is passed in. A clock that is set back cannot lock for
 //! longer: an end further away than the longest lock is invalid, and what is forgotten by that rule is
 //! dropped by whoever keeps the locks.
 
 use std::time::Duration;
 
-const SECOND: i64 = 1_000_000;
+use jiff::{SignedDuration, Timestamp};
+
+use crate::clock::saturating_add;
 
 /// The waits in seconds after the first, second … wrong guess; the last one stays.
 pub const DELAYS_SECONDS: [i64; 10] = [1, 3, 5, 10, 30, 60, 120, 300, 600, 900];
 
 /// The longest lock.
-pub const LONGEST: i64 = 900 * SECOND;
+pub const LONGEST: SignedDuration = SignedDuration::from_secs(900);
 
 /// How long wrong guesses are remembered after the last lock has ended.
-pub const MEMORY: i64 = 900 * SECOND;
+pub const MEMORY: SignedDuration = SignedDuration::from_secs(900);
 
 /// One softlock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Softlock {
     failures: u32,
-    locked_until: i64,
-    forgotten_at: i64,
+    locked_until: Timestamp,
+    forgotten_at: Timestamp,
 }
 
 impl Softlock {
-    /// One that another replica or an earlier process has counted; `locked_until` in microseconds
-    /// since the Unix epoch.
+    /// One that another replica or an earlier process has counted.
     #[must_use]
-    pub fn known(failures: u32, locked_until: i64) -> Self {
-        Self { failures, locked_until, forgotten_at: locked_until.saturating_add(MEMORY) }
+    pub fn known(failures: u32, locked_until: Timestamp) -> Self {
+        Self { failures, locked_until, forgotten_at: saturating_add(locked_until, MEMORY) }
     }
 
     /// Wrong guesses so far.
@@ -56,44 +57,43 @@ impl Softlock {
 
     /// How long guesses still have to wait; `None` when they need not.
     #[must_use]
-    pub fn left(&self, now: i64) -> Option<Duration> {
-        let left = self.locked_until.saturating_sub(now);
-        if !(1..=LONGEST).contains(&left) {
-            return None;
-        }
-        u64::try_from(left).ok().map(Duration::from_micros)
+    pub fn left(&self, now: Timestamp) -> Option<Duration> {
+        let left = self.locked_until.duration_since(now);
+        (left.is_positive() && left <= LONGEST).then(|| left.unsigned_abs())
     }
 
     /// Whether nothing of it matters any more.
     #[must_use]
-    pub fn is_forgotten(&self, now: i64) -> bool {
-        !(1..=LONGEST + MEMORY).contains(&self.forgotten_at.saturating_sub(now))
+    pub fn is_forgotten(&self, now: Timestamp) -> bool {
+        let left = self.forgotten_at.duration_since(now);
+        !left.is_positive() || left > LONGEST + MEMORY
     }
 
     /// When it is forgotten without another wrong guess.
     #[must_use]
-    pub fn forgotten_at(&self) -> i64 {
+    pub fn forgotten_at(&self) -> Timestamp {
         self.forgotten_at
     }
 
     /// Counts a wrong guess; the first `free` ones lock nothing. Returns the lock that begins.
-    pub fn failed(&mut self, free: u32, now: i64) -> Option<Duration> {
+    pub fn failed(&mut self, free: u32, now: Timestamp) -> Option<Duration> {
         if self.is_forgotten(now) {
             *self = Self::default();
         }
         self.failures = self.failures.saturating_add(1);
         let counted = usize::try_from(self.failures.saturating_sub(free)).unwrap_or(usize::MAX);
-        let delay = counted.checked_sub(1).and_then(|over| {
-            DELAYS_SECONDS.get(over).or(DELAYS_SECONDS.last()).map(|seconds| seconds * SECOND)
-        });
+        let delay = counted
+            .checked_sub(1)
+            .and_then(|over| DELAYS_SECONDS.get(over).or(DELAYS_SECONDS.last()).copied());
+        let delay = delay.map(SignedDuration::from_secs);
         let held = if self.left(now).is_some() { self.locked_until } else { now };
-        self.locked_until = held.max(now.saturating_add(delay.unwrap_or(0)));
-        self.forgotten_at = self.locked_until.saturating_add(MEMORY);
+        self.locked_until = held.max(saturating_add(now, delay.unwrap_or_default()));
+        self.forgotten_at = saturating_add(self.locked_until, MEMORY);
         delay.and_then(|_| self.left(now))
     }
 
     /// Takes in what another replica counted: the stricter of both holds.
-    pub fn merge(&mut self, other: Self, now: i64) {
+    pub fn merge(&mut self, other: Self, now: Timestamp) {
         if self.is_forgotten(now) {
             *self = other;
             return;
@@ -112,7 +112,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const NOW: i64 = 1_800_000_000 * SECOND;
+    const NOW: Timestamp = Timestamp::constant(1_800_000_000, 0);
+    const SECOND: SignedDuration = SignedDuration::from_secs(1);
+    const MICROSECOND: SignedDuration = SignedDuration::from_micros(1);
+
+    fn seconds(count: i64) -> SignedDuration {
+        SignedDuration::from_secs(count)
+    }
 
     #[test]
     fn the_waits_grow_to_a_quarter_of_an_hour_and_no_further() {
@@ -121,8 +127,8 @@ mod tests {
             assert_eq!(lock.left(now), None);
             let wait = lock.failed(0, now).unwrap();
             assert_eq!(i64::try_from(wait.as_secs()).unwrap(), *expected);
-            assert!(lock.left(now + expected * SECOND - 1).is_some());
-            now += expected * SECOND;
+            assert!(lock.left(now + seconds(*expected) - MICROSECOND).is_some());
+            now += seconds(*expected);
         }
     }
 
@@ -141,9 +147,9 @@ mod tests {
         let mut lock = Softlock::default();
         lock.failed(0, NOW);
         lock.failed(0, NOW + SECOND);
-        assert!(!lock.is_forgotten(NOW + 4 * SECOND + MEMORY - 1));
-        assert!(lock.is_forgotten(NOW + 4 * SECOND + MEMORY));
-        lock.failed(0, NOW + 4 * SECOND + MEMORY);
+        assert!(!lock.is_forgotten(NOW + seconds(4) + MEMORY - MICROSECOND));
+        assert!(lock.is_forgotten(NOW + seconds(4) + MEMORY));
+        lock.failed(0, NOW + seconds(4) + MEMORY);
         assert_eq!(lock.failures(), 1);
     }
 
@@ -160,7 +166,7 @@ mod tests {
             let (mut lock, mut now, mut last) = (Softlock::default(), NOW, None::<Duration>);
             let mut went_back = false;
             for (step, wrong) in steps {
-                now += step * SECOND;
+                now += seconds(step);
                 went_back |= step < 0;
                 if wrong {
                     let before = lock.failures();
@@ -184,8 +190,8 @@ mod tests {
         /// Replicas that hear of each other end with the same, whatever the order.
         #[test]
         fn merging_has_no_order(a in 0..12_u32, b in 0..12_u32, ends in (0..900_i64, 0..900_i64)) {
-            let one = Softlock::known(a, NOW + ends.0 * SECOND);
-            let other = Softlock::known(b, NOW + ends.1 * SECOND);
+            let one = Softlock::known(a, NOW + seconds(ends.0));
+            let other = Softlock::known(b, NOW + seconds(ends.1));
             let (mut left, mut right) = (one, other);
             left.merge(other, NOW);
             right.merge(one, NOW);

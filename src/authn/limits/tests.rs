@@ -1,10 +1,11 @@
 use super::softlock::DELAYS_SECONDS;
 use super::*;
 use crate::registry::locks::{LockNotice, LockRow, LockScope};
+use jiff::SignedDuration;
 use proptest::prelude::*;
 
-const NOW: i64 = 1_800_000_000 * SECOND;
-const SECOND: i64 = 1_000_000;
+const NOW: Timestamp = Timestamp::constant(1_800_000_000, 0);
+const SECOND: SignedDuration = SignedDuration::from_secs(1);
 
 fn limits_with(exempt: &[&str]) -> Limits {
     let exempt = exempt.iter().map(|network| network.parse().unwrap()).collect();
@@ -29,7 +30,7 @@ impl Try {
     }
 
     /// Whether it is hashed; it is wrong if so.
-    fn is_hashed(&self, limits: &Limits, now: i64) -> bool {
+    fn is_hashed(&self, limits: &Limits, now: Timestamp) -> bool {
         let hashed = matches!(limits.admit(&self.guess(), now), Admission::Hash(_));
         if hashed {
             limits.failed(&self.guess(), now);
@@ -46,10 +47,11 @@ fn guesses_at_one_device_from_one_address_wait_longer_and_longer() {
         digest += 1;
         guess("d", "192.0.2.7", digest)
     };
-    for delay in DELAYS_SECONDS {
+    for delay in DELAYS_SECONDS.map(SignedDuration::from_secs) {
         assert!(next().is_hashed(&limits, now));
-        assert!(!next().is_hashed(&limits, now + delay * SECOND - 1), "{delay}");
-        now += delay * SECOND;
+        let early = now + delay - SignedDuration::from_micros(1);
+        assert!(!next().is_hashed(&limits, early), "{delay}");
+        now += delay;
     }
     assert!(next().is_hashed(&limits, now));
     // Neither another device there nor this device elsewhere is touched.
@@ -65,7 +67,7 @@ fn the_same_wrong_password_again_is_no_new_guess() {
     // Ten clients, every second, for ten minutes.
     for second in 0..600 {
         for _ in 0..10 {
-            let admission = limits.admit(&saved.guess(), NOW + second * SECOND);
+            let admission = limits.admit(&saved.guess(), NOW + SECOND * second);
             assert!(matches!(admission, Admission::KnownWrong));
         }
     }
@@ -111,12 +113,12 @@ fn an_address_that_tries_many_names_waits_unless_many_devices_share_it() {
 #[test]
 fn all_addresses_together_have_a_rate_a_device_and_lock_nothing() {
     let limits = limits();
-    let from = |n: i64, now| {
+    let from = |n: i32, now| {
         let address = format!("10.{}.{}.{}", n / 65536, n / 256 % 256, n % 256);
         guess("d", &address, 1).is_hashed(&limits, now)
     };
     assert_eq!((0..1000).filter(|n| from(*n, NOW)).count(), 20);
-    let later = (0..1000).filter(|n| from(1000 + n, NOW + n * 60 * SECOND / 1000)).count();
+    let later = (0..1000).filter(|n| from(1000 + n, NOW + SECOND * 60 * *n / 1000)).count();
     assert_eq!(later, 9, "ten a minute from then on");
     assert!(guess("other", "10.0.0.1", 1).is_hashed(&limits, NOW));
     // Without an address there is only the rate.
@@ -143,13 +145,13 @@ fn limits_can_be_off() {
 
 #[test]
 fn a_full_table_gives_up_what_would_be_forgotten_first() {
-    let mut map: HashMap<u32, i64> = (0..100).map(|n| (n, NOW + i64::from(n))).collect();
-    make_room(&mut map, 100, |at| *at, NOW + 10);
+    let mut map: HashMap<i32, Timestamp> = (0..100).map(|n| (n, NOW + SECOND * n)).collect();
+    make_room(&mut map, 100, |at| *at, NOW + SECOND * 10);
     assert_eq!(map.len(), 75);
-    assert!(map.values().all(|at| *at >= NOW + 25));
-    make_room(&mut map, 100, |at| *at, NOW + 90);
+    assert!(map.values().all(|at| *at >= NOW + SECOND * 25));
+    make_room(&mut map, 100, |at| *at, NOW + SECOND * 90);
     assert_eq!(map.len(), 75, "there is room");
-    let mut same: HashMap<u32, i64> = (0..100).map(|n| (n, NOW + 5)).collect();
+    let mut same: HashMap<i32, Timestamp> = (0..100).map(|n| (n, NOW + SECOND * 5)).collect();
     make_room(&mut same, 100, |at| *at, NOW);
     assert!(same.len() < 100);
 }
@@ -162,12 +164,12 @@ proptest! {
     /// a quarter of an hour.
     #[test]
     fn nobody_is_kept_out_from_elsewhere(
-        guesses in prop::collection::vec((0..3_u8, 0..4_u8, any::<u64>(), 0..30_i64), 1..200),
+        guesses in prop::collection::vec((0..3_u8, 0..4_u8, any::<u64>(), 0..30_i32), 1..200),
     ) {
         let limits = limits();
         let mut now = NOW;
         for (name, address, digest, wait) in guesses {
-            now += wait * SECOND;
+            now += SECOND * wait;
             guess(&format!("d{name}"), &format!("10.0.0.{address}"), digest).is_hashed(&limits, now);
         }
         for name in 0..3 {
@@ -188,11 +190,11 @@ fn key(name: Option<&str>, address: &str) -> LockKey {
 fn what_one_replica_counts_holds_on_the_other() {
     let (one, other) = (limits(), limits());
     for (digest, delay) in [(1, 0), (2, 1), (3, 4)] {
-        assert!(guess("d", "192.0.2.7", digest).is_hashed(&one, NOW + delay * SECOND));
+        assert!(guess("d", "192.0.2.7", digest).is_hashed(&one, NOW + SECOND * delay));
     }
-    let now = NOW + 4 * SECOND;
+    let now = NOW + SECOND * 4;
     let outgoing = one.outgoing(10, now);
-    let due = LockRow { key: key(Some("d"), "192.0.2.7"), failures: 3, left_micros: 5 * SECOND };
+    let due = LockRow { key: key(Some("d"), "192.0.2.7"), failures: 3, left: SECOND * 5 };
     assert_eq!(outgoing.locks, [due]);
     one.written(&outgoing);
     assert!(one.outgoing(10, now).changes.is_empty());
@@ -202,13 +204,13 @@ fn what_one_replica_counts_holds_on_the_other() {
     }
     assert_eq!((one.locked(now), other.locked(now)), ((1, 0), (1, 0)));
     assert!(!guess("d", "192.0.2.7", 4).is_hashed(&other, now));
-    assert!(guess("d", "192.0.2.7", 4).is_hashed(&other, now + 5 * SECOND));
-    assert_eq!(other.outgoing(10, now + 5 * SECOND).locks[0].failures, 4, "it counts on");
+    assert!(guess("d", "192.0.2.7", 4).is_hashed(&other, now + SECOND * 5));
+    assert_eq!(other.outgoing(10, now + SECOND * 5).locks[0].failures, 4, "it counts on");
     // A right password on one ends it on the other.
     one.succeeded(&guess("d", "192.0.2.7", 9).guess(), now);
     assert_eq!(one.outgoing(10, now).ended, [key(Some("d"), "192.0.2.7")]);
     other.heard(&LockNotice::Ended(key(Some("d"), "192.0.2.7")), now);
-    assert_eq!(other.locked(now + 5 * SECOND), (0, 0));
+    assert_eq!(other.locked(now + SECOND * 5), (0, 0));
 }
 
 #[test]
@@ -254,11 +256,11 @@ fn clearing_reaches_what_it_names() {
 #[test]
 fn a_row_from_a_hand_cannot_lock_for_longer() {
     let limits = limits();
-    let row = |left_micros| LockRow { key: key(Some("d"), "192.0.2.7"), failures: 99, left_micros };
-    limits.load(&[row(i64::MAX)], &[], NOW);
+    let row = |left| LockRow { key: key(Some("d"), "192.0.2.7"), failures: 99, left };
+    limits.load(&[row(SignedDuration::MAX)], &[], NOW);
     assert_eq!(limits.locked(NOW), (1, 0));
     assert_eq!(limits.locked(NOW + softlock::LONGEST), (0, 0));
-    limits.heard(&LockNotice::Lock(row(i64::MIN)), NOW);
+    limits.heard(&LockNotice::Lock(row(SignedDuration::MIN)), NOW);
     limits.tidy(NOW + softlock::LONGEST + softlock::MEMORY);
     assert!(limits.memory().pairs.is_empty());
 }

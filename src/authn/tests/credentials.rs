@@ -2,8 +2,6 @@
 
 use super::*;
 
-const SECOND: i64 = 1_000_000;
-
 #[tokio::test]
 async fn a_device_with_its_secret_or_password_is_allowed() {
     let authenticator = authenticator();
@@ -18,16 +16,10 @@ async fn a_device_with_its_secret_or_password_is_allowed() {
 }
 
 #[tokio::test]
-async fn several_credentials_count_side_by_side() {
+async fn several_credentials_are_valid_side_by_side() {
     let authenticator = authenticator();
-    let old = from_until(chosen("old"), i64::MIN, NOW + 60 * SECOND);
-    let rotation = || {
-        vec![
-            secret("machine"),
-            from_until(chosen("old"), i64::MIN, old.validity.expires_at),
-            chosen("new"),
-        ]
-    };
+    let old = || expiring(chosen("old"), NOW + seconds(60));
+    let rotation = || vec![secret("machine"), old(), chosen("new")];
     for (password, expected) in [
         ("machine", Ok(None)),
         ("old", Ok(Some(NOW_SECONDS + 60))),
@@ -93,22 +85,30 @@ async fn a_service_opens_several_clients_and_a_device_its_own_id() {
 }
 
 #[tokio::test]
-async fn a_credential_counts_within_its_validity_only() {
+async fn a_credential_is_valid_within_its_validity_only() {
     let authenticator = authenticator();
-    for (not_before, expires_at, expected) in [
-        (NOW, i64::MAX, Ok(None)),
-        (NOW + 1, i64::MAX, Err(Refusal::ExpiredCredential)),
-        (i64::MIN, NOW, Err(Refusal::ExpiredCredential)),
-        // It ends within this very second: EMQX would get a moment that is not in the future.
-        (i64::MIN, NOW + 1, Err(Refusal::ExpiredCredential)),
-        (i64::MIN, NOW + SECOND / 2, Ok(Some(NOW_SECONDS + 1))),
-        (i64::MIN, NOW + SECOND + SECOND / 4, Ok(Some(NOW_SECONDS + 1))),
-        (i64::MIN, NOW + 5000 * 365 * 86_400 * SECOND / 10, Ok(None)),
-    ] {
-        for credential in [secret("s"), chosen("s")] {
-            let bounded = from_until(credential, not_before, expires_at);
+    let microsecond = SignedDuration::from_micros(1);
+    let half = SignedDuration::from_millis(500);
+    let centuries = SignedDuration::from_hours(500 * 365 * 24);
+    for credential in [secret as fn(&str) -> _, chosen] {
+        for (start, expected) in
+            [(NOW, Ok(None)), (NOW + microsecond, Err(Refusal::ExpiredCredential))]
+        {
+            let bounded = beginning(credential("s"), start);
             let decision = decide(&authenticator, device(vec![bounded]), login("s")).await;
-            assert_eq!(decision, expected, "{not_before} {expires_at}");
+            assert_eq!(decision, expected, "{start}");
+        }
+        for (end, expected) in [
+            (NOW, Err(Refusal::ExpiredCredential)),
+            // It ends within this very second: EMQX would get an end that is not in the future.
+            (NOW + microsecond, Err(Refusal::ExpiredCredential)),
+            (NOW + half, Ok(Some(NOW_SECONDS + 1))),
+            (NOW + seconds(1) + half / 2, Ok(Some(NOW_SECONDS + 1))),
+            (NOW + centuries, Ok(None)),
+        ] {
+            let bounded = expiring(credential("s"), end);
+            let decision = decide(&authenticator, device(vec![bounded]), login("s")).await;
+            assert_eq!(decision, expected, "{end}");
         }
     }
 }
@@ -122,11 +122,7 @@ async fn refusals_tell_the_operator_what_is_missing() {
         (vec![token_row()], login("s"), Refusal::WrongCredential),
         (vec![required()], login(""), Refusal::CertificateRequired),
         (vec![required()], with_certificate("s", "cn"), Refusal::WrongCredential),
-        (
-            vec![from_until(required(), 0, 1)],
-            with_certificate("", "cn"),
-            Refusal::ExpiredCredential,
-        ),
+        (vec![outdated(required())], with_certificate("", "cn"), Refusal::ExpiredCredential),
         (vec![secret("s"), required()], login("x"), Refusal::CertificateRequired),
     ] {
         let decision = decide(&authenticator, device(credentials), login).await;
@@ -143,7 +139,7 @@ async fn a_certificate_may_be_enough_whatever_the_password() {
         let login = with_certificate(password, "thermo-1.lab");
         assert_eq!(decide(&authenticator, device(credentials), login).await, Ok(None));
     }
-    let ending = from_until(alone(), i64::MIN, NOW + 10 * SECOND);
+    let ending = expiring(alone(), NOW + seconds(10));
     let login = with_certificate("", "thermo-1.lab");
     assert_eq!(
         decide(&authenticator, device(vec![ending]), login).await,
@@ -184,7 +180,7 @@ async fn a_required_certificate_is_needed_beside_every_other_credential() {
 #[tokio::test]
 async fn an_expired_required_certificate_is_still_required() {
     let authenticator = authenticator();
-    let expired = || from_until(certificate("cn", CertificateUse::Required), 0, NOW - 1);
+    let expired = || outdated(certificate("cn", CertificateUse::Required));
     let own = || device(vec![secret("s3cret"), expired()]);
     let shown = decide(&authenticator, own(), with_certificate("s3cret", "cn")).await;
     assert_eq!(shown, Err(Refusal::ExpiredCredential));
@@ -198,8 +194,8 @@ async fn the_earliest_end_of_what_was_used_ends_the_session() {
     let credentials = |secret_end: i64, certificate_end: i64| {
         let required = certificate("cn", CertificateUse::Required);
         vec![
-            from_until(secret("s"), i64::MIN, NOW + secret_end * SECOND),
-            from_until(required, i64::MIN, NOW + certificate_end * SECOND),
+            expiring(secret("s"), NOW + seconds(secret_end)),
+            expiring(required, NOW + seconds(certificate_end)),
         ]
     };
     for (secret_end, certificate_end, earliest) in [(10, 20, 10), (20, 10, 10)] {
@@ -225,19 +221,21 @@ async fn a_device_that_accepts_tokens_is_allowed_by_its_own() {
 }
 
 #[tokio::test]
-async fn a_token_counts_only_if_it_was_issued_after_the_credential() {
+async fn a_token_is_valid_only_if_it_was_issued_after_the_credential() {
     let authenticator = authenticator();
-    let row = |not_before, expires_at| from_until(token_row(), not_before, expires_at);
-    let issued_at = (NOW_SECONDS - 50) * SECOND;
+    let issued_at = Timestamp::from_second(NOW_SECONDS - 50).unwrap();
     let own = issued("thermo-1", NOW_SECONDS - 50);
-    for (not_before, expires_at, expected) in [
-        (issued_at, i64::MAX, Ok(Some(NOW_SECONDS + 50))),
-        (issued_at + 1, i64::MAX, Err(Refusal::TokenRevoked)),
-        (0, NOW, Err(Refusal::TokenRevoked)),
-        (0, NOW + 10 * SECOND, Ok(Some(NOW_SECONDS + 10))),
+    let early = || beginning(token_row(), Timestamp::UNIX_EPOCH);
+    for (row, expected) in [
+        (beginning(token_row(), issued_at), Ok(Some(NOW_SECONDS + 50))),
+        (
+            beginning(token_row(), issued_at + SignedDuration::from_micros(1)),
+            Err(Refusal::TokenRevoked),
+        ),
+        (expiring(early(), NOW), Err(Refusal::TokenRevoked)),
+        (expiring(early(), NOW + seconds(10)), Ok(Some(NOW_SECONDS + 10))),
     ] {
-        let device = device(vec![row(not_before, expires_at)]);
-        assert_eq!(decide(&authenticator, device, login(&own)).await, expected);
+        assert_eq!(decide(&authenticator, device(vec![row]), login(&own)).await, expected);
     }
 }
 
@@ -253,20 +251,20 @@ async fn a_password_in_the_shape_of_a_token_is_only_a_token() {
 
 /// A token that ends 100 seconds after it was issued.
 fn issued(device: &str, issued_at: i64) -> String {
-    token::issue(&signing_key(), "fleetgate", device, issued_at, issued_at + 100).unwrap()
+    let issued_at = Timestamp::from_second(issued_at).unwrap();
+    token::issue(&signing_key(), "fleetgate", device, issued_at, issued_at + seconds(100)).unwrap()
 }
 
 #[tokio::test]
 async fn a_session_ends_with_its_credential_or_when_it_lasted_long_enough() {
     let authenticator = authenticator().with_max_session(Some(Duration::from_millis(60_900)));
-    for (expires_at, expected) in [
-        (i64::MAX, Ok(Some(NOW_SECONDS + 60))),
-        (NOW + 61 * SECOND, Ok(Some(NOW_SECONDS + 60))),
-        (NOW + 59 * SECOND, Ok(Some(NOW_SECONDS + 59))),
-        (NOW, Err(Refusal::ExpiredCredential)),
+    for (credential, expected) in [
+        (secret("s"), Ok(Some(NOW_SECONDS + 60))),
+        (expiring(secret("s"), NOW + seconds(61)), Ok(Some(NOW_SECONDS + 60))),
+        (expiring(secret("s"), NOW + seconds(59)), Ok(Some(NOW_SECONDS + 59))),
+        (expiring(secret("s"), NOW), Err(Refusal::ExpiredCredential)),
     ] {
-        let bounded = from_until(secret("s"), i64::MIN, expires_at);
-        let decision = decide(&authenticator, device(vec![bounded]), login("s")).await;
-        assert_eq!(decision, expected, "{expires_at}");
+        let decision = decide(&authenticator, device(vec![credential]), login("s")).await;
+        assert_eq!(decision, expected);
     }
 }

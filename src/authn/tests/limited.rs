@@ -18,7 +18,7 @@ async fn a_wrong_chosen_password_makes_further_ones_wait() {
     assert_eq!(asked(&authenticator, own(), login("right")).await, Err(Refusal::TooManyGuesses));
     // What nobody can guess never waits.
     assert_eq!(asked(&authenticator, own(), login("generated")).await, Ok(None));
-    let token = token::issue(&signing_key(), "fleetgate", "thermo-1", NOW_SECONDS, NOW_SECONDS + 9);
+    let token = token::issue(&signing_key(), "fleetgate", "thermo-1", NOW, NOW + seconds(9));
     assert!(asked(&authenticator, own(), login(&token.unwrap())).await.is_ok());
     let alone = device(vec![chosen("right"), certificate("cn", CertificateUse::Alone)]);
     assert_eq!(asked(&authenticator, Some(alone), with_certificate("", "cn")).await, Ok(None));
@@ -36,7 +36,7 @@ async fn a_name_that_nobody_has_is_limited_like_a_device() {
         let authenticator = authenticator_of(8, true);
         let own = |credentials| DeviceRecord { name: name.parse().unwrap(), ..device(credentials) };
         let credentials = || {
-            let looks = authenticator.decoys.of(&name).iter().filter_map(Credential::hash);
+            let looks = authenticator.verifier.decoys.of(&name).iter().filter_map(Credential::hash);
             let like = |hash: &PasswordHash| match hash.is_minimum_cost() {
                 true => secret("right"),
                 false => chosen("right"),
@@ -52,7 +52,7 @@ async fn a_name_that_nobody_has_is_limited_like_a_device() {
             &|| Some(own(vec![])),
         ] {
             let authenticator = authenticator_of(8, true);
-            let metrics = authenticator.hash_threads.metrics();
+            let metrics = authenticator.verifier.hash_threads.metrics();
             let mut hashed = Vec::new();
             for password in ["a", "a", "b", "c", "right", "a", ""] {
                 let login = Login { user_name: &name, client_id: "foreign", ..login(password) };
@@ -84,5 +84,5 @@ async fn a_name_that_no_device_can_have_is_worth_no_hash() {
         let login = Login { user_name: &name, client_id: &name, ..login("x") };
         assert_eq!(asked(&authenticator, None, login).await, Err(Refusal::UnknownDevice));
     }
-    assert_eq!(authenticator.hash_threads.metrics().duration.get_sample_count(), 0);
+    assert_eq!(authenticator.verifier.hash_threads.metrics().duration.get_sample_count(), 0);
 }

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 
 /// Hashes computed so far: on the spot, and on the hash threads.
 fn hashes(authenticator: &Authenticator) -> (u64, u64) {
-    let metrics = authenticator.hash_threads.metrics();
+    let metrics = authenticator.verifier.hash_threads.metrics();
     (metrics.generated.get(), metrics.duration.get_sample_count())
 }
 
@@ -80,7 +80,7 @@ async fn a_name_without_usable_password_costs_what_the_unknown_name_costs() {
             vec![],
             vec![token_row()],
             vec![certificate("cn", CertificateUse::Alone)],
-            vec![from_until(secret("wrong"), 0, 1)],
+            vec![outdated(secret("wrong"))],
         ] {
             let named = DeviceRecord { name: name.parse().unwrap(), ..device(credentials) };
             assert_eq!(cost(&authenticator, Some(named), asked("wrong")).await, unknown);
@@ -93,8 +93,7 @@ async fn a_name_without_usable_password_costs_what_the_unknown_name_costs() {
 #[tokio::test]
 async fn tokens_cost_no_hash_for_anybody() {
     let authenticator = authenticator();
-    let token =
-        token::issue(&signing_key(), "fleetgate", "x", NOW_SECONDS, NOW_SECONDS + 1).unwrap();
+    let token = token::issue(&signing_key(), "fleetgate", "x", NOW, NOW + seconds(1)).unwrap();
     for record in [None, Some(device(vec![chosen("s")])), Some(device(vec![token_row()]))] {
         assert_eq!(cost(&authenticator, record, login(&token)).await, (0, 0));
     }
@@ -112,7 +111,7 @@ async fn the_second_login_with_a_chosen_password_costs_no_hash() {
     let changed = Credential { proof: Proof::Password(other), ..chosen("right") };
     assert_eq!(cost(&authenticator, Some(device(vec![changed])), login("right")).await, (0, 1));
     // A hit does not outlive the credential.
-    let expired = device(vec![from_until(chosen("right"), 0, 1)]);
+    let expired = device(vec![outdated(chosen("right"))]);
     let decision = decide(&authenticator, expired, login("right")).await;
     assert_eq!(decision, Err(Refusal::ExpiredCredential));
 }
@@ -155,7 +154,7 @@ async fn a_storm_is_shed_and_does_not_stop_generated_secrets() {
     let authenticator = authenticator_with(0);
     let stormy = authenticator.decide(Some(Arc::new(device(vec![chosen("x")]))), &login("x")).await;
     assert!(matches!(stormy, Err(LoginError::Overloaded)));
-    assert_eq!(authenticator.hash_threads.metrics().shed.get(), 1);
+    assert_eq!(authenticator.verifier.hash_threads.metrics().shed.get(), 1);
     assert_eq!(decide(&authenticator, device(vec![secret("s")]), login("s")).await, Ok(None));
     // A name that nobody has is shed like one that somebody has.
     let mut outcomes = HashSet::new();
@@ -194,7 +193,7 @@ fn looks(
 }
 
 #[tokio::test]
-async fn a_change_while_the_password_is_hashed_counts() {
+async fn a_change_while_the_password_is_hashed_decides() {
     let authenticator = authenticator();
     let own = || device(vec![chosen("right")]);
     for (then, expected) in [
@@ -207,7 +206,8 @@ async fn a_change_while_the_password_is_hashed_counts() {
         let look = looks(vec![Some(own()), then]);
         let unchanged_since = |look| look == 1;
         let login = login("right");
-        let decision = authenticator.login_by(look, unchanged_since, &login).await.unwrap();
+        let decision =
+            authenticator.decide_until_unchanged(look, unchanged_since, &login).await.unwrap();
         assert_eq!(answer(decision), expected);
     }
 }
@@ -216,6 +216,6 @@ async fn a_change_while_the_password_is_hashed_counts() {
 async fn a_device_that_never_settles_is_a_failure() {
     let authenticator = authenticator();
     let look = async || Ok(((), Some(Arc::new(device(vec![secret("s")])))));
-    let decision = authenticator.login_by(look, |()| false, &login("s")).await;
+    let decision = authenticator.decide_until_unchanged(look, |()| false, &login("s")).await;
     assert!(matches!(decision, Err(LoginError::Unsettled)));
 }

@@ -1,9 +1,10 @@
 //! The parts of a token as they are written.
 
 use base64ct::{Base64UrlUnpadded, Encoding};
+use jiff::Timestamp;
 use serde::Deserialize;
 
-/// Latest moment that a claim may name, in Unix seconds: the end of the year 9999.
+/// Latest date that a claim may name, in Unix seconds: the end of the year 9999.
 pub(super) const LAST_SECOND: i64 = 253_402_300_799;
 
 /// The parts of the header that decide something.
@@ -56,16 +57,10 @@ impl Audience {
     }
 }
 
-/// RFC 7519 §2: seconds, possibly with a fraction, which is cut off. Unix seconds from 1970 to 9999.
+/// RFC 7519 §2: seconds, possibly with a fraction, which is cut off; from 1970 to 9999.
 #[derive(Deserialize)]
 #[serde(try_from = "serde_json::Number")]
-pub(super) struct NumericDate(pub(super) i64);
-
-impl NumericDate {
-    pub(super) fn micros(&self) -> i64 {
-        self.0.saturating_mul(1_000_000)
-    }
-}
+pub(super) struct NumericDate(pub(super) Timestamp);
 
 impl TryFrom<serde_json::Number> for NumericDate {
     type Error = &'static str;
@@ -77,6 +72,8 @@ impl TryFrom<serde_json::Number> for NumericDate {
             || number.as_f64().filter(|date| date.is_finite()).map(|date| date.floor() as i64);
         let seconds = number.as_i64().or_else(fraction);
         let seconds = seconds.filter(|seconds| (0..=LAST_SECOND).contains(seconds));
-        seconds.map(Self).ok_or("a date is out of range")
+        let seconds = seconds.ok_or("a date is out of range")?;
+        // A `Timestamp` ends a day before the year 9999 does.
+        Ok(Self(Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX)))
     }
 }

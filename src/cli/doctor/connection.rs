@@ -101,12 +101,12 @@ async fn server_version(client: &Client) -> Result<Finding, RegistryError> {
 
 /// The database's answer lies somewhere between question and answer: half of that is uncertain.
 async fn clock_skew(client: &Client, clock: &Clock) -> Result<Finding, RegistryError> {
-    let asked = clock.now_micros();
+    let asked = clock.now().as_microsecond();
     let row = client
         .query_one("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint", &[])
         .await
         .map_err(RegistryError::on(CLOCK))?;
-    let answered = clock.now_micros();
+    let answered = clock.now().as_microsecond();
     let (database, middle): (i64, i64) = (row.get(0), asked + (answered - asked) / 2);
     Ok(skew(middle - database, answered - asked))
 }

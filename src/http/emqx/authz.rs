@@ -7,7 +7,7 @@ use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Deserialize;
 
-use crate::authz::Question;
+use crate::authz::{AccessRequest, Decision};
 use crate::domain::acl::Action;
 use crate::http::Gate;
 use crate::http::connections::Passage;
@@ -53,12 +53,12 @@ async fn answer(gate: &Gate, body: &[u8]) -> Answer {
         Ok(request) => request,
         Err(error) => return Answer::malformed("EMQX's HTTP authorizer", &error),
     };
-    match gate.authorizer.decide(&question(&request)).await {
-        Ok(Ok(())) => {
+    match gate.authorizer.authorize(&access_request(&request)).await {
+        Ok(Decision::Allow) => {
             tracing::debug!(device = ?request.username, topic = ?request.topic, "allowed");
             Answer::allow()
         }
-        Ok(Err(refusal)) => {
+        Ok(Decision::Deny(refusal)) => {
             tracing::debug!(device = ?request.username, action = ?request.action, topic = ?request.topic, reason = refusal.label(), "refused an action");
             gate.metrics.authz.refused(refusal.label());
             Answer::deny()
@@ -67,8 +67,8 @@ async fn answer(gate: &Gate, body: &[u8]) -> Answer {
     }
 }
 
-fn question<'a>(request: &'a AuthzRequest<'a>) -> Question<'a> {
-    Question {
+fn access_request<'a>(request: &'a AuthzRequest<'a>) -> AccessRequest<'a> {
+    AccessRequest {
         user_name: &request.username,
         action: match &*request.action {
             "publish" => Some(Action::Publish),

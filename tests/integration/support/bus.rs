@@ -7,7 +7,7 @@ use super::fleet::Fleet;
 
 /// The time now, in ms since 1970.
 pub(crate) fn now() -> i64 {
-    Clock::System.now_micros() / 1000
+    Clock::System.now().as_millisecond()
 }
 
 pub(crate) fn connected(client_id: &str, name: &str, connected_at: i64) -> Value {

@@ -7,6 +7,7 @@
 
 use std::borrow::Cow;
 
+use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::authn::Allowed;
@@ -49,7 +50,7 @@ impl<'a> Allow<'a> {
                 device: device.name.as_str(),
                 kind: device.kind.as_str(),
             },
-            expire_at: allowed.expires_at,
+            expire_at: allowed.expires_at.map(Timestamp::as_second),
             acl: with_acl.then(|| allow_rules(&device.rights).map(Rule::from).collect()),
         }
     }
@@ -90,6 +91,7 @@ mod tests {
             credentials: Box::default(),
             rights,
         };
+        let expires_at = expires_at.map(|end| Timestamp::from_second(end).unwrap());
         Allowed { device: Arc::new(device), expires_at }
     }
 
