@@ -13,17 +13,18 @@
 //!
 //! # Design
 //! ```text
-//! take() ─► appraise: whose, what does it change? ─► queue ─► writers: gather ─► batch ─► COMMIT
-//!   ▲        (device cache, schema cache)                                                   │
-//!   └───────────────────────────── one answer a caller ─────────────────────────────────────┘
+//! take() ─► classify: whose, what does it change? ─► queue ─► writer: batches ─► COMMIT
+//!   ▲        (device cache, schema cache)                                          │
+//!   └───────────────────────────── one answer a caller ────────────────────────────┘
 //! ```
 //! `ingest.writers` batches are under way at most, and batches grow with the load by themselves. A batch
 //! takes what waits, up to `ingest.batch`; if many callers were just answered, it waits `ingest.linger`
-//! at most for them to be back. Another begins beside it if that is worth a transaction, or if the first
-//! is held up ([`gather`]). A batch is *one statement*, so one round trip and one transaction, which picks
+//! at most for them to be back. Another begins beside it if enough wait to be worth a transaction, or if the
+//! first takes so long that something must hold it up, such as a lock on one device, that need not hold up
+//! the others. So a few dozen callers share one transaction at a time; hundreds fill several. A batch is *one statement*, so one round trip and one transaction, which picks
 //! what is newest of each client id and device (`registry::events`).
 //!
-//! Writers, like replicas, need not know of one another: the order is in the data (2), and rows are
+//! Batches, like replicas, need not know of one another: the order is in the data (2), and rows are
 //! locked in one order: devices by id, sessions by client id, states by device id.
 //!
 //! A batch that PostgreSQL refuses for its data (SQLSTATE class 22 or 23) is halved and each half
@@ -40,20 +41,17 @@
 //! - *A caller goes away while its event waits*: it is written all the same.
 //! - *COMMIT happened but its answer was lost*: callers are told "not now"; the events come again and
 //!   change nothing (2).
-//! - *A device or its bindings change between appraisal and write*: the event counts as it was when
+//! - *A device or its bindings change between classification and write*: the event counts as it was when
 //!   it arrived. A device deleted meanwhile is skipped in SQL; one deleted *within* the statement
 //!   breaks a foreign key, and halving the batch comes round to it again.
 //! - *A schema changes meanwhile*: the value was judged by the newest schema heard of on arrival.
-//! - *Shutdown*: the writers end after the HTTP side is silent, and write what is still queued.
+//! - *Shutdown*: the writer ends after the HTTP side is silent, and writes what is still queued.
 //! - *Two batches under way have news of one device*: the second waits for the first's commit and
 //!   compares with what it wrote.
-//! - *A writer panics*: all of them are one task. Every waiting caller is told "not now" and the service
+//! - *The writer panics*: all batches under way are one task. Every waiting caller is told "not now" and the service
 //!   stops.
 
-mod appraise;
-mod batch;
-mod gather;
-mod oldest;
+mod classify;
 mod queue;
 mod slow;
 mod writer;
@@ -74,10 +72,9 @@ use crate::registry::presence::SessionMove;
 use crate::registry::reports::DeviceNews;
 use crate::registry::schemas::SchemaCache;
 
-use oldest::Oldest;
 use queue::Queue;
 
-pub use appraise::Fate;
+pub use classify::IngestOutcome;
 pub use writer::Writer;
 
 /// Why an event is not committed.
@@ -147,7 +144,6 @@ pub struct Ingest {
     schemas: Arc<SchemaCache>,
     max_payload: usize,
     queue: Arc<Queue>,
-    oldest: Arc<Oldest>,
     metrics: EventMetrics,
 }
 
@@ -162,26 +158,24 @@ impl Ingest {
         metrics: EventMetrics,
     ) -> (Self, Writer) {
         let queue = Arc::new(Queue::new(settings.queue));
-        let oldest = Arc::new(Oldest::default());
-        let writer =
-            Writer::new(settings, queue.clone(), postgres, oldest.clone(), metrics.clone());
+        let writer = Writer::new(settings, queue.clone(), postgres, metrics.clone());
         let max_payload = settings.max_payload;
-        (Self { devices, schemas, max_payload, queue, oldest, metrics }, writer)
+        (Self { devices, schemas, max_payload, queue, metrics }, writer)
     }
 
     /// Takes an event in; returns when what it changes is committed.
     ///
     /// # Errors
     /// [`IngestError::Refused`] when sending the event again cannot help; any other when it may.
-    pub async fn take(&self, event: Event<'_>) -> Result<Fate, IngestError> {
-        let (fate, change) = self.appraise(event).await?;
+    pub async fn take(&self, event: Event<'_>) -> Result<IngestOutcome, IngestError> {
+        let (outcome, change) = self.classify(event).await?;
         if let Some(change) = change {
             self.commit(change).await?;
         }
-        if fate == Fate::Violation {
+        if outcome == IngestOutcome::Violation {
             self.metrics.violations.inc();
         }
-        Ok(fate)
+        Ok(outcome)
     }
 
     /// Events that wait for a transaction.
@@ -193,7 +187,7 @@ impl Ingest {
     /// How long the oldest event that is not committed has waited, in seconds.
     #[must_use]
     pub fn oldest_seconds(&self) -> f64 {
-        self.oldest.seconds()
+        self.queue.oldest().map_or(0.0, |since| since.elapsed().as_secs_f64())
     }
 
     async fn commit(&self, change: Change) -> Result<(), IngestError> {

@@ -1,6 +1,10 @@
-//! What waits to be written: a bounded queue that wakes the writer once a batch, not once an event.
+//! Events that are not committed yet: a bounded queue of those that wait, and the batches under way.
+//!
+//! A channel would wake the writer for every event. This queue wakes it once a batch, and lets what
+//! merges little pass what merges much.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::Notify;
 
@@ -9,7 +13,7 @@ use crate::ingest::{IngestError, Submission};
 /// Most work with partial reports in one batch, in members of merge patches: some 30 ms of PostgreSQL's time.
 pub(super) const MOST_MERGE_WORK: usize = 2000;
 
-/// Submissions in the order in which they came. Many put in, one gathers at a time.
+/// Submissions in the order in which they came. Many put in, one takes out.
 pub(super) struct Queue {
     capacity: usize,
     state: Mutex<State>,
@@ -18,14 +22,29 @@ pub(super) struct Queue {
 
 struct State {
     waiting: Vec<Submission>,
-    /// With how many waiting the one that gathers wants to be woken; 0: nobody gathers.
+    /// With how many waiting the writer is to be woken; 0: it does not wait for any.
     wanted: usize,
     closed: bool,
+    under_way: Vec<UnderWay>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+struct UnderWay {
+    began: Instant,
+    /// When the first of its events came.
+    since: Instant,
+}
+
+/// Events to be written together; under way until this is dropped.
+pub(super) struct Batch<'a> {
+    pub(super) submissions: Vec<Submission>,
+    queue: &'a Queue,
+    under_way: UnderWay,
 }
 
 impl Queue {
     pub(super) fn new(capacity: usize) -> Self {
-        let state = State { waiting: Vec::new(), wanted: 0, closed: false };
+        let state = State { waiting: Vec::new(), wanted: 0, closed: false, under_way: Vec::new() };
         Self { capacity, state: Mutex::new(state), wake: Notify::new() }
     }
 
@@ -64,26 +83,31 @@ impl Queue {
 
     /// The first that wait, `most` at most, with no more partial reports than [`MOST_MERGE_WORK`] unless one
     /// event alone has more. Further ones are left for the next time, and what waits behind them comes in
-    /// their place.
-    pub(super) fn take(&self, most: usize) -> Vec<Submission> {
+    /// their place. `None` when nothing waits.
+    pub(super) fn take(&self, most: usize) -> Option<Batch<'_>> {
         let mut state = self.state();
-        let first = state.waiting.iter().take(most);
-        if first.map(|one| one.change.merge_work()).sum::<usize>() > MOST_MERGE_WORK {
-            return take_bounded(&mut state.waiting, most);
-        }
-        let taken = most.min(state.waiting.len());
-        let rest = state.waiting.split_off(taken);
-        std::mem::replace(&mut state.waiting, rest)
-    }
-
-    /// All that wait.
-    pub(super) fn take_all(&self) -> Vec<Submission> {
-        std::mem::take(&mut self.state().waiting)
+        let submissions = take_bounded(&mut state.waiting, most);
+        let since = submissions.first()?.since;
+        let under_way = UnderWay { began: Instant::now(), since };
+        state.under_way.push(under_way);
+        Some(Batch { submissions, queue: self, under_way })
     }
 
     /// How many wait.
     pub(super) fn len(&self) -> usize {
         self.state().waiting.len()
+    }
+
+    /// When the oldest event came that waits or is under way.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        let state = self.state();
+        let waiting = state.waiting.first().map(|first| first.since);
+        state.under_way.iter().map(|batch| batch.since).chain(waiting).min()
+    }
+
+    /// When the batch began that is under way and began last.
+    pub(super) fn last_began(&self) -> Option<Instant> {
+        self.state().under_way.iter().map(|batch| batch.began).max()
     }
 
     /// Takes nothing more in; what waits can still be taken out.
@@ -92,12 +116,37 @@ impl Queue {
         self.wake.notify_one();
     }
 
+    pub(super) fn is_closed(&self) -> bool {
+        self.state().closed
+    }
+
+    /// Closes it and gives up all that wait.
+    pub(super) fn abandon(&self) {
+        self.close();
+        let waiting = std::mem::take(&mut self.state().waiting);
+        drop(waiting);
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        let mut state = self.queue.state();
+        if let Some(position) = state.under_way.iter().position(|other| *other == self.under_way) {
+            state.under_way.swap_remove(position);
+        }
+    }
+}
+
 fn take_bounded(waiting: &mut Vec<Submission>, most: usize) -> Vec<Submission> {
+    let first = waiting.iter().take(most);
+    if first.map(|one| one.change.merge_work()).sum::<usize>() <= MOST_MERGE_WORK {
+        let rest = waiting.split_off(most.min(waiting.len()));
+        return std::mem::replace(waiting, rest);
+    }
     let (mut taken, mut merge_work) = (0, 0);
     let fits = |submission: &mut Submission| {
         let more = submission.change.merge_work();
@@ -115,7 +164,7 @@ fn take_bounded(waiting: &mut Vec<Submission>, most: usize) -> Vec<Submission> {
 #[cfg(test)]
 pub(super) mod tests {
     use std::sync::Arc;
-    use std::time::Instant;
+    use std::time::Duration;
 
     use futures_util::FutureExt;
     use tokio::sync::oneshot;
@@ -130,8 +179,9 @@ pub(super) mod tests {
         Submission { change, since: Instant::now(), answer: oneshot::channel().0 }
     }
 
-    fn devices(taken: Vec<Submission>) -> Vec<i64> {
-        let news = taken.into_iter().filter_map(|submission| submission.change.news);
+    fn devices(taken: Option<Batch<'_>>) -> Vec<i64> {
+        let taken = taken.map(|mut batch| std::mem::take(&mut batch.submissions));
+        let news = taken.into_iter().flatten().filter_map(|submission| submission.change.news);
         news.map(|news| news.device_id.0).collect()
     }
 
@@ -146,7 +196,7 @@ pub(super) mod tests {
         queue.put(submission(5)).unwrap();
         assert_eq!(queue.len(), 2);
         assert_eq!(devices(queue.take(9)), [3, 5]);
-        assert!(queue.take(9).is_empty());
+        assert!(queue.take(9).is_none());
     }
 
     #[test]
@@ -171,8 +221,29 @@ pub(super) mod tests {
         assert_eq!(devices(queue.take(9)), [6]);
     }
 
+    #[test]
+    fn the_oldest_event_waits_or_is_under_way() {
+        let queue = Queue::new(10);
+        assert_eq!((queue.oldest(), queue.last_began()), (None, None));
+        let now = Instant::now();
+        let came = |seconds_ago| now.checked_sub(Duration::from_secs(seconds_ago)).unwrap();
+        let put = |since| queue.put(Submission { since, ..submission(1) }).unwrap();
+        put(came(5));
+        assert_eq!(queue.oldest(), Some(came(5)), "it waits");
+        let older = queue.take(1).unwrap();
+        put(came(1));
+        let younger = queue.take(1).unwrap();
+        put(now);
+        assert_eq!(queue.oldest(), Some(came(5)), "it is under way");
+        assert_eq!(queue.last_began(), Some(younger.under_way.began));
+        drop(older);
+        assert_eq!(queue.oldest(), Some(came(1)));
+        drop(younger);
+        assert_eq!((queue.oldest(), queue.last_began()), (Some(now), None));
+    }
+
     #[tokio::test]
-    async fn who_gathers_is_woken_by_the_last_one_wanted() {
+    async fn the_writer_is_woken_by_the_last_one_wanted() {
         let queue = Arc::new(Queue::new(10));
         queue.put(submission(1)).unwrap();
         queue.holds(1).await;
@@ -193,7 +264,7 @@ pub(super) mod tests {
         let queue = Queue::new(10);
         assert!(queue.holds(1).now_or_never().is_none());
         queue.put(submission(1)).unwrap();
-        assert_eq!(queue.take(1).len(), 1);
+        assert_eq!(devices(queue.take(1)), [1]);
         assert!(queue.holds(1).now_or_never().is_none(), "woken for what is gone by now");
     }
 
@@ -206,6 +277,6 @@ pub(super) mod tests {
         queue.holds(5).await;
         assert_eq!(devices(queue.take(9)), [1]);
         queue.holds(1).await;
-        assert!(queue.take(9).is_empty());
+        assert!(queue.take(9).is_none());
     }
 }

@@ -1,25 +1,34 @@
-//! The task that gathers changes into transactions and answers those who wait.
+//! Puts events together into transactions, writes them and answers those who wait.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
+use futures_util::FutureExt;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
-use crate::ingest::batch::Batch;
-use crate::ingest::gather::{Gathered, Gatherer};
-use crate::ingest::oldest::Oldest;
-use crate::ingest::queue::Queue;
+use crate::domain::device::DeviceId;
+use crate::ingest::queue::{Batch, Queue};
 use crate::ingest::slow::SlowDevices;
 use crate::ingest::{IngestError, Submission};
 use crate::lifecycle::LogThrottle;
 use crate::metrics::EventMetrics;
 use crate::registry::error::RegistryError;
+use crate::registry::events::{self, Outdated};
 use crate::registry::pool::Postgres;
+use crate::registry::presence::SessionMove;
+use crate::registry::reports::{DeviceNews, Partial};
 
+/// How many events are worth a transaction beside one under way: a transaction costs PostgreSQL about as
+/// much as thirty events do. docs/PERFORMANCE.md has what others gave.
+const WORTH_A_TRANSACTION: usize = 64;
+/// How long a transaction under way may hold up what comes after it: several commits of a disk that is
+/// fit for a database.
+const HOLD_UP: Duration = Duration::from_millis(5);
 /// Into how many parts a batch is split that took too long. Each level of parts costs another time-out,
 /// so there must be few levels, and each part costs a transaction.
 const PARTS: usize = 8;
@@ -29,11 +38,17 @@ const TIME_OUTS: u32 = 3;
 /// See [`crate::ingest`].
 pub struct Writer {
     queue: Arc<Queue>,
-    gatherer: Gatherer,
+    /// Most batches under way.
     writers: usize,
+    /// Most events of a batch.
+    batch: usize,
+    /// How many events a batch waits for.
+    worth: usize,
+    /// [`HOLD_UP`].
+    hold_up: Duration,
+    linger: Duration,
     keep_sessions: Duration,
     postgres: Postgres,
-    oldest: Arc<Oldest>,
     metrics: EventMetrics,
     slow: SlowDevices,
     /// Whether the last transaction failed, so that an outage is told once.
@@ -45,16 +60,17 @@ impl Writer {
         settings: &config::Ingest,
         queue: Arc<Queue>,
         postgres: Postgres,
-        oldest: Arc<Oldest>,
         metrics: EventMetrics,
     ) -> Self {
         Self {
             queue,
-            gatherer: Gatherer::new(settings),
             writers: settings.writers,
+            batch: settings.batch,
+            worth: WORTH_A_TRANSACTION.min(settings.batch).min(settings.queue),
+            hold_up: HOLD_UP,
+            linger: settings.linger,
             keep_sessions: settings.keep_sessions,
             postgres,
-            oldest,
             metrics,
             slow: SlowDevices::default(),
             failing: AtomicBool::new(false),
@@ -62,47 +78,57 @@ impl Writer {
     }
 
     /// Writes until `stop` is cancelled, then what still waits; afterwards nothing is taken any more.
-    ///
-    /// All the writers are one task: when one panics, all end.
     pub async fn run(self, stop: CancellationToken) {
-        let mut writing = std::pin::pin!(join_all((0..self.writers).map(|_| self.write_all())));
-        tokio::select! {
-            _ = &mut writing => return,
-            () = stop.cancelled() => self.queue.close(),
-        }
-        writing.await;
-    }
-
-    /// Writes one batch after the other until the queue is closed and empty.
-    async fn write_all(&self) {
+        let mut writes = FuturesUnordered::new();
+        // How many callers the last batch answered.
+        let mut answered = 0;
         loop {
-            let gathered = self.gatherer.gather(&self.queue).await;
-            if gathered.submissions.is_empty() {
-                return;
+            tokio::select! {
+                biased;
+                Some(callers) = writes.next() => answered = callers,
+                () = stop.cancelled(), if !self.queue.is_closed() => self.queue.close(),
+                () = self.batch_is_due(answered), if writes.len() < self.writers => {
+                    let Some(batch) = self.queue.take(self.batch) else { break };
+                    answered = 0;
+                    writes.push(self.write(batch));
+                }
             }
-            self.write(gathered).await;
         }
+        while writes.next().await.is_some() {}
     }
 
-    async fn write(&self, mut gathered: Gathered<'_>) {
-        let submissions = std::mem::take(&mut gathered.submissions);
-        let _since = submissions.first().map(|first| self.oldest.note(first.since));
+    /// Returns when a batch should begin, or the queue is closed. It is asked anew whenever a batch was
+    /// written.
+    async fn batch_is_due(&self, answered: usize) {
+        self.queue.holds(1).await;
+        let (count, until) = match self.queue.last_began() {
+            // A few dozen callers share one transaction at a time, each with all the others.
+            Some(began) if began.elapsed() < self.hold_up => (self.worth, began + self.hold_up),
+            // Those just answered are likely to be back at once, each with its next event.
+            _ if !self.linger.is_zero() => (answered.min(self.worth), Instant::now() + self.linger),
+            _ => return,
+        };
+        let _over = timeout_at(until.into(), self.queue.holds(count)).await;
+    }
+
+    /// Writes a batch; returns how many callers it answered.
+    async fn write(&self, mut batch: Batch<'_>) -> usize {
+        let submissions = std::mem::take(&mut batch.submissions);
         let callers = submissions.len();
         let (submissions, slow) = self.slow.part(submissions);
-        self.write_parts(submissions, &mut gathered).await;
+        self.write_parts(submissions).await;
         if !slow.is_empty() {
-            gathered.stand_aside();
             match self.slow.turn() {
-                Some(_turn) => self.write_parts(slow, &mut gathered).await,
+                Some(_turn) => self.write_parts(slow).await,
                 None => answer(slow, &Err(IngestError::NotCommitted(SLOW.into()))),
             }
         }
-        self.gatherer.answered(callers);
+        callers
     }
 
     /// Writes together what can be written together. What is split because it took too long goes to the
     /// end, so that the others need not wait for it.
-    async fn write_parts(&self, submissions: Vec<Submission>, gathered: &mut Gathered<'_>) {
+    async fn write_parts(&self, submissions: Vec<Submission>) {
         let mut parts = VecDeque::from([submissions]);
         parts.retain(|part| !part.is_empty());
         let (mut time_outs, mut written) = (0, false);
@@ -111,9 +137,6 @@ impl Writer {
             let too_long = matches!(outcome, Err(RegistryError::TookTooLong(_)));
             time_outs = if too_long { time_outs + 1 } else { 0 };
             written |= outcome.is_ok();
-            if too_long {
-                gathered.stand_aside();
-            }
             match outcome {
                 Err(error) if error.is_about_data() && part.len() > 1 => {
                     let half = part.split_off(part.len() / 2);
@@ -143,11 +166,10 @@ impl Writer {
     }
 
     async fn commit(&self, part: &[Submission]) -> Result<(), RegistryError> {
-        let changes = part.iter().map(|submission| &submission.change);
-        let batch = Batch::new(changes, self.keep_sessions);
+        let statement = Statement::new(part, self.keep_sessions);
         self.metrics.batch_size.observe(f64::from(u32::try_from(part.len()).unwrap_or(u32::MAX)));
         let timer = self.metrics.commit.start_timer();
-        let outcome = batch.commit(&self.postgres).await;
+        let outcome = statement.commit(&self.postgres).await;
         timer.observe_duration();
         match outcome {
             Ok(outdated) => {
@@ -215,11 +237,39 @@ impl Writer {
 const SLOW: &str =
     "events of its device took too long lately, and another of that kind is being tried";
 
+/// What one transaction writes, in any order: PostgreSQL takes what is newest of each client id and device. It
+/// borrows: when PostgreSQL refuses it, its events are written in other transactions.
+struct Statement<'a> {
+    sessions: Vec<&'a SessionMove>,
+    news: Vec<&'a DeviceNews>,
+    partials: Vec<(DeviceId, &'a Partial)>,
+    keep_sessions: Duration,
+}
+
+impl<'a> Statement<'a> {
+    fn new(part: &'a [Submission], keep_sessions: Duration) -> Self {
+        let changes = || part.iter().map(|submission| &submission.change);
+        let news: Vec<_> = changes().filter_map(|change| change.news.as_ref()).collect();
+        let partials =
+            news.iter().flat_map(|of| of.partials.iter().map(|one| (of.device_id, one))).collect();
+        let sessions = changes().filter_map(|change| change.session.as_ref()).collect();
+        Self { sessions, news, partials, keep_sessions }
+    }
+
+    async fn commit(&self, postgres: &Postgres) -> Result<Outdated, RegistryError> {
+        postgres
+            .change(self, |statement: &Self, client| {
+                let Self { sessions, news, partials, keep_sessions } = statement;
+                events::write(client, sessions, news, partials, *keep_sessions).boxed()
+            })
+            .await
+    }
+}
+
 /// However the writer ends, nobody waits for it any longer.
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.queue.close();
-        drop(self.queue.take_all());
+        self.queue.abandon();
     }
 }
 
@@ -231,8 +281,8 @@ fn answer(part: Vec<Submission>, outcome: &Result<(), IngestError>) {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use std::time::Duration;
+mod tests {
+    use std::pin::pin;
 
     use tokio::sync::oneshot;
 
@@ -240,22 +290,21 @@ pub(super) mod tests {
     use crate::ingest::queue;
     use crate::metrics::Metrics;
 
-    pub(in crate::ingest) fn settings() -> config::Ingest {
-        let linger = Duration::ZERO;
-        let keep_sessions = Duration::from_secs(3600);
-        config::Ingest {
+    const LONG: Duration = Duration::from_secs(3600);
+
+    fn writer(queue: &Arc<Queue>, linger: Duration) -> Writer {
+        let settings = config::Ingest {
             queue: 1000,
             batch: 512,
             linger,
             writers: 2,
             max_payload: 1,
-            keep_sessions,
-        }
-    }
-
-    fn writer(queue: &Arc<Queue>) -> Writer {
+            keep_sessions: LONG,
+        };
         let metrics = Metrics::new().unwrap().events;
-        Writer::new(&settings(), queue.clone(), Postgres::of_nobody(), Arc::default(), metrics)
+        let mut writer = Writer::new(&settings, queue.clone(), Postgres::of_nobody(), metrics);
+        writer.hold_up = LONG;
+        writer
     }
 
     fn submission() -> (Submission, oneshot::Receiver<Result<(), IngestError>>) {
@@ -263,10 +312,75 @@ pub(super) mod tests {
         (Submission { answer, ..queue::tests::submission(1) }, answered)
     }
 
+    /// A queue in which so many wait, and its writer.
+    fn waiting(count: usize, linger: Duration) -> (Arc<Queue>, Writer) {
+        let queue = Arc::new(Queue::new(1000));
+        fill(&queue, count);
+        let writer = writer(&queue, linger);
+        (queue, writer)
+    }
+
+    fn fill(queue: &Queue, count: usize) {
+        for _ in 0..count {
+            queue.put(queue::tests::submission(1)).unwrap();
+        }
+    }
+
+    fn is_due(writer: &Writer) -> bool {
+        writer.batch_is_due(0).now_or_never().is_some()
+    }
+
+    #[tokio::test]
+    async fn a_batch_begins_as_soon_as_there_is_anything() {
+        let (queue, writer) = waiting(0, LONG);
+        assert!(!is_due(&writer));
+        fill(&queue, 1);
+        assert!(is_due(&writer));
+    }
+
+    #[tokio::test]
+    async fn another_begins_beside_it_if_it_is_worth_a_transaction() {
+        let (queue, writer) = waiting(1, LONG);
+        let under_way = queue.take(1);
+        fill(&queue, WORTH_A_TRANSACTION - 1);
+        assert!(!is_due(&writer));
+        drop(under_way);
+        assert!(is_due(&writer), "nothing is under way");
+        fill(&queue, 1);
+        let _under_way = queue.take(1);
+        fill(&queue, 1);
+        assert!(is_due(&writer), "many wait");
+    }
+
+    #[tokio::test]
+    async fn one_that_takes_long_holds_up_nobody() {
+        let (queue, mut writer) = waiting(1, LONG);
+        writer.hold_up = HOLD_UP;
+        let _under_way = queue.take(1);
+        fill(&queue, 1);
+        writer.batch_is_due(0).await;
+        assert!(is_due(&writer), "nor again");
+    }
+
+    #[tokio::test]
+    async fn those_just_answered_are_waited_for() {
+        for (answered, share) in [
+            (WORTH_A_TRANSACTION / 2, WORTH_A_TRANSACTION / 2),
+            (4 * WORTH_A_TRANSACTION, WORTH_A_TRANSACTION),
+        ] {
+            let (queue, writer) = waiting(share - 1, LONG);
+            let mut due = pin!(writer.batch_is_due(answered));
+            assert!(due.as_mut().now_or_never().is_none());
+            fill(&queue, 1);
+            due.now_or_never().expect("they are back");
+        }
+        let (_queue, writer) = waiting(1, Duration::from_millis(1));
+        writer.batch_is_due(WORTH_A_TRANSACTION).await;
+    }
+
     #[tokio::test]
     async fn nobody_waits_for_a_writer_that_is_gone() {
-        let queue = Arc::new(Queue::new(10));
-        let writer = writer(&queue);
+        let (queue, writer) = waiting(0, LONG);
         let (waiting, answered) = submission();
         queue.put(waiting).unwrap();
         drop(writer);
@@ -276,12 +390,12 @@ pub(super) mod tests {
 
     #[tokio::test]
     async fn what_waits_when_it_is_stopped_is_answered() {
-        let queue = Arc::new(Queue::new(10));
+        let (queue, writer) = waiting(600, LONG);
         let (waiting, answered) = submission();
         queue.put(waiting).unwrap();
         let stop = CancellationToken::new();
         stop.cancel();
-        writer(&queue).run(stop).await;
+        writer.run(stop).await;
         let outcome = answered.await.unwrap();
         assert!(matches!(outcome, Err(IngestError::NotCommitted(_))), "no database: {outcome:?}");
     }

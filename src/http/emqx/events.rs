@@ -14,7 +14,7 @@ use crate::domain::event::{Event, Happening};
 use crate::http::Gate;
 use crate::http::connections::Passage;
 use crate::http::emqx::{Answer, Larger, Limit, receive};
-use crate::ingest::{Fate, IngestError};
+use crate::ingest::{IngestError, IngestOutcome};
 use crate::lifecycle::LogThrottle;
 use crate::metrics::Outcome;
 
@@ -119,7 +119,7 @@ async fn take(gate: &Gate, event: Event<'_>) -> Answer {
     let device = event.user_name.as_deref().map(str::to_owned);
     let taken = gate.ingest.take(event).await;
     static THROTTLE: LogThrottle = LogThrottle::new("payloads that are too large to be stored");
-    if matches!(taken, Ok(Fate::TooLarge))
+    if matches!(taken, Ok(IngestOutcome::TooLarge))
         && let Some(unsaid) = THROTTLE.now()
     {
         tracing::warn!(
@@ -129,7 +129,7 @@ async fn take(gate: &Gate, event: Event<'_>) -> Answer {
             "a payload is larger than ingest.max_payload and is not stored; the device was heard"
         );
     }
-    let label = taken.as_ref().map_or_else(IngestError::label, |fate: &Fate| fate.label());
+    let label = taken.as_ref().map_or_else(IngestError::label, |outcome| outcome.label());
     gate.metrics.events.count(kind, label);
     match taken {
         Ok(_) => Answer::accepted(),

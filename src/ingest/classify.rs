@@ -8,14 +8,12 @@ use crate::domain::schema::Violation;
 use crate::domain::value::{AsText, StateValue};
 use crate::ingest::{Change, Ingest, IngestError};
 use crate::presence::{Said, said};
+use crate::registry::bindings::MAIN;
 use crate::registry::reports::{BrokenReport, DeviceNews, Partial, Report};
-
-/// The binding that has no capability, and so no schema.
-const MAIN_BINDING: &str = "main";
 
 /// What became of an event that was dealt with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub enum IngestOutcome {
     /// What it says is committed.
     Written,
     /// Only that the device was heard is committed.
@@ -34,8 +32,8 @@ pub enum Fate {
     Disabled,
 }
 
-impl Fate {
-    /// The fate as metrics name it.
+impl IngestOutcome {
+    /// The outcome as metrics name it.
     #[must_use]
     pub fn label(self) -> &'static str {
         match self {
@@ -52,13 +50,13 @@ impl Fate {
 }
 
 impl Ingest {
-    pub(super) async fn appraise(
+    pub(super) async fn classify(
         &self,
         event: Event<'_>,
-    ) -> Result<(Fate, Option<Change>), IngestError> {
-        let Some(user_name) = &event.user_name else { return Ok((Fate::NoDevice, None)) };
+    ) -> Result<(IngestOutcome, Option<Change>), IngestError> {
+        let Some(user_name) = &event.user_name else { return Ok((IngestOutcome::NoDevice, None)) };
         let Some(device) = self.devices.find(user_name).await? else {
-            return Ok((Fate::NoDevice, None));
+            return Ok((IngestOutcome::NoDevice, None));
         };
         let owned = device.owns_client_id(&event.client_id);
         if !owned || !device.enabled {
@@ -66,50 +64,50 @@ impl Ingest {
         }
         let news = news(&device, &event);
         if let Happening::Published(message) = event.happening {
-            return self.appraise_message(&device, message, news).await;
+            return self.classify_message(&device, message, news).await;
         }
-        let (fate, session) = match said(&event, device.id, owned) {
-            Said::Move(session) => (Fate::Written, Some(session)),
+        let (outcome, session) = match said(&event, device.id, owned) {
+            Said::Move(session) => (IngestOutcome::Written, Some(session)),
             Said::GoesOn(reason) => self.stale(reason),
-            Said::Nothing => (Fate::Seen, None),
+            Said::Nothing => (IngestOutcome::Seen, None),
         };
-        Ok((fate, Some(Change { session, news: Some(news) })))
+        Ok((outcome, Some(Change { session, news: Some(news) })))
     }
 
-    fn stale<T>(&self, reason: &str) -> (Fate, Option<T>) {
+    fn stale<T>(&self, reason: &str) -> (IngestOutcome, Option<T>) {
         self.metrics.stale(reason, 1);
-        (Fate::Seen, None)
+        (IngestOutcome::Seen, None)
     }
 
-    async fn appraise_message(
+    async fn classify_message(
         &self,
         device: &DeviceRecord,
         message: Message<'_>,
         mut news: DeviceNews,
-    ) -> Result<(Fate, Option<Change>), IngestError> {
+    ) -> Result<(IngestOutcome, Option<Change>), IngestError> {
         if device.kind.is_service() {
-            return Ok((Fate::Service, None));
+            return Ok((IngestOutcome::Service, None));
         }
         let bindings = device.rights.reported_bindings(&message.topic);
         let payload = message.payload.as_deref();
-        let fate = match (bindings, payload.filter(|bytes| bytes.len() <= self.max_payload)) {
-            ([], _) => Fate::Seen,
+        let outcome = match (bindings, payload.filter(|bytes| bytes.len() <= self.max_payload)) {
+            ([], _) => IngestOutcome::Seen,
             ([Reported { binding, .. }, ..], None) => {
                 news.violation = Some(self.too_large(binding, &message));
-                Fate::TooLarge
+                IngestOutcome::TooLarge
             }
             (bindings, Some(payload)) => {
                 let value = StateValue::read(payload);
-                let mut fate = Fate::Written;
+                let mut outcome = IngestOutcome::Written;
                 for reported in bindings {
                     if !self.report(&mut news, reported, &message, value.as_ref()).await? {
-                        fate = Fate::Violation;
+                        outcome = IngestOutcome::Violation;
                     }
                 }
-                fate
+                outcome
             }
         };
-        Ok((fate, Some(Change { session: None, news: Some(news) })))
+        Ok((outcome, Some(Change { session: None, news: Some(news) })))
     }
 
     fn too_large(&self, binding: &str, message: &Message<'_>) -> BrokenReport {
@@ -137,7 +135,7 @@ impl Ingest {
     ) -> Result<bool, IngestError> {
         let binding = &reported.binding;
         let judged = match value {
-            Some(value) if **binding != *MAIN_BINDING => {
+            Some(value) if **binding != *MAIN => {
                 self.schemas.check(binding, value.judged()).await?
             }
             _ => Ok(()),
@@ -196,13 +194,17 @@ fn news(device: &DeviceRecord, event: &Event<'_>) -> DeviceNews {
 /// What becomes of an event of a device that is disabled, or under a client id that is not its own:
 /// nothing, except that a session which ended has ended. The client id may have been the device's own
 /// when the session began.
-fn unentitled(device: &DeviceRecord, event: &Event<'_>, owned: bool) -> (Fate, Option<Change>) {
-    let fate = if owned { Fate::Disabled } else { Fate::ForeignClientId };
+fn unentitled(
+    device: &DeviceRecord,
+    event: &Event<'_>,
+    owned: bool,
+) -> (IngestOutcome, Option<Change>) {
+    let outcome = if owned { IngestOutcome::Disabled } else { IngestOutcome::ForeignClientId };
     let ended = match said(event, device.id, owned) {
         Said::Move(session) if session.ended_at_ms.is_some() => Some(session),
         _ => None,
     };
     // Nobody has a session under a client id that is not a name.
     let ended = ended.filter(|session| check_name(&session.client_id).is_ok());
-    (fate, ended.map(|session| Change { session: Some(session), news: None }))
+    (outcome, ended.map(|session| Change { session: Some(session), news: None }))
 }
