@@ -68,8 +68,8 @@ use crate::domain::event::Event;
 use crate::metrics::EventMetrics;
 use crate::registry::cache::{CacheError, DeviceCache};
 use crate::registry::pool::Postgres;
-use crate::registry::presence::SessionMove;
-use crate::registry::reports::DeviceNews;
+use crate::registry::presence::SessionChange;
+use crate::registry::reports::DeviceUpdate;
 use crate::registry::schemas::SchemaCache;
 
 use queue::Queue;
@@ -111,8 +111,8 @@ impl IngestError {
 
 /// What one event changes.
 struct Change {
-    session: Option<SessionMove>,
-    news: Option<DeviceNews>,
+    session: Option<SessionChange>,
+    news: Option<DeviceUpdate>,
 }
 
 /// What a merge costs besides its members, in members: the known value is read and written.

@@ -53,45 +53,43 @@
 //!   opens the session if it is still there; an end still closes the session it names.
 
 use crate::domain::device::DeviceId;
-use crate::domain::event::{EndCause, Event, Happening};
-use crate::registry::presence::SessionMove;
+use crate::domain::event::{EndCause, Event, EventKind};
+use crate::registry::presence::SessionChange;
 
-/// What an event says of a session.
+/// What an event means for a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Said {
+pub enum SessionEffect {
     /// It began or ended.
-    Move(SessionMove),
-    /// It ended, but its client goes on elsewhere; the reason as metrics name it.
-    GoesOn(&'static str),
+    Change(SessionChange),
+    /// It ended, but its client goes on in another one; the reason as metrics name it.
+    TakenOver(&'static str),
     /// Nothing: the event is about a message.
-    Nothing,
+    None,
 }
 
-/// What an event of a device says of one of its sessions. `owned`: whether the client id is the
+/// What an event of a device means for one of its sessions. `owned`: whether the client id is the
 /// device's own.
 #[must_use]
-pub fn said(event: &Event<'_>, device_id: DeviceId, owned: bool) -> Said {
-    let session = |connected_at_ms, ended_at_ms| {
+pub fn session_effect(event: &Event<'_>, device_id: DeviceId, owned: bool) -> SessionEffect {
+    let session = |connected_at, ended_at| {
         let client_id = event.client_id.clone().into_owned();
-        Said::Move(SessionMove {
+        SessionEffect::Change(SessionChange {
             client_id,
             device_id,
-            connected_at_ms,
-            ended_at_ms,
+            connected_at,
+            ended_at,
             inferred: false,
             owned,
         })
     };
-    match &event.happening {
-        Happening::Connected { connected_at_ms } => session(*connected_at_ms, None),
-        Happening::Disconnected { connected_at_ms, disconnected_at_ms, cause } => match cause {
-            EndCause::Closed | EndCause::Gone => {
-                session(*connected_at_ms, Some(*disconnected_at_ms))
-            }
-            EndCause::TakenOver => Said::GoesOn("takenover"),
-            EndCause::Discarded => Said::GoesOn("discarded"),
+    match &event.kind {
+        EventKind::Connected { connected_at } => session(*connected_at, None),
+        EventKind::Disconnected { connected_at, disconnected_at, cause } => match cause {
+            EndCause::Closed | EndCause::Gone => session(*connected_at, Some(*disconnected_at)),
+            EndCause::TakenOver => SessionEffect::TakenOver("takenover"),
+            EndCause::Discarded => SessionEffect::TakenOver("discarded"),
         },
-        Happening::Published(_) => Said::Nothing,
+        EventKind::Published(_) => SessionEffect::None,
     }
 }
 
@@ -99,14 +97,20 @@ pub fn said(event: &Event<'_>, device_id: DeviceId, owned: bool) -> Said {
 mod tests {
     use std::borrow::Cow;
 
+    use jiff::Timestamp;
+
     use super::*;
 
-    fn session(client_id: &str, began: i64, ended: Option<i64>) -> SessionMove {
-        SessionMove {
+    fn at(ms: i64) -> Timestamp {
+        Timestamp::from_millisecond(ms).unwrap()
+    }
+
+    fn session(client_id: &str, began: Timestamp, ended: Option<Timestamp>) -> SessionChange {
+        SessionChange {
             client_id: client_id.to_owned(),
             device_id: DeviceId(1),
-            connected_at_ms: began,
-            ended_at_ms: ended,
+            connected_at: began,
+            ended_at: ended,
             inferred: false,
             owned: true,
         }
@@ -118,13 +122,13 @@ mod tests {
             user_name: Some(Cow::Borrowed("a")),
             client_id: Cow::Borrowed("a"),
             node: None,
-            happening: Happening::Disconnected { connected_at_ms: 1, disconnected_at_ms: 2, cause },
+            kind: EventKind::Disconnected { connected_at: at(1), disconnected_at: at(2), cause },
         };
-        let said = |cause| said(&ended(cause), DeviceId(1), true);
-        assert_eq!(said(EndCause::TakenOver), Said::GoesOn("takenover"));
-        assert_eq!(said(EndCause::Discarded), Said::GoesOn("discarded"));
+        let effect = |cause| session_effect(&ended(cause), DeviceId(1), true);
+        assert_eq!(effect(EndCause::TakenOver), SessionEffect::TakenOver("takenover"));
+        assert_eq!(effect(EndCause::Discarded), SessionEffect::TakenOver("discarded"));
         for cause in [EndCause::Gone, EndCause::Closed] {
-            assert_eq!(said(cause), Said::Move(session("a", 1, Some(2))));
+            assert_eq!(effect(cause), SessionEffect::Change(session("a", at(1), Some(at(2)))));
         }
     }
 }

@@ -9,8 +9,9 @@ use fleetgate::domain::device::DeviceId;
 use fleetgate::registry::connection::LOOK_UP_PLANS;
 use fleetgate::registry::events;
 use fleetgate::registry::load::LOAD;
-use fleetgate::registry::presence::SessionMove;
-use fleetgate::registry::reports::{DeviceNews, Report as Value};
+use fleetgate::registry::presence::SessionChange;
+use fleetgate::registry::reports::{DeviceUpdate, Report as Value};
+use jiff::Timestamp;
 use tokio::task::JoinSet;
 use tokio_postgres::NoTls;
 
@@ -99,8 +100,8 @@ async fn write_batches(
     while Instant::now() < until {
         let (moves, news) = rows(sessions, ids, batch);
         let sent = Instant::now();
-        let moves: Vec<&SessionMove> = moves.iter().collect();
-        let news: Vec<&DeviceNews> = news.iter().collect();
+        let moves: Vec<&SessionChange> = moves.iter().collect();
+        let news: Vec<&DeviceUpdate> = news.iter().collect();
         events::write(&client, &moves, &news, &[], KEEP_SESSIONS).await.expect("a batch");
         latencies.record(sent);
         written.fetch_add(batch as u64, Ordering::Relaxed);
@@ -109,21 +110,28 @@ async fn write_batches(
 }
 
 /// What Fleetgate makes of these events: rows in the order in which they are locked.
-fn rows(sessions: &mut Sessions, ids: &[i64], batch: usize) -> (Vec<SessionMove>, Vec<DeviceNews>) {
+fn rows(
+    sessions: &mut Sessions,
+    ids: &[i64],
+    batch: usize,
+) -> (Vec<SessionChange>, Vec<DeviceUpdate>) {
     let (mut moves, mut news) = (Vec::new(), Vec::new());
     for _ in 0..batch {
         let (number, happening) = sessions.next();
         let device_id = DeviceId(ids[number as usize]);
         let client_id = device_name(number);
-        let session = |connected_at_ms, ended_at_ms| SessionMove {
+        let session = |connected_at_ms, ended_at_ms: Option<i64>| SessionChange {
             client_id,
             device_id,
-            connected_at_ms,
-            ended_at_ms,
+            connected_at: timestamp(connected_at_ms),
+            ended_at: ended_at_ms.map(timestamp),
             inferred: false,
             owned: true,
         };
-        let seen = |at_ms| DeviceNews { seen_ms: Some(at_ms), ..DeviceNews::new(device_id, at_ms) };
+        let seen = |at_ms| {
+            let at = timestamp(at_ms);
+            DeviceUpdate { seen_at: Some(at), ..DeviceUpdate::new(device_id, at) }
+        };
         match happening {
             Happening::Connected { at_ms } => {
                 moves.push(session(at_ms, None));
@@ -136,7 +144,7 @@ fn rows(sessions: &mut Sessions, ids: &[i64], batch: usize) -> (Vec<SessionMove>
             Happening::Reported { at_ms, id } => {
                 let value = Some(r#"{"c":21.5}"#.into());
                 let mut heard = seen(at_ms);
-                let report = Value { at_ms, id: id.into(), value, as_text: None };
+                let report = Value { at: timestamp(at_ms), id: id.into(), value, as_text: None };
                 heard.reports.insert("main".into(), report);
                 news.push(heard);
             }
@@ -145,6 +153,10 @@ fn rows(sessions: &mut Sessions, ids: &[i64], batch: usize) -> (Vec<SessionMove>
     moves.sort_by(|a, b| a.client_id.cmp(&b.client_id));
     news.sort_by_key(|news| news.device_id);
     (moves, news)
+}
+
+fn timestamp(ms: i64) -> Timestamp {
+    Timestamp::from_millisecond(ms).expect("a year before 9999")
 }
 
 async fn device_ids(url: &str) -> Arc<[i64]> {

@@ -1,38 +1,40 @@
-//! What the bus tells: a session began, a session ended, a message was published.
+//! Events of the bus: a session began, a session ended, a message was published.
 
 use std::borrow::Cow;
 
-/// Latest moment that PostgreSQL's constraints take: the end of the year 9998, in ms since 1970.
-const LAST_MOMENT_MS: i64 = 253_370_764_799_999;
+use jiff::Timestamp;
 
-/// One event of a client, as EMQX tells it. All moments are milliseconds since 1970 by the clock of
-/// the broker node that the client is connected to.
+/// Latest timestamp that PostgreSQL's constraints take: the end of the year 9998, in ms since 1970.
+const LAST_TIMESTAMP_MS: i64 = 253_370_764_799_999;
+
+/// One event of a client, as EMQX sends it. All timestamps are in whole milliseconds, by the clock of the
+/// broker node that the client is connected to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event<'a> {
     /// The client's user name; `None` for what the broker itself published.
     pub user_name: Option<Cow<'a, str>>,
     /// Its client id; may be empty where the event is a message.
     pub client_id: Cow<'a, str>,
-    /// The broker node that tells it, as it calls itself.
+    /// The broker node that sent it, as it calls itself.
     pub node: Option<Cow<'a, str>>,
     /// What happened.
-    pub happening: Happening<'a>,
+    pub kind: EventKind<'a>,
 }
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Happening<'a> {
+pub enum EventKind<'a> {
     /// A session began.
     Connected {
         /// When; this also names the session among those of its client id.
-        connected_at_ms: i64,
+        connected_at: Timestamp,
     },
     /// A session ended.
     Disconnected {
         /// When it had begun.
-        connected_at_ms: i64,
+        connected_at: Timestamp,
         /// When it ended.
-        disconnected_at_ms: i64,
+        disconnected_at: Timestamp,
         /// Why.
         cause: EndCause,
     },
@@ -58,7 +60,7 @@ impl EndCause {
     ///
     /// Few of them are the client's own doing: a DISCONNECT packet (MQTT 5 section 3.14, with or without
     /// its will), and the end of the TCP or TLS connection, which its operating system sends when a
-    /// program ends. All others count as the broker's: `last_seen` is then a little early at worst,
+    /// program ends. All others are taken for the broker's: `last_seen` is then a little early at worst,
     /// while a keepalive that ran out would make it late by the whole silence.
     #[must_use]
     pub fn from_reason(reason: &str) -> Self {
@@ -79,7 +81,7 @@ pub struct Message<'a> {
     /// EMQX's id of it. Ids of one node grow with time.
     pub id: Cow<'a, str>,
     /// When EMQX received it.
-    pub received_at_ms: i64,
+    pub received_at: Timestamp,
     /// The bytes themselves; `None` where they are more than anybody wanted to read.
     pub payload: Option<Vec<u8>>,
     /// Whether it is a will: the broker publishes it for a client that it has lost.
@@ -87,37 +89,37 @@ pub struct Message<'a> {
 }
 
 impl Event<'_> {
-    /// When the client was heard, as far as this event tells. What the broker says by itself or in the
+    /// When the client was heard, as far as this event says. What the broker says by itself or in the
     /// client's name is not hearing it; a session that ended had begun, and its client was heard then.
     #[must_use]
-    pub fn heard_at_ms(&self) -> Option<i64> {
-        match &self.happening {
-            Happening::Connected { connected_at_ms } => Some(*connected_at_ms),
-            Happening::Disconnected { connected_at_ms, disconnected_at_ms, cause } => match cause {
-                EndCause::Closed => Some(*disconnected_at_ms),
-                EndCause::Gone => Some(*connected_at_ms),
+    pub fn heard_at(&self) -> Option<Timestamp> {
+        match &self.kind {
+            EventKind::Connected { connected_at } => Some(*connected_at),
+            EventKind::Disconnected { connected_at, disconnected_at, cause } => match cause {
+                EndCause::Closed => Some(*disconnected_at),
+                EndCause::Gone => Some(*connected_at),
                 // Some releases put another session's connected_at there (emqx#13484).
                 EndCause::TakenOver | EndCause::Discarded => None,
             },
-            Happening::Published(message) => (!message.will).then_some(message.received_at_ms),
+            EventKind::Published(message) => (!message.will).then_some(message.received_at),
         }
     }
 
     /// The latest timestamp of the event: it tells a clock that is ahead.
     #[must_use]
-    pub fn latest_ms(&self) -> i64 {
-        match &self.happening {
-            Happening::Connected { connected_at_ms } => *connected_at_ms,
-            Happening::Disconnected { connected_at_ms, disconnected_at_ms, .. } => {
-                *connected_at_ms.max(disconnected_at_ms)
+    pub fn latest_timestamp(&self) -> Timestamp {
+        match &self.kind {
+            EventKind::Connected { connected_at } => *connected_at,
+            EventKind::Disconnected { connected_at, disconnected_at, .. } => {
+                *connected_at.max(disconnected_at)
             }
-            Happening::Published(message) => message.received_at_ms,
+            EventKind::Published(message) => message.received_at,
         }
     }
 }
 
-/// Whether a number of milliseconds since 1970 is a moment that the registry can hold.
+/// The timestamp of so many milliseconds since 1970; `None` for one that the registry cannot hold.
 #[must_use]
-pub fn is_moment(ms: i64) -> bool {
-    (0..=LAST_MOMENT_MS).contains(&ms)
+pub fn timestamp_from_ms(ms: i64) -> Option<Timestamp> {
+    (0..=LAST_TIMESTAMP_MS).contains(&ms).then(|| Timestamp::from_millisecond(ms).ok())?
 }

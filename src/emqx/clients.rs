@@ -43,8 +43,8 @@ pub struct ConnectedClient {
     pub client_id: String,
     /// Its user name; empty when it has none.
     pub user_name: String,
-    /// When its session began, in milliseconds since the Unix epoch, by the broker's clock.
-    pub connected_at_ms: i64,
+    /// When its session began, in whole milliseconds, by the broker's clock.
+    pub connected_at: Timestamp,
 }
 
 #[derive(Deserialize)]
@@ -138,9 +138,14 @@ impl TryFrom<Client> for ConnectedClient {
             client_id: client.clientid,
             // What EMQX writes where there is none.
             user_name: client.username.filter(|name| name != "undefined").unwrap_or_default(),
-            connected_at_ms: connected_at.as_millisecond(),
+            connected_at: in_whole_ms(connected_at),
         })
     }
+}
+
+/// Events name a session by milliseconds.
+fn in_whole_ms(timestamp: Timestamp) -> Timestamp {
+    Timestamp::from_millisecond(timestamp.as_millisecond()).unwrap_or(timestamp)
 }
 
 #[cfg(test)]
@@ -167,7 +172,7 @@ mod tests {
         let client = |client_id: &str, user_name: &str| ConnectedClient {
             client_id: client_id.to_owned(),
             user_name: user_name.to_owned(),
-            connected_at_ms: 1_795_356_238_379,
+            connected_at: Timestamp::from_millisecond(1_795_356_238_379).unwrap(),
         };
         assert_eq!(page.connected, [client("a", "a"), client("c", "")]);
     }

@@ -1,15 +1,15 @@
 //! Whose event it is, and what it changes.
 
 use crate::domain::device::DeviceRecord;
-use crate::domain::event::{Event, Happening, Message};
+use crate::domain::event::{Event, EventKind, Message};
 use crate::domain::name::check_name;
 use crate::domain::rights::Reported;
 use crate::domain::schema::Violation;
 use crate::domain::value::{AsText, StateValue};
 use crate::ingest::{Change, Ingest, IngestError};
-use crate::presence::{Said, said};
+use crate::presence::{SessionEffect, session_effect};
 use crate::registry::bindings::MAIN;
-use crate::registry::reports::{BrokenReport, DeviceNews, Partial, Report};
+use crate::registry::reports::{DeviceUpdate, Partial, Report, ViolationReport};
 
 /// What became of an event that was dealt with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,13 +63,13 @@ impl Ingest {
             return Ok(unentitled(&device, &event, owned));
         }
         let news = news(&device, &event);
-        if let Happening::Published(message) = event.happening {
+        if let EventKind::Published(message) = event.kind {
             return self.classify_message(&device, message, news).await;
         }
-        let (outcome, session) = match said(&event, device.id, owned) {
-            Said::Move(session) => (IngestOutcome::Written, Some(session)),
-            Said::GoesOn(reason) => self.stale(reason),
-            Said::Nothing => (IngestOutcome::Seen, None),
+        let (outcome, session) = match session_effect(&event, device.id, owned) {
+            SessionEffect::Change(session) => (IngestOutcome::Written, Some(session)),
+            SessionEffect::TakenOver(reason) => self.stale(reason),
+            SessionEffect::None => (IngestOutcome::Seen, None),
         };
         Ok((outcome, Some(Change { session, news: Some(news) })))
     }
@@ -83,7 +83,7 @@ impl Ingest {
         &self,
         device: &DeviceRecord,
         message: Message<'_>,
-        mut news: DeviceNews,
+        mut news: DeviceUpdate,
     ) -> Result<(IngestOutcome, Option<Change>), IngestError> {
         if device.kind.is_service() {
             return Ok((IngestOutcome::Service, None));
@@ -110,11 +110,11 @@ impl Ingest {
         Ok((outcome, Some(Change { session: None, news: Some(news) })))
     }
 
-    fn too_large(&self, binding: &str, message: &Message<'_>) -> BrokenReport {
+    fn too_large(&self, binding: &str, message: &Message<'_>) -> ViolationReport {
         let most = self.max_payload;
         let size = message.payload.as_ref().map(|payload| format!(" ({} bytes)", payload.len()));
-        BrokenReport {
-            at_ms: message.received_at_ms,
+        ViolationReport {
+            at: message.received_at,
             binding: binding.into(),
             pointer: String::new(),
             message: format!(
@@ -128,7 +128,7 @@ impl Ingest {
     /// the report as it came, of a binding that merges too.
     async fn report(
         &self,
-        news: &mut DeviceNews,
+        news: &mut DeviceUpdate,
         reported: &Reported,
         message: &Message<'_>,
         value: Option<&StateValue>,
@@ -152,8 +152,8 @@ impl Ingest {
             Ok(())
         });
         let Err(violation) = added else { return Ok(true) };
-        let broken = BrokenReport {
-            at_ms: message.received_at_ms,
+        let broken = ViolationReport {
+            at: message.received_at,
             binding: binding.clone(),
             pointer: violation.pointer,
             message: violation.message,
@@ -165,7 +165,7 @@ impl Ingest {
 
 fn report(message: &Message<'_>, value: Option<&StateValue>) -> Report {
     Report {
-        at_ms: message.received_at_ms,
+        at: message.received_at,
         id: message.id.as_ref().into(),
         value: value.map(|value| value.json().into()),
         as_text: value.and_then(StateValue::as_text).map(AsText::why),
@@ -175,7 +175,7 @@ fn report(message: &Message<'_>, value: Option<&StateValue>) -> Report {
 fn partial(binding: &str, message: &Message<'_>, patch: Option<&str>, members: usize) -> Partial {
     Partial {
         binding: binding.into(),
-        at_ms: message.received_at_ms,
+        at: message.received_at,
         id: message.id.as_ref().into(),
         patch: patch.map(Into::into),
         members,
@@ -183,11 +183,11 @@ fn partial(binding: &str, message: &Message<'_>, patch: Option<&str>, members: u
 }
 
 /// What an event says of its device before its payload is looked at.
-fn news(device: &DeviceRecord, event: &Event<'_>) -> DeviceNews {
-    DeviceNews {
-        seen_ms: event.heard_at_ms(),
+fn news(device: &DeviceRecord, event: &Event<'_>) -> DeviceUpdate {
+    DeviceUpdate {
+        seen_at: event.heard_at(),
         node: event.node.as_deref().map(Into::into),
-        ..DeviceNews::new(device.id, event.latest_ms())
+        ..DeviceUpdate::new(device.id, event.latest_timestamp())
     }
 }
 
@@ -200,8 +200,8 @@ fn unentitled(
     owned: bool,
 ) -> (IngestOutcome, Option<Change>) {
     let outcome = if owned { IngestOutcome::Disabled } else { IngestOutcome::ForeignClientId };
-    let ended = match said(event, device.id, owned) {
-        Said::Move(session) if session.ended_at_ms.is_some() => Some(session),
+    let ended = match session_effect(event, device.id, owned) {
+        SessionEffect::Change(session) if session.ended_at.is_some() => Some(session),
         _ => None,
     };
     // Nobody has a session under a client id that is not a name.

@@ -167,15 +167,19 @@ pub(super) mod tests {
     use std::time::Duration;
 
     use futures_util::FutureExt;
+    use jiff::Timestamp;
     use tokio::sync::oneshot;
 
     use super::*;
     use crate::domain::device::DeviceId;
     use crate::ingest::Change;
-    use crate::registry::reports::{DeviceNews, Partial};
+    use crate::registry::reports::{DeviceUpdate, Partial};
 
     pub(in crate::ingest) fn submission(device: i64) -> Submission {
-        let change = Change { session: None, news: Some(DeviceNews::new(DeviceId(device), 0)) };
+        let change = Change {
+            session: None,
+            news: Some(DeviceUpdate::new(DeviceId(device), Timestamp::UNIX_EPOCH)),
+        };
         Submission { change, since: Instant::now(), answer: oneshot::channel().0 }
     }
 
@@ -205,7 +209,7 @@ pub(super) mod tests {
             let mut heavy = submission(device);
             let news = heavy.change.news.as_mut().unwrap();
             let (binding, id, patch) = ("main".into(), "0A".into(), None);
-            news.partials.push(Partial { binding, at_ms: 0, id, patch, members });
+            news.partials.push(Partial { binding, at: Timestamp::UNIX_EPOCH, id, patch, members });
             heavy
         };
         let queue = Queue::new(100);

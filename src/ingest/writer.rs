@@ -20,8 +20,8 @@ use crate::metrics::EventMetrics;
 use crate::registry::error::RegistryError;
 use crate::registry::events::{self, Outdated};
 use crate::registry::pool::Postgres;
-use crate::registry::presence::SessionMove;
-use crate::registry::reports::{DeviceNews, Partial};
+use crate::registry::presence::SessionChange;
+use crate::registry::reports::{DeviceUpdate, Partial};
 
 /// How many events are worth a transaction beside one under way: a transaction costs PostgreSQL about as
 /// much as thirty events do. docs/PERFORMANCE.md has what others gave.
@@ -240,8 +240,8 @@ const SLOW: &str =
 /// What one transaction writes, in any order: PostgreSQL takes what is newest of each client id and device. It
 /// borrows: when PostgreSQL refuses it, its events are written in other transactions.
 struct Statement<'a> {
-    sessions: Vec<&'a SessionMove>,
-    news: Vec<&'a DeviceNews>,
+    sessions: Vec<&'a SessionChange>,
+    news: Vec<&'a DeviceUpdate>,
     partials: Vec<(DeviceId, &'a Partial)>,
     keep_sessions: Duration,
 }

@@ -45,7 +45,7 @@ use crate::registry::connection::Target;
 use crate::registry::error::{RegistryError, causes};
 use crate::registry::freshness::{Freshness, now_ms};
 use crate::registry::hearing::{Hearing, Proof};
-use crate::registry::heartbeat::{answers, is_read_only, micros, or_else_asked};
+use crate::registry::heartbeat::{answers, database_time, is_read_only, or_else_asked};
 use crate::registry::locks::{LockFeed, LockNotice};
 use crate::registry::schemas::SchemaCache;
 use crate::registry::session::Guarded;
@@ -331,7 +331,7 @@ impl ChangeListener {
                             let why = "the server takes no writes any more";
                             return Err(ListenError::Lost(why.to_owned()));
                         }
-                        sent_at = Some(micros(&answer).ok_or_else(|| {
+                        sent_at = Some(database_time(&answer).ok_or_else(|| {
                             ListenError::Lost("PostgreSQL's time cannot be read".to_owned())
                         })?);
                     }

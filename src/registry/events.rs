@@ -6,15 +6,15 @@ use deadpool_postgres::ClientWrapper;
 
 use crate::domain::device::DeviceId;
 use crate::registry::error::RegistryError;
-use crate::registry::presence::{MoveColumns, SessionMove};
-use crate::registry::reports::{DeviceNews, NewsColumns, Partial, PartialColumns};
+use crate::registry::presence::{SessionChange, SessionColumns};
+use crate::registry::reports::{DeviceUpdate, MergeColumns, Partial, UpdateColumns};
 
 /// What a committed batch had in it that changed nothing, or that cannot be right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Outdated {
-    /// Client ids whose moves brought nothing new.
+    /// Client ids whose changes were not new.
     pub sessions: u64,
-    /// Moves that are older than sessions are kept.
+    /// Changes that are older than sessions are kept.
     pub too_old: u64,
     /// Reports that were not newer than what was known.
     pub reports: u64,
@@ -29,23 +29,23 @@ const WRITE: &str = "
         fleetgate_write_reports($8, $9, $10, $11, $12, $13::text[]::jsonb[], $14::text[]::jsonb[]) AS counts
     FROM fleetgate_write_sessions($1, $2, $3, $4, $5, $6, $7 * interval '1 second', NULL) AS moved";
 
-/// Writes moves, news and partial reports, in any order. `keep`: moves older than this open nothing. When
-/// this returns, they are committed: the statement is a transaction of its own, and its answer ends with
+/// Writes session changes, updates and partial reports, in any order. `keep`: changes older than this open
+/// no session. When this returns, they are committed: the statement is a transaction of its own, and its answer ends with
 /// PostgreSQL being ready again, which comes after the commit.
 ///
 /// # Errors
-/// A client id that is no name, a value that jsonb cannot hold, moments beyond the year 9998, a
-/// database that is away. Nothing was written then, unless the connection broke: nobody knows.
+/// A client id that is not a valid name, a value that jsonb cannot hold, a database that is away. Nothing
+/// was written then, unless the connection broke: nobody knows.
 pub async fn write(
     client: &ClientWrapper,
-    moves: &[&SessionMove],
-    news: &[&DeviceNews],
+    changes: &[&SessionChange],
+    updates: &[&DeviceUpdate],
     partials: &[(DeviceId, &Partial)],
     keep: Duration,
 ) -> Result<Outdated, RegistryError> {
     let on_events = || RegistryError::on("a batch of events");
-    let (sessions, items) = (MoveColumns::new(moves)?, NewsColumns::new(news)?);
-    let merges = PartialColumns::new(partials, &items.device_ids);
+    let (sessions, updates) = (SessionColumns::new(changes), UpdateColumns::new(updates));
+    let merges = MergeColumns::new(partials, &updates.device_ids);
     let statement = client.prepare_cached(WRITE).await.map_err(on_events())?;
     let row = client
         .query_one(
@@ -58,13 +58,13 @@ pub async fn write(
                 &sessions.inferences,
                 &sessions.owned,
                 &keep.as_secs_f64(),
-                &items.device_ids,
-                &items.stamps,
-                &items.seen,
-                &items.nodes,
-                &items.bindings,
-                &items.reports,
-                &items.violations,
+                &updates.device_ids,
+                &updates.stamps,
+                &updates.seen,
+                &updates.nodes,
+                &updates.bindings,
+                &updates.reports,
+                &updates.violations,
                 &merges.locked,
                 &merges.device_ids,
                 &merges.bindings,

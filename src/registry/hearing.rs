@@ -8,6 +8,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Notify;
 
 use crate::secret::random_bytes;
@@ -23,41 +24,46 @@ const CLOSE: Duration = Duration::from_secs(60);
 /// A notice from another session that arrived.
 #[derive(Debug, Clone, Copy)]
 pub struct Proof {
-    /// When it was sent, in microseconds since the Unix epoch by PostgreSQL's clock: what was committed
-    /// before has been heard.
-    pub sent_at: i64,
+    /// When it was sent, by PostgreSQL's clock: what was committed before has been heard.
+    pub sent_at: Timestamp,
     /// How long it took.
     pub travelled: Duration,
 }
 
-/// What has been heard; times in microseconds since the Unix epoch by PostgreSQL's clock.
+/// A stretch of time in which changes may not have been heard, or only late.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gap {
+    /// Its beginning.
+    pub from: Timestamp,
+    /// Its end.
+    pub until: Timestamp,
+}
+
+/// What has been heard, by PostgreSQL's clock.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Heard {
-    /// Everything committed up to then, except in the gap; 0: nothing yet.
-    pub until: i64,
-    /// The gap: from here…
-    pub gap_from: i64,
-    /// …to here; 0 to 0 where there was none.
-    pub gap_until: i64,
+    /// Everything committed up to then, except in the gap; `None`: nothing yet.
+    pub until: Option<Timestamp>,
+    /// The newest gap.
+    pub gap: Option<Gap>,
     /// Whether changes are heard at present.
     pub listening: bool,
 }
 
 impl Heard {
-    fn gap(&mut self, from: i64, until: i64, close: i64) {
-        if self.gap_until == 0 || from - self.gap_until > close {
-            self.gap_from = from;
-        }
-        self.gap_until = until;
+    /// Notes a gap; one that begins less than `close` after the last one ended belongs to it.
+    fn note_gap(&mut self, from: Timestamp, until: Timestamp, close: SignedDuration) {
+        let last = self.gap.filter(|gap| from.duration_since(gap.until) <= close);
+        self.gap = Some(Gap { from: last.map_or(from, |gap| gap.from), until });
     }
 
-    fn proven(&mut self, proof: Proof, close: i64) {
-        let arrived = proof.sent_at
-            + i64::try_from(proof.travelled.as_micros()).unwrap_or(i64::MAX - proof.sent_at);
+    fn note_proof(&mut self, proof: Proof, close: SignedDuration) {
+        let until = self.until.unwrap_or(proof.sent_at);
         if proof.travelled > LAG {
-            self.gap(self.until, arrived, close);
+            let arrived = proof.sent_at.saturating_add(proof.travelled);
+            self.note_gap(until, arrived.unwrap_or(Timestamp::MAX), close);
         }
-        self.until = self.until.max(proof.sent_at);
+        self.until = Some(until.max(proof.sent_at));
     }
 }
 
@@ -66,8 +72,8 @@ impl Heard {
 pub struct Hearing {
     id: String,
     began: Instant,
-    /// In microseconds, see [`CLOSE`].
-    close: i64,
+    /// See [`CLOSE`].
+    close: SignedDuration,
     heard: Mutex<Heard>,
     changed: Notify,
 }
@@ -79,7 +85,7 @@ impl Hearing {
         Self {
             id: format!("{:016x}", u64::from_ne_bytes(random_bytes())),
             began: Instant::now(),
-            close: i64::try_from((bound + CLOSE).as_micros()).unwrap_or(i64::MAX),
+            close: SignedDuration::try_from(bound + CLOSE).unwrap_or(SignedDuration::MAX),
             heard: Mutex::default(),
             changed: Notify::new(),
         }
@@ -110,11 +116,11 @@ impl Hearing {
 
     /// LISTEN is in force, and this is its first proof. Nothing was heard since the last one before.
     pub fn begins(&self, proof: Proof) {
-        let age = i64::try_from(self.age().as_micros()).unwrap_or(proof.sent_at);
+        let began = proof.sent_at.saturating_sub(self.age()).unwrap_or(Timestamp::MIN);
         let mut heard = self.heard();
-        let from = if heard.until > 0 { heard.until } else { proof.sent_at - age };
-        heard.gap(from, proof.sent_at, self.close);
-        heard.proven(proof, self.close);
+        let from = heard.until.unwrap_or(began);
+        heard.note_gap(from, proof.sent_at, self.close);
+        heard.note_proof(proof, self.close);
         heard.listening = true;
         drop(heard);
         self.changed.notify_one();
@@ -122,7 +128,7 @@ impl Hearing {
 
     /// Another proof.
     pub fn confirm(&self, proof: Proof) {
-        self.heard().proven(proof, self.close);
+        self.heard().note_proof(proof, self.close);
     }
 
     /// LISTEN is lost: nothing is heard from the last proof on.
@@ -140,54 +146,54 @@ impl Hearing {
 mod tests {
     use super::*;
 
-    /// A minute.
-    const CLOSE: i64 = 60_000_000;
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+    }
 
-    fn proof(sent_at: i64) -> Proof {
+    fn proof(sent_at: Timestamp) -> Proof {
         Proof { sent_at, travelled: Duration::from_millis(1) }
     }
 
-    fn gap(hearing: &Hearing) -> (i64, i64) {
-        let heard = hearing.now();
-        (heard.gap_from, heard.gap_until)
+    fn gap(from: i64, until: i64) -> Option<Gap> {
+        Some(Gap { from: at(from), until: at(until) })
     }
 
     #[test]
     fn the_first_gap_reaches_from_the_start_to_the_first_proof() {
         let hearing = Hearing::new(Duration::ZERO);
         assert_eq!(hearing.now(), Heard::default());
-        hearing.begins(proof(1_000_000_000));
-        hearing.confirm(proof(1_002_000_000));
-        let (from, until) = gap(&hearing);
-        assert!(from <= until && until == 1_000_000_000, "{from} {until}");
-        assert_eq!(hearing.now().until, 1_002_000_000);
+        hearing.begins(proof(at(0)));
+        hearing.confirm(proof(at(2)));
+        let first = hearing.now().gap.unwrap();
+        assert!(first.from <= first.until && first.until == at(0), "{first:?}");
+        assert_eq!(hearing.now().until, Some(at(2)));
         assert!(hearing.now().listening);
     }
 
     #[test]
     fn a_gap_reaches_from_the_last_proof_to_the_next() {
         let hearing = Hearing::new(Duration::ZERO);
-        hearing.begins(proof(CLOSE));
-        hearing.confirm(proof(3 * CLOSE));
+        hearing.begins(proof(at(60)));
+        hearing.confirm(proof(at(180)));
         hearing.lost();
-        assert_eq!((hearing.now().until, hearing.now().listening), (3 * CLOSE, false));
-        hearing.begins(proof(3 * CLOSE + 9));
-        assert_eq!(gap(&hearing), (3 * CLOSE, 3 * CLOSE + 9));
+        assert_eq!((hearing.now().until, hearing.now().listening), (Some(at(180)), false));
+        hearing.begins(proof(at(189)));
+        assert_eq!(hearing.now().gap, gap(180, 189));
         // One that follows soon belongs to it, one much later does not.
-        hearing.begins(proof(3 * CLOSE + 20));
-        assert_eq!(gap(&hearing), (3 * CLOSE, 3 * CLOSE + 20));
-        hearing.confirm(proof(9 * CLOSE));
-        hearing.begins(proof(9 * CLOSE + 1));
-        assert_eq!(gap(&hearing), (9 * CLOSE, 9 * CLOSE + 1));
+        hearing.begins(proof(at(200)));
+        assert_eq!(hearing.now().gap, gap(180, 200));
+        hearing.confirm(proof(at(540)));
+        hearing.begins(proof(at(541)));
+        assert_eq!(hearing.now().gap, gap(540, 541));
     }
 
     #[test]
     fn a_slow_notice_is_a_gap() {
         let hearing = Hearing::new(Duration::ZERO);
-        hearing.begins(proof(CLOSE));
-        hearing.confirm(proof(5 * CLOSE));
-        hearing.confirm(Proof { sent_at: 5 * CLOSE + 1_000, travelled: LAG * 2 });
-        assert_eq!(gap(&hearing), (5 * CLOSE, 5 * CLOSE + 2_001_000));
-        assert_eq!(hearing.now().until, 5 * CLOSE + 1_000);
+        hearing.begins(proof(at(60)));
+        hearing.confirm(proof(at(300)));
+        hearing.confirm(Proof { sent_at: at(301), travelled: LAG * 2 });
+        assert_eq!(hearing.now().gap, gap(300, 303));
+        assert_eq!(hearing.now().until, Some(at(301)));
     }
 }

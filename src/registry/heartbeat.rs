@@ -8,6 +8,7 @@
 use std::pin::pin;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::time::{sleep, timeout};
 use tokio_postgres::SimpleQueryMessage;
 
@@ -51,10 +52,11 @@ pub(super) fn is_read_only(answer: &[SimpleQueryMessage]) -> bool {
         .any(|message| matches!(message, SimpleQueryMessage::Row(row) if row.get(1) == Some("t")))
 }
 
-/// PostgreSQL's clock, in microseconds since the Unix epoch, as a heartbeat's answer tells it.
-pub(super) fn micros(answer: &[SimpleQueryMessage]) -> Option<i64> {
-    answer.iter().find_map(|message| match message {
+/// The time by PostgreSQL's clock, which a heartbeat's answer has in microseconds.
+pub(super) fn database_time(answer: &[SimpleQueryMessage]) -> Option<Timestamp> {
+    let micros = answer.iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
         _ => None,
-    })
+    });
+    Timestamp::from_microsecond(micros?).ok()
 }

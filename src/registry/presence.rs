@@ -1,6 +1,6 @@
 //! Sessions and the online flag that follows them (`client_sessions`, `devices.online`).
 //!
-//! The order of sessions and the races are told in [`crate`]'s `presence`. They stand in
+//! The order of sessions and the races are described in [`crate`]'s `presence`. They stand in
 //! `fleetgate_write_sessions` of `sql/V4__presence.sql`: locks in one order (devices by
 //! id, then sessions by client id), and triggers that count open sessions in the locked devices.
 
@@ -14,33 +14,33 @@ use tokio_postgres::types::{ToSql, Type};
 use crate::domain::device::DeviceId;
 use crate::registry::error::RegistryError;
 
-/// What an event or a sweep says of one session. Moments are ms since 1970 by the broker's clock.
+/// What an event or a sweep says of one session. Timestamps are by the broker's clock.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SessionMove {
+pub struct SessionChange {
     /// Whose session.
     pub client_id: String,
     /// The device that the user name names.
     pub device_id: DeviceId,
     /// When the session began, which names it.
-    pub connected_at_ms: i64,
+    pub connected_at: Timestamp,
     /// When it ended; `None`: it is open.
-    pub ended_at_ms: Option<i64>,
-    /// Whether the end was concluded from the broker's silence rather than told by it.
+    pub ended_at: Option<Timestamp>,
+    /// Whether the end was concluded because the broker no longer lists the session.
     pub inferred: bool,
-    /// Whether the client id is the device's own. If not, the move may only end the very session that
+    /// Whether the client id is the device's own. If not, the change may only end the very session that
     /// it names, and only if that is the device's.
     pub owned: bool,
 }
 
-/// What became of moves.
+/// How many of a batch of changes were written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Applied {
     /// Sessions that were written.
     pub moved: u64,
-    /// Client ids whose moves brought nothing new: of an older session than the one known, or the
-    /// same again.
+    /// Client ids whose changes were not new: of an older session than the one known, or the same
+    /// again.
     pub ignored: u64,
-    /// Moves that are older than sessions are kept.
+    /// Changes that are older than sessions are kept.
     pub too_old: u64,
 }
 
@@ -51,13 +51,13 @@ const WRITE_SESSIONS: &str = "SELECT fleetgate_write_sessions($1, $2, $3, $4, $5
 /// the broker lists as connected, and reading its list began then.
 ///
 /// # Errors
-/// A client id that is no name, moments beyond the year 9998, a database that is away.
+/// A client id that is not a valid name, timestamps after the year 9998, a database that is away.
 pub async fn apply_sessions(
     tx: &impl GenericClient,
-    moves: &[SessionMove],
+    changes: &[SessionChange],
     listed_before: Option<Timestamp>,
 ) -> Result<Applied, RegistryError> {
-    let columns = MoveColumns::new(moves)?;
+    let columns = SessionColumns::new(changes);
     let mut parameters = columns.typed().to_vec();
     parameters.push((&listed_before, Type::TIMESTAMPTZ));
     let row = tx
@@ -67,8 +67,8 @@ pub async fn apply_sessions(
     Ok(columns.applied(row.get(0)))
 }
 
-/// Moves as `fleetgate_write_sessions` takes them: one array a column.
-pub(super) struct MoveColumns<'a> {
+/// Changes as `fleetgate_write_sessions` takes them: one array a column.
+pub(super) struct SessionColumns<'a> {
     pub(super) client_ids: Vec<&'a str>,
     pub(super) device_ids: Vec<i64>,
     pub(super) began: Vec<Timestamp>,
@@ -77,21 +77,17 @@ pub(super) struct MoveColumns<'a> {
     pub(super) owned: Vec<bool>,
 }
 
-impl<'a> MoveColumns<'a> {
-    /// # Errors
-    /// Moments that are none.
-    pub(super) fn new<M: Borrow<SessionMove>>(moves: &'a [M]) -> Result<Self, RegistryError> {
-        let moves = || moves.iter().map(Borrow::borrow);
-        let began = moves().map(|session| moment(session.connected_at_ms));
-        let ended = moves().map(|session| session.ended_at_ms.map(moment).transpose());
-        Ok(Self {
-            client_ids: moves().map(|session| session.client_id.as_str()).collect(),
-            device_ids: moves().map(|session| session.device_id.0).collect(),
-            began: began.collect::<Result<_, _>>()?,
-            ended: ended.collect::<Result<_, _>>()?,
-            inferences: moves().map(|session| session.inferred).collect(),
-            owned: moves().map(|session| session.owned).collect(),
-        })
+impl<'a> SessionColumns<'a> {
+    pub(super) fn new<C: Borrow<SessionChange>>(changes: &'a [C]) -> Self {
+        let changes = || changes.iter().map(Borrow::borrow);
+        Self {
+            client_ids: changes().map(|session| session.client_id.as_str()).collect(),
+            device_ids: changes().map(|session| session.device_id.0).collect(),
+            began: changes().map(|session| session.connected_at).collect(),
+            ended: changes().map(|session| session.ended_at).collect(),
+            inferences: changes().map(|session| session.inferred).collect(),
+            owned: changes().map(|session| session.owned).collect(),
+        }
     }
 
     /// What `fleetgate_write_sessions` says of them: how many moved, how many were too old.
@@ -113,10 +109,4 @@ impl<'a> MoveColumns<'a> {
             (&self.owned, Type::BOOL_ARRAY),
         ]
     }
-}
-
-/// A moment as PostgreSQL takes it.
-pub(super) fn moment(ms: i64) -> Result<Timestamp, RegistryError> {
-    Timestamp::from_millisecond(ms)
-        .map_err(|_| RegistryError::BadData(format!("{ms} ms is not a valid timestamp")))
 }

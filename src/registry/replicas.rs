@@ -90,22 +90,19 @@ fn on_replicas() -> impl FnOnce(tokio_postgres::Error) -> RegistryError {
     RegistryError::on("the table of replicas")
 }
 
-/// Times are microseconds since 1970 by PostgreSQL's clock; 0 stands for none.
 const WRITE: &str = "
     WITH forgotten AS (
         DELETE FROM replicas WHERE noted_at < now() - 2 * bound - $8 * interval '1 second' AND id <> $1)
     INSERT INTO replicas (id, started_at, noted_at, listening, heard_until, gap_from, gap_until, bound)
     SELECT $1, clock_timestamp() - $2 * interval '1 second', clock_timestamp(), $3,
-           at.heard_until, at.gap_from, at.gap_until, $7 * interval '1 second'
-    FROM (SELECT 'epoch'::timestamptz + nullif($4::bigint, 0) * interval '1 microsecond' AS heard_until,
-                 'epoch'::timestamptz + nullif($5::bigint, 0) * interval '1 microsecond' AS gap_from,
-                 'epoch'::timestamptz + nullif($6::bigint, 0) * interval '1 microsecond' AS gap_until) AS at
+           $4, $5, $6, $7 * interval '1 second'
     ON CONFLICT (id) DO UPDATE SET
         noted_at = EXCLUDED.noted_at, listening = EXCLUDED.listening, heard_until = EXCLUDED.heard_until,
         gap_from = EXCLUDED.gap_from, gap_until = EXCLUDED.gap_until, bound = EXCLUDED.bound";
 
 async fn write(client: &ClientWrapper, note: &Note) -> Result<(), RegistryError> {
-    let Heard { until, gap_from, gap_until, listening } = note.heard;
+    let Heard { until, gap, listening } = note.heard;
+    let (gap_from, gap_until) = gap.map(|gap| (gap.from, gap.until)).unzip();
     let (age, bound) = (note.age.as_secs_f64(), note.bound.as_secs_f64());
     let forgotten = FORGOTTEN.as_secs_f64();
     let values: [&(dyn tokio_postgres::types::ToSql + Sync); 8] =

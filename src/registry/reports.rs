@@ -11,14 +11,12 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use crate::domain::device::DeviceId;
-use crate::registry::error::RegistryError;
-use crate::registry::presence::moment;
 
 /// One reported value.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
-    /// When the broker received it, ms since 1970.
-    pub at_ms: i64,
+    /// When the broker received it.
+    pub at: Timestamp,
     /// The message's id.
     pub id: Box<str>,
     /// JSON text that jsonb holds; `None` clears the value.
@@ -32,8 +30,8 @@ pub struct Report {
 pub struct Partial {
     /// The binding it is for.
     pub binding: Box<str>,
-    /// When the broker received it, ms since 1970.
-    pub at_ms: i64,
+    /// When the broker received it.
+    pub at: Timestamp,
     /// The message's id.
     pub id: Box<str>,
     /// The merge patch (RFC 7396), JSON text that jsonb holds; `None` clears the value.
@@ -44,9 +42,9 @@ pub struct Partial {
 
 /// A report that broke its capability's schema.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct BrokenReport {
-    /// When the broker received it, ms since 1970.
-    pub at_ms: i64,
+pub struct ViolationReport {
+    /// When the broker received it.
+    pub at: Timestamp,
     /// The binding it was for.
     pub binding: Box<str>,
     /// JSON pointer into the payload.
@@ -55,34 +53,34 @@ pub struct BrokenReport {
     pub message: String,
 }
 
-/// What one event says of its device.
+/// What one event changes of its device.
 #[derive(Debug, Clone, PartialEq)]
-pub struct DeviceNews {
+pub struct DeviceUpdate {
     /// The device.
     pub device_id: DeviceId,
-    /// When the device was heard, ms since 1970; `None`: this event is no word of its own.
-    pub seen_ms: Option<i64>,
-    /// The event's latest timestamp, ms since 1970: it tells a clock that is ahead.
-    pub stamp_ms: i64,
-    /// The broker node that told it.
+    /// When the device was heard; `None`: the event does not come from the device itself.
+    pub seen_at: Option<Timestamp>,
+    /// The event's latest timestamp: a clock that is ahead shows in it.
+    pub timestamp: Timestamp,
+    /// The broker node that sent it.
     pub node: Option<Box<str>>,
     /// The value of each binding.
     pub reports: BTreeMap<Box<str>, Report>,
     /// Reports of bindings that merge, all of them: none of them stands for another.
     pub partials: Vec<Partial>,
     /// A violation.
-    pub violation: Option<BrokenReport>,
+    pub violation: Option<ViolationReport>,
 }
 
-impl DeviceNews {
-    /// News without content, with its event's latest timestamp.
+impl DeviceUpdate {
+    /// Nothing but its event's latest timestamp.
     #[must_use]
-    pub fn new(device_id: DeviceId, stamp_ms: i64) -> Self {
+    pub fn new(device_id: DeviceId, timestamp: Timestamp) -> Self {
         let reports = BTreeMap::new();
         Self {
             device_id,
-            seen_ms: None,
-            stamp_ms,
+            seen_at: None,
+            timestamp,
             node: None,
             reports,
             partials: Vec::new(),
@@ -91,21 +89,21 @@ impl DeviceNews {
     }
 }
 
-/// News of one device with one report at most: an element of what `fleetgate_write_reports` takes.
-struct NewsItem<'a> {
-    news: &'a DeviceNews,
+/// An update with one report at most: one element of what `fleetgate_write_reports` takes.
+struct UpdateRow<'a> {
+    update: &'a DeviceUpdate,
     report: Option<(&'a str, &'a Report)>,
-    violation: Option<&'a BrokenReport>,
+    violation: Option<&'a ViolationReport>,
 }
 
-/// One item for each report; one at least.
-fn items(news: &DeviceNews) -> impl Iterator<Item = NewsItem<'_>> {
-    let bare = news.reports.is_empty().then_some(None);
-    let reports = news.reports.iter().map(|(binding, report)| Some((&**binding, report)));
-    bare.into_iter().chain(reports).enumerate().map(|(position, report)| NewsItem {
-        news,
+/// One row for each report; one at least.
+fn rows(update: &DeviceUpdate) -> impl Iterator<Item = UpdateRow<'_>> {
+    let bare = update.reports.is_empty().then_some(None);
+    let reports = update.reports.iter().map(|(binding, report)| Some((&**binding, report)));
+    bare.into_iter().chain(reports).enumerate().map(|(position, report)| UpdateRow {
+        update,
         report,
-        violation: news.violation.as_ref().filter(|_| position == 0),
+        violation: update.violation.as_ref().filter(|_| position == 0),
     })
 }
 
@@ -115,20 +113,21 @@ impl Report {
         let value = self.value.as_ref().map(|value| format!("\"value\":{value},"));
         let as_text = self.as_text.map(|why| format!("\"kept_as_text\":{},", json!(why)));
         let (value, as_text) = (value.unwrap_or_default(), as_text.unwrap_or_default());
-        format!("{{{value}{as_text}\"at\":{},\"id\":{}}}", self.at_ms, json!(self.id))
+        format!("{{{value}{as_text}\"at\":{},\"id\":{}}}", self.at.as_millisecond(), json!(self.id))
     }
 }
 
-impl BrokenReport {
+impl ViolationReport {
     /// As it is stored.
     fn json(&self) -> String {
-        let Self { at_ms, binding, pointer, message } = self;
-        json!({"at": at_ms, "binding": binding, "pointer": pointer, "message": message}).to_string()
+        let Self { at, binding, pointer, message } = self;
+        let at = at.as_millisecond();
+        json!({"at": at, "binding": binding, "pointer": pointer, "message": message}).to_string()
     }
 }
 
-/// News as `fleetgate_write_reports` takes them: one array a column.
-pub(super) struct NewsColumns<'a> {
+/// Updates as `fleetgate_write_reports` takes them: one array a column.
+pub(super) struct UpdateColumns<'a> {
     pub(super) device_ids: Vec<i64>,
     pub(super) stamps: Vec<Timestamp>,
     pub(super) seen: Vec<Option<Timestamp>>,
@@ -138,25 +137,18 @@ pub(super) struct NewsColumns<'a> {
     pub(super) violations: Vec<Option<String>>,
 }
 
-impl<'a> NewsColumns<'a> {
-    /// # Errors
-    /// Moments that are none.
-    pub(super) fn new(all: &[&'a DeviceNews]) -> Result<Self, RegistryError> {
-        let items: Vec<_> = all.iter().copied().flat_map(items).collect();
-        let stamps = items.iter().map(|item| moment(item.news.stamp_ms));
-        let seen = items.iter().map(|item| item.news.seen_ms.map(moment).transpose());
-        Ok(Self {
-            device_ids: items.iter().map(|item| item.news.device_id.0).collect(),
-            stamps: stamps.collect::<Result<_, _>>()?,
-            seen: seen.collect::<Result<_, _>>()?,
-            nodes: items.iter().map(|item| item.news.node.as_deref()).collect(),
-            bindings: items.iter().map(|item| item.report.map(|(binding, _)| binding)).collect(),
-            reports: items
-                .iter()
-                .map(|item| item.report.map(|(_, report)| report.json()))
-                .collect(),
-            violations: items.iter().map(|item| item.violation.map(BrokenReport::json)).collect(),
-        })
+impl<'a> UpdateColumns<'a> {
+    pub(super) fn new(updates: &[&'a DeviceUpdate]) -> Self {
+        let rows: Vec<_> = updates.iter().copied().flat_map(rows).collect();
+        Self {
+            device_ids: rows.iter().map(|row| row.update.device_id.0).collect(),
+            stamps: rows.iter().map(|row| row.update.timestamp).collect(),
+            seen: rows.iter().map(|row| row.update.seen_at).collect(),
+            nodes: rows.iter().map(|row| row.update.node.as_deref()).collect(),
+            bindings: rows.iter().map(|row| row.report.map(|(binding, _)| binding)).collect(),
+            reports: rows.iter().map(|row| row.report.map(|(_, report)| report.json())).collect(),
+            violations: rows.iter().map(|row| row.violation.map(ViolationReport::json)).collect(),
+        }
     }
 }
 
@@ -165,7 +157,7 @@ const MOST_MERGED_BYTES: i32 = 512 * 1024;
 
 /// Partial reports as `fleetgate_merge_reports` takes them: one array a column.
 #[derive(Default)]
-pub(super) struct PartialColumns<'a> {
+pub(super) struct MergeColumns<'a> {
     /// Every device of the batch, once there is anything to merge.
     pub(super) locked: Vec<i64>,
     pub(super) device_ids: Vec<i64>,
@@ -176,7 +168,7 @@ pub(super) struct PartialColumns<'a> {
     pub(super) most_bytes: i32,
 }
 
-impl<'a> PartialColumns<'a> {
+impl<'a> MergeColumns<'a> {
     pub(super) fn new(partials: &[(DeviceId, &'a Partial)], batch: &[i64]) -> Self {
         if partials.is_empty() {
             return Self::default();
@@ -186,7 +178,7 @@ impl<'a> PartialColumns<'a> {
             device_ids: partials.iter().map(|(device, _)| device.0).collect(),
             bindings: partials.iter().map(|(_, one)| &*one.binding).collect(),
             patches: partials.iter().map(|(_, one)| one.patch.as_deref()).collect(),
-            stamps: partials.iter().map(|(_, one)| one.at_ms).collect(),
+            stamps: partials.iter().map(|(_, one)| one.at.as_millisecond()).collect(),
             ids: partials.iter().map(|(_, one)| &*one.id).collect(),
             most_bytes: MOST_MERGED_BYTES,
         }
@@ -198,18 +190,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_is_one_item_a_report_and_one_at_least() {
-        let report = |id: &str| Report { at_ms: 1, id: id.into(), value: None, as_text: None };
-        let broken = BrokenReport {
-            at_ms: 1,
+    fn an_event_is_one_row_a_report_and_one_at_least() {
+        let at = |ms| Timestamp::from_millisecond(ms).unwrap();
+        let report = |id: &str| Report { at: at(1), id: id.into(), value: None, as_text: None };
+        let broken = ViolationReport {
+            at: at(1),
             binding: "c".into(),
             pointer: String::new(),
             message: "breaks it".to_owned(),
         };
-        let bare = DeviceNews { violation: Some(broken), ..DeviceNews::new(DeviceId(7), 5) };
+        let bare =
+            DeviceUpdate { violation: Some(broken), ..DeviceUpdate::new(DeviceId(7), at(5)) };
         let two = BTreeMap::from([("a".into(), report("0A")), ("b".into(), report("0B"))]);
-        let full = DeviceNews { reports: two, seen_ms: Some(4), ..bare.clone() };
-        let columns = NewsColumns::new(&[&bare, &full]).unwrap();
+        let full = DeviceUpdate { reports: two, seen_at: Some(at(4)), ..bare.clone() };
+        let columns = UpdateColumns::new(&[&bare, &full]);
         assert_eq!(columns.device_ids, [7, 7, 7]);
         assert_eq!(columns.bindings, [None, Some("a"), Some("b")]);
         assert_eq!(columns.seen[0], None);

@@ -7,10 +7,10 @@ use jiff::Timestamp;
 use tokio_postgres::Client;
 
 use crate::domain::device::DeviceId;
-use crate::domain::event::is_moment;
+use crate::domain::event::timestamp_from_ms;
 use crate::emqx::{ClientPage, ConnectedClient, EmqxApi, Place};
 use crate::registry::error::RegistryError;
-use crate::registry::presence::{SessionMove, apply_sessions};
+use crate::registry::presence::{SessionChange, apply_sessions};
 use crate::registry::sweep::SeenClient;
 use crate::registry::{evictions, sweep as registry};
 use crate::sweep::{SweepError, bounded};
@@ -31,7 +31,7 @@ pub(super) struct Listing {
     /// What was noted before this is older than the list.
     began: Timestamp,
     /// By client id, because one that moves while pages are read can be on two of them.
-    opened: BTreeMap<String, SessionMove>,
+    opened: BTreeMap<String, SessionChange>,
     /// User name by client id.
     unentitled: BTreeMap<String, String>,
 }
@@ -86,8 +86,8 @@ impl Listing {
         connected.retain(|seen| !seen.client_id.contains('\0') && !seen.user_name.contains('\0'));
         self.listed.extend(connected.iter().map(|seen| self.key.hash_one(&seen.client_id)));
         // A session that the registry cannot hold is listed all the same: it is not ended.
-        connected.retain(|seen| is_moment(seen.connected_at_ms));
-        let seen: Vec<_> = connected.iter().filter_map(as_seen).collect();
+        connected.retain(|seen| timestamp_from_ms(seen.connected_at.as_millisecond()).is_some());
+        let seen: Vec<_> = connected.iter().map(as_seen).collect();
         let differences = bounded(registry::compare(client, &seen, self.began)).await?;
         for difference in differences {
             let Some(seen) = connected.get(difference.position) else { continue };
@@ -102,15 +102,15 @@ impl Listing {
     }
 
     fn note_open(&mut self, seen: &ConnectedClient, device_id: DeviceId) {
-        let connected_at_ms = seen.connected_at_ms;
-        let known = self.opened.get(&seen.client_id).map(|known| known.connected_at_ms);
-        if known.is_none_or(|known| known < connected_at_ms) {
+        let connected_at = seen.connected_at;
+        let known = self.opened.get(&seen.client_id).map(|known| known.connected_at);
+        if known.is_none_or(|known| known < connected_at) {
             let client_id = seen.client_id.clone();
-            let session = SessionMove {
+            let session = SessionChange {
                 client_id: client_id.clone(),
                 device_id,
-                connected_at_ms,
-                ended_at_ms: None,
+                connected_at,
+                ended_at: None,
                 inferred: false,
                 owned: true,
             };
@@ -121,7 +121,7 @@ impl Listing {
     /// Opens what the registry does not know as open; once, because it keeps no copy.
     pub(super) async fn open(&mut self, client: &mut Client) -> Result<u64, RegistryError> {
         let mut opened = 0;
-        let sessions: Vec<SessionMove> = std::mem::take(&mut self.opened).into_values().collect();
+        let sessions: Vec<SessionChange> = std::mem::take(&mut self.opened).into_values().collect();
         for chunk in sessions.chunks(REPAIRS) {
             opened += bounded(async {
                 let transaction = client.transaction().await.map_err(on_repair())?;
@@ -172,12 +172,12 @@ impl Listing {
     }
 }
 
-fn as_seen(client: &ConnectedClient) -> Option<SeenClient<'_>> {
-    Some(SeenClient {
+fn as_seen(client: &ConnectedClient) -> SeenClient<'_> {
+    SeenClient {
         client_id: &client.client_id,
         user_name: &client.user_name,
-        connected_at: Timestamp::from_millisecond(client.connected_at_ms).ok()?,
-    })
+        connected_at: client.connected_at,
+    }
 }
 
 fn on_repair() -> impl FnOnce(tokio_postgres::Error) -> RegistryError {

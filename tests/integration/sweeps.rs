@@ -7,7 +7,7 @@ use fleetgate::clock::Clock;
 use fleetgate::emqx::EmqxApi;
 use fleetgate::metrics::Metrics;
 use fleetgate::registry::connection::Target;
-use fleetgate::registry::presence::{SessionMove, apply_sessions};
+use fleetgate::registry::presence::{SessionChange, apply_sessions};
 use fleetgate::sweep::{Report, SweepError, Sweeper};
 
 use crate::support::app::{TestApp, config, eventually};
@@ -56,11 +56,12 @@ impl Bench {
         let mut client = connect(&self.database.url).await;
         let id: i64 =
             self.fleet.value(&format!("SELECT id FROM devices WHERE name = '{name}'")).await;
-        let session = SessionMove {
+        let at = |ms| jiff::Timestamp::from_millisecond(ms).unwrap();
+        let session = SessionChange {
             client_id: name.to_owned(),
             device_id: fleetgate::domain::device::DeviceId(id),
-            connected_at_ms,
-            ended_at_ms,
+            connected_at: at(connected_at_ms),
+            ended_at: ended_at_ms.map(at),
             inferred: false,
             owned: true,
         };

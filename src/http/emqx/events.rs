@@ -10,7 +10,7 @@ use actix_web::http::StatusCode;
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 
-use crate::domain::event::{Event, Happening};
+use crate::domain::event::{Event, EventKind};
 use crate::http::Gate;
 use crate::http::connections::Passage;
 use crate::http::emqx::{Answer, Larger, Limit, receive};
@@ -20,7 +20,7 @@ use crate::metrics::Outcome;
 
 pub mod wire;
 
-pub use wire::{Malformed, Told, parse};
+pub use wire::{Malformed, ParsedEvent, parse};
 
 /// What an event's body has besides its payload: topic, client, properties.
 const ENVELOPE_BYTES: usize = 16 * 1024;
@@ -105,8 +105,8 @@ pub async fn handle(gate: Data<Gate>, request: HttpRequest, payload: Payload) ->
 
 async fn answer(gate: &Gate, body: &[u8]) -> Answer {
     match parse(body) {
-        Ok(Told::Event(event)) => take(gate, event).await,
-        Ok(Told::Other) => {
+        Ok(ParsedEvent::Event(event)) => take(gate, event).await,
+        Ok(ParsedEvent::Other) => {
             gate.metrics.events.count("other", "unknown_event");
             Answer::accepted()
         }
@@ -144,10 +144,10 @@ async fn take(gate: &Gate, event: Event<'_>) -> Answer {
 }
 
 fn kind(event: &Event<'_>) -> &'static str {
-    match event.happening {
-        Happening::Connected { .. } => "connected",
-        Happening::Disconnected { .. } => "disconnected",
-        Happening::Published(_) => "message",
+    match event.kind {
+        EventKind::Connected { .. } => "connected",
+        EventKind::Disconnected { .. } => "disconnected",
+        EventKind::Published(_) => "message",
     }
 }
 

@@ -3,12 +3,13 @@
 use std::borrow::Cow;
 
 use base64ct::{Base64, Encoding};
+use jiff::Timestamp;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 use serde_json::Value;
 use thiserror::Error;
 
-use crate::domain::event::{EndCause, Event, Happening, Message, is_moment};
+use crate::domain::event::{EndCause, Event, EventKind, Message, timestamp_from_ms};
 use crate::http::emqx::shorten::CUT;
 
 /// What EMQX writes where a client or message has no such field.
@@ -63,9 +64,9 @@ enum Attributes {
     Some,
 }
 
-/// What a body tells.
+/// What a body is about.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Told<'a> {
+pub enum ParsedEvent<'a> {
     /// An event that concerns Fleetgate.
     Event(Event<'a>),
     /// Another of EMQX's events.
@@ -96,36 +97,36 @@ pub enum Malformed {
 ///
 /// # Errors
 /// [`Malformed`], which holds nothing of a payload.
-pub fn parse(body: &[u8]) -> Result<Told<'_>, Malformed> {
+pub fn parse(body: &[u8]) -> Result<ParsedEvent<'_>, Malformed> {
     let body: EventBody<'_> = match serde_json::from_slice(body) {
         Ok(body) => body,
-        Err(_) if is_other_event(body) => return Ok(Told::Other),
+        Err(_) if is_other_event(body) => return Ok(ParsedEvent::Other),
         Err(error) => return Err(Malformed::Json(error)),
     };
-    let happening = match &*body.event {
+    let kind = match &*body.event {
         "client.connected" => {
-            Happening::Connected { connected_at_ms: time(body.connected_at, "connected_at")? }
+            EventKind::Connected { connected_at: time(body.connected_at, "connected_at")? }
         }
-        "client.disconnected" => Happening::Disconnected {
-            connected_at_ms: time(body.connected_at, "connected_at")?,
-            disconnected_at_ms: time(body.disconnected_at, "disconnected_at")?,
+        "client.disconnected" => EventKind::Disconnected {
+            connected_at: time(body.connected_at, "connected_at")?,
+            disconnected_at: time(body.disconnected_at, "disconnected_at")?,
             cause: EndCause::from_reason(body.reason.as_deref().unwrap_or_default()),
         },
-        "message.publish" => Happening::Published(Message {
+        "message.publish" => EventKind::Published(Message {
             topic: needed(body.topic, "topic")?,
             id: message_id(needed(body.id, "id")?)?,
-            received_at_ms: time(body.publish_received_at, "publish_received_at")?,
+            received_at: time(body.publish_received_at, "publish_received_at")?,
             payload: payload(body.payload_base64, body.payload)?,
             will: body.client_attrs == Attributes::None,
         }),
-        _ => return Ok(Told::Other),
+        _ => return Ok(ParsedEvent::Other),
     };
-    let client_id = match happening {
-        Happening::Published(_) => body.clientid.unwrap_or_default(),
+    let client_id = match kind {
+        EventKind::Published(_) => body.clientid.unwrap_or_default(),
         _ => needed(body.clientid, "clientid")?,
     };
     let node = body.node.filter(|node| is_node(node));
-    Ok(Told::Event(Event { user_name: body.username, client_id, node, happening }))
+    Ok(ParsedEvent::Event(Event { user_name: body.username, client_id, node, kind }))
 }
 
 /// Longest part of a field that a log line shows, in characters.
@@ -166,9 +167,8 @@ fn needed<T>(field: Option<T>, name: &'static str) -> Result<T, Malformed> {
     field.ok_or(Malformed::Missing(name))
 }
 
-fn time(field: Option<i64>, name: &'static str) -> Result<i64, Malformed> {
-    let ms = needed(field, name)?;
-    is_moment(ms).then_some(ms).ok_or(Malformed::Time(name))
+fn time(field: Option<i64>, name: &'static str) -> Result<Timestamp, Malformed> {
+    timestamp_from_ms(needed(field, name)?).ok_or(Malformed::Time(name))
 }
 
 /// An Erlang node name, as far as it is kept.
@@ -246,7 +246,7 @@ mod tests {
                 format!(r#"{{"event":"client.connected","clientid":"c","connected_at":{at}}}"#)
                     .as_bytes(),
             )
-            .map(|told| matches!(told, Told::Event(_)))
+            .map(|told| matches!(told, ParsedEvent::Event(_)))
         };
         assert!(connected("1795356000000").unwrap());
         assert!(matches!(connected(r#""undefined""#), Err(Malformed::Missing("connected_at"))));
@@ -259,7 +259,7 @@ mod tests {
     #[test]
     fn other_events_may_have_fields_of_any_type() {
         let other = br#"{"event":"session.subscribed","topic":7}"#;
-        assert_eq!(parse(other).unwrap(), Told::Other);
+        assert_eq!(parse(other).unwrap(), ParsedEvent::Other);
         assert!(parse(br#"{"event":"message.publish","topic":7}"#).is_err());
     }
 }
