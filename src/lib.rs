@@ -22,3 +22,4 @@ pub mod registry;
 pub mod secret;
 pub mod sweep;
 pub mod tls;
+pub mod write_file;

@@ -28,6 +28,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "registry",
             "secret",
             "sweep",
+            "write_file",
         ],
     ),
     (
@@ -52,7 +53,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     // The order of sessions is a part of taking events in, with a name of its own.
     ("ingest", &["config", "domain", "lifecycle", "metrics", "presence", "registry"]),
     ("presence", &["domain", "registry"]),
-    ("provision", &["authn", "secret"]),
+    ("provision", &["authn", "secret", "write_file"]),
     ("authn", &["clock", "domain", "lifecycle", "metrics", "registry", "secret"]),
     ("authz", &["domain", "registry"]),
     ("evictions", &["backoff", "emqx", "lifecycle", "metrics", "registry"]),
@@ -68,6 +69,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("embedded", &[]),
     ("read_file", &[]),
+    ("write_file", &[]),
     ("tls", &[]),
 ];
 

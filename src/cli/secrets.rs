@@ -11,10 +11,11 @@ use crate::cli::output::{print, remark};
 use crate::clock::Clock;
 use crate::provision::chosen::Chosen;
 use crate::provision::error::ProvisionError;
-use crate::provision::files::{Directory, Owner, Owners, Part, Place};
+use crate::provision::files::{Directory, Owners, Part, Place};
 use crate::provision::init::{Outcome, Report, init};
 use crate::provision::names::{DEFAULT_NAMES, TlsNames};
 use crate::provision::shared::{API_SECRET, DASHBOARD_PASSWORD, WEBHOOK_TOKEN};
+use crate::write_file::Owner;
 
 /// The secrets and certificates of a whole bus: make them, show one.
 #[derive(Args)]

@@ -1,11 +1,9 @@
-//! Files in their places: read without following links, written whole or not at all.
+//! Files in their places: read without following links, written whole or not at all ([`write_file`]).
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{
-    DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown, lchown,
-};
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -13,6 +11,7 @@ use zeroize::Zeroizing;
 
 use super::error::ProvisionError;
 use crate::secret::Secret;
+use crate::write_file::{self, Owner};
 
 /// A part of the bus, with a subdirectory of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,15 +45,6 @@ impl Part {
 /// Where a file stands: in which part, and its path there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place(pub Part, pub &'static str);
-
-/// User and group ids.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Owner {
-    /// User id.
-    pub uid: u32,
-    /// Group id.
-    pub gid: u32,
-}
 
 /// Who owns which part; a part that is not named is left to whoever makes it.
 pub type Owners = BTreeMap<Part, Owner>;
@@ -161,16 +151,18 @@ impl Store {
 
     /// Writes a new file.
     pub(super) fn make(&self, place: Place, text: &str) -> Result<(), ProvisionError> {
-        write_new(&self.directory.path(place), text, 0o600, self.owners.get(&place.0))
+        write_new(&self.directory.path(place), text, 0o600, self.owners.get(&place.0).copied())
     }
 
     /// Puts a new content in a file's place at once.
     pub(super) fn replace(&self, place: Place, text: &str) -> Result<(), ProvisionError> {
-        write(&self.directory.path(place), text, 0o600, self.owners.get(&place.0))
+        let file = self.directory.path(place);
+        write_file::replace(&file, text, 0o600, self.owners.get(&place.0).copied())
+            .map_err(failed("write", &file))
     }
 }
 
-/// Writes a file that is not there yet: whole, or not at all.
+/// Writes a file that is not there yet.
 ///
 /// # Errors
 /// [`ProvisionError::Exists`], or what the operating system said.
@@ -178,40 +170,12 @@ pub(super) fn write_new(
     file: &Path,
     text: &str,
     mode: u32,
-    owner: Option<&Owner>,
+    owner: Option<Owner>,
 ) -> Result<(), ProvisionError> {
-    match found(file)? {
-        Some(_) => Err(ProvisionError::Exists(file.to_owned())),
-        None => write(file, text, mode, owner),
-    }
-}
-
-fn write(file: &Path, text: &str, mode: u32, owner: Option<&Owner>) -> Result<(), ProvisionError> {
-    let directory = match file.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let name = file.file_name().unwrap_or_default().to_string_lossy();
-    let unfinished = directory.join(format!(".{name}.unfinished"));
-    write_whole(&unfinished, text, mode, owner).map_err(failed("write", &unfinished))?;
-    fs::rename(&unfinished, file).map_err(failed("write", file))?;
-    // The name itself must survive a power cut: what comes next may be derived from this file.
-    let directory_file = File::open(directory).map_err(failed("open", directory))?;
-    directory_file.sync_all().map_err(failed("write", directory))
-}
-
-fn write_whole(file: &Path, text: &str, mode: u32, owner: Option<&Owner>) -> io::Result<()> {
-    // Left behind by a process that was killed.
-    match fs::remove_file(file) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut opened = OpenOptions::new().write(true).create_new(true).mode(mode).open(file)?;
-    opened.write_all(text.as_bytes())?;
-    if let Some(owner) = owner {
-        fchown(&opened, Some(owner.uid), Some(owner.gid))?;
-    }
-    opened.sync_all()
+    write_file::create(file, text, mode, owner).map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists => ProvisionError::Exists(file.to_owned()),
+        _ => failed("write", file)(error),
+    })
 }
 
 fn found(path: &Path) -> Result<Option<fs::Metadata>, ProvisionError> {

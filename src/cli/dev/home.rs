@@ -1,9 +1,9 @@
 //! The directory that `fleetgate dev` keeps things in.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
+use std::fs::DirBuilder;
+use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -13,6 +13,7 @@ use crate::cli::token::{TokenCommandError, generate_key};
 use crate::config::Sources;
 use crate::embedded::Home;
 use crate::secret::Secret;
+use crate::write_file;
 
 /// Variables that dev sets itself; the configuration file holds them.
 const OWN_VARIABLES: [&str; 4] =
@@ -113,24 +114,9 @@ struct Tokens<'a> {
     signing_key: &'a Path,
 }
 
-/// Writes a file of mode 0600 as a whole: it is the old one or the new one, also after a crash.
+/// Writes a file that is closed to others.
 pub(super) fn write_private(path: &Path, text: &str) -> Result<(), DevError> {
-    let unfinished = path.with_extension("unfinished");
-    let written = write_new(&unfinished, text)
-        .and_then(|()| fs::rename(&unfinished, path))
-        .and_then(|()| File::open(path.parent().unwrap_or(path))?.sync_all());
-    written.map_err(failed("write", path))
-}
-
-fn write_new(path: &Path, text: &str) -> io::Result<()> {
-    // What a crash left there may have other permissions.
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()
+    write_file::replace(path, text, 0o600, None).map_err(failed("write", path))
 }
 
 pub(super) fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DevError {

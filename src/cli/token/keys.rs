@@ -1,8 +1,7 @@
 //! `fleetgate token key`: making and showing keys.
 
-use std::fs::{self, OpenOptions};
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -16,6 +15,7 @@ use crate::authn::token::{
     IssueError, KeyFileError, key_id, new_signing_key, read_verification_key,
 };
 use crate::cli::output::Output;
+use crate::write_file;
 
 /// Make a signing key and its public half.
 #[derive(Debug, Args)]
@@ -111,13 +111,10 @@ fn public_pem(key: &VerifyingKey, file: &Path) -> Result<String, TokenCommandErr
 }
 
 fn write_new(file: &Path, text: &str, mode: u32) -> Result<(), TokenCommandError> {
-    let opened = OpenOptions::new().write(true).create_new(true).mode(mode).open(file);
-    let failed = |source| TokenCommandError::Write { file: file.to_owned(), source };
-    let mut opened = opened.map_err(|error| match error.kind() {
+    write_file::create(file, text, mode, None).map_err(|source| match source.kind() {
         ErrorKind::AlreadyExists => TokenCommandError::Exists(file.to_owned()),
-        _ => failed(error),
-    })?;
-    opened.write_all(text.as_bytes()).and_then(|()| opened.sync_all()).map_err(failed)
+        _ => TokenCommandError::Write { file: file.to_owned(), source },
+    })
 }
 
 #[cfg(test)]
