@@ -191,7 +191,7 @@ async fn greet(
     // Whatever happens here, the service must not go on without having been announced.
     let stop_unless_greeted = stop.clone().drop_guard();
     let text = welcome.text(&connect(&config.database).await?).await?;
-    if ready(welcome.reachable(), stop).await {
+    if ready(welcome.reachable(), stop).await.map_err(DevError::Output)? {
         print(&text).map_err(|error| DevError::Output(error.to_string()))?;
     }
     stop_unless_greeted.disarm();

@@ -4,6 +4,7 @@ use reqwest::StatusCode;
 use serde::Deserialize;
 use thiserror::Error;
 
+use crate::causes::causes;
 use crate::emqx::is_unwell;
 
 /// Why EMQX did not do what it was asked. None of the texts holds the key's secret.
@@ -85,13 +86,9 @@ struct Refusal {
 
 impl EmqxError {
     pub(super) fn away(error: &reqwest::Error) -> Self {
-        let mut text = if error.is_timeout() { "it took too long" } else { "no answer" }.to_owned();
-        let mut cause = std::error::Error::source(error);
-        while let Some(next) = cause {
-            text = format!("{text}: {next}");
-            cause = next.source();
-        }
-        Self::Away(text)
+        let what = if error.is_timeout() { "it took too long" } else { "no answer" };
+        let why = std::error::Error::source(error).map(|cause| format!(": {}", causes(cause)));
+        Self::Away(format!("{what}{}", why.unwrap_or_default()))
     }
 
     pub(super) fn refusal(status: StatusCode, body: &[u8]) -> Self {

@@ -21,11 +21,12 @@ pub mod setup;
 use std::time::{Duration, Instant};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, redirect};
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 
 use crate::backoff::exponential;
 use crate::config::EmqxApi as Settings;
 use crate::emqx::circuit::Circuit;
+use crate::http_client;
 use crate::metrics::EmqxMetrics;
 use crate::secret::Secret;
 
@@ -78,15 +79,10 @@ impl EmqxApi {
     pub fn new(settings: &Settings, metrics: EmqxMetrics) -> Result<Self, EmqxError> {
         let tls = crate::tls::trusting(settings.ca_file.as_deref())
             .map_err(|problem| EmqxError::Settings(format!("emqx.api_ca_file: {problem}")))?;
-        let http = Client::builder()
-            .tls_backend_preconfigured(tls)
+        let http = http_client::builder(tls)
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(CALL_TIMEOUT)
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
-            .tcp_nodelay(true)
-            .no_proxy()
-            // The key is for EMQX alone.
-            .redirect(redirect::Policy::none())
             .build()
             .map_err(|error| EmqxError::Settings(format!("emqx.api_url: {error}")))?;
         let circuit = Circuit::new(metrics.circuit_open.clone());
@@ -184,16 +180,8 @@ async fn exchange(request: RequestBuilder) -> Result<Vec<u8>, EmqxError> {
     Err(EmqxError::refusal(status, &body))
 }
 
-/// The body, or `None` when it is longer than `limit` bytes.
-async fn read(mut response: Response, limit: usize) -> Result<Option<Vec<u8>>, EmqxError> {
-    let mut body = Vec::new();
-    while let Some(piece) = response.chunk().await.map_err(|error| EmqxError::away(&error))? {
-        if body.len() + piece.len() > limit {
-            return Ok(None);
-        }
-        body.extend_from_slice(&piece);
-    }
-    Ok(Some(body))
+async fn read(response: Response, limit: usize) -> Result<Option<Vec<u8>>, EmqxError> {
+    http_client::read(response, limit).await.map_err(|error| EmqxError::away(&error))
 }
 
 /// Whether a status says that EMQX itself is unwell rather than the request wrong.

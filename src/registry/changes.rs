@@ -38,11 +38,12 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_postgres::{Client, Notification};
 use tokio_util::sync::CancellationToken;
 
+use crate::causes::causes;
 use crate::lifecycle::LogThrottle;
 use crate::metrics::ListenMetrics;
 use crate::registry::cache::DeviceCache;
 use crate::registry::connection::Target;
-use crate::registry::error::{RegistryError, causes};
+use crate::registry::error::RegistryError;
 use crate::registry::freshness::{Freshness, now_ms};
 use crate::registry::hearing::{Hearing, Proof};
 use crate::registry::heartbeat::{answers, database_time, is_read_only, or_else_asked};

@@ -5,6 +5,7 @@ use std::error::Error as _;
 use thiserror::Error;
 use tokio_postgres::error::{DbError, SqlState};
 
+use crate::causes::causes;
 use crate::registry::outage::of_answer;
 
 /// Why the registry did not do something. Nothing was changed then.
@@ -161,18 +162,6 @@ fn seen_version(applied: i64) -> String {
         0 => "no Fleetgate schema that this role can see".to_owned(),
         version => format!("schema version {version}"),
     }
-}
-
-/// An error and all its causes in one line: tokio-postgres alone says no more than "db error".
-#[must_use]
-pub fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
 }
 
 fn verbatim(answer: &DbError) -> String {

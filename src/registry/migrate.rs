@@ -2,7 +2,8 @@
 
 use tokio_postgres::{Client, GenericClient};
 
-use crate::registry::error::{RegistryError, causes};
+use crate::causes::causes;
+use crate::registry::error::RegistryError;
 use crate::registry::roles;
 use crate::secret::Secret;
 

@@ -10,7 +10,8 @@ use std::io::ErrorKind;
 use rustls::{AlertDescription, CertificateError};
 use tokio_postgres::error::DbError;
 
-use crate::registry::error::{RegistryError, causes};
+use crate::causes::causes;
+use crate::registry::error::RegistryError;
 
 /// `EMFILE` and `ENFILE`.
 const NO_DESCRIPTORS: [i32; 2] = [24, 23];

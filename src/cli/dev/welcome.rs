@@ -1,7 +1,7 @@
 //! What `fleetgate dev` prints when it serves.
 
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 use tokio_postgres::GenericClient;
@@ -9,6 +9,7 @@ use tokio_postgres::GenericClient;
 use super::home::DevHome;
 use super::record::{Record, RecordedDevice};
 use super::{DATABASE, DevError, demo};
+use crate::cli::health::reachable;
 use crate::cli::output::shell_word;
 use crate::embedded::PrivatePostgres;
 use crate::registry::error::RegistryError;
@@ -178,27 +179,4 @@ async fn usable<'a>(
         rows.iter().any(same)
     };
     Ok(recorded.iter().filter(counts).collect())
-}
-
-/// Where this machine reaches a service that listens on every address.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        ip if !ip.is_unspecified() => ip,
-        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-    };
-    SocketAddr::new(ip, address.port())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_for_everybody_is_reached_here() {
-        let local = |text: &str| reachable(text.parse().unwrap()).to_string();
-        assert_eq!(local("0.0.0.0:80"), "127.0.0.1:80");
-        assert_eq!(local("[::]:80"), "[::1]:80");
-        assert_eq!(local("10.0.0.1:80"), "10.0.0.1:80");
-    }
 }
