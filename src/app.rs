@@ -38,7 +38,7 @@ use crate::http::Gate;
 use crate::http::connections::Connections;
 use crate::http::server::{self, Room};
 use crate::ingest::Ingest;
-use crate::lifecycle::{keep_telling, tell_unsaid};
+use crate::logging::{keep_logging_suppressed, log_suppressed};
 use crate::metrics::{HashMetrics, Metrics};
 use crate::registry::cache::DeviceCache;
 use crate::registry::changes::ChangeListener;
@@ -228,7 +228,7 @@ impl App {
         let RegistryTask { runtime, mut task, mut writer, end } = self.registry;
         let handle = self.server.handle();
         let mut server = actix_web::rt::spawn(self.server);
-        let telling = actix_web::rt::spawn(keep_telling());
+        let telling = actix_web::rt::spawn(keep_logging_suppressed());
         let outcome = tokio::select! {
             biased;
             () = self.stop.cancelled() => Ok(()),
@@ -256,7 +256,7 @@ impl App {
         }
         drop(runtime);
         telling.abort();
-        tell_unsaid(true);
+        log_suppressed(true);
         outcome
     }
 }

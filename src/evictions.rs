@@ -53,7 +53,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backoff::exponential;
 use crate::emqx::{EmqxApi, EmqxError, Gone};
-use crate::lifecycle::LogThrottle;
+use crate::logging::log_throttled;
 use crate::metrics::EvictionMetrics;
 use crate::registry::cache::DeviceCache;
 use crate::registry::connection::{Target, within};
@@ -134,13 +134,9 @@ impl Evictor {
     /// Ends sessions until `stop` is cancelled; what is under way then is finished.
     pub async fn run(self, stop: CancellationToken) {
         while let Err(error) = self.work(&stop).await {
-            static THROTTLE: LogThrottle =
-                LogThrottle::new("sessions that have to end wait for the database");
             // Without EMQX's API nobody would end them anyway.
-            if self.api.is_some()
-                && let Some(unsaid) = THROTTLE.now()
-            {
-                tracing::warn!(%error, unsaid, "sessions that have to end wait for the database");
+            if self.api.is_some() {
+                log_throttled!(warn, "sessions that have to end wait for the database", %error);
             }
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -177,15 +173,12 @@ impl Evictor {
         let confirmations = bounded(evictions::confirm(client, ANSWER)).await?;
         self.metrics.kicked("repeated", confirmations.repeated);
         if confirmations.repeated > 0 {
-            static THROTTLE: LogThrottle = LogThrottle::new("a replica heard late of changes");
-            if let Some(unsaid) = THROTTLE.now() {
-                let sessions = confirmations.repeated;
-                tracing::warn!(
-                    sessions,
-                    unsaid,
-                    "a replica heard late of changes; sessions that it may have let in are ended again"
-                );
-            }
+            let sessions = confirmations.repeated;
+            log_throttled!(
+                warn,
+                "a replica heard late of changes; sessions that it may have let in are ended again",
+                sessions
+            );
         }
         Ok(confirmations.waiting > 0)
     }
@@ -251,12 +244,11 @@ impl Evictor {
             }
         }
         if let Some(error) = emqx_unfit {
-            static THROTTLE: LogThrottle =
-                LogThrottle::new("sessions that have to end wait for EMQX");
             let is_awaited =
                 error.is_away() && self.api.as_ref().is_some_and(|api| api.circuit().is_awaited());
-            if !is_awaited && let Some(unsaid) = THROTTLE.now() {
-                tracing::warn!(%error, waiting = put_back.len(), unsaid, "sessions that have to end wait for EMQX");
+            if !is_awaited {
+                let waiting = put_back.len();
+                log_throttled!(warn, "sessions that have to end wait for EMQX", %error, waiting);
             }
             let why = error.to_string();
             bounded(evictions::postpone(client, &put_back, Duration::ZERO, &why)).await?;
@@ -272,10 +264,7 @@ impl Evictor {
         error: &EmqxError,
     ) -> Result<(), RegistryError> {
         let client_id = &eviction.client_id;
-        static THROTTLE: LogThrottle = LogThrottle::new("sessions that had to end did not");
-        if let Some(unsaid) = THROTTLE.now() {
-            tracing::warn!(client_id, %error, unsaid, "a session that has to end did not");
-        }
+        log_throttled!(warn, "a session that has to end did not", client_id, %error);
         let wait = exponential(RETRY_FIRST, RETRY_LONGEST, eviction.attempts.saturating_sub(1));
         let why = error.to_string();
         bounded(evictions::postpone(client, &[eviction], wait, &why)).await

@@ -16,6 +16,7 @@ pub mod http;
 pub mod http_client;
 pub mod ingest;
 pub mod lifecycle;
+pub mod logging;
 pub mod metrics;
 pub mod presence;
 pub mod provision;

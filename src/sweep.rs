@@ -43,7 +43,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backoff::{exponential, jittered};
 use crate::clock::Clock;
 use crate::emqx::{EmqxApi, EmqxError};
-use crate::lifecycle::LogThrottle;
+use crate::logging::log_throttled;
 use crate::metrics::SweepMetrics;
 use crate::registry::connection::{Target, within};
 use crate::registry::error::RegistryError;
@@ -105,10 +105,7 @@ pub struct Sweeper {
 }
 
 fn complain(error: &SweepError) {
-    static THROTTLE: LogThrottle = LogThrottle::new("presence could not be compared with EMQX");
-    if let Some(unsaid) = THROTTLE.now() {
-        tracing::warn!(%error, unsaid, "presence could not be compared with EMQX");
-    }
+    log_throttled!(warn, "presence could not be compared with EMQX", %error);
 }
 
 impl Sweeper {
@@ -189,12 +186,9 @@ impl Sweeper {
 
     /// Counts devices, and removes sessions that ended long ago.
     async fn count_devices(&self) -> Result<DeviceCounts, RegistryError> {
-        static THROTTLE: LogThrottle = LogThrottle::new("ended sessions could not be removed");
         let client = self.target.open_guarded().await?;
-        if let Err(error) = self.prune_sessions(&client).await
-            && let Some(unsaid) = THROTTLE.now()
-        {
-            tracing::warn!(%error, unsaid, "ended sessions could not be removed");
+        if let Err(error) = self.prune_sessions(&client).await {
+            log_throttled!(warn, "ended sessions could not be removed", %error);
         }
         bounded(registry::count_devices(&*client)).await
     }

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::limits::{Limits, Outgoing};
 use crate::clock::Clock;
-use crate::lifecycle::LogThrottle;
+use crate::logging::log_throttled;
 use crate::registry::error::RegistryError;
 use crate::registry::freshness::Freshness;
 use crate::registry::locks::{self, LockNotice, LockNotices};
@@ -101,10 +101,7 @@ impl LockKeeper {
 
     async fn load(&self) -> Result<locks::Remembered, RegistryError> {
         self.postgres.run(|client| load(client).boxed()).await.inspect_err(|error| {
-            static THROTTLE: LogThrottle = LogThrottle::new("locks after wrong passwords cannot be read");
-            if let Some(unsaid) = THROTTLE.now() {
-                tracing::warn!(%error, unsaid, "locks after wrong passwords cannot be read; those in memory hold");
-            }
+            log_throttled!(warn, "locks after wrong passwords cannot be read; those in memory hold", %error);
         })
     }
 
@@ -121,11 +118,7 @@ impl LockKeeper {
             Ok(()) => self.limits.written(&outgoing),
             Err(error) if error.is_unreachable() => self.limits.put_back(outgoing),
             Err(error) => {
-                static THROTTLE: LogThrottle =
-                    LogThrottle::new("locks after wrong passwords cannot be written");
-                if let Some(unsaid) = THROTTLE.now() {
-                    tracing::warn!(%error, unsaid, "locks after wrong passwords hold in this process only");
-                }
+                log_throttled!(warn, "locks after wrong passwords hold in this process only", %error);
             }
         }
         // A failed attempt counts: the next one comes with the next second.

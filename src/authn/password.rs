@@ -43,7 +43,7 @@ use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use crate::domain::password_hash::{HashMemory, PasswordHash};
-use crate::lifecycle::LogThrottle;
+use crate::logging::log_throttled;
 use crate::metrics::HashMetrics;
 pub use places::Owner;
 use places::{Place, Places};
@@ -264,10 +264,7 @@ impl Queue {
 fn guarded<T>(work: impl FnOnce() -> T) -> Option<T> {
     let outcome = catch_unwind(AssertUnwindSafe(work));
     let complain = |_: &_| {
-        static THROTTLE: LogThrottle = LogThrottle::new("password hashes panicked");
-        if let Some(unsaid) = THROTTLE.now() {
-            tracing::error!(unsaid, "a password hash panicked; its login gets 503");
-        }
+        log_throttled!(error, "a password hash panicked; its login gets 503");
     };
     outcome.inspect_err(complain).ok()
 }

@@ -36,6 +36,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Problems, Settings};
 use crate::embedded::{EmbeddedError, PrivatePostgres};
 use crate::lifecycle;
+use crate::logging;
 use crate::registry::connection::connect;
 use crate::registry::error::RegistryError;
 use crate::registry::migrate::migrate;
@@ -170,7 +171,7 @@ async fn serve(
     let webhook_token = known.as_ref().map_or_else(Secret::generate, Record::webhook_token);
     home.write_configuration(args.listen, &url, &webhook_token)?;
     let config = Settings::load(&home.sources(environment))?.config()?;
-    lifecycle::start_logging(&config.log);
+    logging::start_logging(&config.log);
     lifecycle::raise_open_files();
     let record = fill(&config, home, known, &webhook_token).await?;
     let app = App::build(&config, Clock::System, stop.clone())?;

@@ -8,6 +8,7 @@ use crate::cli::error::CliError;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::lifecycle;
+use crate::logging;
 
 /// Serve EMQX until SIGTERM or SIGINT. Brings the database's schema up to date first.
 #[derive(Args)]
@@ -17,7 +18,7 @@ impl Arguments {
     pub(super) fn run(self, context: &Context) -> Result<(), CliError> {
         let settings = context.settings()?;
         let config = settings.config()?;
-        lifecycle::start_logging(&config.log);
+        logging::start_logging(&config.log);
         lifecycle::raise_open_files();
         for warning in settings.warnings() {
             tracing::warn!("{warning}");

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use prometheus::IntGauge;
 
 use crate::backoff::exponential;
-use crate::lifecycle::LogThrottle;
+use crate::logging::log_throttled;
 
 /// Failures in a row that open the circuit.
 pub const FAILURES: u32 = 3;
@@ -108,10 +108,7 @@ impl Passage<'_> {
         // A call that began before the circuit opened says nothing of now.
         if state.openings == 0 || self.is_probe {
             if self.is_probe {
-                static THROTTLE: LogThrottle = LogThrottle::new("EMQX answers again");
-                if let Some(unsaid) = THROTTLE.now() {
-                    tracing::info!(unsaid, "EMQX answers again");
-                }
+                log_throttled!(info, "EMQX answers again");
             }
             *state = State { answered: true, ..State::default() };
             self.circuit.open.set(0);
@@ -129,13 +126,7 @@ impl Passage<'_> {
         }
         if (opens || state.openings > 0) && !is_awaited && !state.told {
             state.told = true;
-            static THROTTLE: LogThrottle = LogThrottle::new("EMQX's REST API fails");
-            if let Some(unsaid) = THROTTLE.now() {
-                tracing::error!(
-                    unsaid,
-                    "EMQX's REST API fails; it is tried again until it answers"
-                );
-            }
+            log_throttled!(error, "EMQX's REST API fails; it is tried again until it answers");
         }
         if opens || self.is_probe {
             state.open_until =

@@ -6,7 +6,7 @@ use actix_web::web::Data;
 use serde::Serialize;
 
 use crate::http::Gate;
-use crate::lifecycle::LogThrottle;
+use crate::logging::log_throttled;
 use crate::metrics::Snapshot;
 use crate::registry::freshness::Freshness;
 
@@ -81,10 +81,7 @@ pub async fn metrics(gate: Data<Gate>) -> HttpResponse {
             HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(text)
         }
         Err(error) => {
-            static THROTTLE: LogThrottle = LogThrottle::new("metrics cannot be written");
-            if let Some(unsaid) = THROTTLE.now() {
-                tracing::error!(%error, unsaid, "metrics cannot be written");
-            }
+            log_throttled!(error, "metrics cannot be written", %error);
             HttpResponse::InternalServerError().body("metrics cannot be written; see the log\n")
         }
     }

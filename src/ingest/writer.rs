@@ -15,7 +15,7 @@ use crate::domain::device::DeviceId;
 use crate::ingest::queue::{Batch, Queue};
 use crate::ingest::slow::SlowDevices;
 use crate::ingest::{IngestError, Submission};
-use crate::lifecycle::LogThrottle;
+use crate::logging::log_throttled;
 use crate::metrics::EventMetrics;
 use crate::registry::error::RegistryError;
 use crate::registry::events::{self, Outdated};
@@ -188,15 +188,12 @@ impl Writer {
 
     /// Events with timestamps that cannot be right.
     fn doubt(&self, untrusted: u64) {
-        static THROTTLE: LogThrottle = LogThrottle::new("untrusted timestamps");
         self.metrics.untrusted.inc_by(untrusted);
-        if untrusted > 0
-            && let Some(unsaid) = THROTTLE.now()
-        {
-            tracing::warn!(
-                events = untrusted,
-                unsaid,
-                "events are stamped minutes ahead of the database's clock; see `fleetgate doctor`"
+        if untrusted > 0 {
+            log_throttled!(
+                warn,
+                "events are stamped minutes ahead of the database's clock; see `fleetgate doctor`",
+                events = untrusted
             );
         }
     }
@@ -206,26 +203,17 @@ impl Writer {
         match outcome {
             Ok(()) => {
                 if self.failing.swap(false, Ordering::Relaxed) {
-                    static THROTTLE: LogThrottle = LogThrottle::new("events are written again");
-                    if let Some(unsaid) = THROTTLE.now() {
-                        tracing::info!(unsaid, "events are written again");
-                    }
+                    log_throttled!(info, "events are written again");
                 }
                 Ok(())
             }
             Err(error) if error.is_about_data() => {
-                static THROTTLE: LogThrottle = LogThrottle::new("events that the database refuses");
-                if let Some(unsaid) = THROTTLE.now() {
-                    tracing::error!(%error, unsaid, "the database refuses an event; it is dropped");
-                }
+                log_throttled!(error, "the database refuses an event; it is dropped", %error);
                 Err(IngestError::Refused(error.to_string().into()))
             }
             Err(error) => {
                 if !self.failing.swap(true, Ordering::Relaxed) {
-                    static THROTTLE: LogThrottle = LogThrottle::new("events cannot be written");
-                    if let Some(unsaid) = THROTTLE.now() {
-                        tracing::error!(%error, unsaid, "events cannot be written; EMQX is asked to send them again");
-                    }
+                    log_throttled!(error, "events cannot be written; EMQX is asked to send them again", %error);
                 }
                 Err(IngestError::NotCommitted(error.to_string().into()))
             }

@@ -35,7 +35,7 @@ use crate::config;
 use crate::domain::device::DeviceRecord;
 use crate::domain::name::DeviceName;
 use crate::domain::schema::NotJudged;
-use crate::lifecycle::LogThrottle;
+use crate::logging::log_throttled;
 use crate::metrics::CacheMetrics;
 use crate::registry::error::RegistryError;
 use crate::registry::freshness::{Freshness, Stamp};
@@ -219,7 +219,7 @@ impl DeviceCache {
             Err(error) => {
                 self.freshness.loading(false);
                 self.metrics.load_failures.inc();
-                complain(&error);
+                log_failure(&error);
                 Err(CacheError::Registry(error))
             }
         }
@@ -250,14 +250,12 @@ impl DeviceCache {
     }
 }
 
-/// One line a minute: while PostgreSQL is away every unknown name fails.
-fn complain(error: &RegistryError) {
-    static UNREACHABLE: LogThrottle =
-        LogThrottle::new("devices could not be loaded: the database cannot be reached");
-    static OTHER: LogThrottle = LogThrottle::new("devices could not be loaded");
-    let throttle = if error.is_unreachable() { &UNREACHABLE } else { &OTHER };
-    if let Some(unsaid) = throttle.now() {
-        tracing::warn!(%error, unsaid, "a device could not be loaded");
+/// While PostgreSQL is away every unknown name fails.
+fn log_failure(error: &RegistryError) {
+    if error.is_unreachable() {
+        log_throttled!(warn, "a device could not be loaded: the database cannot be reached", %error);
+    } else {
+        log_throttled!(warn, "a device could not be loaded", %error);
     }
 }
 

@@ -39,7 +39,7 @@ use tokio_postgres::{Client, Notification};
 use tokio_util::sync::CancellationToken;
 
 use crate::causes::causes;
-use crate::lifecycle::LogThrottle;
+use crate::logging::log_throttled;
 use crate::metrics::ListenMetrics;
 use crate::registry::cache::DeviceCache;
 use crate::registry::connection::Target;
@@ -219,10 +219,7 @@ impl ChangeListener {
         self.evictions.notify_one();
         self.locks.tell(Some(LockNotice::Listening));
         if recovered {
-            static THROTTLE: LogThrottle = LogThrottle::new("PostgreSQL is back");
-            if let Some(unsaid) = THROTTLE.now() {
-                tracing::info!(unsaid, "PostgreSQL is back; listening for changes");
-            }
+            log_throttled!(info, "PostgreSQL is back; listening for changes");
         }
         Ok(ears)
     }
@@ -242,23 +239,13 @@ impl ChangeListener {
         if is_silent {
             return tell_away(was_away, why);
         }
-        static THROTTLE: LogThrottle = LogThrottle::new("the LISTEN connection is lost");
-        if let Some(unsaid) = THROTTLE.now() {
-            tracing::warn!(
-                %why,
-                unsaid,
-                "the LISTEN connection is lost; records are asked for again until it is back"
-            );
-        }
+        log_throttled!(warn, "the LISTEN connection is lost; records are asked for again until it is back", %why);
     }
 
     fn report_deaf(&self, why: &ListenError) {
         self.freshness.deaf();
         self.metrics.up.set(0);
-        static THROTTLE: LogThrottle = LogThrottle::new("changes are not heard");
-        if let Some(unsaid) = THROTTLE.now() {
-            tracing::error!(%why, unsaid, "changes are not heard; every decision asks PostgreSQL until they are");
-        }
+        log_throttled!(error, "changes are not heard; every decision asks PostgreSQL until they are", %why);
     }
 
     fn report_away(&self, error: &RegistryError) {
@@ -359,11 +346,11 @@ impl ChangeListener {
 
 /// Tells once that PostgreSQL is away, and why.
 fn tell_away(was_away: bool, why: &dyn std::fmt::Display) {
-    static THROTTLE: LogThrottle = LogThrottle::new("PostgreSQL is away");
-    if !was_away && let Some(unsaid) = THROTTLE.now() {
-        tracing::error!(
-            unsaid,
-            "PostgreSQL is away: {why}. Devices already known keep working for a bounded time"
+    if !was_away {
+        log_throttled!(
+            error,
+            "PostgreSQL is away; devices already known keep working for a bounded time",
+            %why
         );
     }
 }

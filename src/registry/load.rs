@@ -15,7 +15,7 @@ use crate::domain::device::{DeviceId, DeviceRecord};
 use crate::domain::name::{DeviceName, NameError};
 use crate::domain::password_hash::PasswordHash;
 use crate::domain::rights::{Reported, Rights};
-use crate::lifecycle::LogThrottle;
+use crate::logging::log_throttled;
 use crate::registry::error::RegistryError;
 
 /// The query; `$1` are names. Times travel as microseconds since the Unix epoch. Revoked credentials
@@ -132,10 +132,7 @@ fn credential(device: &DeviceName, row: CredentialRow) -> Option<Credential> {
             },
         }),
         _ => {
-            static THROTTLE: LogThrottle = LogThrottle::new("credentials of an unknown kind");
-            if let Some(unsaid) = THROTTLE.now() {
-                tracing::warn!(%device, credential = id, kind, unsaid, "a credential of this kind is unknown here and allows nothing");
-            }
+            log_throttled!(warn, "a credential of this kind is unknown here and allows nothing", %device, credential = id, kind);
             None
         }
     }?;
@@ -155,10 +152,7 @@ fn timestamp(micros: i64) -> Timestamp {
 fn stored_hash(device: &DeviceName, id: i64, hash: &str) -> Option<PasswordHash> {
     PasswordHash::parse(hash)
         .inspect_err(|error| {
-            static THROTTLE: LogThrottle = LogThrottle::new("stored hashes that cannot be used");
-            if let Some(unsaid) = THROTTLE.now() {
-                tracing::warn!(%device, credential = id, %error, unsaid, "the stored hash of a credential cannot be used; revoke it and add another");
-            }
+            log_throttled!(warn, "the stored hash of a credential cannot be used; revoke it and add another", %device, credential = id, %error);
         })
         .ok()
 }
@@ -203,10 +197,7 @@ where
     topic
         .parse()
         .inspect_err(|error| {
-            static THROTTLE: LogThrottle = LogThrottle::new("topics that allow nothing");
-            if let Some(unsaid) = THROTTLE.now() {
-                tracing::warn!(%device, topic, %error, unsaid, "a topic of this device allows nothing");
-            }
+            log_throttled!(warn, "a topic of this device allows nothing", %device, topic, %error);
         })
         .ok()
 }

@@ -24,7 +24,7 @@ use futures_util::future::FutureExt;
 use tokio_postgres::GenericClient;
 use tokio_util::sync::CancellationToken;
 
-use crate::lifecycle::LogThrottle;
+use crate::logging::log_throttled;
 use crate::registry::error::RegistryError;
 use crate::registry::freshness::Freshness;
 use crate::registry::hearing::{Heard, Hearing};
@@ -80,10 +80,7 @@ pub async fn tell(postgres: &Postgres, freshness: &Freshness, hearing: &Hearing)
 }
 
 fn report(error: &RegistryError) {
-    static THROTTLE: LogThrottle = LogThrottle::new("this replica's row cannot be written");
-    if let Some(unsaid) = THROTTLE.now() {
-        tracing::warn!(%error, unsaid, "what this replica has heard cannot be written; kick-outs are repeated meanwhile");
-    }
+    log_throttled!(warn, "what this replica has heard cannot be written; kick-outs are repeated meanwhile", %error);
 }
 
 fn on_replicas() -> impl FnOnce(tokio_postgres::Error) -> RegistryError {

@@ -17,7 +17,7 @@ use tokio::sync::OnceCell;
 
 use crate::domain::schema::{NotJudged, StateSchema, Violation};
 use crate::domain::value::Judged;
-use crate::lifecycle::LogThrottle;
+use crate::logging::log_throttled;
 use crate::registry::cache::CacheError;
 use crate::registry::error::RegistryError;
 use crate::registry::freshness::{Freshness, Stamp};
@@ -135,10 +135,7 @@ async fn state_schema(
 }
 
 fn tell(error: &NotJudged) {
-    static THROTTLE: LogThrottle = LogThrottle::new("values that cannot be judged");
-    if let Some(unsaid) = THROTTLE.now() {
-        tracing::error!(%error, unsaid, "a report cannot be judged; EMQX is asked to send it again");
-    }
+    log_throttled!(error, "a report cannot be judged; EMQX is asked to send it again", %error);
 }
 
 fn key(capability: &str) -> String {
@@ -149,10 +146,7 @@ fn compiled(capability: &str, schema: &str) -> Demand {
     match StateSchema::read(schema) {
         Ok(schema) => Demand::Schema(Arc::new(schema)),
         Err(error) => {
-            static THROTTLE: LogThrottle = LogThrottle::new("state schemas do not compile");
-            if let Some(unsaid) = THROTTLE.now() {
-                tracing::error!(capability, %error, unsaid, "the state schema of a capability does not compile; none of its reports is stored until it does");
-            }
+            log_throttled!(error, "the state schema of a capability does not compile; none of its reports is stored until it does", capability, %error);
             Demand::Unusable(error.to_string().into())
         }
     }

@@ -15,7 +15,7 @@ use tokio_postgres::error::DbError;
 use tokio_postgres::{AsyncMessage, CancelToken, Client, Notification};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::lifecycle::LogThrottle;
+use crate::logging::log_throttled;
 use crate::registry::server::Undriven;
 
 /// A connection in order closes within this.
@@ -192,16 +192,12 @@ impl Driver {
 /// Ends a listening connection when nobody takes its notifications any more, and when others have moved to
 /// another server: changes of what they read would not be heard here.
 pub(super) async fn end_in_time(mut ending: Ending, listener: mpsc::Sender<Notification>) {
-    static THROTTLE: LogThrottle =
-        LogThrottle::new("moving to the database server that other connections now use");
     tokio::select! {
         // The listener's channel ends with the last sender, and so when this returns.
         _ = &mut ending.task => {}
         () = listener.closed() => ending.run().await,
         () = ending.canceller.moved(|| false) => {
-            if let Some(unsaid) = THROTTLE.now() {
-                tracing::info!(unsaid, "moving to the database server that other connections now use");
-            }
+            log_throttled!(info, "moving to the database server that other connections now use");
             ending.task.abort();
         }
     }

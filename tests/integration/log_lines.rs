@@ -1,5 +1,5 @@
-//! However much a stranger sends and however much fails, the log stays short and tells how much it
-//! holds back.
+//! However much a stranger sends and however much fails, the log stays short and says how many
+//! lines were suppressed.
 
 use crate::support::app::{TOKEN, action_body, login_body};
 use crate::support::serve::Serve;
@@ -42,16 +42,16 @@ async fn a_minute_of_failures_is_a_line_a_cause() {
     let log = serve.stop();
     let lines: Vec<_> = log.lines().collect();
     assert!(lines.len() < 40, "{} lines:\n{log}", lines.len());
-    let told = |about: &str, unsaid: usize| {
+    let logged = |about: &str, suppressed: usize| {
         let found = lines
             .iter()
-            .any(|line| line.contains(about) && line.contains(&format!("unsaid={unsaid}")));
-        assert!(found, "{about} {unsaid}:\n{log}");
+            .any(|line| line.contains(about) && line.contains(&format!("suppressed={suppressed}")));
+        assert!(found, "{about} {suppressed}:\n{log}");
     };
     // Logins and actions; each attempt to load fails once.
-    told("devices could not be loaded: the database cannot be reached", 2 * TIMES - 1);
-    told("requests without the webhook token", TIMES - 1);
-    told("requests that are not EMQX's", 3 * TIMES - 1);
-    told("malformed events (json)", TIMES - 1);
-    told("malformed events (time)", TIMES - 1);
+    logged("a device could not be loaded: the database cannot be reached", 2 * TIMES - 1);
+    logged("requests without the webhook token", TIMES - 1);
+    logged("requests that are not EMQX's", 3 * TIMES - 1);
+    logged("malformed events (json)", TIMES - 1);
+    logged("malformed events (time)", TIMES - 1);
 }

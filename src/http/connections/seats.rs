@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 
 use super::{Closed, Connection};
 use crate::domain::address::Address;
-use crate::lifecycle::LogThrottle;
+use crate::logging::log_throttled;
 use crate::metrics::ConnectionMetrics;
 
 /// All open connections; one for the process.
@@ -244,16 +244,7 @@ impl Open {
 }
 
 fn complain(network: Address, limit: usize) {
-    static THROTTLE: LogThrottle = LogThrottle::new("connections closed to make room for others");
-    if let Some(unsaid) = THROTTLE.now() {
-        tracing::warn!(
-            %network,
-            limit,
-            unsaid,
-            "too many connections: one of this network is closed to make room; keep strangers away from \
-             the port, or raise http.max_connections"
-        );
-    }
+    log_throttled!(warn, "too many connections: one of this network is closed to make room; keep strangers away from the port, or raise http.max_connections", %network, limit);
 }
 
 #[cfg(test)]

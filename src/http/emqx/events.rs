@@ -15,7 +15,7 @@ use crate::http::Gate;
 use crate::http::connections::Passage;
 use crate::http::emqx::{Answer, Larger, Limit, receive};
 use crate::ingest::{IngestError, IngestOutcome};
-use crate::lifecycle::LogThrottle;
+use crate::logging::{LogThrottle, log_throttled, throttle};
 use crate::metrics::Outcome;
 
 pub mod wire;
@@ -48,31 +48,14 @@ fn limit(max_payload: usize) -> Limit {
     }
 }
 
-/// What is told to the log once a minute, by reason.
-struct Complaint {
-    reason: &'static str,
-    throttle: LogThrottle,
-}
-
-impl Complaint {
-    const fn new(reason: &'static str, about: &'static str) -> Self {
-        Self { reason, throttle: LogThrottle::new(about) }
-    }
-
-    fn about(malformed: &Malformed) -> &'static Self {
-        static JSON: Complaint = Complaint::new("json", "malformed events (json)");
-        static MISSING: Complaint =
-            Complaint::new("missing_field", "malformed events (missing_field)");
-        static BASE64: Complaint = Complaint::new("base64", "malformed events (base64)");
-        static TIME: Complaint = Complaint::new("time", "malformed events (time)");
-        static ID: Complaint = Complaint::new("id", "malformed events (id)");
-        match malformed {
-            Malformed::Json(_) => &JSON,
-            Malformed::Missing(_) => &MISSING,
-            Malformed::Base64 => &BASE64,
-            Malformed::Time(_) => &TIME,
-            Malformed::Id => &ID,
-        }
+/// Why a body is malformed, as metrics name it, and how often that is logged.
+fn reason(malformed: &Malformed) -> (&'static str, &'static LogThrottle) {
+    match malformed {
+        Malformed::Json(_) => ("json", throttle!("malformed events (json)")),
+        Malformed::Missing(_) => ("missing_field", throttle!("malformed events (missing_field)")),
+        Malformed::Base64 => ("base64", throttle!("malformed events (base64)")),
+        Malformed::Time(_) => ("time", throttle!("malformed events (time)")),
+        Malformed::Id => ("id", throttle!("malformed events (id)")),
     }
 }
 
@@ -91,14 +74,11 @@ pub async fn handle(gate: Data<Gate>, request: HttpRequest, payload: Payload) ->
     };
     if answer.outcome == Outcome::TooLarge {
         gate.metrics.events.count("unreadable", "too_large");
-        static THROTTLE: LogThrottle = LogThrottle::new("events that are too large to be read");
-        if let Some(unsaid) = THROTTLE.now() {
-            tracing::warn!(
-                unsaid,
-                limit = LARGEST_BODY,
-                "an event was too large to be read and is dropped; lower mqtt.max_packet_size in EMQX, or let the rule select less"
-            );
-        }
+        log_throttled!(
+            warn,
+            "an event was too large to be read and is dropped; lower mqtt.max_packet_size in EMQX, or let the rule select less",
+            limit = LARGEST_BODY
+        );
     }
     answer.count(&request, &gate.metrics.events_endpoint, began.elapsed().as_secs_f64())
 }
@@ -118,15 +98,12 @@ async fn take(gate: &Gate, event: Event<'_>) -> Answer {
     let kind = kind(&event);
     let device = event.user_name.as_deref().map(str::to_owned);
     let taken = gate.ingest.take(event).await;
-    static THROTTLE: LogThrottle = LogThrottle::new("payloads that are too large to be stored");
-    if matches!(taken, Ok(IngestOutcome::TooLarge))
-        && let Some(unsaid) = THROTTLE.now()
-    {
-        tracing::warn!(
+    if matches!(taken, Ok(IngestOutcome::TooLarge)) {
+        log_throttled!(
+            warn,
+            "a payload is larger than ingest.max_payload and is not stored; the device was heard",
             device,
-            limit = gate.max_payload,
-            unsaid,
-            "a payload is larger than ingest.max_payload and is not stored; the device was heard"
+            limit = gate.max_payload
         );
     }
     let label = taken.as_ref().map_or_else(IngestError::label, |outcome| outcome.label());
@@ -151,12 +128,12 @@ fn kind(event: &Event<'_>) -> &'static str {
     }
 }
 
-/// A body that is no event.
+/// A body that is not an event.
 fn refuse(gate: &Gate, malformed: &Malformed, body: &[u8]) -> Answer {
-    let Complaint { reason, throttle } = Complaint::about(malformed);
+    let (reason, throttle) = reason(malformed);
     gate.metrics.events.malformed(reason);
     gate.metrics.events.count("unreadable", "malformed");
-    if let Some(unsaid) = throttle.now() {
+    if let Some(suppressed) = throttle.now() {
         let why = match malformed {
             Malformed::Json(error) => super::describe(error),
             other => other.to_string(),
@@ -166,7 +143,7 @@ fn refuse(gate: &Gate, malformed: &Malformed, body: &[u8]) -> Answer {
             why,
             bytes = body.len(),
             sample = wire::sample(body),
-            unsaid,
+            suppressed,
             "an event was malformed and is dropped"
         );
     }

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use tracing::field::display;
 
 use crate::http::connections::Passage;
-use crate::lifecycle::LogThrottle;
+use crate::logging::{LogThrottle, throttle};
 use crate::metrics::{EndpointMetrics, Outcome};
 use crate::registry::connection::KNOWN_AWAY;
 use crate::secret::Secret;
@@ -101,34 +101,29 @@ impl Answer {
         Self::error(StatusCode::BAD_REQUEST, Outcome::BadRequest, &why)
     }
 
-    /// Counts it, and tells the log once a minute what was wrong with requests.
+    /// Counts it, and logs once a minute what was wrong with requests.
     fn count(self, request: &HttpRequest, metrics: &EndpointMetrics, seconds: f64) -> HttpResponse {
         metrics.observe(self.outcome, seconds);
-        if let Some(throttle) = throttle(self.outcome)
-            && let Some(unsaid) = throttle.now()
+        if let Some(throttle) = throttle_of(self.outcome)
+            && let Some(suppressed) = throttle.now()
         {
             let peer = request.peer_addr().map(|peer| display(peer.ip()));
             let (path, status) = (request.path(), self.response.status().as_u16());
-            tracing::warn!(path, status, peer, unsaid, "rejected a request");
+            tracing::warn!(path, status, peer, suppressed, "rejected a request");
         }
         self.response
     }
 }
 
-/// What is worth a log line beyond the metrics, one a minute. A decision that could not be made is told by
-/// whoever could not make it.
-fn throttle(outcome: Outcome) -> Option<&'static LogThrottle> {
-    static UNAUTHORIZED: LogThrottle = LogThrottle::new("requests without the webhook token (401)");
-    static BAD_REQUEST: LogThrottle = LogThrottle::new("requests that are not EMQX's (400)");
-    static TOO_LARGE: LogThrottle = LogThrottle::new("requests that are too large (413)");
-    static TIMEOUT: LogThrottle = LogThrottle::new("requests whose body was late (408)");
-    static OVERLOADED: LogThrottle = LogThrottle::new("requests that were too many (503)");
+/// Outcomes that are worth a log line beyond the metrics, one a minute. A decision that could not be made is
+/// logged by whoever could not make it.
+fn throttle_of(outcome: Outcome) -> Option<&'static LogThrottle> {
     match outcome {
-        Outcome::Unauthorized => Some(&UNAUTHORIZED),
-        Outcome::BadRequest => Some(&BAD_REQUEST),
-        Outcome::TooLarge => Some(&TOO_LARGE),
-        Outcome::Timeout => Some(&TIMEOUT),
-        Outcome::Overloaded => Some(&OVERLOADED),
+        Outcome::Unauthorized => Some(throttle!("requests without the webhook token (401)")),
+        Outcome::BadRequest => Some(throttle!("requests that are not EMQX's (400)")),
+        Outcome::TooLarge => Some(throttle!("requests that are too large (413)")),
+        Outcome::Timeout => Some(throttle!("requests whose body was late (408)")),
+        Outcome::Overloaded => Some(throttle!("requests that were too many (503)")),
         _ => None,
     }
 }
