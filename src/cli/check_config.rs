@@ -42,8 +42,8 @@ pub fn check_config(sources: &Sources) -> Result<ConfigReport, Problems> {
     settings.config()?;
     Ok(ConfigReport {
         file: sources.file.clone(),
-        given: settings.given().to_vec(),
-        warnings: settings.warnings().to_vec(),
+        given: settings.given,
+        warnings: settings.warnings,
     })
 }
 
@@ -54,7 +54,7 @@ impl fmt::Display for ConfigReport {
             Some(file) => writeln!(f, "file: {}", file.display())?,
             None => f.write_str("file: none\n")?,
         }
-        for GivenSetting { setting, value, at } in &self.given {
+        for GivenSetting { setting, value, at, .. } in &self.given {
             writeln!(f, "  {setting} = {value}  ({at})")?;
         }
         for warning in &self.warnings {

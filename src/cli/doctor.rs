@@ -103,7 +103,7 @@ async fn examine_database(settings: &Settings, clock: &Clock, report: &mut Repor
                 connection::examine(&connected, &database, clock, &mut session).await;
                 if schema::examine(&mut session).await {
                     let has_api = settings.emqx_api().is_ok_and(|api| api.is_some());
-                    fleet::examine(settings.tokens(), has_api, &mut session).await;
+                    fleet::examine(&settings.tokens, has_api, &mut session).await;
                     rights::examine(has_api, &mut session).await;
                     schemas::examine(&mut session).await;
                 } else {

@@ -39,7 +39,7 @@ impl Arguments {
     pub(super) async fn run(self, context: &Context) -> Result<(), CliError> {
         let address = match self.address {
             Some(address) => address,
-            None => address_of(context.settings()?.http().listen)?,
+            None => address_of(context.settings()?.http.listen)?,
         };
         let asker = Asker::new().map_err(CliError::Failed)?;
         let answer = asker.ask(address).await;

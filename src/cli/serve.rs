@@ -20,7 +20,7 @@ impl Arguments {
         let config = settings.config()?;
         logging::start_logging(&config.log);
         lifecycle::raise_open_files();
-        for warning in settings.warnings() {
+        for warning in &settings.warnings {
             tracing::warn!("{warning}");
         }
         Ok(serve(&config)?)

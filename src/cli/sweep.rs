@@ -38,7 +38,7 @@ fn sweeper(context: &Context) -> Result<Sweeper, CliError> {
     let metrics = Metrics::new().map_err(|error| failed(&error))?;
     let api = settings.emqx_api()?.map(|api| EmqxApi::new(&api, metrics.emqx));
     let api = api.transpose().map_err(|error| failed(&error))?.map(Arc::new);
-    let keep_sessions = settings.ingest().keep_sessions;
+    let keep_sessions = settings.ingest.keep_sessions;
     Ok(Sweeper::new(target, api, Duration::ZERO, keep_sessions, Clock::System, metrics.sweep))
 }
 

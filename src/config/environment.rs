@@ -2,18 +2,18 @@
 
 use std::path::PathBuf;
 
-use super::given::{Given, Raw};
 use super::problem::{Origin, Problem};
-use super::sources::FILE_VARIABLE;
+use super::raw::{Given, Raw};
+use super::reader::Reader;
+use super::setting::{Setting, variable_of};
 use super::suggestion::nearest;
-use super::table::{Setting, variable_of};
 
 /// What every variable of Fleetgate begins with.
 pub(super) const PREFIX: &str = "FLEETGATE_";
 
 /// Variables with the prefix that are no settings, and what they are for.
 pub(super) const OTHER_VARIABLES: [(&str, &str); 7] = [
-    (FILE_VARIABLE, "the configuration file, unless `--config` names one"),
+    ("FLEETGATE_CONFIG", "the configuration file, unless `--config` names one"),
     (
         "FLEETGATE_PG_BIN",
         "directory of PostgreSQL's server programs, for `fleetgate dev` and tests",
@@ -31,64 +31,40 @@ pub(super) const OTHER_VARIABLES: [(&str, &str); 7] = [
     ("FLEETGATE_SECRET_DASHBOARD", "the same for the password of EMQX's dashboard"),
 ];
 
-/// Finds the settings in the environment; all problems are added to the list.
+/// Finds the settings in the environment; what is wrong with it is added to the problems.
 ///
-/// An empty variable counts as unset: compose files can't leave a variable out, only empty.
-pub(super) fn read(environment: &[(String, String)], problems: &mut Vec<Problem>) -> Vec<Given> {
-    let names: Vec<Name> = Setting::all_keys().filter_map(|key| Name::of_key(&key)).collect();
-    let mut given = Vec::new();
+/// An empty variable is taken as unset: compose files can't leave a variable out, only empty.
+pub(super) fn read(environment: &[(String, String)], known: &[Setting], reader: &mut Reader) {
+    let forms = known.iter().flat_map(Setting::forms);
+    let forms: Vec<_> = forms.map(|form| (variable_of(&form.written), form)).collect();
     for (variable, text) in environment {
         if !variable.starts_with(PREFIX) || text.is_empty() {
             continue;
         }
-        match setting_in(&names, variable, text) {
-            Ok(found) => given.extend(found),
-            Err(problem) => problems.push(problem),
+        let at = Origin::Environment { variable: variable.clone() };
+        let other = OTHER_VARIABLES.iter().any(|(other, _)| other == variable);
+        match forms.iter().find(|(name, _)| name == variable) {
+            // Stands for bytes that were not UTF-8; see `Sources::from_process`.
+            Some((_, form)) if text.contains(char::REPLACEMENT_CHARACTER) => {
+                let problem = Problem::of(&at, form.setting, "is not UTF-8; write it in UTF-8");
+                reader.problems.push(problem);
+            }
+            Some((_, form)) => {
+                let (raw, base) = (Raw::Text(text.clone()), PathBuf::new());
+                reader.unread.push(Given { form: form.clone(), raw, at, base });
+            }
+            None if other || is_service_link(variable, text) => {}
+            None => {
+                let names = forms.iter().map(|(name, _)| name.as_str());
+                let names = names.chain(OTHER_VARIABLES.iter().map(|(name, _)| *name));
+                let advice = match nearest(variable, names) {
+                    Some(name) => format!("did you mean {name}?"),
+                    None => "docs/CONFIGURATION.md lists all variables".to_owned(),
+                };
+                reader.problems.push(Problem::at(&at, format!("unknown variable; {advice}")));
+            }
         }
     }
-    given
-}
-
-struct Name {
-    variable: String,
-    setting: &'static Setting,
-    in_file: bool,
-}
-
-impl Name {
-    fn of_key(key: &str) -> Option<Self> {
-        let (setting, in_file) = Setting::by_file_key(key)?;
-        Some(Self { variable: variable_of(key), setting, in_file })
-    }
-}
-
-fn setting_in(names: &[Name], variable: &str, text: &str) -> Result<Option<Given>, Problem> {
-    let origin = Origin::Environment { variable: variable.to_owned() };
-    let Some(name) = names.iter().find(|name| name.variable == variable) else {
-        let other = OTHER_VARIABLES.iter().any(|(other, _)| *other == variable);
-        let foreign = other || is_service_link(variable, text);
-        return if foreign { Ok(None) } else { Err(unknown(&origin, names, variable)) };
-    };
-    let setting = name.setting;
-    // Stands for bytes that were not UTF-8; see `Sources::from_process`.
-    if text.contains(char::REPLACEMENT_CHARACTER) {
-        return Err(Problem::of(&origin, setting.key, "is not UTF-8; write it in UTF-8"));
-    }
-    let raw = match name.in_file {
-        true => Raw::Text(text.to_owned()),
-        false => Raw::from_text(&setting.kind, text.to_owned()),
-    };
-    Ok(Some(Given { setting, in_file: name.in_file, raw, origin, base: PathBuf::new() }))
-}
-
-fn unknown(origin: &Origin, names: &[Name], variable: &str) -> Problem {
-    let known = names.iter().map(|name| name.variable.as_str());
-    let known = known.chain(OTHER_VARIABLES.iter().map(|(name, _)| *name));
-    let advice = match nearest(variable, known) {
-        Some(name) => format!("did you mean {name}?"),
-        None => "docs/CONFIGURATION.md lists all variables".to_owned(),
-    };
-    Problem::at(origin, format!("unknown variable; {advice}"))
 }
 
 /// Kubernetes tells every pod where the services of its namespace are, in variables named after

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-/// Where a value comes from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// Where a value comes from. Ordered as a reader goes through them: down the file, then the environment.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case", untagged)]
 pub enum Origin {
     /// A line of the configuration file.
@@ -21,16 +21,6 @@ pub enum Origin {
         /// Its name.
         variable: String,
     },
-}
-
-impl Origin {
-    /// Orders problems as a reader goes through them: down the file, then the environment.
-    fn reading_order(&self) -> (usize, usize, &str) {
-        match self {
-            Self::File { line, .. } => (0, line.unwrap_or(0), ""),
-            Self::Environment { variable } => (1, 0, variable),
-        }
-    }
 }
 
 impl fmt::Display for Origin {
@@ -63,11 +53,6 @@ impl Problem {
         Self { setting: Some(setting.to_owned()), ..Self::at(origin, message) }
     }
 
-    /// What is missing comes last.
-    fn reading_order(&self) -> (usize, usize, &str) {
-        self.at.as_ref().map_or((2, 0, ""), Origin::reading_order)
-    }
-
     pub(super) fn missing(setting: &str, message: impl Into<String>) -> Self {
         Self { at: None, setting: Some(setting.to_owned()), message: message.into() }
     }
@@ -93,12 +78,13 @@ impl fmt::Display for Problem {
 pub struct Problems(Vec<Problem>);
 
 impl Problems {
-    /// Succeeds with the value when nothing is wrong.
-    pub(super) fn unless_none<T>(mut problems: Vec<Problem>, value: T) -> Result<T, Self> {
+    /// Succeeds when nothing is wrong.
+    pub(super) fn unless_none(mut problems: Vec<Problem>) -> Result<(), Self> {
         if problems.is_empty() {
-            return Ok(value);
+            return Ok(());
         }
-        problems.sort_by(|a, b| a.reading_order().cmp(&b.reading_order()));
+        // What is missing stands nowhere, and comes last.
+        problems.sort_by_key(|problem| (problem.at.is_none(), problem.at.clone()));
         Err(Self(problems))
     }
 
@@ -116,13 +102,8 @@ impl From<Problem> for Problems {
 
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, problem) in self.0.iter().enumerate() {
-            if index > 0 {
-                f.write_str("\n")?;
-            }
-            write!(f, "{problem}")?;
-        }
-        Ok(())
+        let lines: Vec<String> = self.iter().map(ToString::to_string).collect();
+        f.write_str(&lines.join("\n"))
     }
 }
 

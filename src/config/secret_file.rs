@@ -4,9 +4,10 @@ use std::fs::Metadata;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use super::rules;
-use super::table::Rule;
-use super::value::secret;
+use super::kinds::secret;
+use super::raw::Raw;
+use super::setting::Rule;
+use super::texts;
 use crate::read_file::read_at_most;
 use crate::secret::Secret;
 
@@ -20,7 +21,7 @@ const MAX_PEM_BYTES: u64 = 16 << 20;
 ///
 /// # Errors
 /// What is wrong. Never the path: people do paste the secret where the path belongs.
-pub(super) fn read(path: &Path, rule: &Rule) -> Result<Secret, String> {
+pub(super) fn read_secret<T>(path: &Path, rule: &Rule<T>) -> Result<T, String> {
     let bytes = read_at_most(path, MAX_BYTES).map_err(|error| {
         format!(
             "the file named here cannot be read: {error}; write the path of a file that holds only \
@@ -33,15 +34,16 @@ pub(super) fn read(path: &Path, rule: &Rule) -> Result<Secret, String> {
     if text.is_empty() {
         return Err("the file named here is empty; write the secret into it".to_owned());
     }
-    secret(rule, text.to_owned()).map_err(|problem| format!("in the file named here, {problem}"))
+    (rule.parse)(Raw::Text(text.to_owned()), Path::new(""))
+        .map_err(|problem| format!("in the file named here, {problem}"))
 }
 
 /// Reads a database password that a command is given in a file: the rules of `database.password_file`.
 ///
 /// # Errors
-/// As [`read`].
+/// What is wrong. Never the path or the password.
 pub fn read_database_password(path: &Path) -> Result<Secret, String> {
-    read(path, &rules::DATABASE_PASSWORD)
+    read_secret(path, &secret(texts::database_password, "text"))
 }
 
 /// Checks that a path leads to a file that can be opened later.

@@ -1,12 +1,16 @@
-//! Putting the layers together: environment over file over default.
+//! The whole configuration, and the rules between settings.
+
+use std::path::Path;
 
 use serde::Serialize;
 
-use super::layers::Layers;
-use super::parts::{
-    Cache, Config, Database, Emqx, EmqxApi, Hashing, Http, Ingest, Log, Logins, Tokens,
-};
+use super::database_url::{DatabaseUrl, RootCert, SslMode};
 use super::problem::{Origin, Problem, Problems, Warning};
+use super::reader::Reader;
+use super::secret_file::{check_exists, exposure};
+use super::sections::{
+    self, Cache, Config, Database, Emqx, EmqxApi, Hashing, Http, Ingest, Log, Logins, Tokens,
+};
 use super::sources::Sources;
 use super::{environment, file};
 
@@ -14,18 +18,27 @@ use super::{environment, file};
 ///
 /// No `Debug`: it holds secrets.
 pub struct Settings {
-    http: Http,
+    /// Where and how HTTP is served.
+    pub http: Http,
+    /// The cache of devices.
+    pub cache: Cache,
+    /// How chosen passwords are checked.
+    pub hashing: Hashing,
+    /// Limits on guessing passwords.
+    pub logins: Logins,
+    /// How events are taken in.
+    pub ingest: Ingest,
+    /// Device tokens.
+    pub tokens: Tokens,
+    /// Logging.
+    pub log: Log,
+    /// The settings that somebody gave a value, in the order of `docs/CONFIGURATION.md`.
+    pub given: Vec<GivenSetting>,
+    /// What works and should still be changed.
+    pub warnings: Vec<Warning>,
     database: Result<Database, Problem>,
     emqx: Result<Emqx, Problem>,
     emqx_api: Result<Option<EmqxApi>, Problem>,
-    cache: Cache,
-    hashing: Hashing,
-    logins: Logins,
-    ingest: Ingest,
-    tokens: Tokens,
-    log: Log,
-    given: Vec<GivenSetting>,
-    warnings: Vec<Warning>,
 }
 
 /// A setting that somebody gave a value, for `check-config`.
@@ -37,26 +50,57 @@ pub struct GivenSetting {
     pub value: String,
     /// Where it is given.
     pub at: Origin,
+    /// The key as written, with `_file` if so.
+    #[serde(skip)]
+    pub(super) written: String,
 }
 
 impl Settings {
     /// Reads and checks everything that is given.
     ///
     /// # Errors
-    /// All that is wrong with what is given. That a needed setting is missing is told only by
-    /// [`Settings::config`] and [`Settings::database`], because most commands need few.
+    /// All that is wrong with what is given. That a required setting is missing is told only by
+    /// [`Settings::config`], [`Settings::database`] and the like, because most commands need few.
     pub fn load(sources: &Sources) -> Result<Self, Problems> {
-        let mut problems = Vec::new();
-        let in_file = sources.file.as_deref().map(|path| file::read(path, &mut problems));
-        let in_environment = environment::read(&sources.environment, &mut problems);
-        let mut layers = Layers::default();
-        layers.add(in_file.unwrap_or_default(), &mut problems);
-        layers.add(in_environment, &mut problems);
-        let mut warnings = layers.read_files(&mut problems);
-        warnings.extend(layers.check_database(&mut problems));
-        layers.add_defaults(&mut problems);
-        Problems::unless_none(problems, ())?;
-        Ok(layers.settings(warnings)?)
+        let known = sections::settings();
+        let mut reader = Reader::default();
+        if let Some(path) = &sources.file {
+            file::read(path, &known, &mut reader);
+        }
+        environment::read(&sources.environment, &known, &mut reader);
+        let http = Http::read(&mut reader);
+        let mut database = Database::read(&mut reader);
+        let mut emqx = Emqx::read(&mut reader);
+        let emqx_api = emqx_api(&mut reader);
+        let cache = Cache::read(&mut reader);
+        let hashing = Hashing::read(&mut reader);
+        let logins = Logins::read(&mut reader);
+        let ingest = Ingest::read(&mut reader);
+        let tokens = Tokens::read(&mut reader);
+        let log = Log::read(&mut reader);
+        if let Ok(database) = &mut database {
+            database_rules(database, &mut reader);
+        }
+        if let (Ok(emqx), None) = (&mut emqx, reader.find("emqx.acl_in_login")) {
+            // Rights that travel with the login can only be taken back by ending the session.
+            emqx.acl_in_login = matches!(emqx_api, Ok(Some(_)));
+        }
+        let Reader { problems, given, warnings, .. } = reader;
+        Problems::unless_none(problems)?;
+        Ok(Self {
+            http: http?,
+            cache: cache?,
+            hashing: hashing?,
+            logins: logins?,
+            ingest: ingest?,
+            tokens: tokens?,
+            log: log?,
+            given,
+            warnings,
+            database,
+            emqx,
+            emqx_api,
+        })
     }
 
     /// Everything `serve` needs.
@@ -64,18 +108,13 @@ impl Settings {
     /// # Errors
     /// The settings that are missing.
     pub fn config(&self) -> Result<Config, Problems> {
-        let missing = [
-            self.database.as_ref().err(),
-            self.emqx.as_ref().err(),
-            // Where the webhook token is missing as well, both are told.
-            self.emqx_api.as_ref().err().filter(|api| self.emqx.as_ref().err() != Some(*api)),
-        ];
-        let missing = missing.into_iter().flatten().cloned().collect();
-        Problems::unless_none(missing, ())?;
+        let missing =
+            [self.database.as_ref().err(), self.emqx.as_ref().err(), self.emqx_api.as_ref().err()];
+        Problems::unless_none(missing.into_iter().flatten().cloned().collect())?;
         Ok(Config {
             http: self.http.clone(),
-            database: self.database.clone()?,
-            emqx: self.emqx.clone()?,
+            database: self.database()?,
+            emqx: self.emqx()?,
             cache: self.cache.clone(),
             hashing: self.hashing.clone(),
             logins: self.logins.clone(),
@@ -96,9 +135,9 @@ impl Settings {
     /// What EMQX and Fleetgate agree on, for commands that do without a database.
     ///
     /// # Errors
-    /// When `emqx.webhook_token` is missing.
+    /// When `emqx.webhook_token` is missing, or some of the API's settings.
     pub fn emqx(&self) -> Result<Emqx, Problems> {
-        Ok(self.emqx.clone()?)
+        Ok(Emqx { api: self.emqx_api()?, ..self.emqx.clone()? })
     }
 
     /// How to call EMQX's REST API, when that is configured.
@@ -108,142 +147,49 @@ impl Settings {
     pub fn emqx_api(&self) -> Result<Option<EmqxApi>, Problems> {
         Ok(self.emqx_api.clone()?)
     }
+}
 
-    /// Where and how HTTP is served.
-    #[must_use]
-    pub fn http(&self) -> &Http {
-        &self.http
-    }
-
-    /// How chosen passwords are checked.
-    #[must_use]
-    pub fn hashing(&self) -> &Hashing {
-        &self.hashing
-    }
-
-    /// Limits on guessing passwords.
-    #[must_use]
-    pub fn logins(&self) -> &Logins {
-        &self.logins
-    }
-
-    /// How events are taken in.
-    #[must_use]
-    pub fn ingest(&self) -> &Ingest {
-        &self.ingest
-    }
-
-    /// The settings of device tokens.
-    #[must_use]
-    pub fn tokens(&self) -> &Tokens {
-        &self.tokens
-    }
-
-    /// The settings of the log.
-    #[must_use]
-    pub fn log(&self) -> &Log {
-        &self.log
-    }
-
-    /// What works and should still be changed.
-    #[must_use]
-    pub fn warnings(&self) -> &[Warning] {
-        &self.warnings
-    }
-
-    /// The settings that somebody gave a value, in the order of `docs/CONFIGURATION.md`.
-    #[must_use]
-    pub fn given(&self) -> &[GivenSetting] {
-        &self.given
+/// All of the API's settings or none: half of them is a mistake, not "off".
+fn emqx_api(reader: &mut Reader) -> Result<Option<EmqxApi>, Problem> {
+    let api = EmqxApi::read(reader);
+    let needed = ["emqx.api_url", "emqx.api_key", "emqx.api_secret"];
+    match needed.iter().any(|setting| reader.find(setting).is_some()) {
+        true => {
+            api.map(|api| Some(EmqxApi { url: api.url.trim_end_matches('/').to_owned(), ..api }))
+        }
+        false => Ok(None),
     }
 }
 
-impl Layers {
-    fn settings(&self, warnings: Vec<Warning>) -> Result<Settings, Problem> {
-        Ok(Settings {
-            http: self.http()?,
-            database: self.database(),
-            emqx: self.emqx(),
-            emqx_api: self.emqx_api(),
-            cache: self.cache()?,
-            hashing: Hashing {
-                threads: self.get("hashing.threads")?,
-                queue: self.get("hashing.queue")?,
-            },
-            logins: Logins {
-                limits: self.get("logins.limits")?,
-                exempt_networks: self.get("logins.exempt_networks")?,
-            },
-            ingest: Ingest {
-                queue: self.get("ingest.queue")?,
-                batch: self.get("ingest.batch")?,
-                linger: self.get("ingest.linger")?,
-                writers: self.get("ingest.writers")?,
-                max_payload: self.get("ingest.max_payload")?,
-                keep_sessions: self.get("ingest.keep_sessions")?,
-            },
-            tokens: Tokens {
-                audience: self.get("tokens.audience")?,
-                verification_keys: self.get("tokens.verification_keys")?,
-                signing_key: self.optional("tokens.signing_key"),
-            },
-            log: Log { format: self.get("log.format")?, filter: self.get("log.filter")? },
-            given: self.given(),
-            warnings,
-        })
+/// Holds what `database.url` says against the other settings, and checks the files that it names.
+fn database_rules(database: &mut Database, reader: &mut Reader) {
+    let Some(given) = reader.find("database.url").cloned() else { return };
+    let Ok(url) = database.url.expose().parse::<DatabaseUrl>() else { return };
+    // A file of authorities asks for TLS, and the URL may rule it out.
+    let unused = "is not used: database.url says sslmode=disable; take one of the two out";
+    let twice = |what| format!("{what} also part of database.url; write it in one place");
+    let conflicts = [
+        (url.config.get_password().is_some(), "database.password", twice("the password is")),
+        (url.tls.root_cert.is_some(), "database.ca_file", twice("sslrootcert is")),
+        (url.tls.mode == Some(SslMode::Disable), "database.ca_file", unused.to_owned()),
+    ];
+    for (_, setting, message) in conflicts.into_iter().filter(|(conflicts, ..)| *conflicts) {
+        let problem = reader.find(setting).map(|at| Problem::of(&at.at, &at.written, message));
+        reader.problems.extend(problem);
     }
-
-    fn http(&self) -> Result<Http, Problem> {
-        Ok(Http {
-            listen: self.get("http.listen")?,
-            workers: self.get("http.workers")?,
-            keep_alive: self.get("http.keep_alive")?,
-            max_connections: self.get("http.max_connections")?,
-            shutdown_grace: self.get("http.shutdown_grace")?,
-        })
-    }
-
-    fn database(&self) -> Result<Database, Problem> {
-        Ok(Database {
-            url: self.get("database.url")?,
-            password: self.optional("database.password"),
-            ca_file: self.optional("database.ca_file"),
-            pool_size: self.get("database.pool_size")?,
-            connect_timeout: self.get("database.connect_timeout")?,
-            query_timeout: self.get("database.query_timeout")?,
-        })
-    }
-
-    fn emqx(&self) -> Result<Emqx, Problem> {
-        let webhook_token = self.get("emqx.webhook_token")?;
-        let api = self.emqx_api()?;
-        // Rights that travel with the login can only be taken back by ending the session.
-        let acl_in_login = self.optional("emqx.acl_in_login").unwrap_or(api.is_some());
-        let sweep_interval = self.get("emqx.sweep_interval")?;
-        let max_session = self.optional("emqx.max_session");
-        Ok(Emqx { webhook_token, acl_in_login, api, sweep_interval, max_session })
-    }
-
-    /// All of the API's settings or none: half of them is a mistake, not "off".
-    fn emqx_api(&self) -> Result<Option<EmqxApi>, Problem> {
-        let needed = ["emqx.api_url", "emqx.api_key", "emqx.api_secret"];
-        if !needed.iter().any(|key| self.is_given(key)) {
-            return Ok(None);
+    let files = [
+        ("sslrootcert", url.tls.root_cert.as_ref().and_then(RootCert::file)),
+        ("sslcert", url.tls.cert.as_deref()),
+        ("sslkey", url.tls.key.as_deref()),
+    ];
+    for (part, path) in files {
+        if let Some(Err(problem)) = path.map(|path: &Path| check_exists(path, true)) {
+            let problem = problem.replace("named here", &format!("named by {part}"));
+            reader.problems.push(Problem::of(&given.at, &given.written, problem));
         }
-        Ok(Some(EmqxApi {
-            url: self.get::<String>("emqx.api_url")?.trim_end_matches('/').to_owned(),
-            key: self.get("emqx.api_key")?,
-            secret: self.get("emqx.api_secret")?,
-            ca_file: self.optional("emqx.api_ca_file"),
-        }))
     }
-
-    fn cache(&self) -> Result<Cache, Problem> {
-        Ok(Cache {
-            devices: self.get("cache.devices")?,
-            unknown_names: self.get("cache.unknown_names")?,
-            unknown_ttl: self.get("cache.unknown_ttl")?,
-            max_staleness: self.get("cache.max_staleness")?,
-        })
+    reader.warn(&given.at, &given.written, url.tls.key.as_deref().and_then(exposure));
+    if let (Some(limit), None) = (url.connect_timeout, reader.find("database.connect_timeout")) {
+        database.connect_timeout = limit;
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::environment::PREFIX;
 
 /// The variable that names the configuration file.
-pub(super) const FILE_VARIABLE: &str = "FLEETGATE_CONFIG";
+const FILE_VARIABLE: &str = "FLEETGATE_CONFIG";
 
 /// Tried in this order when nobody names a file.
 const USUAL_FILES: [&str; 2] = ["fleetgate.toml", "/etc/fleetgate/fleetgate.toml"];

@@ -31,5 +31,5 @@ fn the_example_in_the_reference_loads() {
     operator.saves("keys/2027.pem", "", 0o600);
     let settings = operator.loads();
     assert!(settings.config().is_ok());
-    assert!(settings.warnings().is_empty());
+    assert!(settings.warnings.is_empty());
 }

@@ -140,10 +140,10 @@ fn secrets_that_others_can_read_give_warnings() {
     );
     operator.saves("token", TOKEN, 0o640);
     operator.saves("key", "", 0o604);
-    assert_eq!(operator.loads().warnings().len(), 2);
+    assert_eq!(operator.loads().warnings.len(), 2);
     operator.saves("fleetgate.toml", fs::read(operator.path("fleetgate.toml")).unwrap(), 0o644);
     let settings = operator.loads();
-    let warnings: Vec<String> = settings.warnings().iter().map(ToString::to_string).collect();
+    let warnings: Vec<String> = settings.warnings.iter().map(ToString::to_string).collect();
     assert!(
         warnings[0].contains("database.url") && warnings[0].contains("everybody"),
         "{warnings:?}"
@@ -156,5 +156,5 @@ fn secrets_that_others_can_read_give_warnings() {
     operator.saves("fleetgate.toml", fs::read(operator.path("fleetgate.toml")).unwrap(), 0o600);
     operator.saves("token", TOKEN, 0o400);
     operator.saves("key", "", 0o600);
-    assert!(operator.loads().warnings().is_empty());
+    assert!(operator.loads().warnings.is_empty());
 }

@@ -62,6 +62,6 @@ fn variables_of_others_are_passed_over() {
         .sets("FLEETGATE_DATABASE_PORT_5432_TCP", "tcp://10.0.0.1:5432")
         .sets("FLEETGATE_DATABASE_PORT_5432_TCP_ADDR", "10.0.0.1")
         .loads();
-    assert_eq!(settings.given().len(), 2);
+    assert_eq!(settings.given.len(), 2);
     assert!(told_of_variable("FLEETGATE_PORT", "8080").contains("unknown variable"));
 }

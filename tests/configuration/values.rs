@@ -132,7 +132,7 @@ fn every_setting_can_be_a_variable() {
     assert_eq!(config.log.format, LogFormat::Json);
     assert_eq!(config.log.filter, "warn");
     let variables = operator.environment.len();
-    assert_eq!(settings.given().len(), variables, "check-config names every one");
+    assert_eq!(settings.given.len(), variables, "check-config names every one");
     let reference = reference();
     let (table, _) = reference.split_once("## Other variables").unwrap();
     let rows = table.matches("| `FLEETGATE_").count();
@@ -177,7 +177,7 @@ fn environment_counts_more_than_file_and_file_more_than_default() {
         .sets("FLEETGATE_HTTP_MAX_CONNECTIONS", "");
     let given: Vec<String> = operator
         .loads()
-        .given()
+        .given
         .iter()
         .map(|g| {
             format!("{} = {} {}", g.setting, g.value, g.at)
@@ -197,6 +197,23 @@ fn bad_values_are_named_with_the_remedy() {
             "http.listen = '8080'",
             r#"http.listen: "8080" is not an address; write "127.0.0.1:8080""#,
         ),
+        (
+            "http.listen = 'localhost:9000'",
+            r#"http.listen: "localhost:9000" is not an address; write "127.0.0.1:9000""#,
+        ),
+        (
+            "http.listen = ':9000'",
+            r#"http.listen: ":9000" is not an address; write "0.0.0.0:9000""#,
+        ),
+        (
+            "http.listen = '10.0.0.1'",
+            r#"http.listen: "10.0.0.1" is not an address; write "10.0.0.1:8080""#,
+        ),
+        ("http.listen = '::1'", r#"http.listen: "::1" is not an address; write "[::1]:8080""#),
+        (
+            "http.listen = 'nonsense'",
+            r#"http.listen: "nonsense" is not an address; write "127.0.0.1:8080""#,
+        ),
         ("http.listen = 9000", r#"http.listen: 9000 is not an address; write "127.0.0.1:9000""#),
         (
             "http.workers = '8'",
@@ -210,11 +227,11 @@ fn bad_values_are_named_with_the_remedy() {
         ),
         (
             "http.keep_alive = 5",
-            r#"http.keep_alive: 5 says no unit; write the unit as well, for example "5s" for seconds or "5ms" for milliseconds"#,
+            r#"http.keep_alive: 5 has no unit; write the unit as well, for example "5s" for seconds or "5ms" for milliseconds"#,
         ),
         (
             "http.keep_alive = '5'",
-            r#"http.keep_alive: 5 says no unit; write the unit as well, for example "5s" for seconds or "5ms" for milliseconds"#,
+            r#"http.keep_alive: 5 has no unit; write the unit as well, for example "5s" for seconds or "5ms" for milliseconds"#,
         ),
         (
             "http.keep_alive = 'long'",
@@ -229,8 +246,12 @@ fn bad_values_are_named_with_the_remedy() {
             r#"http.keep_alive: "2h" is out of range; write a duration from "1s" to "1h""#,
         ),
         (
+            "database.connect_timeout = '1ms'",
+            r#"database.connect_timeout: "1ms" is out of range; write a duration from "50ms" to "1m""#,
+        ),
+        (
             "emqx.acl_in_login = 'yes'",
-            r#"emqx.acl_in_login: "yes" is not a yes or no; write true or false"#,
+            r#"emqx.acl_in_login: "yes" is not a boolean; write true or false"#,
         ),
         ("log.format = 'xml'", r#"log.format: "xml" is not known; write "text" or "json""#),
         (
@@ -260,10 +281,7 @@ fn bad_values_are_named_with_the_remedy() {
         ),
         ("tokens.signing_key = ['a.pem']", "tokens.signing_key: is a list; write text in quotes"),
         ("database.ca_file = ''", "database.ca_file: the path is empty; write the path of a file"),
-        (
-            "database.ca_file = true",
-            "database.ca_file: true is true or false; write text in quotes",
-        ),
+        ("database.ca_file = true", "database.ca_file: true is a boolean; write text in quotes"),
         (
             "database.password = ''",
             "database.password: the password is empty; remove the setting if there is none",
@@ -282,8 +300,8 @@ fn bad_values_are_named_with_the_remedy() {
 fn missing_settings_are_told_to_those_who_need_them() {
     let operator = Operator::writes("log.format = 'json'\n");
     let settings = operator.loads();
-    assert_eq!(settings.log().format, LogFormat::Json);
-    assert_eq!(settings.tokens().audience, "fleetgate");
+    assert_eq!(settings.log.format, LogFormat::Json);
+    assert_eq!(settings.tokens.audience, "fleetgate");
     let database = settings.database().err().map(|p| p.to_string()).expect("a problem");
     assert_eq!(
         database,

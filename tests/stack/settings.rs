@@ -34,7 +34,7 @@ fn fleetgate_takes_its_environment() {
     let secrets = tempfile::tempdir().unwrap();
     let sources = Sources { file: None, environment: environment(&secrets) };
     let settings = Settings::load(&sources).unwrap_or_else(|problems| panic!("{problems}"));
-    assert_eq!(settings.warnings(), []);
+    assert_eq!(settings.warnings, []);
     let config = settings.config().unwrap_or_else(|problems| panic!("{problems}"));
     assert_eq!(config.http.listen.to_string(), "0.0.0.0:8080");
     assert!(config.emqx.acl_in_login, "rights travel with the login where sessions can be ended");

@@ -28,7 +28,7 @@ pub(super) fn examine(settings: &Settings, sources: &Sources, report: &mut Repor
         Some(file) => file.display().to_string(),
         None => "no file".to_owned(),
     };
-    let given = counted(settings.given().len(), "setting");
+    let given = counted(settings.given.len(), "setting");
     let missing = settings.config().err();
     let missing = |key: &str| missing.iter().flat_map(Problems::iter).find(|p| concerns(p, key));
     let valid = if missing(TOKEN).is_some() { "what is given is valid" } else { "valid" };
@@ -36,7 +36,7 @@ pub(super) fn examine(settings: &Settings, sources: &Sources, report: &mut Repor
         Some(problem) => Finding::problem(CONFIGURATION, problem),
         None => Finding::ok(CONFIGURATION, format!("{valid} ({file}; {given} given)")),
     });
-    for warning in settings.warnings() {
+    for warning in &settings.warnings {
         let found = format!("{}: {}", warning.at, warning.setting);
         report.add(Finding::warning(CONFIGURATION, found, &warning.message));
     }
@@ -46,7 +46,7 @@ pub(super) fn examine(settings: &Settings, sources: &Sources, report: &mut Repor
     });
     report.add(acl_in_login(settings));
     report.add(password_places(settings));
-    examine_keys(settings.tokens(), report);
+    examine_keys(&settings.tokens, report);
 }
 
 fn concerns(problem: &Problem, key: &str) -> bool {
@@ -55,7 +55,7 @@ fn concerns(problem: &Problem, key: &str) -> bool {
 
 /// Rights that a session has taken along can only be taken back by ending it.
 fn acl_in_login(settings: &Settings) -> Finding {
-    let given = settings.given().iter().find(|given| given.setting == "emqx.acl_in_login");
+    let given = settings.given.iter().find(|given| given.setting == "emqx.acl_in_login");
     let can_end_sessions = settings.emqx_api().is_ok_and(|api| api.is_some());
     let on = given.map_or(can_end_sessions, |given| given.value == "true");
     match (on, can_end_sessions) {
@@ -80,7 +80,7 @@ const EMQX_CONNECTIONS: usize = 32;
 
 /// Every login whose password is being checked keeps one of EMQX's connections busy.
 fn password_places(settings: &Settings) -> Finding {
-    let (places, limits) = (settings.hashing().queue, settings.logins().limits);
+    let (places, limits) = (settings.hashing.queue, settings.logins.limits);
     if places > EMQX_CONNECTIONS / 2 {
         return Finding::warning(
             PASSWORD_PLACES,

@@ -43,7 +43,7 @@ pub(super) fn run(
     output: Output,
 ) -> Result<(), TokenCommandError> {
     let settings = Settings::load(sources)?;
-    let tokens = settings.tokens();
+    let tokens = &settings.tokens;
     let key_file = tokens.signing_key.as_deref().ok_or(TokenCommandError::NoSigningKey)?;
     let key = read_signing_key(key_file)?;
     let kid = key_id(&key.verifying_key());

@@ -4,34 +4,15 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::database_url::DatabaseUrl;
-use super::table::Rule;
 
 /// Shorter tokens can be guessed.
 const SHORTEST_TOKEN: usize = 16;
 const LONGEST_AUDIENCE: usize = 256;
 
-pub(super) const WEBHOOK_TOKEN: Rule = Rule {
-    check: webhook_token,
-    words: "at least 16 characters of printable ASCII without spaces",
-};
-pub(super) const DATABASE_URL: Rule =
-    Rule { check: database_url, words: "a PostgreSQL URL or keywords, with a host" };
-pub(super) const DATABASE_PASSWORD: Rule = Rule { check: database_password, words: "text" };
-pub(super) const API_URL: Rule = Rule {
-    check: api_url,
-    words: "URL with `http` or `https` and a host; no user name, password or query",
-};
-pub(super) const API_KEY: Rule =
-    Rule { check: api_key, words: "printable ASCII without spaces and colons" };
-pub(super) const API_SECRET: Rule =
-    Rule { check: api_secret, words: "printable ASCII without spaces" };
-pub(super) const AUDIENCE: Rule =
-    Rule { check: audience, words: "1 to 256 characters, no control characters" };
-pub(super) const LOG_FILTER: Rule =
-    Rule { check: log_filter, words: "a level or comma-separated directives" };
+pub(super) const AUDIENCE: &str = "1 to 256 characters, no control characters";
 
 /// The token travels in an HTTP header.
-fn webhook_token(token: &str) -> Result<(), String> {
+pub(super) fn webhook_token(token: &str) -> Result<(), String> {
     if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(
             "the token may hold only printable ASCII characters and no spaces, because it \
@@ -50,7 +31,7 @@ fn webhook_token(token: &str) -> Result<(), String> {
 }
 
 /// Says nothing of the text: people do paste `user:password@` into URLs.
-fn api_url(text: &str) -> Result<(), String> {
+pub(super) fn api_url(text: &str) -> Result<(), String> {
     const EXAMPLE: &str = "write it as http://emqx:18083";
     let url = reqwest::Url::parse(text).map_err(|error| format!("no URL: {error}; {EXAMPLE}"))?;
     if !["http", "https"].contains(&url.scheme()) || url.host().is_none() {
@@ -69,7 +50,7 @@ fn api_url(text: &str) -> Result<(), String> {
 }
 
 /// Basic authentication (RFC 7617) ends the user name at the first colon.
-fn api_key(key: &str) -> Result<(), String> {
+pub(super) fn api_key(key: &str) -> Result<(), String> {
     match api_secret(key) {
         Ok(()) if !key.contains(':') => Ok(()),
         _ => Err(
@@ -80,18 +61,18 @@ fn api_key(key: &str) -> Result<(), String> {
     }
 }
 
-fn api_secret(secret: &str) -> Result<(), String> {
+pub(super) fn api_secret(secret: &str) -> Result<(), String> {
     if secret.is_empty() || !secret.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err("must be printable ASCII without spaces; copy it from EMQX".to_owned());
     }
     Ok(())
 }
 
-fn database_url(url: &str) -> Result<(), String> {
+pub(super) fn database_url(url: &str) -> Result<(), String> {
     url.parse::<DatabaseUrl>().map(drop)
 }
 
-fn database_password(password: &str) -> Result<(), String> {
+pub(super) fn database_password(password: &str) -> Result<(), String> {
     if password.is_empty() {
         return Err("the password is empty; remove the setting if there is none".to_owned());
     }
@@ -101,17 +82,17 @@ fn database_password(password: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn audience(audience: &str) -> Result<(), String> {
+pub(super) fn audience(audience: &str) -> Result<(), String> {
     let length = audience.chars().count();
     if length == 0 || length > LONGEST_AUDIENCE || audience.chars().any(char::is_control) {
-        return Err(format!("{audience:?} is not a valid audience; write {}", AUDIENCE.words));
+        return Err(format!("{audience:?} is not a valid audience; write {}", AUDIENCE));
     }
     Ok(())
 }
 
 /// `EnvFilter` takes a bare unknown word as the name of a module to log in full, so that a
 /// misspelt level would flood the log or silence it.
-fn log_filter(filter: &str) -> Result<(), String> {
+pub(super) fn log_filter(filter: &str) -> Result<(), String> {
     // The parser takes an empty word for `error`.
     let is_level = |word: &str| !word.is_empty() && word.parse::<LevelFilter>().is_ok();
     let is_bare = |part: &&str| !part.contains(['=', '[']) && !is_level(part);
