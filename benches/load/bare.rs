@@ -8,7 +8,7 @@ use deadpool_postgres::{Manager, Object, Pool};
 use fleetgate::domain::device::DeviceId;
 use fleetgate::registry::connection::LOOK_UP_PLANS;
 use fleetgate::registry::events;
-use fleetgate::registry::load::LOAD;
+use fleetgate::registry::lookup::LOOK_UP;
 use fleetgate::registry::presence::SessionChange;
 use fleetgate::registry::reports::{DeviceUpdate, Report as Value};
 use jiff::Timestamp;
@@ -30,7 +30,7 @@ pub(crate) async fn loads(url: &str, connections: usize, devices: u32) -> Run {
     let mut clients = Vec::new();
     for _ in 0..connections {
         let client = connect(&url).await;
-        let statement = client.prepare(LOAD).await.expect("the statement");
+        let statement = client.prepare(LOOK_UP).await.expect("the statement");
         clients.push((client, statement));
     }
     let (mut tasks, began) = (JoinSet::new(), Instant::now());

@@ -3,33 +3,23 @@
 //! # What it keeps
 //! 1. A record is served only while [`freshness`](super::freshness) vouches for it; a change that was
 //!    committed in PostgreSQL and notified is never undone by a slow load.
-//! 2. However many requests ask for a name at once, one [load](super::loads) runs for it.
+//! 2. However many requests ask for a name at once, one [look-up](super::lookup_batches) runs for it, and
+//!    none of them gets a record older than itself ([`single_flight`](super::single_flight)).
 //! 3. Memory is bounded: records by number (a large one counts as several), unknown names by number
-//!    and time, loads by the requests that wait for them.
-//! 4. While records cannot be loaded, those already here stand in for a bounded time, see
+//!    and time, look-ups by the requests that wait for them.
+//! 4. While records cannot be loaded, those already here are served stale for a bounded time, see
 //!    [`freshness`](super::freshness); a name that is not here is refused with an error, never guessed.
 //!
 //! # Design
 //! Known and unknown names live in two caches, so that a flood of made-up names cannot push out the
-//! devices in use. A miss joins the *flight* of its name: a cell that the first request fills. When
-//! that request is cancelled (its client went away), the next one in line takes over the load.
-//!
-//! # Races
-//! - *A change arrives during a flight*: what was loaded still answers the requests that came before the
-//!   change, and is not trusted by any that comes after it.
-//! - *A request joins a flight that began before a change which the request already knows of*: the
-//!   flight is too old for it, and it takes the next one, which begins after it came. So a device that
-//!   changes all the time costs two loads a request at most.
+//! devices in use.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use thiserror::Error;
-use tokio::sync::OnceCell;
 
 use crate::config;
 use crate::domain::device::DeviceRecord;
@@ -39,8 +29,9 @@ use crate::logging::log_throttled;
 use crate::metrics::CacheMetrics;
 use crate::registry::error::RegistryError;
 use crate::registry::freshness::{Freshness, Stamp};
-use crate::registry::loads::Loads;
+use crate::registry::lookup_batches::LookupBatches;
 use crate::registry::pool::Postgres;
+use crate::registry::single_flight::{SingleFlight, Stamped};
 
 /// Rights and credentials of a device that count as one entry of the cache's size.
 const PARTS_PER_ENTRY: usize = 16;
@@ -56,13 +47,6 @@ pub enum CacheError {
     NotJudged(#[from] NotJudged),
 }
 
-/// A known device and when its load began.
-#[derive(Clone)]
-struct Known {
-    device: Arc<DeviceRecord>,
-    stamp: Stamp,
-}
-
 /// A name that no device had when it was looked up.
 #[derive(Clone)]
 struct Unknown {
@@ -70,22 +54,14 @@ struct Unknown {
     until: Instant,
 }
 
-#[derive(Clone)]
-struct Loaded {
-    device: Option<Arc<DeviceRecord>>,
-    stamp: Stamp,
-}
-
-type Flight = Arc<OnceCell<Result<Loaded, CacheError>>>;
-
 /// See the module documentation.
 pub struct DeviceCache {
-    known: Cache<DeviceName, Known, BySize>,
+    known: Cache<DeviceName, Stamped<Arc<DeviceRecord>>, BySize>,
     unknown: Cache<DeviceName, Unknown>,
     unknown_ttl: Duration,
-    flights: Mutex<HashMap<DeviceName, Flight>>,
+    loading: SingleFlight<DeviceName, Option<Arc<DeviceRecord>>, CacheError>,
     freshness: Arc<Freshness>,
-    loads: Loads,
+    lookups: LookupBatches,
     metrics: CacheMetrics,
 }
 
@@ -103,9 +79,9 @@ impl DeviceCache {
             known: Cache::with_weighter(settings.devices, capacity, BySize),
             unknown: Cache::new(settings.unknown_names),
             unknown_ttl: settings.unknown_ttl,
-            flights: Mutex::default(),
+            loading: SingleFlight::default(),
             freshness,
-            loads: Loads::start(postgres),
+            lookups: LookupBatches::start(postgres),
             metrics,
         }
     }
@@ -123,7 +99,7 @@ impl DeviceCache {
         }
         let Ok(name) = name.parse::<DeviceName>() else { return Ok(None) };
         self.metrics.misses.inc();
-        // Boxed, or every hit would carry a load's kilobytes of state about.
+        // Boxed: the future of a miss takes kilobytes, which no hit needs.
         Box::pin(self.find_beyond_memory(name)).await
     }
 
@@ -164,7 +140,7 @@ impl DeviceCache {
         if let Some(known) = self.known.get(name)
             && self.freshness.trusts(known.stamp)
         {
-            return Some(Some(known.device));
+            return Some(Some(known.value));
         }
         let unknown = self.unknown.get(name)?;
         let holds = Instant::now() < unknown.until && self.freshness.trusts(unknown.stamp);
@@ -180,13 +156,9 @@ impl DeviceCache {
         {
             return Ok(Some(device));
         }
-        let arrived = self.freshness.stamp(name.as_str());
-        let mut flight = self.load_with_others(&name).await;
-        if flight.as_ref().is_ok_and(|loaded| loaded.stamp.is_older_than(arrived)) {
-            flight = self.load_with_others(&name).await;
-        }
-        match flight {
-            Ok(loaded) => Ok(loaded.device),
+        let stamp = || self.freshness.stamp(name.as_str());
+        match self.loading.load(&name, stamp, |stamp| self.load(&name, stamp)).await {
+            Ok(loaded) => Ok(loaded.value),
             Err(error) => self.stand_in(&name).map(Some).ok_or(error),
         }
     }
@@ -198,23 +170,22 @@ impl DeviceCache {
             return None;
         }
         self.metrics.stand_ins.inc();
-        Some(known.device)
+        Some(known.value)
     }
 
-    async fn load_with_others(&self, name: &DeviceName) -> Result<Loaded, CacheError> {
-        let seat = self.board(name);
-        seat.flight.get_or_init(|| self.load(name)).await.clone()
-    }
-
-    async fn load(&self, name: &DeviceName) -> Result<Loaded, CacheError> {
-        let stamp = self.freshness.stamp(name.as_str());
+    async fn load(
+        &self,
+        name: &DeviceName,
+        stamp: Stamp,
+    ) -> Result<Option<Arc<DeviceRecord>>, CacheError> {
         let timer = self.metrics.load_duration.start_timer();
-        let outcome = self.loads.load(name).await;
+        let outcome = self.lookups.look_up(name).await;
         timer.observe_duration();
         match outcome {
             Ok(device) => {
                 self.freshness.loaded(stamp);
-                Ok(self.keep(name, device, stamp))
+                self.keep(name, device.clone(), stamp);
+                Ok(device)
             }
             Err(error) => {
                 self.freshness.loading(false);
@@ -225,11 +196,11 @@ impl DeviceCache {
         }
     }
 
-    fn keep(&self, name: &DeviceName, device: Option<Arc<DeviceRecord>>, stamp: Stamp) -> Loaded {
-        match &device {
+    fn keep(&self, name: &DeviceName, device: Option<Arc<DeviceRecord>>, stamp: Stamp) {
+        match device {
             Some(device) => {
                 self.unknown.remove(name.as_str());
-                self.known.insert(name.clone(), Known { device: device.clone(), stamp });
+                self.known.insert(name.clone(), Stamped { value: device, stamp });
             }
             None => {
                 self.known.remove(name.as_str());
@@ -237,16 +208,6 @@ impl DeviceCache {
                 self.unknown.insert(name.clone(), Unknown { stamp, until });
             }
         }
-        Loaded { device, stamp }
-    }
-
-    fn board(&self, name: &DeviceName) -> Seat<'_> {
-        let flight = self.flights().entry(name.clone()).or_default().clone();
-        Seat { cache: self, name: name.clone(), flight }
-    }
-
-    fn flights(&self) -> MutexGuard<'_, HashMap<DeviceName, Flight>> {
-        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -259,35 +220,15 @@ fn log_failure(error: &RegistryError) {
     }
 }
 
-/// One request's place in a flight. The flight ends with its result, or with its last seat when
-/// every request was cancelled.
-struct Seat<'a> {
-    cache: &'a DeviceCache,
-    name: DeviceName,
-    flight: Flight,
-}
-
-impl Drop for Seat<'_> {
-    fn drop(&mut self) {
-        let mut flights = self.cache.flights();
-        if let Entry::Occupied(entry) = flights.entry(self.name.clone())
-            && Arc::ptr_eq(entry.get(), &self.flight)
-            && (self.flight.initialized() || Arc::strong_count(&self.flight) <= 2)
-        {
-            entry.remove();
-        }
-    }
-}
-
 /// Counts a device with very many rights or credentials as several, so that the bound on entries
 /// bounds memory.
 #[derive(Clone)]
 struct BySize;
 
-impl Weighter<DeviceName, Known> for BySize {
-    fn weight(&self, _: &DeviceName, known: &Known) -> u64 {
-        let rights = &known.device.rights;
-        let parts = known.device.credentials.len()
+impl Weighter<DeviceName, Stamped<Arc<DeviceRecord>>> for BySize {
+    fn weight(&self, _: &DeviceName, known: &Stamped<Arc<DeviceRecord>>) -> u64 {
+        let rights = &known.value.rights;
+        let parts = known.value.credentials.len()
             + rights.state_topics().len()
             + rights.command_topics().len()
             + rights.publish_grants().len()

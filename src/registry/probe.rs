@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::domain::name::DeviceName;
 use crate::registry::freshness::Freshness;
-use crate::registry::load::load;
+use crate::registry::lookup::look_up;
 use crate::registry::pool::Postgres;
 
 /// Time between two probes.
@@ -45,7 +45,7 @@ async fn loads_work(postgres: &Postgres) -> bool {
     let names: Arc<[DeviceName]> = Arc::new([name]);
     let probe = postgres.run(|client| {
         let names = names.clone();
-        async move { load(client, &names).await }.boxed()
+        async move { look_up(client, &names).await }.boxed()
     });
     match probe.await {
         Ok(_) => true,

@@ -13,7 +13,6 @@ use std::sync::Arc;
 
 use futures_util::future::FutureExt;
 use quick_cache::sync::Cache;
-use tokio::sync::OnceCell;
 
 use crate::domain::schema::{NotJudged, StateSchema, Violation};
 use crate::domain::value::Judged;
@@ -22,29 +21,26 @@ use crate::registry::cache::CacheError;
 use crate::registry::error::RegistryError;
 use crate::registry::freshness::{Freshness, Stamp};
 use crate::registry::pool::Postgres;
+use crate::registry::single_flight::{SingleFlight, Stamped};
 
-/// Capabilities whose schema is kept. A fleet has some dozens.
-const KEPT: usize = 1024;
+/// Most capabilities whose schema is kept. A fleet has some dozens.
+const MAX_SCHEMAS: usize = 1024;
 
-/// What a capability demands of a payload.
+/// What a capability requires of a payload.
 #[derive(Clone)]
-enum Demand {
-    Nothing,
-    Schema(Arc<StateSchema>),
+enum SchemaState {
+    /// Nothing.
+    None,
+    /// That it matches this schema.
+    Compiled(Arc<StateSchema>),
     /// A schema that cannot be used; why.
-    Unusable(Arc<str>),
-}
-
-type Loaded = Result<Demand, CacheError>;
-
-struct Flight {
-    stamp: Stamp,
-    loaded: OnceCell<Loaded>,
+    Invalid(Arc<str>),
 }
 
 /// See the module documentation.
 pub struct SchemaCache {
-    flights: Cache<Box<str>, Arc<Flight>>,
+    known: Cache<Box<str>, Stamped<SchemaState>>,
+    loading: SingleFlight<Box<str>, SchemaState, CacheError>,
     freshness: Arc<Freshness>,
     postgres: Postgres,
 }
@@ -53,7 +49,12 @@ impl SchemaCache {
     /// An empty cache in front of `postgres`.
     #[must_use]
     pub fn new(postgres: Postgres, freshness: Arc<Freshness>) -> Self {
-        Self { flights: Cache::new(KEPT), freshness, postgres }
+        Self {
+            known: Cache::new(MAX_SCHEMAS),
+            loading: SingleFlight::default(),
+            freshness,
+            postgres,
+        }
     }
 
     /// Judges a value by the state schema of a capability; one without schema takes every value.
@@ -67,9 +68,9 @@ impl SchemaCache {
         judged: &Judged,
     ) -> Result<Result<(), Violation>, CacheError> {
         Ok(match self.find(capability).await? {
-            Demand::Nothing => Ok(()),
-            Demand::Schema(schema) => schema.check(judged).await.inspect_err(tell)?,
-            Demand::Unusable(why) => Err(Violation::of_all(format!(
+            SchemaState::None => Ok(()),
+            SchemaState::Compiled(schema) => schema.check(judged).await.inspect_err(log_failure)?,
+            SchemaState::Invalid(why) => Err(Violation::of_all(format!(
                 "the state schema of its capability does not compile: {why}"
             ))),
         })
@@ -78,48 +79,37 @@ impl SchemaCache {
     /// Forgets a capability that changed.
     pub fn changed(&self, capability: &str) {
         self.freshness.changed(&key(capability));
-        self.flights.remove(capability);
+        self.known.remove(capability);
     }
 
     /// Forgets all.
     pub fn everything_changed(&self) {
         self.freshness.everything_changed();
-        self.flights.clear();
+        self.known.clear();
     }
 
-    async fn find(&self, capability: &str) -> Loaded {
-        let flight = self.flight(capability, &key(capability));
-        let loaded = flight.loaded.get_or_init(|| self.load(capability)).await.clone();
-        if loaded.is_err() {
-            self.flights.remove(capability);
-        }
-        loaded
-    }
-
-    /// A flight that is not older than what was heard by now.
-    fn flight(&self, capability: &str, key: &str) -> Arc<Flight> {
-        if let Some(flight) = self.flights.get(capability)
-            && self.freshness.trusts(flight.stamp)
+    async fn find(&self, capability: &str) -> Result<SchemaState, CacheError> {
+        if let Some(known) = self.known.get(capability)
+            && self.freshness.trusts(known.stamp)
         {
-            return flight;
+            return Ok(known.value);
         }
-        let stamp = self.freshness.stamp(key);
-        let flight = Arc::new(Flight { stamp, loaded: OnceCell::new() });
-        self.flights.insert(capability.into(), flight.clone());
-        flight
+        let (name, key) = (Box::from(capability), key(capability));
+        let load = |stamp| self.load(capability, stamp);
+        let loaded = self.loading.load(&name, || self.freshness.stamp(&key), load).await?;
+        Ok(loaded.value)
     }
 
-    async fn load(&self, capability: &str) -> Loaded {
+    async fn load(&self, capability: &str, stamp: Stamp) -> Result<SchemaState, CacheError> {
         let name: Arc<str> = capability.into();
         let schema = self.postgres.run(|client| {
             let name = name.clone();
             async move { state_schema(client, &name).await }.boxed()
         });
-        match schema.await {
-            Ok(None) => Ok(Demand::Nothing),
-            Ok(Some(schema)) => Ok(compiled(capability, &schema)),
-            Err(error) => Err(CacheError::Registry(Arc::new(error))),
-        }
+        let schema = schema.await.map_err(|error| CacheError::Registry(Arc::new(error)))?;
+        let value = schema.map_or(SchemaState::None, |schema| compile(capability, &schema));
+        self.known.insert(capability.into(), Stamped { value: value.clone(), stamp });
+        Ok(value)
     }
 }
 
@@ -134,7 +124,7 @@ async fn state_schema(
     Ok(row.and_then(|row| row.get(0)))
 }
 
-fn tell(error: &NotJudged) {
+fn log_failure(error: &NotJudged) {
     log_throttled!(error, "a report cannot be judged; EMQX is asked to send it again", %error);
 }
 
@@ -142,12 +132,12 @@ fn key(capability: &str) -> String {
     format!("/{capability}")
 }
 
-fn compiled(capability: &str, schema: &str) -> Demand {
+fn compile(capability: &str, schema: &str) -> SchemaState {
     match StateSchema::read(schema) {
-        Ok(schema) => Demand::Schema(Arc::new(schema)),
+        Ok(schema) => SchemaState::Compiled(Arc::new(schema)),
         Err(error) => {
             log_throttled!(error, "the state schema of a capability does not compile; none of its reports is stored until it does", capability, %error);
-            Demand::Unusable(error.to_string().into())
+            SchemaState::Invalid(error.to_string().into())
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::registry::error::RegistryError;
 /// The query; `$1` are names. Times travel as microseconds since the Unix epoch. Revoked credentials
 /// stay behind; expired ones come along, because an expired certificate that is required must still
 /// refuse.
-pub const LOAD: &str = "
+pub const LOOK_UP: &str = "
     SELECT d.name, d.id, d.client_id, d.kind, d.enabled,
       (SELECT json_agg(json_build_array(c.id, c.kind, c.hash, c.common_name, c.certificate_required,
               (extract(epoch FROM c.not_before) * 1000000)::bigint,
@@ -39,7 +39,7 @@ pub type Record = Result<Arc<DeviceRecord>, Arc<RegistryError>>;
 /// Records by name.
 pub type Records = HashMap<DeviceName, Record>;
 
-/// Loads the devices of these names, all as of one moment. A name that no device has is not among
+/// Looks up the devices of these names, all in one snapshot. A name that no device has is not among
 /// them.
 ///
 /// A credential or right that Fleetgate cannot read (a hash of another algorithm, say) is left out
@@ -47,7 +47,7 @@ pub type Records = HashMap<DeviceName, Record>;
 ///
 /// # Errors
 /// When the query fails.
-pub async fn load(
+pub async fn look_up(
     client: &deadpool_postgres::ClientWrapper,
     names: &[DeviceName],
 ) -> Result<Records, RegistryError> {
@@ -55,7 +55,7 @@ pub async fn load(
         [name] => RegistryError::on(format!("device {name:?}")),
         names => RegistryError::on(format!("{} devices", names.len())),
     };
-    let statement = client.prepare_cached(LOAD).await.map_err(on_devices())?;
+    let statement = client.prepare_cached(LOOK_UP).await.map_err(on_devices())?;
     let texts: Vec<&str> = names.iter().map(DeviceName::as_str).collect();
     let rows = client.query(&statement, &[&texts]).await.map_err(on_devices())?;
     rows.iter().map(named).collect()
