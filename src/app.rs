@@ -27,16 +27,16 @@ pub use resources::listen_remedy;
 use resources::{bind, require_threads, room};
 
 use crate::authn::Authenticator;
+use crate::authn::hash_threads::HashThreads;
 use crate::authn::limits::Limits;
-use crate::authn::password::HashThreads;
+use crate::authn::recent_successes::RecentSuccesses;
 use crate::authn::token::TokenKeys;
-use crate::authn::verified::VerifiedLogins;
 use crate::authz::Authorizer;
 use crate::clock::Clock;
 use crate::config::{Config, Hashing};
-use crate::http::Gate;
+use crate::http::AppState;
 use crate::http::connections::Connections;
-use crate::http::server::{self, Room};
+use crate::http::server::{self, ConnectionLimits};
 use crate::ingest::Ingest;
 use crate::logging::{keep_logging_suppressed, log_suppressed};
 use crate::metrics::{HashMetrics, Metrics};
@@ -95,7 +95,7 @@ pub struct App {
     address: SocketAddr,
     server: Server,
     grace: Duration,
-    gate: Data<Gate>,
+    gate: Data<AppState>,
     stop: CancellationToken,
     registry: RegistryTask,
 }
@@ -179,7 +179,7 @@ impl App {
             config.http.keep_alive,
             metrics.connections.clone(),
         ));
-        let gate = Data::new(Gate {
+        let gate = Data::new(AppState {
             webhook_token: config.emqx.webhook_token.clone(),
             acl_in_login: config.emqx.acl_in_login,
             authenticator,
@@ -290,7 +290,7 @@ fn authenticator(
     let Hashing { threads, queue } = config.hashing;
     let hash_threads =
         HashThreads::start(threads, queue, metrics).map_err(set_up("the hash threads"))?;
-    let verified = VerifiedLogins::new(config.cache.devices);
+    let verified = RecentSuccesses::new(config.cache.devices);
     let secret = &config.emqx.webhook_token;
     let authenticator = Authenticator::new(clock, tokens, hash_threads, verified, limits, secret);
     Ok(authenticator.with_max_session(config.emqx.max_session))
@@ -325,8 +325,8 @@ fn registry_runtime(workers: usize) -> Result<Background, AppError> {
 fn serve(
     config: &Config,
     listener: TcpListener,
-    room: Room,
-    gate: Data<Gate>,
+    room: ConnectionLimits,
+    gate: Data<AppState>,
 ) -> Result<(SocketAddr, Server), AppError> {
     let listen = |source| AppError::Listen { address: config.http.listen, source };
     let address = listener.local_addr().map_err(listen)?;

@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use criterion::Criterion;
-use fleetgate::authn::verified::VerifiedLogins;
+use fleetgate::authn::recent_successes::RecentSuccesses;
 use fleetgate::domain::credential::{Credential, CredentialId, Proof, Validity};
 use fleetgate::domain::password_hash::{Cost, HashMemory, PasswordHash, hash_password};
 use fleetgate::secret::{Secret, random_bytes};
@@ -24,7 +24,7 @@ pub(crate) fn bench(criterion: &mut Criterion) {
             });
         });
         group.bench_function(format!("verified login, {name}"), |bencher| {
-            let logins = VerifiedLogins::new(1_000);
+            let logins = RecentSuccesses::new(1_000);
             let proof = Proof::Secret(hash());
             let credential = Credential::new(CredentialId(1), Validity::ALWAYS, proof);
             let hash = credential.hash().unwrap();

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Room for the head of an answer and a login's rules.
+/// ConnectionLimits for the head of an answer and a login's rules.
 const BUFFER_BYTES: usize = 64 * 1024;
 
 /// Headers that an answer may have.

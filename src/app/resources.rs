@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 
 use crate::app::{AppError, registry_threads};
 use crate::config::Config;
-use crate::http::server::Room;
+use crate::http::server::ConnectionLimits;
 use crate::lifecycle::{open_files, try_threads};
 
 /// Threads besides those that settings ask for: they accept connections, look up names, run the process itself.
@@ -37,9 +37,9 @@ pub fn listen_remedy(source: &io::Error, setting: &str) -> String {
 ///
 /// # Errors
 /// [`AppError::SetUp`]: for none.
-pub(super) fn room(config: &Config) -> Result<Room, AppError> {
+pub(super) fn room(config: &Config) -> Result<ConnectionLimits, AppError> {
     let (files, wanted) = (open_files(), config.http.max_connections);
-    let room = Room::within(files, wanted, config.http.workers, config.database.pool_size).ok_or_else(|| {
+    let room = ConnectionLimits::within(files, wanted, config.http.workers, config.database.pool_size).ok_or_else(|| {
         let why = format!(
             "this process may have {files} files open, which leaves none for connections; raise the \
              limit (`ulimit -n`, systemd's LimitNOFILE)"

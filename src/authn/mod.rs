@@ -30,13 +30,13 @@
 
 mod certificate;
 mod decoy;
+pub mod hash_threads;
 pub mod limits;
 pub mod locks;
-pub mod password;
 mod password_or_token;
+pub mod recent_successes;
 mod refusal;
 pub mod token;
-pub mod verified;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,12 +52,12 @@ use crate::registry::cache::{CacheError, DeviceCache};
 use crate::secret::Secret;
 use certificate::Certificate;
 use decoy::Decoys;
+use hash_threads::{HashError, HashThreads};
 use limits::Limits;
-use password::{HashError, HashThreads};
 use password_or_token::{Verification, Verifier};
+use recent_successes::RecentSuccesses;
 pub use refusal::Refusal;
 use token::TokenKeys;
-use verified::VerifiedLogins;
 
 /// How often a login is decided again because its device changed meanwhile.
 const MAX_ATTEMPTS: usize = 3;
@@ -148,7 +148,7 @@ impl Authenticator {
         clock: Clock,
         tokens: TokenKeys,
         hash_threads: HashThreads,
-        verified: VerifiedLogins,
+        recent_successes: RecentSuccesses,
         limits: Arc<Limits>,
         shared_secret: &Secret,
     ) -> Self {
@@ -157,7 +157,7 @@ impl Authenticator {
             clock: clock.clone(),
             tokens,
             hash_threads,
-            verified,
+            recent_successes,
             decoys,
             limits: limits.clone(),
         };

@@ -2,9 +2,9 @@
 //!
 //! A password in the shape of a [device token](token) is checked as a token and costs every name one
 //! signature check. Any other is compared with the stored hashes: first with the digests of
-//! [recent successes](super::verified), which cost everybody the same, then with the cheap hashes on
+//! [recent successes](super::recent_successes), which cost everybody the same, then with the cheap hashes on
 //! the spot, then, as far as the [limits](super::limits) allow it, with the costly ones on the
-//! [hash threads](super::password). A hash's cost decides, not the credential's label.
+//! [hash threads](super::hash_threads). A hash's cost decides, not the credential's label.
 
 use std::sync::Arc;
 
@@ -12,10 +12,10 @@ use jiff::Timestamp;
 
 use super::certificate::{certificate_use, has_expired};
 use super::decoy::Decoys;
+use super::hash_threads::HashThreads;
 use super::limits::{Admission, Guess, Limits};
-use super::password::HashThreads;
+use super::recent_successes::RecentSuccesses;
 use super::token::{self, TokenClaims, TokenKeys};
-use super::verified::VerifiedLogins;
 use super::{Login, LoginError, Refusal};
 use crate::clock::Clock;
 use crate::domain::credential::{CertificateUse, Credential, Proof, ValidUntil};
@@ -57,7 +57,7 @@ pub(super) struct Verifier {
     pub(super) clock: Clock,
     pub(super) tokens: TokenKeys,
     pub(super) hash_threads: HashThreads,
-    pub(super) verified: VerifiedLogins,
+    pub(super) recent_successes: RecentSuccesses,
     pub(super) decoys: Decoys,
     pub(super) limits: Arc<Limits>,
 }
@@ -112,7 +112,7 @@ impl Verifier {
             usable.filter_map(|credential| Some((credential, credential.hash()?)))
         };
         let mut known = usable();
-        let known = known.find(|(one, hash)| self.verified.contains(one, hash, password));
+        let known = known.find(|(one, hash)| self.recent_successes.contains(one, hash, password));
         if let Some((credential, _)) = known {
             return Ok(Match::Found(credential));
         }
@@ -120,7 +120,7 @@ impl Verifier {
         for (credential, hash) in cheap {
             self.hash_threads.metrics().generated.inc();
             if hash.verify(password) {
-                self.verified.remember(credential, hash, password);
+                self.recent_successes.remember(credential, hash, password);
                 return Ok(Match::Found(credential));
             }
         }
@@ -129,7 +129,7 @@ impl Verifier {
         let name = login.user_name.parse::<DeviceName>();
         let (false, Ok(name)) = (costly.is_empty(), name) else { return Ok(Match::None) };
         let entered = login.password.as_bytes();
-        let digest = self.verified.guess(costly.iter().copied(), already_refused, entered);
+        let digest = self.recent_successes.guess(costly.iter().copied(), already_refused, entered);
         let guess = Guess { name: &name, address: login.address, digest };
         // Boxed to keep the future of every other login small.
         Box::pin(self.find_costly(&costly, guess, password)).await
@@ -155,7 +155,7 @@ impl Verifier {
             return Ok(Match::None);
         };
         self.limits.succeeded(&guess, now);
-        self.verified.remember(credential, hash, password);
+        self.recent_successes.remember(credential, hash, password);
         Ok(Match::Found(credential))
     }
 }

@@ -26,14 +26,14 @@ pub(super) fn authenticator_with(queue: usize) -> Authenticator {
 }
 
 pub(super) fn authenticator_of(queue: usize, enabled: bool) -> Authenticator {
-    let metrics = password::tests::metrics();
+    let metrics = hash_threads::tests::metrics();
     let threads = HashThreads::start(1, queue, metrics).unwrap();
     let tokens = TokenKeys::new("fleetgate", &[signing_key().verifying_key()]);
     let secret = Secret::new("webhook token".into());
     let settings = limits::LimitSettings { enabled, exempt: Vec::new() };
     let limits = Arc::new(Limits::new(settings, crate::metrics::Metrics::new().unwrap().limits));
-    let verified = VerifiedLogins::new(100);
-    Authenticator::new(Clock::manual(NOW), tokens, threads, verified, limits, &secret)
+    let recent_successes = RecentSuccesses::new(100);
+    Authenticator::new(Clock::manual(NOW), tokens, threads, recent_successes, limits, &secret)
 }
 
 pub(super) fn authenticator() -> Authenticator {

@@ -86,7 +86,7 @@ pub struct Credential {
     /// What must be shown.
     pub proof: Proof,
     /// The keyed digest of the secret that was found right, for as long as this record is in memory.
-    /// [`crate::authn::verified`] fills it in and reads it.
+    /// [`crate::authn::recent_successes`] fills it in and reads it.
     pub remembered: OnceLock<[u8; 32]>,
 }
 

@@ -5,19 +5,19 @@
 //!   connections stay reachable. With `http.max_connections` open, another one is closed instead.
 //! * What a connection can hold back is bounded: a request by [`HEAD_LIMIT`] until its head is complete (its body
 //!   has a limit of its own), an answer by [`ANSWER_LIMIT`] until it is taken, silence by `http.keep_alive`, or by
-//!   [`STRANGER_LIMIT`] after an answer to somebody without the webhook token. A connection that has said nothing yet is silent, not late: EMQX opens its own long before it uses them
+//!   [`UNAUTHENTICATED_IDLE_LIMIT`] after an answer to somebody without the webhook token. A connection that has said nothing yet is silent, not late: EMQX opens its own long before it uses them
 //!   (docs/EMQX.md).
 //! * A service that stops answers everything it has read before it closes a connection.
 //!
-//! Design: a connection's bytes pass through [`Watched`], which notes when something was read or written;
-//! [`Guarded`] drives actix's dispatcher and looks at those notes after each step, with one timer that
+//! Design: a connection's bytes pass through [`WatchedSocket`], which notes when something was read or written;
+//! [`GuardedConnection`] drives actix's dispatcher and looks at those notes after each step, with one timer that
 //! is armed seldom. Nobody else decides when a connection ends: actix's own timers are off, because they
 //! cannot tell half a request from silence and know only the first request of a connection.
-//! Which connection is worth least is decided in [`seats`].
+//! Which connection is worth least is decided in [`admission`].
 //!
 //! Known races: what arrives between the last look into a socket and its end was never read; the client
 //! sees its connection closed with that request pending. That such requests are few is why a stopping
-//! service holds its answers to events until a connection is silent ([`Passage::silence`]).
+//! service holds its answers to events until a connection is silent ([`ActiveRequest::until_silent`]).
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -26,15 +26,15 @@ use std::time::{Duration, Instant};
 
 use actix_web::HttpRequest;
 
+mod admission;
 mod guarded;
-mod seats;
 mod watched;
 
-pub use guarded::Guarded;
-pub use seats::{Connections, Lease};
-pub use watched::Watched;
+pub use admission::{Connections, Lease};
+pub use guarded::GuardedConnection;
+pub use watched::WatchedSocket;
 
-use seats::Seat;
+use admission::Slot;
 
 /// Longest time from the first byte of a request to the end of its head.
 pub const HEAD_LIMIT: Duration = Duration::from_secs(5);
@@ -45,13 +45,13 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// Longest silence after an answer on a connection that never showed the webhook token. Half a request that
 /// was read together with the one before looks like silence (actix holds it), and may not live for
 /// `http.keep_alive`. Nobody scrapes at this interval, and a client that comes later opens another connection.
-const STRANGER_LIMIT: Duration = Duration::from_secs(7);
+const UNAUTHENTICATED_IDLE_LIMIT: Duration = Duration::from_secs(7);
 
 /// How long a connection must be silent to be closed by a service that stops.
-const QUIET: Duration = Duration::from_millis(50);
+const SILENCE: Duration = Duration::from_millis(50);
 
 /// How long a stopping service waits for that; then a connection ends as soon as it owes no answer.
-const PATIENCE: Duration = Duration::from_millis(500);
+const MAX_WAIT_FOR_SILENCE: Duration = Duration::from_millis(500);
 
 /// How long a closed connection is read on, so that the last answers are not lost: a socket that is dropped
 /// with something unread in it tells its peer to forget what was sent before (TCP reset).
@@ -60,7 +60,7 @@ const LINGER: Duration = Duration::from_millis(500);
 /// What is known of one connection; lives on the worker that serves it.
 pub struct Connection {
     all: Arc<Connections>,
-    seat: Arc<Seat>,
+    slot: Arc<Slot>,
     /// Requests that handlers work on: 0 or 1.
     active: Cell<u32>,
     /// Since when part of a request is there and the rest is not.
@@ -83,7 +83,7 @@ pub enum Closed {
     LateRequest,
     /// Nobody takes the answer.
     UnreadAnswer,
-    /// Silent for `http.keep_alive`, or a stranger's for [`STRANGER_LIMIT`] after an answer.
+    /// Silent for `http.keep_alive`, or a stranger's for [`UNAUTHENTICATED_IDLE_LIMIT`] after an answer.
     Idle,
     /// There were too many, and this one was worth least.
     TooMany,
@@ -106,10 +106,10 @@ impl Closed {
 }
 
 impl Connection {
-    fn new(all: Arc<Connections>, seat: Arc<Seat>) -> Self {
+    fn new(all: Arc<Connections>, slot: Arc<Slot>) -> Self {
         Self {
             all,
-            seat,
+            slot,
             active: Cell::new(0),
             unfinished_since: Cell::new(None),
             blocked_since: Cell::new(None),
@@ -125,7 +125,7 @@ impl Connection {
         let now = Instant::now();
         self.ending.set(false);
         self.last_read.set(now);
-        self.seat.active_at(now);
+        self.slot.active_at(now);
         if self.active.get() == 0 && self.unfinished_since.get().is_none() {
             self.unfinished_since.set(Some(now));
         }
@@ -146,7 +146,7 @@ impl Connection {
     fn idle_limit(&self) -> Duration {
         let limit = self.all.idle_limit();
         match self.last_written.get() {
-            Some(_) if !self.seat.is_proven() => limit.min(STRANGER_LIMIT),
+            Some(_) if !self.slot.is_authenticated() => limit.min(UNAUTHENTICATED_IDLE_LIMIT),
             _ => limit,
         }
     }
@@ -164,7 +164,9 @@ impl Connection {
         let late = match (self.unfinished_since.get(), self.all.stopping_since()) {
             (Some(since), None) if self.active.get() == 0 => Some(since + HEAD_LIMIT),
             // What was read already takes no time to be noticed.
-            (Some(since), Some(stopping)) => Some((since + QUIET).max(stopping + PATIENCE)),
+            (Some(since), Some(stopping)) => {
+                Some((since + SILENCE).max(stopping + MAX_WAIT_FOR_SILENCE))
+            }
             _ => None,
         };
         let late = late.map(|at| (at, Closed::LateRequest));
@@ -185,21 +187,21 @@ impl Connection {
 
     /// When it counts as silent in a service that stops.
     fn silent_at(&self, stopping: Instant) -> Instant {
-        (self.last_read.get() + QUIET).min(stopping + PATIENCE)
+        (self.last_read.get() + SILENCE).min(stopping + MAX_WAIT_FOR_SILENCE)
     }
 }
 
 /// One request that a handler works on, until dropped.
-pub struct Passage(Option<Rc<Connection>>);
+pub struct ActiveRequest(Option<Rc<Connection>>);
 
-impl Passage {
+impl ActiveRequest {
     /// Notes that a handler began. Without a connection that is watched (in unit tests) nothing is noted.
     #[must_use]
     pub fn begin(request: &HttpRequest) -> Self {
         let connection = request.conn_data::<Rc<Connection>>().cloned();
         if let Some(connection) = &connection {
             connection.active.set(connection.active.get() + 1);
-            connection.seat.set_busy(true);
+            connection.slot.set_busy(true);
             if connection.unfinished_since.get().is_none() {
                 connection.unfinished_since.set(Some(Instant::now()));
             }
@@ -209,14 +211,14 @@ impl Passage {
 
     /// Notes that the request showed the webhook token: its connection is EMQX's and worth more than those
     /// of strangers.
-    pub fn is_proven(&self) {
+    pub fn authenticated(&self) {
         if let Some(connection) = &self.0 {
-            connection.all.prove(&connection.seat);
+            connection.all.mark_authenticated(&connection.slot);
         }
     }
 
     /// Notes that the request was read to its end.
-    pub fn is_whole(&self) {
+    pub fn body_complete(&self) {
         if let Some(connection) = &self.0 {
             connection.unfinished_since.set(None);
         }
@@ -234,7 +236,7 @@ impl Passage {
     /// EMQX sends an event again as soon as its 503 has come. A connection that is silent has told all
     /// that it may tell before an answer; what is answered then leaves hardly anything pending when the
     /// connection is closed right behind it.
-    pub async fn silence(&self) {
+    pub async fn until_silent(&self) {
         let Some(connection) = &self.0 else { return };
         while let Some(stopping) = connection.all.stopping_since() {
             let silent_at = connection.silent_at(stopping);
@@ -246,11 +248,11 @@ impl Passage {
     }
 }
 
-impl Drop for Passage {
+impl Drop for ActiveRequest {
     fn drop(&mut self) {
         if let Some(connection) = &self.0 {
             connection.active.set(connection.active.get().saturating_sub(1));
-            connection.seat.set_busy(false);
+            connection.slot.set_busy(false);
             connection.unfinished_since.set(None);
         }
     }

@@ -23,7 +23,7 @@ pub mod ops;
 pub mod server;
 
 /// What handlers work with; one for the process, shared by all workers.
-pub struct Gate {
+pub struct AppState {
     /// What EMQX must show.
     pub webhook_token: Secret,
     /// Whether a login answer carries the device's rights.

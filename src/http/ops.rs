@@ -5,7 +5,7 @@ use actix_web::http::header::ContentType;
 use actix_web::web::Data;
 use serde::Serialize;
 
-use crate::http::Gate;
+use crate::http::AppState;
 use crate::logging::log_throttled;
 use crate::metrics::Snapshot;
 use crate::registry::freshness::Freshness;
@@ -23,7 +23,7 @@ struct Readiness {
     /// Records can be loaded: the last load or probe worked.
     loading: bool,
     /// Some decisions rest on records in memory that cannot be confirmed at present.
-    standing_in: bool,
+    serving_stale: bool,
     /// What is wrong, in words.
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<&'static str>,
@@ -31,14 +31,14 @@ struct Readiness {
 
 /// `GET /readyz`: 200 while changes are heard and decisions can be made, or records may stand in, else
 /// 503; the body says what is missing.
-pub async fn readyz(gate: Data<Gate>) -> HttpResponse {
-    let freshness = &gate.freshness;
+pub async fn readyz(state: Data<AppState>) -> HttpResponse {
+    let freshness = &state.freshness;
     let listening = freshness.is_listening();
     let loading = !freshness.is_away() && !freshness.loads_fail();
     let well = listening && loading;
-    let standing_in = !well && gate.devices.sizes().0 > 0 && freshness.within_bound();
-    let ready = well || standing_in || freshness.has_trusted_records();
-    let body = Readiness { ready, listening, loading, standing_in, problem: problem(freshness) };
+    let serving_stale = !well && state.devices.sizes().0 > 0 && freshness.within_bound();
+    let ready = well || serving_stale || freshness.has_trusted_records();
+    let body = Readiness { ready, listening, loading, serving_stale, problem: problem(freshness) };
     if ready {
         HttpResponse::Ok().json(body)
     } else {
@@ -64,19 +64,19 @@ fn problem(freshness: &Freshness) -> Option<&'static str> {
 }
 
 /// `GET /metrics`: Prometheus' text format.
-pub async fn metrics(gate: Data<Gate>) -> HttpResponse {
-    let (known_devices, unknown_names) = gate.devices.sizes();
-    let pool = gate.postgres.usage();
+pub async fn metrics(state: Data<AppState>) -> HttpResponse {
+    let (known_devices, unknown_names) = state.devices.sizes();
+    let pool = state.postgres.usage();
     let snapshot = Snapshot {
         known_devices,
         unknown_names,
         pool_open: pool.open,
         pool_idle: pool.idle,
         pool_waiting: pool.waiting,
-        events_queued: gate.ingest.queued(),
-        oldest_event_seconds: gate.ingest.oldest_seconds(),
+        events_queued: state.ingest.queued(),
+        oldest_event_seconds: state.ingest.oldest_seconds(),
     };
-    match gate.metrics.render(snapshot) {
+    match state.metrics.render(snapshot) {
         Ok(text) => {
             HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(text)
         }

@@ -16,14 +16,14 @@ use actix_web::dev::AppConfig;
 use actix_web::rt::net::TcpStream;
 use actix_web::web::Data;
 
-use super::connections::{Connections, Guarded, Lease, Watched};
-use super::{Gate, routes};
+use super::connections::{Connections, GuardedConnection, Lease, WatchedSocket};
+use super::{AppState, routes};
 
 /// Connections that may wait to be accepted. The operating system takes less where it allows less.
 const BACKLOG: i32 = 4096;
 
-/// Connections beyond the limit that are accepted before others have made room for them.
-const ON_THEIR_WAY: usize = 256;
+/// Connections beyond the limit that are accepted before others have made limits for them.
+const MAX_PENDING: usize = 256;
 
 /// Open files that are no connections of clients: the database's, EMQX's, the log, what a runtime needs.
 const OTHER_FILES: usize = 64;
@@ -36,14 +36,14 @@ const UNREAD_BODY: Duration = Duration::from_secs(1);
 
 /// How many connections may be open and how many more may be on their way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Room {
+pub struct ConnectionLimits {
     /// Open connections.
     pub connections: usize,
-    on_their_way: usize,
+    pending: usize,
 }
 
-impl Room {
-    /// Room for `wanted` connections, as far as the limit of open files allows. `None` when it allows none.
+impl ConnectionLimits {
+    /// ConnectionLimits for `wanted` connections, as far as the limit of open files allows. `None` when it allows none.
     ///
     /// `workers`: threads of the server; `pool_size`: connections to PostgreSQL.
     #[must_use]
@@ -55,9 +55,9 @@ impl Room {
     ) -> Option<Self> {
         let other = OTHER_FILES + pool_size + workers * FILES_PER_WORKER;
         let files = open_files.saturating_sub(other);
-        let on_their_way = ON_THEIR_WAY.min(files / 4);
-        let connections = wanted.min(files - on_their_way);
-        (connections > 0).then_some(Self { connections, on_their_way })
+        let pending = MAX_PENDING.min(files / 4);
+        let connections = wanted.min(files - pending);
+        (connections > 0).then_some(Self { connections, pending })
     }
 }
 
@@ -68,42 +68,42 @@ impl Room {
 pub fn serve(
     listener: TcpListener,
     workers: NonZero<usize>,
-    room: Room,
-    gate: Data<Gate>,
+    limits: ConnectionLimits,
+    state: Data<AppState>,
 ) -> io::Result<Server> {
     rustix::net::listen(&listener, BACKLOG)?;
-    let connections = gate.connections.clone();
-    let accepted = (room.connections + room.on_their_way).div_ceil(workers.get());
+    let connections = state.connections.clone();
+    let accepted = (limits.connections + limits.pending).div_ceil(workers.get());
     let server = Server::build()
         .workers(workers.get())
         .max_concurrent_connections(accepted)
         .disable_signals()
-        .listen("fleetgate", listener, move || factory(gate.clone(), connections.clone()))?;
+        .listen("fleetgate", listener, move || factory(state.clone(), connections.clone()))?;
     Ok(server.run())
 }
 
 fn factory(
-    gate: Data<Gate>,
+    state: Data<AppState>,
     connections: Arc<Connections>,
 ) -> impl ServiceFactory<TcpStream, Config = (), Response = (), Error = DispatchError, InitError = ()>
 {
-    let app = actix_web::App::new().app_data(gate).configure(routes);
+    let app = actix_web::App::new().app_data(state).configure(routes);
     let app = app.into_factory().map_err(|error: actix_web::Error| error.error_response());
-    let http = HttpService::<Watched, _, _>::build()
+    let http = HttpService::<WatchedSocket, _, _>::build()
         // All that the connections' guards do better.
         .keep_alive(KeepAlive::Os)
         .client_request_timeout(Duration::ZERO)
         .client_disconnect_timeout(UNREAD_BODY)
         // A client that closes its side has gone away: what it asked for is dropped, not hashed.
         .h1_allow_half_closed(false)
-        .on_connect_ext(|socket: &Watched, data| {
+        .on_connect_ext(|socket: &WatchedSocket, data| {
             data.insert(socket.connection().clone());
         })
         .h1(map_config(app, |()| AppConfig::default()));
     apply_fn_factory(http, move |socket: TcpStream, http| {
         let serving = admit(socket, &connections).map(|(socket, lease)| {
             let (connection, peer) = (socket.connection().clone(), Some(socket.peer()));
-            Guarded::new(http.call((socket, peer)), connection, lease)
+            GuardedConnection::new(http.call((socket, peer)), connection, lease)
         });
         async move {
             if let Some(serving) = serving {
@@ -115,11 +115,11 @@ fn factory(
 }
 
 /// `None` where the client has gone already, or has to go.
-fn admit(socket: TcpStream, connections: &Arc<Connections>) -> Option<(Watched, Lease)> {
+fn admit(socket: TcpStream, connections: &Arc<Connections>) -> Option<(WatchedSocket, Lease)> {
     let peer = socket.peer_addr().ok()?;
     socket.set_nodelay(true).ok()?;
     let (connection, lease) = connections.admit(peer.ip())?;
-    Some((Watched::new(socket, peer, connection), lease))
+    Some((WatchedSocket::new(socket, peer, connection), lease))
 }
 
 #[cfg(test)]
@@ -128,8 +128,9 @@ mod tests {
 
     #[test]
     fn connections_leave_room_for_other_files() {
-        let connections =
-            |files, wanted| Room::within(files, wanted, 2, 8).map(|room| room.connections);
+        let connections = |files, wanted| {
+            ConnectionLimits::within(files, wanted, 2, 8).map(|limits| limits.connections)
+        };
         assert_eq!(connections(1_048_576, 4096), Some(4096));
         assert_eq!(
             connections(1024, 4096),

@@ -16,7 +16,7 @@ pub struct CacheMetrics {
     /// Loads that failed.
     pub load_failures: IntCounter,
     /// Suspect records served because PostgreSQL did not answer.
-    pub stand_ins: IntCounter,
+    pub stale_hits: IntCounter,
 }
 
 /// The LISTEN connection.
@@ -48,8 +48,8 @@ impl Adder<'_> {
                 "fleetgate_cache_load_failures_total",
                 "Loads that failed or took too long.",
             )?,
-            stand_ins: self.counter(
-                "fleetgate_cache_stand_ins_total",
+            stale_hits: self.counter(
+                "fleetgate_cache_stale_hits_total",
                 "Suspect records served because PostgreSQL did not answer.",
             )?,
         })

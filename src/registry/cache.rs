@@ -152,24 +152,24 @@ impl DeviceCache {
         name: DeviceName,
     ) -> Result<Option<Arc<DeviceRecord>>, CacheError> {
         if self.freshness.is_away()
-            && let Some(device) = self.stand_in(&name)
+            && let Some(device) = self.stale(&name)
         {
             return Ok(Some(device));
         }
         let stamp = || self.freshness.stamp(name.as_str());
         match self.loading.load(&name, stamp, |stamp| self.load(&name, stamp)).await {
             Ok(loaded) => Ok(loaded.value),
-            Err(error) => self.stand_in(&name).map(Some).ok_or(error),
+            Err(error) => self.stale(&name).map(Some).ok_or(error),
         }
     }
 
     /// A suspect record that may be used while PostgreSQL does not answer.
-    fn stand_in(&self, name: &DeviceName) -> Option<Arc<DeviceRecord>> {
+    fn stale(&self, name: &DeviceName) -> Option<Arc<DeviceRecord>> {
         let known = self.known.get(name.as_str())?;
-        if !self.freshness.may_stand_in(known.stamp) {
+        if !self.freshness.may_serve_stale(known.stamp) {
             return None;
         }
-        self.metrics.stand_ins.inc();
+        self.metrics.stale_hits.inc();
         Some(known.value)
     }
 

@@ -181,11 +181,11 @@ impl Freshness {
     /// Whether a record that is no longer trusted may stand in while it cannot be loaded: nothing was
     /// heard of the name since, and the record is known to have been right recently enough.
     #[must_use]
-    pub fn may_stand_in(&self, stamp: Stamp) -> bool {
-        self.may_stand_in_at(now_ms(), stamp)
+    pub fn may_serve_stale(&self, stamp: Stamp) -> bool {
+        self.may_serve_stale_at(now_ms(), stamp)
     }
 
-    fn may_stand_in_at(&self, now_ms: u64, stamp: Stamp) -> bool {
+    fn may_serve_stale_at(&self, now_ms: u64, stamp: Stamp) -> bool {
         let proof = self.proofs().iter().rev().find(|proof| proof.epoch == stamp.epoch).copied();
         if proof.is_none() && self.is_deaf() {
             return false;

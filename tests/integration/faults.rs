@@ -33,7 +33,7 @@ async fn while_postgres_is_stopped_known_devices_keep_working() {
     assert_eq!(app.login("stranger", "x").await.status, 503);
     assert_eq!(app.action("stranger", "publish", "a").await.status, 503);
     let ready = app.get("/readyz").await;
-    assert_eq!((ready.status, ready.body.contains("\"standing_in\":true")), (200, true));
+    assert_eq!((ready.status, ready.body.contains("\"serving_stale\":true")), (200, true));
     postgres.restart().unwrap();
     eventually("it listens again", || async { app.metric("fleetgate_listen_up").await == 1.0 })
         .await;

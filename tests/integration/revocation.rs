@@ -86,7 +86,7 @@ async fn a_missed_change_is_known_within_the_bound_although_loads_fail_when_list
     is_refused_after_the_bound(&app, &secret, changed, Duration::from_secs(3)).await;
     let ready = app.get("/readyz").await;
     assert_eq!(ready.status, 503, "{}", ready.body);
-    for said in ["\"listening\":true", "\"loading\":false", "\"standing_in\":false", "loaded"] {
+    for said in ["\"listening\":true", "\"loading\":false", "\"serving_stale\":false", "loaded"] {
         assert!(ready.body.contains(said), "{}", ready.body);
     }
     drop(blocker);

@@ -87,7 +87,7 @@ async fn every_address_is_a_route_of_fleetgate() {
     assert_eq!(status("/emqx/nothing").await, StatusCode::NOT_FOUND);
     for path in paths {
         let status = status(path).await;
-        // There is no Gate behind the route here: it is found and cannot answer.
+        // There is no AppState behind the route here: it is found and cannot answer.
         assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR, "{path}");
     }
 }

@@ -41,14 +41,14 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use tokio::sync::Notify;
 
-use super::password::Owner;
+use super::hash_threads::PlaceOwner;
 use crate::domain::address::Address;
 use crate::domain::name::DeviceName;
 use crate::metrics::LimitMetrics;
 use crate::registry::locks::LockKey;
 pub use exchange::Outgoing;
+use outbox::LogLimit;
 pub use outbox::Outbox;
-use outbox::{Lines, Told};
 use rate::Rate;
 use shared::SharedAddresses;
 use softlock::Softlock;
@@ -90,7 +90,7 @@ pub struct Guess<'a> {
 #[derive(Debug, Clone)]
 pub enum Admission {
     /// It may be hashed, in a place of this owner.
-    Hash(Owner),
+    Hash(PlaceOwner),
     /// This very password was wrong before: it is again, without a hash.
     KnownWrong,
     /// Not now.
@@ -117,7 +117,7 @@ struct Memory {
     addresses: HashMap<Address, Entry>,
     names: HashMap<DeviceName, Rate>,
     outbox: Outbox,
-    lines: Lines,
+    log_lines: LogLimit,
 }
 
 /// See the module documentation.
@@ -151,7 +151,7 @@ impl Limits {
     pub fn admit(&self, guess: &Guess<'_>, now: Timestamp) -> Admission {
         let address = self.limited(guess.address);
         let by_address = address.filter(|address| !self.shared.is_shared(address, now));
-        let owner = Owner { name: Some(guess.name.clone()), address: by_address };
+        let owner = PlaceOwner { name: Some(guess.name.clone()), address: by_address };
         if !self.settings.enabled {
             return Admission::Hash(owner);
         }
@@ -220,11 +220,11 @@ impl Limits {
         let Some(wait) = lock else { return };
         let kind = if key.name.is_some() { "device_address" } else { "address" };
         self.metrics.locks.with_label_values(&[kind]).inc();
-        if let Told::Yes { left_out } = memory.lines.tell(now) {
-            let left_out = (left_out > 0).then_some(left_out);
+        if let Some(suppressed) = memory.log_lines.next(now) {
+            let suppressed = (suppressed > 0).then_some(suppressed);
             let device = key.name.as_ref().map_or("*", DeviceName::as_str);
             let (address, seconds) = (key.address, wait.as_secs());
-            tracing::warn!(%device, %address, seconds, failures, left_out, "wrong passwords: further ones wait; see `fleetgate lock list`");
+            tracing::warn!(%device, %address, seconds, failures, suppressed, "wrong passwords: further ones wait; see `fleetgate lock list`");
         }
         memory.outbox.set(key);
         self.wake.notify_one();

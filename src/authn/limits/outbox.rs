@@ -1,4 +1,4 @@
-//! What is to be told: rows to the other replicas, lines to the log. Both bounded.
+//! What goes out: changes that become rows for the other replicas, and log lines. Both are bounded.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -8,10 +8,10 @@ use crate::domain::address::Address;
 use crate::registry::locks::LockKey;
 
 /// Most changes that wait to be written. Further locks hold in this process's memory only.
-const WAITING: usize = 1_024;
+const MAX_WAITING: usize = 1_024;
 
-/// Log lines about locks, a minute.
-const LINES: u32 = 20;
+/// Most log lines about locks a minute.
+const MAX_LINES: u32 = 20;
 const MINUTE: SignedDuration = SignedDuration::from_mins(1);
 
 /// A change to be written.
@@ -47,7 +47,7 @@ impl Outbox {
     }
 
     fn add(&mut self, change: Change) {
-        if self.order.len() < WAITING && self.waiting.insert(change.clone()) {
+        if self.order.len() < MAX_WAITING && self.waiting.insert(change.clone()) {
             self.order.push_back(change);
         }
     }
@@ -79,34 +79,27 @@ impl Outbox {
     }
 }
 
-/// Whether a line may be written.
-pub(super) enum Told {
-    /// It may; so many were left out since the last one.
-    Yes { left_out: u32 },
-    /// It is left out.
-    No,
-}
-
-/// Counts log lines, so that a stranger cannot fill the log.
+/// Limits log lines, so that a stranger cannot fill the log.
 #[derive(Default)]
-pub(super) struct Lines {
+pub(super) struct LogLimit {
     since: Timestamp,
     written: u32,
-    left_out: u32,
+    suppressed: u32,
 }
 
-impl Lines {
-    pub(super) fn tell(&mut self, now: Timestamp) -> Told {
+impl LogLimit {
+    /// Whether a line may be written now: then how many were suppressed since the last one.
+    pub(super) fn next(&mut self, now: Timestamp) -> Option<u32> {
         let passed = now.duration_since(self.since);
         if passed.is_negative() || passed >= MINUTE {
             (self.since, self.written) = (now, 0);
         }
-        if self.written >= LINES {
-            self.left_out = self.left_out.saturating_add(1);
-            return Told::No;
+        if self.written >= MAX_LINES {
+            self.suppressed = self.suppressed.saturating_add(1);
+            return None;
         }
         self.written += 1;
-        Told::Yes { left_out: std::mem::take(&mut self.left_out) }
+        Some(std::mem::take(&mut self.suppressed))
     }
 }
 
@@ -132,16 +125,15 @@ mod tests {
                 outbox.set(LockKey { name: None, address });
             }
         }
-        assert_eq!(outbox.take(usize::MAX).len(), WAITING);
+        assert_eq!(outbox.take(usize::MAX).len(), MAX_WAITING);
         assert!(outbox.is_empty());
     }
 
     #[test]
-    fn log_lines_are_bounded_and_those_left_out_are_counted() {
-        let mut lines = Lines::default();
+    fn log_lines_are_bounded_and_suppressed_ones_are_counted() {
+        let mut lines = LogLimit::default();
         let minute = Timestamp::UNIX_EPOCH + MINUTE;
-        let told = |lines: &mut Lines, now| matches!(lines.tell(now), Told::Yes { .. });
-        assert_eq!((0..100).filter(|_| told(&mut lines, minute)).count(), 20);
-        assert!(matches!(lines.tell(minute + MINUTE), Told::Yes { left_out: 80 }));
+        assert_eq!((0..100).filter(|_| lines.next(minute).is_some()).count(), 20);
+        assert_eq!(lines.next(minute + MINUTE), Some(80));
     }
 }

@@ -13,7 +13,7 @@ use super::{Closed, Connection, Lease};
 const ATTEMPTS: usize = 3;
 
 /// What serves a connection, until that ends or the connection has to.
-pub struct Guarded<F> {
+pub struct GuardedConnection<F> {
     serving: Pin<Box<F>>,
     connection: Rc<Connection>,
     lease: Lease,
@@ -22,7 +22,7 @@ pub struct Guarded<F> {
     armed_at: Option<Instant>,
 }
 
-impl<F: Future> Guarded<F> {
+impl<F: Future> GuardedConnection<F> {
     /// Guards what serves a connection.
     pub fn new(serving: F, connection: Rc<Connection>, lease: Lease) -> Self {
         Self {
@@ -71,14 +71,14 @@ impl<F: Future> Guarded<F> {
     }
 }
 
-impl<F: Future> Future for Guarded<F> {
+impl<F: Future> Future for GuardedConnection<F> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         this.lease.wakes(context.waker());
         loop {
-            if this.lease.is_taken_away() {
+            if this.lease.is_revoked() {
                 this.lease.note(Closed::TooMany);
                 return Poll::Ready(());
             }

@@ -13,18 +13,18 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::{Connection, LINGER};
 
 /// Bytes that are thrown away at once behind a connection's end.
-const SCRATCH: usize = 4096;
+const DISCARD_BUFFER: usize = 4096;
 /// How often at most before others have their turn.
-const TURNS: usize = 64;
+const MAX_READS: usize = 64;
 
 /// A socket that notes for its [`Connection`] what happens.
-pub struct Watched {
+pub struct WatchedSocket {
     socket: TcpStream,
     peer: SocketAddr,
     connection: Rc<Connection>,
 }
 
-impl Watched {
+impl WatchedSocket {
     /// Watches a socket.
     #[must_use]
     pub fn new(socket: TcpStream, peer: SocketAddr, connection: Rc<Connection>) -> Self {
@@ -49,7 +49,7 @@ impl Watched {
     }
 }
 
-impl AsyncRead for Watched {
+impl AsyncRead for WatchedSocket {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -71,7 +71,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl AsyncWrite for WatchedSocket {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -101,8 +101,8 @@ impl AsyncWrite for Watched {
             }
             self.connection.closing_since.set(Some(Instant::now()));
         }
-        let mut scratch = [0; SCRATCH];
-        for _ in 0..TURNS {
+        let mut scratch = [0; DISCARD_BUFFER];
+        for _ in 0..MAX_READS {
             let mut buffer = ReadBuf::new(&mut scratch);
             match ready!(Pin::new(&mut self.socket).poll_read(context, &mut buffer)) {
                 Ok(()) if !buffer.filled().is_empty() => {}

@@ -9,8 +9,8 @@ use serde::Deserialize;
 
 use crate::authn::{Decision, Login, LoginError};
 use crate::domain::address::Address;
-use crate::http::Gate;
-use crate::http::connections::Passage;
+use crate::http::AppState;
+use crate::http::connections::ActiveRequest;
 use crate::http::emqx::{Answer, DECISION_LIMIT, receive};
 use crate::metrics::Outcome;
 
@@ -50,30 +50,30 @@ pub fn parse(body: &[u8]) -> Result<AuthnRequest<'_>, serde_json::Error> {
 }
 
 /// Answers one login.
-pub async fn handle(gate: Data<Gate>, request: HttpRequest, payload: Payload) -> HttpResponse {
+pub async fn handle(state: Data<AppState>, request: HttpRequest, payload: Payload) -> HttpResponse {
     let began = Instant::now();
-    let passage = Passage::begin(&request);
+    let active = ActiveRequest::begin(&request);
     let answer =
-        match receive(&request, &passage, payload, &gate.webhook_token, DECISION_LIMIT).await {
-            Ok(body) => answer(&gate, &body, began).await,
+        match receive(&request, &active, payload, &state.webhook_token, DECISION_LIMIT).await {
+            Ok(body) => answer(&state, &body, began).await,
             Err(answer) => answer,
         };
-    answer.count(&request, &gate.metrics.authn, began.elapsed().as_secs_f64())
+    answer.count(&request, &state.metrics.authn, began.elapsed().as_secs_f64())
 }
 
-async fn answer(gate: &Gate, body: &[u8], began: Instant) -> Answer {
+async fn answer(state: &AppState, body: &[u8], began: Instant) -> Answer {
     let request = match parse(body) {
         Ok(request) => request,
         Err(error) => return Answer::malformed("EMQX's HTTP authenticator", &error),
     };
-    match gate.authenticator.login(&gate.devices, &login(&request)).await {
+    match state.authenticator.login(&state.devices, &login(&request)).await {
         Ok(Decision::Allow(allowed)) => {
             tracing::debug!(device = %allowed.device.name, peer = ?request.peerhost, "logged in");
-            Answer::decision(Outcome::Allow, Allow::new(&allowed, gate.acl_in_login))
+            Answer::decision(Outcome::Allow, Allow::new(&allowed, state.acl_in_login))
         }
         Ok(Decision::Deny(refusal)) => {
             tracing::debug!(device = ?request.username, client_id = ?request.clientid, peer = ?request.peerhost, reason = refusal.label(), "refused a login");
-            gate.metrics.authn.refused(refusal.label());
+            state.metrics.authn.refused(refusal.label());
             until_next_step(began).await;
             Answer::deny()
         }

@@ -9,8 +9,8 @@ use serde::Deserialize;
 
 use crate::authz::{AccessRequest, Decision};
 use crate::domain::acl::Action;
-use crate::http::Gate;
-use crate::http::connections::Passage;
+use crate::http::AppState;
+use crate::http::connections::ActiveRequest;
 use crate::http::emqx::{Answer, DECISION_LIMIT, receive};
 use crate::metrics::Outcome;
 
@@ -37,30 +37,30 @@ pub fn parse(body: &[u8]) -> Result<AuthzRequest<'_>, serde_json::Error> {
 }
 
 /// Answers one authorization request.
-pub async fn handle(gate: Data<Gate>, request: HttpRequest, payload: Payload) -> HttpResponse {
+pub async fn handle(state: Data<AppState>, request: HttpRequest, payload: Payload) -> HttpResponse {
     let began = Instant::now();
-    let passage = Passage::begin(&request);
+    let active = ActiveRequest::begin(&request);
     let answer =
-        match receive(&request, &passage, payload, &gate.webhook_token, DECISION_LIMIT).await {
-            Ok(body) => answer(&gate, &body).await,
+        match receive(&request, &active, payload, &state.webhook_token, DECISION_LIMIT).await {
+            Ok(body) => answer(&state, &body).await,
             Err(answer) => answer,
         };
-    answer.count(&request, &gate.metrics.authz, began.elapsed().as_secs_f64())
+    answer.count(&request, &state.metrics.authz, began.elapsed().as_secs_f64())
 }
 
-async fn answer(gate: &Gate, body: &[u8]) -> Answer {
+async fn answer(state: &AppState, body: &[u8]) -> Answer {
     let request = match parse(body) {
         Ok(request) => request,
         Err(error) => return Answer::malformed("EMQX's HTTP authorizer", &error),
     };
-    match gate.authorizer.authorize(&access_request(&request)).await {
+    match state.authorizer.authorize(&access_request(&request)).await {
         Ok(Decision::Allow) => {
             tracing::debug!(device = ?request.username, topic = ?request.topic, "allowed");
             Answer::allow()
         }
         Ok(Decision::Deny(refusal)) => {
             tracing::debug!(device = ?request.username, action = ?request.action, topic = ?request.topic, reason = refusal.label(), "refused an action");
-            gate.metrics.authz.refused(refusal.label());
+            state.metrics.authz.refused(refusal.label());
             Answer::deny()
         }
         Err(error) => Answer::unavailable(Outcome::Unavailable, &error.to_string()),

@@ -11,8 +11,8 @@ use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 
 use crate::domain::event::{Event, EventKind};
-use crate::http::Gate;
-use crate::http::connections::Passage;
+use crate::http::AppState;
+use crate::http::connections::ActiveRequest;
 use crate::http::emqx::{Answer, Larger, Limit, receive};
 use crate::ingest::{IngestError, IngestOutcome};
 use crate::logging::{LogThrottle, log_throttled, throttle};
@@ -60,54 +60,54 @@ fn reason(malformed: &Malformed) -> (&'static str, &'static LogThrottle) {
 }
 
 /// Answers one event.
-pub async fn handle(gate: Data<Gate>, request: HttpRequest, payload: Payload) -> HttpResponse {
+pub async fn handle(state: Data<AppState>, request: HttpRequest, payload: Payload) -> HttpResponse {
     let began = Instant::now();
-    let passage = Passage::begin(&request);
-    let limit = limit(gate.max_payload);
-    let answer = match receive(&request, &passage, payload, &gate.webhook_token, limit).await {
-        Ok(_) if passage.is_stopping() => {
-            passage.silence().await;
+    let active = ActiveRequest::begin(&request);
+    let limit = limit(state.max_payload);
+    let answer = match receive(&request, &active, payload, &state.webhook_token, limit).await {
+        Ok(_) if active.is_stopping() => {
+            active.until_silent().await;
             Answer::unavailable(Outcome::Unavailable, "the service is stopping")
         }
-        Ok(body) => answer(&gate, &body).await,
+        Ok(body) => answer(&state, &body).await,
         Err(answer) => answer,
     };
     if answer.outcome == Outcome::TooLarge {
-        gate.metrics.events.count("unreadable", "too_large");
+        state.metrics.events.count("unreadable", "too_large");
         log_throttled!(
             warn,
             "an event was too large to be read and is dropped; lower mqtt.max_packet_size in EMQX, or let the rule select less",
             limit = LARGEST_BODY
         );
     }
-    answer.count(&request, &gate.metrics.events_endpoint, began.elapsed().as_secs_f64())
+    answer.count(&request, &state.metrics.events_endpoint, began.elapsed().as_secs_f64())
 }
 
-async fn answer(gate: &Gate, body: &[u8]) -> Answer {
+async fn answer(state: &AppState, body: &[u8]) -> Answer {
     match parse(body) {
-        Ok(ParsedEvent::Event(event)) => take(gate, event).await,
+        Ok(ParsedEvent::Event(event)) => take(state, event).await,
         Ok(ParsedEvent::Other) => {
-            gate.metrics.events.count("other", "unknown_event");
+            state.metrics.events.count("other", "unknown_event");
             Answer::accepted()
         }
-        Err(malformed) => refuse(gate, &malformed, body),
+        Err(malformed) => refuse(state, &malformed, body),
     }
 }
 
-async fn take(gate: &Gate, event: Event<'_>) -> Answer {
+async fn take(state: &AppState, event: Event<'_>) -> Answer {
     let kind = kind(&event);
     let device = event.user_name.as_deref().map(str::to_owned);
-    let taken = gate.ingest.take(event).await;
+    let taken = state.ingest.take(event).await;
     if matches!(taken, Ok(IngestOutcome::TooLarge)) {
         log_throttled!(
             warn,
             "a payload is larger than ingest.max_payload and is not stored; the device was heard",
             device,
-            limit = gate.max_payload
+            limit = state.max_payload
         );
     }
     let label = taken.as_ref().map_or_else(IngestError::label, |outcome| outcome.label());
-    gate.metrics.events.count(kind, label);
+    state.metrics.events.count(kind, label);
     match taken {
         Ok(_) => Answer::accepted(),
         Err(error @ IngestError::Refused(_)) => {
@@ -129,10 +129,10 @@ fn kind(event: &Event<'_>) -> &'static str {
 }
 
 /// A body that is not an event.
-fn refuse(gate: &Gate, malformed: &Malformed, body: &[u8]) -> Answer {
+fn refuse(state: &AppState, malformed: &Malformed, body: &[u8]) -> Answer {
     let (reason, throttle) = reason(malformed);
-    gate.metrics.events.malformed(reason);
-    gate.metrics.events.count("unreadable", "malformed");
+    state.metrics.events.malformed(reason);
+    state.metrics.events.count("unreadable", "malformed");
     if let Some(suppressed) = throttle.now() {
         let why = match malformed {
             Malformed::Json(error) => super::describe(error),

@@ -15,7 +15,7 @@ use serde::Serialize;
 use tokio::time::timeout;
 use tracing::field::display;
 
-use crate::http::connections::Passage;
+use crate::http::connections::ActiveRequest;
 use crate::logging::{LogThrottle, throttle};
 use crate::metrics::{EndpointMetrics, Outcome};
 use crate::registry::connection::KNOWN_AWAY;
@@ -151,7 +151,7 @@ fn describe(error: &serde_json::Error) -> String {
 /// The finished answer: 401, 408, 413, or 400 for a body that broke off.
 pub(crate) async fn receive(
     request: &HttpRequest,
-    passage: &Passage,
+    active: &ActiveRequest,
     payload: Payload,
     token: &Secret,
     limit: Limit,
@@ -160,10 +160,10 @@ pub(crate) async fn receive(
         let why = "the authorization header must be `Bearer` and the webhook token";
         return Err(Answer::error(StatusCode::UNAUTHORIZED, Outcome::Unauthorized, why));
     }
-    passage.is_proven();
+    active.authenticated();
     match timeout(BODY_TIMEOUT, read(payload, limit)).await {
         Ok(body) => {
-            passage.is_whole();
+            active.body_complete();
             body
         }
         Err(_) => Err(Answer::error(

@@ -19,7 +19,7 @@ fn a_change_ends_trust_in_what_was_loaded_before_it() {
     assert!(freshness.trusts(before));
     freshness.changed("a");
     assert!(!freshness.trusts(before));
-    assert!(!freshness.may_stand_in(before));
+    assert!(!freshness.may_serve_stale(before));
     assert!(freshness.trusts(freshness.stamp("a")));
 }
 
@@ -56,18 +56,18 @@ fn a_record_stands_in_within_the_bound_of_the_listen_that_it_was_loaded_under() 
     freshness.confirm(now + 5_000);
     freshness.away();
     assert!(freshness.is_away());
-    assert!(freshness.may_stand_in_at(now + 5_000 + ms(MINUTE), stamp));
-    assert!(!freshness.may_stand_in_at(now + 5_001 + ms(MINUTE), stamp));
+    assert!(freshness.may_serve_stale_at(now + 5_000 + ms(MINUTE), stamp));
+    assert!(!freshness.may_serve_stale_at(now + 5_001 + ms(MINUTE), stamp));
     // LISTEN comes back, loads fail: the record was not confirmed by that.
     for later in [10_000, 20_000, 30_000] {
         freshness.listening_since(now + later);
         freshness.confirm(now + later + 5_000);
-        assert!(freshness.may_stand_in_at(now + 5_000 + ms(MINUTE), stamp));
-        assert!(!freshness.may_stand_in_at(now + 5_001 + ms(MINUTE), stamp));
+        assert!(freshness.may_serve_stale_at(now + 5_000 + ms(MINUTE), stamp));
+        assert!(!freshness.may_serve_stale_at(now + 5_001 + ms(MINUTE), stamp));
         freshness.lost();
     }
     freshness.everything_changed();
-    assert!(!freshness.may_stand_in_at(now, stamp));
+    assert!(!freshness.may_serve_stale_at(now, stamp));
 }
 
 #[test]
@@ -76,13 +76,13 @@ fn a_record_loaded_while_nobody_listened_is_bounded_from_its_load() {
     let deaf = freshness.stamp("a");
     let now = now_ms();
     freshness.listening_since(now + 30_000);
-    assert!(freshness.may_stand_in_at(now + ms(MINUTE) - 100, deaf));
-    assert!(!freshness.may_stand_in_at(now + ms(MINUTE) + 100, deaf));
+    assert!(freshness.may_serve_stale_at(now + ms(MINUTE) - 100, deaf));
+    assert!(!freshness.may_serve_stale_at(now + ms(MINUTE) + 100, deaf));
     freshness.deaf();
-    assert!(!freshness.may_stand_in_at(now, deaf), "PostgreSQL answers, so it is asked");
+    assert!(!freshness.may_serve_stale_at(now, deaf), "PostgreSQL answers, so it is asked");
     let strict = Freshness::new(Duration::ZERO);
     let stamp = strict.stamp("a");
-    assert!(!strict.may_stand_in_at(now_ms() + 1, stamp));
+    assert!(!strict.may_serve_stale_at(now_ms() + 1, stamp));
 }
 
 #[test]
@@ -96,8 +96,8 @@ fn what_was_loaded_under_a_listen_long_forgotten_is_bounded_from_its_load() {
         freshness.listening_since(now + 1_000 + later);
     }
     assert_eq!(freshness.proofs().len(), EPOCHS);
-    assert!(freshness.may_stand_in_at(now + ms(MINUTE) - 100, stamp));
-    assert!(!freshness.may_stand_in_at(now + ms(MINUTE) + 100, stamp));
+    assert!(freshness.may_serve_stale_at(now + ms(MINUTE) - 100, stamp));
+    assert!(!freshness.may_serve_stale_at(now + ms(MINUTE) + 100, stamp));
 }
 
 #[test]

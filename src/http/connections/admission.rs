@@ -38,31 +38,31 @@ pub struct Connections {
 #[derive(Default)]
 struct Open {
     last_id: u64,
-    seats: HashMap<u64, Arc<Seat>>,
+    slots: HashMap<u64, Arc<Slot>>,
     networks: HashMap<Address, Held>,
 }
 
 /// How many connections a network has.
 #[derive(Default)]
 struct Held {
-    proven: usize,
-    unproven: usize,
+    authenticated: usize,
+    unauthenticated: usize,
 }
 
 /// One connection's place.
-pub(super) struct Seat {
+pub(super) struct Slot {
     id: u64,
     network: Address,
-    proven: AtomicBool,
+    authenticated: AtomicBool,
     busy: AtomicBool,
     /// When something was last read, in milliseconds since [`Connections::began`].
     active_ms: AtomicU64,
     began: Instant,
-    taken_away: AtomicBool,
+    revoked: AtomicBool,
     waker: AtomicWaker,
 }
 
-impl Seat {
+impl Slot {
     pub(super) fn active_at(&self, now: Instant) {
         let ms = now.saturating_duration_since(self.began).as_millis();
         self.active_ms.store(u64::try_from(ms).unwrap_or(u64::MAX), Ordering::Relaxed);
@@ -72,8 +72,8 @@ impl Seat {
         self.busy.store(busy, Ordering::Relaxed);
     }
 
-    pub(super) fn is_proven(&self) -> bool {
-        self.proven.load(Ordering::Relaxed)
+    pub(super) fn is_authenticated(&self) -> bool {
+        self.authenticated.load(Ordering::Relaxed)
     }
 
     fn active_ms(&self) -> u64 {
@@ -84,16 +84,16 @@ impl Seat {
 /// A connection's hold on its place; gives it back when dropped.
 pub struct Lease {
     all: Arc<Connections>,
-    seat: Arc<Seat>,
+    slot: Arc<Slot>,
 }
 
 impl Lease {
     pub(super) fn wakes(&self, waker: &Waker) {
-        self.seat.waker.register(waker);
+        self.slot.waker.register(waker);
     }
 
-    pub(super) fn is_taken_away(&self) -> bool {
-        self.seat.taken_away.load(Ordering::Acquire)
+    pub(super) fn is_revoked(&self) -> bool {
+        self.slot.revoked.load(Ordering::Acquire)
     }
 
     pub(super) fn note(&self, why: Closed) {
@@ -104,9 +104,9 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         let mut open = self.all.open();
-        open.remove(self.seat.id);
-        self.all.metrics.open.set(i64::try_from(open.seats.len()).unwrap_or(i64::MAX));
-        if open.seats.is_empty() {
+        open.remove(self.slot.id);
+        self.all.metrics.open.set(i64::try_from(open.slots.len()).unwrap_or(i64::MAX));
+        if open.slots.is_empty() {
             self.all.all_closed.notify_waiters();
         }
     }
@@ -140,54 +140,54 @@ impl Connections {
     pub fn admit(self: &Arc<Self>, peer: IpAddr) -> Option<(Rc<Connection>, Lease)> {
         let network = Address::from(peer);
         let mut open = self.open();
-        if open.seats.len() >= self.limit {
-            let Some(least) = open.worth_least() else {
+        if open.slots.len() >= self.limit {
+            let Some(least) = open.least_important() else {
                 self.metrics.closed(Closed::TooMany.label());
                 return None;
             };
             open.remove(least.id);
-            complain(least.network, self.limit);
-            least.taken_away.store(true, Ordering::Release);
+            log_closed(least.network, self.limit);
+            least.revoked.store(true, Ordering::Release);
             least.waker.wake();
         }
         open.last_id += 1;
-        let seat = Arc::new(Seat {
+        let slot = Arc::new(Slot {
             id: open.last_id,
             network,
-            proven: AtomicBool::new(false),
+            authenticated: AtomicBool::new(false),
             busy: AtomicBool::new(false),
             active_ms: AtomicU64::new(0),
             began: self.began,
-            taken_away: AtomicBool::new(false),
+            revoked: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         });
-        seat.active_at(Instant::now());
-        open.seats.insert(seat.id, seat.clone());
-        open.networks.entry(network).or_default().unproven += 1;
-        self.metrics.open.set(i64::try_from(open.seats.len()).unwrap_or(i64::MAX));
+        slot.active_at(Instant::now());
+        open.slots.insert(slot.id, slot.clone());
+        open.networks.entry(network).or_default().unauthenticated += 1;
+        self.metrics.open.set(i64::try_from(open.slots.len()).unwrap_or(i64::MAX));
         drop(open);
-        let lease = Lease { all: self.clone(), seat: seat.clone() };
-        Some((Rc::new(Connection::new(self.clone(), seat)), lease))
+        let lease = Lease { all: self.clone(), slot: slot.clone() };
+        Some((Rc::new(Connection::new(self.clone(), slot)), lease))
     }
 
     /// A connection showed the webhook token.
-    pub(super) fn prove(&self, seat: &Seat) {
-        if seat.is_proven() {
+    pub(super) fn mark_authenticated(&self, slot: &Slot) {
+        if slot.is_authenticated() {
             return;
         }
         let mut open = self.open();
-        if open.seats.contains_key(&seat.id) && !seat.proven.swap(true, Ordering::Relaxed) {
-            let held = open.networks.entry(seat.network).or_default();
-            held.unproven = held.unproven.saturating_sub(1);
-            held.proven += 1;
+        if open.slots.contains_key(&slot.id) && !slot.authenticated.swap(true, Ordering::Relaxed) {
+            let held = open.networks.entry(slot.network).or_default();
+            held.unauthenticated = held.unauthenticated.saturating_sub(1);
+            held.authenticated += 1;
         }
     }
 
     /// The service is about to end: each connection ends once it is silent and owes no answer.
     pub fn stop(&self) {
         let _earlier = self.stopping.set(Instant::now());
-        for seat in self.open().seats.values() {
-            seat.waker.wake();
+        for slot in self.open().slots.values() {
+            slot.waker.wake();
         }
     }
 
@@ -195,7 +195,7 @@ impl Connections {
     pub async fn closed(&self) {
         loop {
             let closed = self.all_closed.notified();
-            if self.open().seats.is_empty() {
+            if self.open().slots.is_empty() {
                 return;
             }
             closed.await;
@@ -209,41 +209,45 @@ impl Connections {
 
 impl Open {
     fn remove(&mut self, id: u64) {
-        let Some(seat) = self.seats.remove(&id) else { return };
-        let Some(held) = self.networks.get_mut(&seat.network) else { return };
-        let count = if seat.is_proven() { &mut held.proven } else { &mut held.unproven };
+        let Some(slot) = self.slots.remove(&id) else { return };
+        let Some(held) = self.networks.get_mut(&slot.network) else { return };
+        let count = if slot.is_authenticated() {
+            &mut held.authenticated
+        } else {
+            &mut held.unauthenticated
+        };
         *count = count.saturating_sub(1);
-        if held.proven + held.unproven == 0 {
-            self.networks.remove(&seat.network);
+        if held.authenticated + held.unauthenticated == 0 {
+            self.networks.remove(&slot.network);
         }
     }
 
-    fn worth_least(&self) -> Option<Arc<Seat>> {
-        let most = |strangers_only: bool| {
+    fn least_important(&self) -> Option<Arc<Slot>> {
+        let most = |strangers_first: bool| {
             let held = self.networks.values();
-            held.filter(|held| !strangers_only || held.proven == 0)
-                .map(|held| held.unproven)
+            held.filter(|held| !strangers_first || held.authenticated == 0)
+                .map(|held| held.unauthenticated)
                 .max()
                 .filter(|most| *most > 0)
         };
-        for strangers_only in [true, false] {
-            let Some(most) = most(strangers_only) else { continue };
-            let from_there = |seat: &&Arc<Seat>| {
-                self.networks.get(&seat.network).is_some_and(|held| {
-                    held.unproven == most && (!strangers_only || held.proven == 0)
-                }) && !seat.is_proven()
+        for strangers_first in [true, false] {
+            let Some(most) = most(strangers_first) else { continue };
+            let from_there = |slot: &&Arc<Slot>| {
+                self.networks.get(&slot.network).is_some_and(|held| {
+                    held.unauthenticated == most && (!strangers_first || held.authenticated == 0)
+                }) && !slot.is_authenticated()
             };
             return self.silent_longest(from_there);
         }
-        self.silent_longest(|seat| !seat.busy.load(Ordering::Relaxed))
+        self.silent_longest(|slot| !slot.busy.load(Ordering::Relaxed))
     }
 
-    fn silent_longest(&self, among: impl Fn(&&Arc<Seat>) -> bool) -> Option<Arc<Seat>> {
-        self.seats.values().filter(among).min_by_key(|seat| (seat.active_ms(), seat.id)).cloned()
+    fn silent_longest(&self, among: impl Fn(&&Arc<Slot>) -> bool) -> Option<Arc<Slot>> {
+        self.slots.values().filter(among).min_by_key(|slot| (slot.active_ms(), slot.id)).cloned()
     }
 }
 
-fn complain(network: Address, limit: usize) {
+fn log_closed(network: Address, limit: usize) {
     log_throttled!(warn, "too many connections: one of this network is closed to make room; keep strangers away from the port, or raise http.max_connections", %network, limit);
 }
 
@@ -261,8 +265,8 @@ mod tests {
         Arc::new(Connections::new(limit, Duration::from_secs(60), metrics))
     }
 
-    fn gone(leases: &[(Rc<Connection>, Lease)]) -> Vec<usize> {
-        let lost = leases.iter().enumerate().filter(|(_, (_, lease))| lease.is_taken_away());
+    fn revoked(leases: &[(Rc<Connection>, Lease)]) -> Vec<usize> {
+        let lost = leases.iter().enumerate().filter(|(_, (_, lease))| lease.is_revoked());
         lost.map(|(position, _)| position).collect()
     }
 
@@ -273,10 +277,10 @@ mod tests {
         // One silent connection of EMQX, three of a stranger.
         let mut open = vec![admit(1), admit(2), admit(2), admit(2)];
         open.push(admit(3));
-        assert_eq!(gone(&open), [1], "the stranger's oldest");
+        assert_eq!(revoked(&open), [1], "the stranger's oldest");
         open.push(admit(2));
         open.push(admit(2));
-        assert_eq!(gone(&open), [1, 2, 3], "its own, however many it opens");
+        assert_eq!(revoked(&open), [1, 2, 3], "its own, however many it opens");
     }
 
     #[test]
@@ -284,21 +288,25 @@ mod tests {
         let all = connections(3);
         let admit = |last| all.admit(address(last)).unwrap();
         let mut open = vec![admit(1), admit(1), admit(2)];
-        all.prove(&open[0].0.seat);
+        all.mark_authenticated(&open[0].0.slot);
         open.push(admit(2));
-        assert_eq!(gone(&open), [2], "a silent connection of EMQX's network outlives a stranger's");
+        assert_eq!(
+            revoked(&open),
+            [2],
+            "a silent connection of EMQX's network outlives a stranger's"
+        );
         drop(open.remove(3));
         open.push(admit(1));
         open.push(admit(1));
-        assert_eq!(gone(&open), [1, 2], "with nobody else left, the silent one goes");
+        assert_eq!(revoked(&open), [1, 2], "with nobody else left, the silent one goes");
         for (connection, _) in &open {
-            all.prove(&connection.seat);
-            connection.seat.set_busy(true);
+            all.mark_authenticated(&connection.slot);
+            connection.slot.set_busy(true);
         }
         assert!(all.admit(address(2)).is_none(), "all are EMQX's and at work");
-        open[4].0.seat.set_busy(false);
+        open[4].0.slot.set_busy(false);
         assert!(all.admit(address(2)).is_some());
-        assert_eq!(gone(&open), [1, 2, 4]);
+        assert_eq!(revoked(&open), [1, 2, 4]);
     }
 
     #[test]
@@ -309,7 +317,7 @@ mod tests {
             let _third = all.admit(address(3)).unwrap();
         }
         let open = all.open();
-        assert!(open.seats.is_empty() && open.networks.is_empty());
+        assert!(open.slots.is_empty() && open.networks.is_empty());
     }
 
     #[test]

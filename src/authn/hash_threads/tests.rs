@@ -23,10 +23,10 @@ fn chosen(password: &str) -> PasswordHash {
 async fn the_matching_hash_is_found() {
     let pool = HashThreads::start(2, 8, metrics()).unwrap();
     let hashes = vec![chosen("old"), chosen("new")];
-    assert_eq!(pool.find(Owner::default(), b"new", hashes.clone()).await, Ok(Some(1)));
-    assert_eq!(pool.find(Owner::default(), b"old", hashes.clone()).await, Ok(Some(0)));
-    assert_eq!(pool.find(Owner::default(), b"other", hashes).await, Ok(None));
-    assert_eq!(pool.find(Owner::default(), b"any", vec![]).await, Ok(None));
+    assert_eq!(pool.find(PlaceOwner::default(), b"new", hashes.clone()).await, Ok(Some(1)));
+    assert_eq!(pool.find(PlaceOwner::default(), b"old", hashes.clone()).await, Ok(Some(0)));
+    assert_eq!(pool.find(PlaceOwner::default(), b"other", hashes).await, Ok(None));
+    assert_eq!(pool.find(PlaceOwner::default(), b"any", vec![]).await, Ok(None));
     assert_eq!(pool.queue.metrics.duration.get_sample_count(), 5);
     assert_eq!(pool.queue.metrics.wait.get_sample_count(), 4);
     assert_eq!(pool.queue.metrics.queued.get(), 0);
@@ -34,16 +34,16 @@ async fn the_matching_hash_is_found() {
 
 #[test]
 fn a_full_queue_sheds_within_a_millisecond() {
-    let pool = HashThreads::unstaffed(2, metrics());
+    let pool = HashThreads::without_threads(2, metrics());
     let hashes = vec![chosen("x")];
     let held: Vec<_> =
-        (0..2).map(|_| pool.submit(Owner::default(), b"x", hashes.clone()).unwrap()).collect();
+        (0..2).map(|_| pool.submit(PlaceOwner::default(), b"x", hashes.clone()).unwrap()).collect();
     // The fastest of several, because another process may hold the processor at any one of them.
     let fastest = (0..20).map(|_| {
         let candidates = hashes.clone();
         let start = Instant::now();
         assert_eq!(
-            pool.submit(Owner::default(), b"x", candidates).err(),
+            pool.submit(PlaceOwner::default(), b"x", candidates).err(),
             Some(HashError::Overloaded)
         );
         start.elapsed()
@@ -56,12 +56,12 @@ fn a_full_queue_sheds_within_a_millisecond() {
 
 #[tokio::test]
 async fn clients_that_went_away_cost_no_hash() {
-    let pool = HashThreads::unstaffed(8, metrics());
+    let pool = HashThreads::without_threads(8, metrics());
     for _ in 0..5 {
-        drop(pool.submit(Owner::default(), b"x", vec![chosen("x")]).unwrap());
+        drop(pool.submit(PlaceOwner::default(), b"x", vec![chosen("x")]).unwrap());
     }
-    let wanted = pool.submit(Owner::default(), b"x", vec![chosen("x")]).unwrap();
-    pool.staff(1).unwrap();
+    let wanted = pool.submit(PlaceOwner::default(), b"x", vec![chosen("x")]).unwrap();
+    pool.start_threads(1).unwrap();
     assert_eq!(wanted.answer.await, Ok(Some(0)));
     assert_eq!(pool.queue.metrics.abandoned.get(), 5);
     assert_eq!(pool.queue.metrics.duration.get_sample_count(), 1);
@@ -69,12 +69,12 @@ async fn clients_that_went_away_cost_no_hash() {
 
 #[tokio::test]
 async fn a_job_whose_turn_does_not_come_is_answered_and_costs_no_hash() {
-    let pool = HashThreads::unstaffed(8, metrics());
-    let answer = pool.find(Owner::default(), b"x", vec![chosen("x")]).await;
+    let pool = HashThreads::without_threads(8, metrics());
+    let answer = pool.find(PlaceOwner::default(), b"x", vec![chosen("x")]).await;
     assert_eq!(answer, Err(HashError::Overloaded));
     assert_eq!(pool.queue.metrics.shed.get(), 1);
-    let wanted = pool.submit(Owner::default(), b"x", vec![chosen("x")]).unwrap();
-    pool.staff(1).unwrap();
+    let wanted = pool.submit(PlaceOwner::default(), b"x", vec![chosen("x")]).unwrap();
+    pool.start_threads(1).unwrap();
     assert_eq!(wanted.answer.await, Ok(Some(0)));
     assert_eq!(pool.queue.metrics.abandoned.get(), 1);
     assert_eq!(pool.queue.metrics.duration.get_sample_count(), 1);
@@ -82,11 +82,14 @@ async fn a_job_whose_turn_does_not_come_is_answered_and_costs_no_hash() {
 
 #[tokio::test]
 async fn stopping_gives_up_what_waits_and_joins_the_threads() {
-    let pool = HashThreads::unstaffed(8, metrics());
-    let answer = pool.submit(Owner::default(), b"x", vec![chosen("x")]).unwrap();
+    let pool = HashThreads::without_threads(8, metrics());
+    let answer = pool.submit(PlaceOwner::default(), b"x", vec![chosen("x")]).unwrap();
     pool.stop();
     assert!(answer.answer.await.is_err());
-    assert_eq!(pool.find(Owner::default(), b"x", vec![chosen("x")]).await, Err(HashError::GivenUp));
+    assert_eq!(
+        pool.find(PlaceOwner::default(), b"x", vec![chosen("x")]).await,
+        Err(HashError::GivenUp)
+    );
     assert_eq!(pool.queue.metrics.queued.get(), 0);
 
     let pool = HashThreads::start(3, 8, metrics()).unwrap();

@@ -9,7 +9,7 @@ use crate::domain::name::DeviceName;
 
 /// Whose place it is, as far as that is limited. A name counts whether a device has it or not.
 #[derive(Debug, Clone, Default)]
-pub struct Owner {
+pub struct PlaceOwner {
     /// The name that somebody wants to log in as; `None`: not limited by name.
     pub name: Option<DeviceName>,
     /// Where from; `None`: not limited by address.
@@ -34,7 +34,7 @@ pub(super) struct Places {
 /// One place; dropping it gives it back.
 pub(super) struct Place {
     places: Arc<Places>,
-    owner: Owner,
+    owner: PlaceOwner,
 }
 
 impl Places {
@@ -44,7 +44,7 @@ impl Places {
     }
 
     /// A place, if there is one for this owner.
-    pub(super) fn take(self: &Arc<Self>, owner: Owner) -> Option<Place> {
+    pub(super) fn take(self: &Arc<Self>, owner: PlaceOwner) -> Option<Place> {
         let mut taken = self.taken();
         let held = |count: Option<&usize>| count.copied().unwrap_or(0);
         let by_name = owner.name.as_ref().map_or(0, |name| held(taken.by_name.get(name)));
@@ -95,8 +95,8 @@ fn give_back<K: Hash + Eq>(held: &mut HashMap<K, usize>, key: &K) {
 mod tests {
     use super::*;
 
-    fn owner(name: &str, address: &str) -> Owner {
-        Owner { name: name.parse().ok(), address: Address::of_peer(address) }
+    fn owner(name: &str, address: &str) -> PlaceOwner {
+        PlaceOwner { name: name.parse().ok(), address: Address::of_peer(address) }
     }
 
     #[test]
@@ -115,7 +115,7 @@ mod tests {
             held.extend(places.take(owner(&format!("m{n}"), &format!("10.0.1.{n}"))));
         }
         assert_eq!(held.len(), 8, "all there are");
-        assert!(places.take(Owner::default()).is_none());
+        assert!(places.take(PlaceOwner::default()).is_none());
         held.clear();
         let taken = places.taken();
         assert!(taken.all == 0 && taken.by_name.is_empty() && taken.by_address.is_empty());
@@ -125,7 +125,7 @@ mod tests {
     fn without_limits_all_places_are_for_anybody_and_one_is_there_for_everybody() {
         let places = Places::new(8);
         assert_eq!(
-            (0..9).filter_map(|_| places.take(Owner::default())).collect::<Vec<_>>().len(),
+            (0..9).filter_map(|_| places.take(PlaceOwner::default())).collect::<Vec<_>>().len(),
             8
         );
         let few = Places::new(4);

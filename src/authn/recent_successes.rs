@@ -23,12 +23,12 @@ use crate::domain::password_hash::PasswordHash;
 use crate::secret::random_bytes;
 
 /// Digests of the secrets and passwords that were found right lately.
-pub struct VerifiedLogins {
+pub struct RecentSuccesses {
     key: Zeroizing<[u8; 32]>,
     entries: Cache<CredentialId, [u8; 32]>,
 }
 
-impl VerifiedLogins {
+impl RecentSuccesses {
     /// Room for so many chosen passwords, about 100 bytes each.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
@@ -101,11 +101,11 @@ mod tests {
         Credential::new(CredentialId(id), Validity::ALWAYS, proof)
     }
 
-    fn remember(logins: &VerifiedLogins, credential: &Credential, password: &[u8]) {
+    fn remember(logins: &RecentSuccesses, credential: &Credential, password: &[u8]) {
         logins.remember(credential, credential.hash().unwrap(), password);
     }
 
-    fn hits(logins: &VerifiedLogins, credential: &Credential, password: &[u8]) -> bool {
+    fn hits(logins: &RecentSuccesses, credential: &Credential, password: &[u8]) -> bool {
         logins.contains(credential, credential.hash().unwrap(), password)
     }
 
@@ -120,7 +120,7 @@ mod tests {
             password in prop::collection::vec(0..2_u8, 0..3),
             other_password in prop::collection::vec(0..2_u8, 0..3),
         ) {
-            let logins = VerifiedLogins::new(100);
+            let logins = RecentSuccesses::new(100);
             let one = credential(id, salt, cost);
             remember(&logins, &one, &password);
             let same = (id, salt, &password) == (other_id, other_salt, &other_password);
@@ -133,9 +133,9 @@ mod tests {
 
         #[test]
         fn what_is_kept_depends_on_the_process_key(password in prop::collection::vec(any::<u8>(), 0..40)) {
-            let (one, other) = (VerifiedLogins::new(1), VerifiedLogins::new(1));
+            let (one, other) = (RecentSuccesses::new(1), RecentSuccesses::new(1));
             let credential = credential(1, 1, Cost::Generated);
-            let digest = |logins: &VerifiedLogins| {
+            let digest = |logins: &RecentSuccesses| {
                 logins.digest(credential.id, credential.hash().unwrap(), &password)
             };
             prop_assert_ne!(digest(&one), digest(&other));
@@ -145,13 +145,13 @@ mod tests {
     #[test]
     fn without_a_success_nothing_hits() {
         for cost in [Cost::Generated, Cost::Chosen] {
-            assert!(!hits(&VerifiedLogins::new(10), &credential(1, 1, cost), b""));
+            assert!(!hits(&RecentSuccesses::new(10), &credential(1, 1, cost), b""));
         }
     }
 
     #[test]
     fn it_is_bounded() {
-        let logins = VerifiedLogins::new(100);
+        let logins = RecentSuccesses::new(100);
         for id in 0..10_000 {
             remember(&logins, &credential(id, 1, Cost::Chosen), b"password");
         }

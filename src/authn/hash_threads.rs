@@ -45,7 +45,7 @@ use zeroize::Zeroizing;
 use crate::domain::password_hash::{HashMemory, PasswordHash};
 use crate::logging::log_throttled;
 use crate::metrics::HashMetrics;
-pub use places::Owner;
+pub use places::PlaceOwner;
 use places::{Place, Places};
 
 /// How long a job may wait for its turn. Places are few, so this is many times what waiting takes on a
@@ -110,13 +110,13 @@ impl HashThreads {
     /// # Errors
     /// If the operating system gives no thread.
     pub fn start(threads: usize, places: usize, metrics: HashMetrics) -> std::io::Result<Self> {
-        let pool = Self::unstaffed(places, metrics);
-        pool.staff(threads)?;
+        let pool = Self::without_threads(places, metrics);
+        pool.start_threads(threads)?;
         Ok(pool)
     }
 
-    /// The queue alone: whatever comes in waits until [`Self::staff`].
-    fn unstaffed(places: usize, metrics: HashMetrics) -> Self {
+    /// The queue alone: whatever comes in waits until [`Self::start_threads`].
+    fn without_threads(places: usize, metrics: HashMetrics) -> Self {
         let (waiting, places) = (Mutex::new(Waiting::default()), Places::new(places));
         let queue = Queue { waiting, arrival: Condvar::new(), places, metrics };
         Self { queue: Arc::new(queue), threads: Mutex::new(Vec::new()) }
@@ -128,7 +128,7 @@ impl HashThreads {
         &self.queue.metrics
     }
 
-    fn staff(&self, threads: usize) -> std::io::Result<()> {
+    fn start_threads(&self, threads: usize) -> std::io::Result<()> {
         let mut started = lock(&self.threads);
         for number in 0..threads {
             let queue = Arc::clone(&self.queue);
@@ -147,7 +147,7 @@ impl HashThreads {
     /// its turn has not come; [`HashError::GivenUp`] if no thread could answer.
     pub async fn find(
         &self,
-        owner: Owner,
+        owner: PlaceOwner,
         password: &[u8],
         hashes: Vec<PasswordHash>,
     ) -> Result<Option<usize>, HashError> {
@@ -166,7 +166,7 @@ impl HashThreads {
 
     fn submit(
         &self,
-        owner: Owner,
+        owner: PlaceOwner,
         password: &[u8],
         hashes: Vec<PasswordHash>,
     ) -> Result<Submitted, HashError> {
