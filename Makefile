@@ -7,7 +7,7 @@ SHELL = /bin/sh
 help:
 	@echo 'make dev            start Fleetgate with a demo fleet on 127.0.0.1:8080; Ctrl-C stops it'
 	@echo 'make test           run every test against a private PostgreSQL'
-	@echo 'make lint           check formatting, lints, documentation and shell scripts'
+	@echo 'make lint           check formatting, lints, documentation, dependencies and shell scripts'
 	@echo 'make bench          measure the parts of a decision one by one (criterion)'
 	@echo 'make bench-load     measure against what the machine gives; BENCH="authz events" chooses'
 	@echo 'make yardstick      measure against commit f4e3b7c, in turn; BENCH chooses as above'
@@ -38,6 +38,9 @@ lint: prerequisites
 	cargo fmt --check
 	cargo clippy --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny --locked check bans licenses sources; \
+	else echo 'SKIPPED: cargo-deny is missing. docker/install-checkers.sh installs it.' >&2; \
+	    test "$${CI:-}" != true; fi
 	@if command -v shellcheck >/dev/null; then shellcheck docker/*.sh .ci/run; \
 	else echo 'SKIPPED: shellcheck is missing. docker/install-checkers.sh installs it.' >&2; \
 	    test "$${CI:-}" != true; fi

@@ -1,8 +1,10 @@
 #!/bin/sh
-# Installs what checks the shell scripts and the alerts, where it is missing: shellcheck and promtool.
-# promtool is taken out of Debian's package `prometheus`: installing that would also start a server on
+# Installs what checks the shell scripts, the alerts and the dependencies, where it is missing: shellcheck,
+# promtool and cargo-deny (built from source: two to four minutes). promtool is taken out of Debian's package `prometheus`: installing that would also start a server on
 # this machine.
 set -eu
+
+cargo_deny=0.20.2
 
 say() { printf '%s\n' "$*" >&2; }
 
@@ -35,16 +37,22 @@ install_promtool() {
 missing=
 has shellcheck || missing=shellcheck
 has promtool || missing="${missing:+$missing }promtool"
-[ -n "$missing" ] || exit 0
-
-if ! has apt-get || ! has dpkg-deb; then
-    fail "Missing: $missing. Install shellcheck, https://www.shellcheck.net/, and promtool, which is part of" \
-        'Prometheus, https://prometheus.io/download/.'
+if [ -n "$missing" ]; then
+    if ! has apt-get || ! has dpkg-deb; then
+        fail "Missing: $missing. Install shellcheck, https://www.shellcheck.net/, and promtool, which is part of" \
+            'Prometheus, https://prometheus.io/download/.'
+    fi
+    as_root true 2>/dev/null ||
+        fail "Missing: $missing, and no right to install without a password. Type: sudo docker/install-checkers.sh"
+    say "Installing what is missing: $missing"
+    apt update -q
+    has shellcheck || apt install -y -q --no-install-recommends shellcheck
+    has promtool || install_promtool
 fi
-as_root true 2>/dev/null ||
-    fail "Missing: $missing, and no right to install without a password. Type: sudo docker/install-checkers.sh"
 
-say "Installing what is missing: $missing"
-apt update -q
-has shellcheck || apt install -y -q --no-install-recommends shellcheck
-has promtool || install_promtool
+# Cargo also finds it where it installs programs.
+if ! cargo deny --version >/dev/null 2>&1; then
+    has cargo || fail 'cargo-deny is built by the Rust toolchain, which is missing. Install it as https://rustup.rs says.'
+    say 'Installing what is missing: cargo-deny'
+    cargo install --locked "cargo-deny@$cargo_deny" </dev/null >&2
+fi

@@ -35,6 +35,14 @@ fn what_is_copied_is_there_and_not_ignored() {
     assert!(ignore.lines().any(|line| line == "*"), "all else stays outside");
 }
 
+#[test]
+fn the_image_is_built_by_the_toolchain_of_the_checkout() {
+    let toolchain = text_of("rust-toolchain.toml");
+    let channel = toolchain.lines().find_map(|line| line.strip_prefix("channel = ")).unwrap();
+    let image = format!("RUST_IMAGE=rust:{}-slim-bookworm", channel.trim_matches('"'));
+    assert!(instructions("ARG").contains(&image), "{image}");
+}
+
 /// The layer of dependencies is made before the sources are there: cargo must not miss them.
 #[test]
 fn the_manifests_do_without_the_sources() {

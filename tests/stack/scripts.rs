@@ -151,16 +151,29 @@ echo "$*" >>"${0%/*}/calls"
 case "$*" in *install*shellcheck*) /bin/ln -s /bin/true "${0%/*}/shellcheck" ;; esac
 "#;
 
+/// `cargo` that knows `cargo deny` once it was installed.
+const CARGO: &str = r#"#!/bin/sh
+[ "$1" = install ] || exec test -e "${0%/*}/cargo-deny"
+echo "$*" >>"${0%/*}/calls"
+: >"${0%/*}/cargo-deny"
+"#;
+
 #[test]
 fn a_fresh_machine_gets_its_checkers_once() {
     let directory = tempfile::tempdir().unwrap();
     let here = |name: &str| directory.path().join(name);
-    for (name, program) in [("sudo", "#!/bin/sh\nshift; exec \"$@\"\n"), ("apt-get", APT_GET)] {
+    let sudo = "#!/bin/sh\nshift; exec \"$@\"\n";
+    for (name, program) in [("sudo", sudo), ("apt-get", APT_GET), ("cargo", CARGO)] {
         fs::write(here(name), program).unwrap();
         fs::set_permissions(here(name), Permissions::from_mode(0o755)).unwrap();
     }
     // Nothing else of this machine is found.
-    for (name, program) in [("id", "/usr/bin/id"), ("env", "/usr/bin/env"), ("true", "/bin/true")] {
+    for (name, program) in [
+        ("id", "/usr/bin/id"),
+        ("env", "/usr/bin/env"),
+        ("true", "/bin/true"),
+        ("test", "/usr/bin/test"),
+    ] {
         symlink(program, here(name)).unwrap();
     }
     symlink("/bin/true", here("dpkg-deb")).unwrap();
@@ -171,7 +184,8 @@ fn a_fresh_machine_gets_its_checkers_once() {
     };
     let first = run();
     assert!(first.status.success(), "{}", String::from_utf8_lossy(&first.stderr));
-    let calls = "update -q\ninstall -y -q --no-install-recommends shellcheck\n";
+    let calls = "update -q\ninstall -y -q --no-install-recommends shellcheck\n\
+                 install --locked cargo-deny@0.20.2\n";
     assert_eq!(fs::read_to_string(here("calls")).unwrap(), calls);
     assert!(run().status.success());
     assert_eq!(fs::read_to_string(here("calls")).unwrap(), calls, "the second time it is there");
