@@ -5,11 +5,8 @@ use std::path::PathBuf;
 use super::problem::{Origin, Problem};
 use super::raw::{Given, Raw};
 use super::reader::Reader;
-use super::setting::{Setting, variable_of};
+use super::setting::{PREFIX, Setting, variable_of};
 use super::suggestion::nearest;
-
-/// What every variable of Fleetgate begins with.
-pub(super) const PREFIX: &str = "FLEETGATE_";
 
 /// Variables with the prefix that are no settings, and what they are for.
 pub(super) const OTHER_VARIABLES: [(&str, &str); 7] = [

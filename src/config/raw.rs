@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use super::problem::Origin;
-use super::setting::Form;
 
 /// A value as written.
 pub(super) enum Raw {
@@ -43,6 +42,22 @@ impl Raw {
             Self::Other(sort) => (*sort).to_owned(),
         }
     }
+}
+
+/// A way to write a setting.
+#[derive(Clone)]
+pub(super) struct Form {
+    /// The key as it stands in the file.
+    pub(super) written: String,
+    /// The setting's key.
+    pub(super) setting: &'static str,
+    /// Whether the value is the path of a file that holds the setting's.
+    pub(super) in_file: bool,
+}
+
+/// The key under which a file is named that holds the value.
+pub(super) fn file_key(key: &str) -> String {
+    format!("{key}_file")
 }
 
 /// A setting that somebody gave a value.

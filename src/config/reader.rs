@@ -2,12 +2,13 @@
 
 use std::mem::{discriminant, take};
 
+use serde::Serialize;
+
 use super::kinds::path;
 use super::problem::{Origin, Problem, Warning};
-use super::raw::{Given, Raw};
+use super::raw::{Form, Given, Raw, file_key};
 use super::secret_file::{check_exists, exposure, read_secret};
-use super::setting::{Definition, Form, Rule, file_key, variable_of};
-use super::settings::GivenSetting;
+use super::setting::{Definition, Rule, variable_of};
 
 /// What was given and is not read yet, and what was found on the way. No step stops at the first
 /// problem.
@@ -19,6 +20,20 @@ pub(super) struct Reader {
     pub(super) warnings: Vec<Warning>,
     /// The values that hold, in the order of reading.
     pub(super) given: Vec<GivenSetting>,
+}
+
+/// A setting that somebody gave a value, for `check-config`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct GivenSetting {
+    /// The setting's key as in the file.
+    pub setting: &'static str,
+    /// The value as written; `set` for a secret.
+    pub value: String,
+    /// Where it is given.
+    pub at: Origin,
+    /// The key as written, with `_file` if so.
+    #[serde(skip)]
+    pub(super) written: String,
 }
 
 impl Reader {

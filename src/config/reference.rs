@@ -1,8 +1,9 @@
 //! Writing `docs/CONFIGURATION.md`.
 
 use super::environment::OTHER_VARIABLES;
+use super::raw::Form;
 use super::sections::settings;
-use super::setting::{Form, Setting, variable_of};
+use super::setting::{Setting, variable_of};
 
 /// The prose around the tables.
 const FRAME: &str = include_str!("reference.md");

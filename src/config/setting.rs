@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::environment::PREFIX;
-use super::raw::Raw;
+use super::raw::{Form, Raw, file_key};
+
+/// What every variable of Fleetgate begins with.
+pub(super) const PREFIX: &str = "FLEETGATE_";
 
 /// Understands what is written; relative paths begin at the directory. The error says what is wrong and
 /// what would be right, and nothing of a secret.
@@ -106,22 +108,6 @@ impl Setting {
         let in_file = Form { written: file_key(self.key), setting: self.key, in_file: true };
         if self.is_secret { vec![itself, in_file] } else { vec![itself] }
     }
-}
-
-/// A way to write a setting.
-#[derive(Clone)]
-pub(super) struct Form {
-    /// The key as it stands in the file.
-    pub(super) written: String,
-    /// The setting's key.
-    pub(super) setting: &'static str,
-    /// Whether the value is the path of a file that holds the setting's.
-    pub(super) in_file: bool,
-}
-
-/// The key under which a file is named that holds the value.
-pub(super) fn file_key(key: &str) -> String {
-    format!("{key}_file")
 }
 
 /// The environment variable of a key: `http.listen` is `FLEETGATE_HTTP_LISTEN`.

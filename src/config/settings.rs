@@ -2,11 +2,9 @@
 
 use std::path::Path;
 
-use serde::Serialize;
-
 use super::database_url::{DatabaseUrl, RootCert, SslMode};
-use super::problem::{Origin, Problem, Problems, Warning};
-use super::reader::Reader;
+use super::problem::{Problem, Problems, Warning};
+use super::reader::{GivenSetting, Reader};
 use super::secret_file::{check_exists, exposure};
 use super::sections::{
     self, Cache, Config, Database, Emqx, EmqxApi, Hashing, Http, Ingest, Log, Logins, Tokens,
@@ -39,20 +37,6 @@ pub struct Settings {
     database: Result<Database, Problem>,
     emqx: Result<Emqx, Problem>,
     emqx_api: Result<Option<EmqxApi>, Problem>,
-}
-
-/// A setting that somebody gave a value, for `check-config`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct GivenSetting {
-    /// The setting's key as in the file.
-    pub setting: &'static str,
-    /// The value as written; `set` for a secret.
-    pub value: String,
-    /// Where it is given.
-    pub at: Origin,
-    /// The key as written, with `_file` if so.
-    #[serde(skip)]
-    pub(super) written: String,
 }
 
 impl Settings {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::environment::PREFIX;
+use super::setting::PREFIX;
 
 /// The variable that names the configuration file.
 const FILE_VARIABLE: &str = "FLEETGATE_CONFIG";

@@ -28,10 +28,11 @@ mod texts;
 
 pub use database_url::{DatabaseUrl, RootCert, SslMode, UrlTls, WantedServer};
 pub use problem::{Origin, Problem, Problems, Warning};
+pub use reader::GivenSetting;
 pub use reference::reference;
 pub use secret_file::read_database_password;
 pub use sections::{
     Cache, Config, Database, Emqx, EmqxApi, Hashing, Http, Ingest, Log, LogFormat, Logins, Tokens,
 };
-pub use settings::{GivenSetting, Settings};
+pub use settings::Settings;
 pub use sources::Sources;
