@@ -44,7 +44,7 @@
 //! - *A device or its bindings change between classification and write*: the event counts as it was when
 //!   it arrived. A device deleted meanwhile is skipped in SQL; one deleted *within* the statement
 //!   breaks a foreign key, and halving the batch comes round to it again.
-//! - *A schema changes meanwhile*: the value was judged by the newest schema heard of on arrival.
+//! - *A schema changes meanwhile*: the value was validated by the newest schema heard of on arrival.
 //! - *Shutdown*: the writer ends after the HTTP side is silent, and writes what is still queued.
 //! - *Two batches under way have news of one device*: the second waits for the first's commit and
 //!   compares with what it wrote.

@@ -1,11 +1,11 @@
-//! The order of sessions: who is online, whatever the order in which events arrive.
+//! The order of sessions: which devices are online, whatever the order in which events arrive.
 //!
 //! # What it keeps
 //! 1. A client id's row holds the newest session known of it. Sessions are ordered by when they began
 //!    (`connected_at`, by the broker's clock, the same in both events of a session); within one session,
 //!    open comes before ended. A row moves only forward along that order, in one SQL statement, so the
 //!    final row depends on *which* events came, not on their order, number, or the replica that took
-//!    them. The order stands in one place: `fleetgate_session_order()` and
+//!    them. The order is defined in one place: `fleetgate_session_order()` and
 //!    `fleetgate_write_sessions()` of `sql/V4__presence.sql`, which puts a batch in
 //!    order as well.
 //! 2. A device is online exactly while one of its sessions is open. They are counted by triggers.
@@ -13,9 +13,9 @@
 //!    says for the device (a keepalive that ran out, a kick-out, a take-over, a will) is not heard.
 //! 4. A timestamp that is further ahead of when it was noted than clocks may differ is untrusted:
 //!    whatever is trusted comes after it, and untrusted ones are in order among themselves. It is
-//!    stored as it came, because it names the session, and shown cut to when it was noted.
+//!    stored as it came, because it identifies the session, and displayed as no later than it was noted.
 //! 5. An event under a client id that is not the device's own (`DeviceRecord::owns_client_id`) opens
-//!    nothing and moves nobody's session. Its end closes the session it names, if that is the device's.
+//!    nothing and changes no session of another device. Its end closes the session it names, if that is the device's.
 //! 6. Sessions that ended longer ago than `ingest.keep_sessions` are removed. Events older than that open
 //!    nothing, so none comes back.
 //!
@@ -35,10 +35,10 @@
 //! - *A client id passes from one device to another* (renamed in the registry): the newest session
 //!   owns the row, and both devices' counts follow.
 //! - *A device is deleted between its event's arrival and its write*: the event changes nothing.
-//! - *A device is renamed while it is connected*: the disconnect carries the old name and is counted
-//!   as nobody's; the session stays open until the sweep closes it.
+//! - *A device is renamed while it is connected*: the disconnect carries the old name, which belongs to
+//!   no device; the session stays open until the sweep closes it.
 //! - *A sweep concludes an end, wrongly, and the connect it has missed arrives*: only an inferred end
-//!   may be taken back, and only by the same session. An end that was told replaces it for good.
+//!   may be taken back, and only by the same session. An end that an event reports replaces it for good.
 //! - *A broker's clock runs ahead*, and is put right: the next trusted event, and any sweep, takes the
 //!   place of what came meanwhile. While it is ahead, its events change a row once that was not noted
 //!   for longer than the tolerance, and the sweep repairs the others.
@@ -47,7 +47,7 @@
 //!   client id comes after it, and the next sweep corrects it.
 //! - *A broker node's clock jumps back*: sessions that began "earlier" change nothing until the clock
 //!   has caught up; the sweep opens those that the broker lists.
-//! - *Two sessions of one client within the same millisecond* look like one: its end counts for both.
+//! - *Two sessions of one client within the same millisecond* look like one: its end ends both.
 //!   The sweep repairs that too.
 //! - *An event waits in EMQX for longer than sessions are kept*: a connect is not taken, and the sweep
 //!   opens the session if it is still there; an end still closes the session it names.

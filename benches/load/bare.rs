@@ -141,7 +141,7 @@ fn rows(
                 moves.push(session(began_ms, Some(at_ms)));
                 news.push(seen(at_ms));
             }
-            Happening::Reported { at_ms, id } => {
+            Happening::ReportedBinding { at_ms, id } => {
                 let value = Some(r#"{"c":21.5}"#.into());
                 let mut heard = seen(at_ms);
                 let report = Value { at: timestamp(at_ms), id: id.into(), value, as_text: None };

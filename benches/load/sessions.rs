@@ -3,7 +3,7 @@
 /// One event of a device.
 pub(crate) enum Happening {
     Connected { at_ms: i64 },
-    Reported { at_ms: i64, id: String },
+    ReportedBinding { at_ms: i64, id: String },
     Disconnected { began_ms: i64, at_ms: i64 },
 }
 
@@ -33,7 +33,9 @@ impl Sessions {
         let began_ms = at_ms - i64::try_from(round % STEPS).expect("less than four");
         let happening = match round % STEPS {
             0 => Happening::Connected { at_ms },
-            1 | 2 => Happening::Reported { at_ms, id: format!("0006{at_ms:016X}{number:012X}") },
+            1 | 2 => {
+                Happening::ReportedBinding { at_ms, id: format!("0006{at_ms:016X}{number:012X}") }
+            }
             _ => Happening::Disconnected { began_ms, at_ms },
         };
         (number, happening)

@@ -108,7 +108,7 @@ fn event(device: &str, happening: &Happening) -> Vec<u8> {
             body,
             r#"{{"username":"{device}","timestamp":{at_ms},"sockname":"10.0.0.1:1883","reason":"normal","proto_ver":5,"proto_name":"MQTT","peername":"10.0.0.7:55293","node":"emqx@emqx.labnet","metadata":{{"rule_id":"fleetgate_presence"}},"event":"client.disconnected","disconnected_at":{at_ms},"disconn_props":{{"User-Property":{{}}}},"connected_at":{began_ms},"clientid":"{device}","client_attrs":{{"kind":"sensor","device":"{device}"}}}}"#
         ),
-        Happening::Reported { at_ms, ref id } => write!(
+        Happening::ReportedBinding { at_ms, ref id } => write!(
             body,
             r#"{{"username":"{device}","topic":"{topic}","timestamp":{at_ms},"retain":false,"qos":1,"publish_received_at":{at_ms},"payload_base64":"eyJjIjoyMS41fQ==","node":"emqx@emqx.labnet","id":"{id}","event":"message.publish","clientid":"{device}"}}"#,
             topic = state_topic(device)

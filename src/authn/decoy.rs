@@ -1,4 +1,4 @@
-//! Credentials that nobody has, for names that nobody has.
+//! Made-up credentials for names that no device has, so that they take as long to refuse as a device.
 //!
 //! A device with a generated secret refuses in microseconds, one with a chosen password after argon2
 //! at full cost. So an unknown name must look like the one or the other, and always the same: a keyed
@@ -54,8 +54,8 @@ impl Decoys {
         Self { key, looks, dummy_password: random_bytes() }
     }
 
-    /// What is hashed in the place of a password that must not matter: 256 bits that this process
-    /// drew when it started, which belong to no hash.
+    /// What is hashed in place of a password that must not matter: 256 random bits of this process, which
+    /// belong to no hash.
     pub(super) fn dummy_password(&self) -> &[u8] {
         &self.dummy_password
     }
@@ -67,7 +67,7 @@ impl Decoys {
     }
 }
 
-/// The id is no row's; nothing is ever remembered under it, because nothing matches.
+/// No row has the id; nothing is ever remembered under it, because nothing matches.
 fn decoy(cost: &Cost) -> Credential {
     let hash = PasswordHash::unmatchable(*cost, random_bytes());
     let proof = match cost {

@@ -121,7 +121,7 @@ impl LockKeeper {
                 log_throttled!(warn, "locks after wrong passwords hold in this process only", %error);
             }
         }
-        // A failed attempt counts: the next one comes with the next second.
+        // A failed attempt is one too: the next one comes with the next second.
         count
     }
 

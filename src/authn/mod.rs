@@ -7,7 +7,7 @@
 //!   foreign client id, a wrong password and an empty one cost the hashes of that device's
 //!   credentials, or those of a [decoy] where there are none. Only then is it answered.
 //! - A login that is refused whatever its password is hashed with a dummy in the password's place, so
-//!   that neither an early match nor a remembered one tells that a guess was right.
+//!   that neither an early match nor a remembered one reveals that a guess was right.
 //! - Costly checks have few places, so that logins which cost nothing find EMQX's connections free. No
 //!   place is a failure ([`LoginError::Overloaded`]), never a decision.
 //! - Wrong guesses are [limited](limits) by name and address, whether a device has the name or not. Only
@@ -62,7 +62,7 @@ use token::TokenKeys;
 /// How often a login is decided again because its device changed meanwhile.
 const MAX_ATTEMPTS: usize = 3;
 
-/// An end further away than this (100 years) is not told to EMQX, which makes a timer of it: Erlang's
+/// An end further away than this (100 years) is not passed to EMQX, which makes a timer of it: Erlang's
 /// timers have a limit.
 const MAX_EXPIRY_AHEAD: SignedDuration = SignedDuration::from_hours(100 * 366 * 24);
 
@@ -77,7 +77,7 @@ pub struct Login<'a> {
     pub password: &'a str,
     /// The common name of the client certificate, which EMQX has verified.
     pub certificate_common_name: Option<&'a str>,
-    /// Where the client connects from; `None` when EMQX did not tell.
+    /// Where the client connects from; `None` when EMQX did not say.
     pub address: Option<Address>,
 }
 

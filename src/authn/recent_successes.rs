@@ -1,4 +1,4 @@
-//! Recent successes, so that a device that comes back costs no argon2.
+//! Recent successes, so that a device that logs in again costs no argon2.
 //!
 //! # Properties kept
 //! - What is kept is a keyed digest: without the key, which is random per process and never leaves
@@ -22,7 +22,7 @@ use crate::domain::credential::{Credential, CredentialId};
 use crate::domain::password_hash::PasswordHash;
 use crate::secret::random_bytes;
 
-/// Digests of the secrets and passwords that were found right lately.
+/// Digests of the secrets and passwords that were verified lately.
 pub struct RecentSuccesses {
     key: Zeroizing<[u8; 32]>,
     entries: Cache<CredentialId, [u8; 32]>,
@@ -35,7 +35,7 @@ impl RecentSuccesses {
         Self { key: Zeroizing::new(random_bytes()), entries: Cache::new(capacity) }
     }
 
-    /// Whether this password was found right for this hash, which is the credential's.
+    /// Whether this password was verified lately against this hash, which is the credential's.
     #[must_use]
     pub fn contains(&self, credential: &Credential, hash: &PasswordHash, password: &[u8]) -> bool {
         let digest = self.digest(credential.id, hash, password);
@@ -47,7 +47,7 @@ impl RecentSuccesses {
         self.entries.get(&credential.id).is_some_and(|known| known.ct_eq(&digest).into())
     }
 
-    /// Keeps a success. Only what argon2 has just confirmed may come here.
+    /// Keeps a success. Only for what argon2 has just confirmed.
     pub fn remember(&self, credential: &Credential, hash: &PasswordHash, password: &[u8]) {
         let digest = self.digest(credential.id, hash, password);
         if hash.is_minimum_cost() {
@@ -58,17 +58,17 @@ impl RecentSuccesses {
         }
     }
 
-    /// Stands for a password and all hashes that it is to be compared with; `barred` logins have
+    /// Stands for a password and all hashes that it is to be compared with; `already_refused` logins have
     /// digests of their own.
     #[must_use]
     pub fn guess<'c>(
         &self,
         hashes: impl Iterator<Item = (&'c Credential, &'c PasswordHash)>,
-        barred: bool,
+        already_refused: bool,
         password: &[u8],
     ) -> u64 {
         let mut hasher = blake3::Hasher::new_keyed(&self.key);
-        hasher.update(&[u8::from(barred)]);
+        hasher.update(&[u8::from(already_refused)]);
         for (credential, hash) in hashes {
             hasher.update(&self.digest(credential.id, hash, password));
         }

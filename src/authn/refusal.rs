@@ -13,19 +13,19 @@ pub enum Refusal {
     ForeignClientId,
     /// The device has no unrevoked credential at all.
     NoCredential,
-    /// What was shown matches no valid credential.
+    /// The password or token belongs to no valid credential.
     WrongCredential,
-    /// Too many wrong passwords: this one was not looked at.
+    /// Too many wrong passwords came before: this one was not compared.
     TooManyGuesses,
-    /// What could have matched has expired or does not count yet.
+    /// What could have matched has expired or is not valid yet.
     ExpiredCredential,
-    /// The device needs a client certificate, and no valid one was shown.
+    /// The device needs a client certificate, and no valid one was presented.
     CertificateRequired,
-    /// The token itself is no good.
+    /// The token itself is not valid.
     Token(TokenError),
-    /// The token is another device's.
+    /// The token belongs to another device.
     TokenOfOtherDevice,
-    /// The device accepts no tokens, or none issued that early: it was revoked.
+    /// The device accepts no tokens, or only ones that were issued later: it was revoked.
     TokenRevoked,
 }
 

@@ -1,4 +1,4 @@
-//! Device tokens: JWTs signed with Ed25519, shown as the password.
+//! Device tokens: JWTs signed with Ed25519, sent as the password.
 //!
 //! # Properties kept
 //! - One algorithm. The process has no code for another ([`ed25519`] is the only provider installed),
@@ -7,10 +7,10 @@
 //!   without leeway.
 //! - A token that says it was issued in the future (`iat`) is refused, so that no token outlives the
 //!   revocation of its credential: a new `token` credential accepts what was issued after it. Only the
-//!   clock of whoever signs may be ahead, by [`CLOCK_LEEWAY`].
-//! - Whether a password is judged as a token is decided by the password alone ([`has_token_shape`]),
-//!   never by the device, so that the time of an answer tells nothing about the device. A password of
-//!   that shape is judged as a token only.
+//!   clock of the machine that signs may be ahead, by [`CLOCK_LEEWAY`].
+//! - Whether a password is checked as a token is decided by the password alone ([`has_token_shape`]),
+//!   never by the device, so that the time of an answer reveals nothing about the device. A password of
+//!   that shape is checked as a token only.
 //!
 //! What a token may do is not decided here: the device it names must accept tokens at all, be
 //! enabled and so on, see [`super`].
@@ -34,8 +34,8 @@ pub use keys::{KeyFileError, key_id, new_signing_key, read_signing_key, read_ver
 /// Longest token in bytes. Ours have about 250.
 pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
 
-/// How far the clock of whoever issues tokens may be ahead of ours. Machines that keep their time by
-/// NTP differ by far less.
+/// How far the clock of the machine that issues tokens may be ahead of ours. Machines that keep their
+/// time by NTP differ by far less.
 pub const CLOCK_LEEWAY: SignedDuration = SignedDuration::from_secs(60);
 
 /// Why a token is refused.
@@ -45,13 +45,13 @@ pub enum TokenError {
     #[error("the token is longer than {MAX_TOKEN_BYTES} bytes")]
     TooLong,
     /// Not a JWT, a claim is missing or has the wrong type, or `crit` asks for an extension.
-    #[error("the token is no JWT with sub, aud, iat and exp")]
+    #[error("the token is not a JWT with sub, aud, iat and exp")]
     Malformed,
     /// The header's `alg` is not `EdDSA`.
     #[error("the token is not signed with EdDSA")]
     Algorithm,
     /// The header has no `kid`, or one that no verification key has.
-    #[error("the token's kid names none of the verification keys")]
+    #[error("the token's kid is not one of the verification keys")]
     UnknownKey,
     /// The signature does not belong to the key.
     #[error("the token's signature is wrong")]
@@ -66,9 +66,7 @@ pub enum TokenError {
     #[error("the token is not valid yet")]
     NotYetValid,
     /// `iat` lies further ahead than [`CLOCK_LEEWAY`].
-    #[error(
-        "the token says that it was issued in the future; set the clock of whoever issues tokens"
-    )]
+    #[error("the token was issued in the future; set the clock of the machine that issues tokens")]
     IssuedInFuture,
     /// `exp` is not after `iat`, or not after `nbf`: there is no time at which it is valid.
     #[error("the token expires before it is issued or becomes valid")]

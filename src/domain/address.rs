@@ -1,7 +1,7 @@
-//! Where a client connects from, as far as EMQX tells.
+//! Where a client connects from, as EMQX reports it.
 //!
 //! What EMQX writes into `peerhost` is text from outside: it may be missing, empty, `undefined`
-//! (docs/EMQX.md), or no address at all where another configuration fills it in. It is read once, here.
+//! (docs/EMQX.md), or anything else where another configuration fills it in. It is parsed once, here.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
@@ -10,9 +10,9 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use thiserror::Error;
 
-/// A client's address, as far as limits tell addresses apart: an IPv4 address, or the /64 network of
+/// A client's address, as far as limits distinguish addresses: an IPv4 address, or the /64 network of
 /// an IPv6 address. A household or a rented server has a whole /64 (RFC 6177, RIPE-690), so single
-/// IPv6 addresses would be no limit.
+/// IPv6 addresses would limit nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Address(IpNet);
 
@@ -27,7 +27,7 @@ const IPV6_PREFIX: u8 = 64;
 pub struct AddressError;
 
 impl Address {
-    /// The address of a client by EMQX's `peerhost`; `None` where that is no IP address.
+    /// The address of a client by EMQX's `peerhost`; `None` where that is not an IP address.
     #[must_use]
     pub fn of_peer(peerhost: &str) -> Option<Self> {
         // `fe80::1%eth0`: the zone only means something on the host that wrote it.
@@ -76,7 +76,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// An address or a network that somebody names in a command.
+/// An address or a network, as an operator writes it in a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AddressRange(pub IpNet);
 

@@ -60,7 +60,7 @@ pub enum CertificateUse {
     Required,
 }
 
-/// What must be shown.
+/// What a client must present.
 pub enum Proof {
     /// A secret that Fleetgate generated (256 random bits): hashed at argon2id's minimum cost.
     Secret(PasswordHash),
@@ -83,15 +83,15 @@ pub struct Credential {
     pub id: CredentialId,
     /// When it is valid.
     pub validity: Validity,
-    /// What must be shown.
+    /// What a client must present.
     pub proof: Proof,
-    /// The keyed digest of the secret that was found right, for as long as this record is in memory.
+    /// The keyed digest of the secret that was verified, for as long as this record is in memory.
     /// [`crate::authn::recent_successes`] fills it in and reads it.
     pub remembered: OnceLock<[u8; 32]>,
 }
 
 impl Credential {
-    /// One that nothing is remembered of.
+    /// A credential without a remembered success.
     #[must_use]
     pub fn new(id: CredentialId, validity: Validity, proof: Proof) -> Self {
         Self { id, validity, proof, remembered: OnceLock::new() }

@@ -31,7 +31,7 @@ impl DeviceRecord {
     /// `fleetgate_owns_client_id` in `sql/` says the same.
     ///
     /// A device has one; a service may also open `name:anything`, where `anything` is a name and so is
-    /// the whole (128 bytes at most). Without this rule one device's secret would throw out any other
+    /// the whole (128 bytes at most). Without this rule one device's secret would kick out any other
     /// device, because EMQX ends the older session of a client id.
     #[must_use]
     pub fn owns_client_id(&self, client_id: &str) -> bool {

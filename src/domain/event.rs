@@ -82,7 +82,7 @@ pub struct Message<'a> {
     pub id: Cow<'a, str>,
     /// When EMQX received it.
     pub received_at: Timestamp,
-    /// The bytes themselves; `None` where they are more than anybody wanted to read.
+    /// The bytes themselves; `None` where they were too many to be read.
     pub payload: Option<Vec<u8>>,
     /// Whether it is a will: the broker publishes it for a client that it has lost.
     pub will: bool,
@@ -90,7 +90,7 @@ pub struct Message<'a> {
 
 impl Event<'_> {
     /// When the client was heard, as far as this event says. What the broker says by itself or in the
-    /// client's name is not hearing it; a session that ended had begun, and its client was heard then.
+    /// client's name does not count; a session that ended had begun, and its client was heard then.
     #[must_use]
     pub fn heard_at(&self) -> Option<Timestamp> {
         match &self.kind {
@@ -105,7 +105,7 @@ impl Event<'_> {
         }
     }
 
-    /// The latest timestamp of the event: it tells a clock that is ahead.
+    /// The latest timestamp of the event: a clock that is ahead shows in it.
     #[must_use]
     pub fn latest_timestamp(&self) -> Timestamp {
         match &self.kind {

@@ -1,6 +1,6 @@
-//! What Fleetgate reasons about, with no I/O: names, topics, rights, credentials, events.
+//! Names, topics, rights, credentials, events: types and rules without I/O.
 //!
-//! Every type here parses once and afterwards holds only good values. Nothing in this layer knows
+//! Every type here parses once and afterwards holds only valid values. Nothing in this layer knows
 //! PostgreSQL, HTTP or the wall clock.
 
 pub mod acl;

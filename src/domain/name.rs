@@ -1,8 +1,8 @@
 //! Names of devices, client ids and capabilities.
 //!
 //! A device's name is its MQTT user name, usually its client id and often a level of its topics, so
-//! it may hold nothing that means something in a topic (`+ # / $`) or that a log or a terminal would
-//! act on (control characters). EMQX itself accepts any client id, `+` and `/` included
+//! it may contain nothing that has a meaning in a topic (`+ # / $`) or in a log or terminal (control
+//! characters). EMQX itself accepts any client id, `+` and `/` included
 //! (docs/EMQX.md), which is why this is checked here and again by constraints in `sql/`.
 
 use std::borrow::Borrow;
@@ -11,15 +11,15 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
-/// Longest name in bytes of UTF-8. The same number stands in `sql/V1__registry.sql`.
+/// Longest name in bytes of UTF-8. The same number is in `sql/V1__registry.sql`.
 pub const MAX_NAME_BYTES: usize = 128;
 
-/// Words that EMQX puts where a user name or client id belongs (docs/EMQX.md): `undefined` where there is none,
-/// `http_api` as the client id of what is published over its REST API. Nothing of a client that was really
-/// called so could be told from them. The same words stand in `sql/V1__registry.sql`.
+/// Words that EMQX writes in place of a user name or client id (docs/EMQX.md): `undefined` where there is none,
+/// `http_api` as the client id of what is published over its REST API. A client with such a name could not be
+/// distinguished from them. The same words are in `sql/V1__registry.sql`.
 pub const RESERVED: [&str; 2] = ["undefined", "http_api"];
 
-/// Why a text is no name.
+/// Why a text is not a valid name.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum NameError {
     /// Nothing there.
@@ -28,15 +28,15 @@ pub enum NameError {
     /// More than [`MAX_NAME_BYTES`].
     #[error("has {0} bytes; at most {MAX_NAME_BYTES} are allowed")]
     TooLong(usize),
-    /// A character that topics, logs or terminals give a meaning.
+    /// A character with a meaning in topics, logs or terminals.
     #[error("contains {0:?}; the characters + # / $ and control characters are not allowed")]
     Forbidden(char),
     /// One of [`RESERVED`].
     #[error(
-        "is a word of EMQX's own: {0:?} is what it writes where there is no name, or for its REST API; choose another"
+        "is reserved: EMQX writes {0:?} where there is no name, or for its REST API; choose another"
     )]
     Reserved(&'static str),
-    /// Leading or trailing white space, which nobody sees.
+    /// Leading or trailing white space, which is invisible.
     #[error("begins or ends with white space")]
     Padded,
 }
@@ -132,7 +132,8 @@ name_type! {
 }
 
 impl DeviceKind {
-    /// The kind of a program that uses the bus: it may open several clients and lives by its grants.
+    /// The kind of a program that uses the bus: it may open several clients, has no topics of its own and may do
+    /// what its grants allow.
     pub const SERVICE: &'static str = "service";
 
     /// Whether this is the kind of a program that uses the bus.

@@ -24,7 +24,7 @@ pub const MIN_OUTPUT_BYTES: usize = 16;
 const ALGORITHM: &str = "argon2id";
 const MIN_BLOCKS: usize = Params::MIN_M_COST as usize;
 
-/// How much work a hash is, chosen by what it protects (DESIGN decision 3).
+/// How much work a hash is, chosen by what it protects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cost {
     /// For 256 random bits, which nobody can guess: argon2id's minimum (8 KiB, one pass).
@@ -43,11 +43,11 @@ impl Cost {
     }
 }
 
-/// Why a text is no hash that can be checked here. Shows nothing of the text.
+/// Why a text is not a hash that can be checked here. Repeats nothing of the text.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum PasswordHashError {
     /// Not `$argon2id$v=19$m=…,t=…,p=…$salt$hash`.
-    #[error("is no PHC string ({0}); expected $argon2id$v=19$m=...,t=...,p=...$<salt>$<hash>")]
+    #[error("is not a PHC string ({0}); expected $argon2id$v=19$m=...,t=...,p=...$<salt>$<hash>")]
     Unreadable(phc::Error),
     /// A PHC string, but not with argon2's fields.
     #[error("is not complete ({0}); expected $argon2id$v=19$m=...,t=...,p=...$<salt>$<hash>")]
@@ -270,7 +270,7 @@ fn costs(params: &ParamsString) -> Result<(u32, u32, u32), PasswordHashError> {
         .ok_or(PasswordHashError::Incomplete("one of m, t, p is missing"))
 }
 
-/// bcrypt's `$2b$…` and the like are no PHC strings, but their owner wants to hear the algorithm.
+/// Names the algorithm for well-known formats that are not PHC strings, such as bcrypt's `$2b$…`.
 fn unreadable(text: &str, error: phc::Error) -> PasswordHashError {
     let algorithm = text.strip_prefix('$').and_then(|rest| rest.split('$').next());
     match algorithm {

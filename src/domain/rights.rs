@@ -4,14 +4,14 @@ use crate::domain::topic::{TopicFilter, TopicName, filter_matches, grant_covers}
 
 /// A binding whose state a topic carries.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reported {
+pub struct ReportedBinding {
     /// Its name.
     pub binding: Box<str>,
     /// Whether a report is a merge patch (RFC 7396) to the last known value instead of the value itself.
     pub merge: bool,
 }
 
-impl From<&str> for Reported {
+impl From<&str> for ReportedBinding {
     /// A binding whose reports replace the last known value.
     fn from(binding: &str) -> Self {
         Self { binding: binding.into(), merge: false }
@@ -19,11 +19,11 @@ impl From<&str> for Reported {
 }
 
 /// Bindings, at the position of the topic that they share.
-type BindingsByTopic = Box<[Box<[Reported]>]>;
+type BindingsByTopic = Box<[Box<[ReportedBinding]>]>;
 
-/// The rights of one device, ready to be asked.
+/// The rights of one device.
 ///
-/// Exact topics are sorted, so that a device with a thousand bindings is decided in ten compares.
+/// Exact topics are sorted, so that a device with a thousand bindings takes ten comparisons.
 #[derive(Debug, Default)]
 pub struct Rights {
     state_topics: Box<[TopicName]>,
@@ -39,7 +39,7 @@ impl Rights {
     /// (filters), in any order.
     #[must_use]
     pub fn new(
-        state_topics: Vec<(TopicName, Reported)>,
+        state_topics: Vec<(TopicName, ReportedBinding)>,
         command_topics: Vec<TopicName>,
         publish_grants: Vec<TopicFilter>,
         subscribe_grants: Vec<TopicFilter>,
@@ -62,7 +62,7 @@ impl Rights {
 
     /// The bindings whose state a topic carries: none, one, or several that share it.
     #[must_use]
-    pub fn reported_bindings(&self, topic: &str) -> &[Reported] {
+    pub fn reported_bindings(&self, topic: &str) -> &[ReportedBinding] {
         self.state_topics
             .binary_search_by(|known| known.as_str().cmp(topic))
             .ok()
@@ -104,9 +104,11 @@ impl Rights {
     }
 }
 
-fn by_topic(mut reported: Vec<(TopicName, Reported)>) -> (Box<[TopicName]>, BindingsByTopic) {
+fn by_topic(
+    mut reported: Vec<(TopicName, ReportedBinding)>,
+) -> (Box<[TopicName]>, BindingsByTopic) {
     reported.sort_unstable_by(|(a, x), (b, y)| (a, &x.binding).cmp(&(b, &y.binding)));
-    let mut by_topic: Vec<(TopicName, Vec<Reported>)> = Vec::new();
+    let mut by_topic: Vec<(TopicName, Vec<ReportedBinding>)> = Vec::new();
     for (topic, binding) in reported {
         match by_topic.last_mut() {
             Some((last, bindings)) if *last == topic => bindings.push(binding),
@@ -134,7 +136,8 @@ mod tests {
 
     #[test]
     fn a_state_topic_knows_its_bindings() {
-        let reported = |binding: &str| Reported { binding: binding.into(), merge: binding == "y" };
+        let reported =
+            |binding: &str| ReportedBinding { binding: binding.into(), merge: binding == "y" };
         let bound = |topic: &str, binding: &str| (topic.parse().unwrap(), reported(binding));
         let bindings = vec![bound("b", "main"), bound("a", "z"), bound("a", "y")];
         let rights = Rights::new(bindings, vec![], vec![], vec![]);

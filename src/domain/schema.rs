@@ -5,7 +5,7 @@
 //! # Stack
 //! Judging recurses with the depth of the value, some kilobytes a level, times what the schema nests at
 //! each level. The threads that serve requests have 2 MiB, and a stack that overflows ends the process.
-//! So what is nested deeper than `value::SHALLOW` is judged on a thread of its own with a stack, of which only
+//! So what is nested deeper than `value::SHALLOW` is validated on a thread of its own with a stack, of which only
 //! what is used becomes memory ([`deep`]); values from devices rarely are.
 
 mod bundle;
@@ -18,9 +18,9 @@ use jsonschema::{PatternOptions, Validator};
 use serde_json::Value;
 use thiserror::Error;
 
-use crate::domain::value::{Judged, read_deep};
+use crate::domain::value::{SchemaInput, read_deep};
 pub use bundle::{SchemaDocument, bundle};
-pub use deep::NotJudged;
+pub use deep::NotValidated;
 use words::{MAX_ERROR_CHARS, visible};
 
 /// Largest schema in bytes.
@@ -51,7 +51,7 @@ impl Violation {
     }
 }
 
-/// A schema that is ready to judge.
+/// A schema that is ready to validate.
 pub struct StateSchema(Validator);
 
 impl StateSchema {
@@ -86,28 +86,28 @@ impl StateSchema {
     /// Judges a value: the first rule that it breaks, or why it is not a JSON value.
     ///
     /// # Errors
-    /// [`NotJudged`] when that was not possible at present; nothing is known of the value then.
+    /// [`NotValidated`] when that was not possible at present; nothing is known of the value then.
     pub async fn check(
         self: &Arc<Self>,
-        judged: &Judged,
-    ) -> Result<Result<(), Violation>, NotJudged> {
-        match judged {
-            Judged::Value(value) => Ok(self.judge(value)),
-            Judged::Deep(text) => {
+        input: &SchemaInput,
+    ) -> Result<Result<(), Violation>, NotValidated> {
+        match input {
+            SchemaInput::Value(value) => Ok(self.validate(value)),
+            SchemaInput::Deep(text) => {
                 let (schema, text) = (self.clone(), text.clone());
                 deep::with_deep_stack(move || schema.judge_deep(&text)).await
             }
-            Judged::Not(why) => Ok(Err(Violation::of_all(why.to_string()))),
+            SchemaInput::Not(why) => Ok(Err(Violation::of_all(why.to_string()))),
         }
     }
 
-    fn judge(&self, value: &Value) -> Result<(), Violation> {
+    fn validate(&self, value: &Value) -> Result<(), Violation> {
         self.0.validate(value).map_err(|error| words::violation(&error))
     }
 
     fn judge_deep(&self, text: &str) -> Result<(), Violation> {
         match read_deep(text) {
-            Ok(value) => self.judge(&value),
+            Ok(value) => self.validate(&value),
             Err(why) => Err(Violation::of_all(why.to_string())),
         }
     }
@@ -128,7 +128,7 @@ mod tests {
     pub(super) fn check_bytes(schema: &Arc<StateSchema>, payload: &[u8]) -> Result<(), Violation> {
         let value = StateValue::read(payload).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(schema.check(value.judged())).unwrap()
+        runtime.block_on(schema.check(value.schema_input())).unwrap()
     }
 
     fn check(schema: &Arc<StateSchema>, payload: &str) -> Result<(), Violation> {
@@ -200,7 +200,7 @@ mod tests {
 
     #[test]
     fn numbers_are_judged_by_their_digits() {
-        let judged = |text: &str, payload: &str| check(&schema(text), payload).is_ok();
+        let validated = |text: &str, payload: &str| check(&schema(text), payload).is_ok();
         for (text, payload, good) in [
             (r#"{"const":9007199254740993}"#, "9007199254740993", true),
             (r#"{"const":9007199254740993}"#, "9007199254740992", false),
@@ -215,7 +215,7 @@ mod tests {
             (r#"{"type":"number"}"#, "-1e99999999999999999999", true),
             (r#"{"minimum":0}"#, "-0", true),
         ] {
-            assert_eq!(judged(text, payload), good, "{text} {payload}");
+            assert_eq!(validated(text, payload), good, "{text} {payload}");
         }
     }
 

@@ -11,15 +11,15 @@ use thiserror::Error;
 /// comes near this number. Anything longer is refused, never cut.
 pub const MAX_TOPIC_BYTES: usize = 1024;
 
-/// Prefixes that tell EMQX *how* to subscribe; what follows them is the filter that counts.
+/// Prefixes that say *how* to subscribe; the filter follows them.
 const SUBSCRIPTION_PREFIXES: [&str; 3] = ["$queue/", "$stream/", "$exclusive/"];
 const SHARED_PREFIX: &str = "$share/";
-/// Prefix that tells EMQX when to publish. It takes it off before it asks.
+/// Prefix that says when to publish. EMQX removes it before it asks.
 const DELAYED_PREFIX: &str = "$delayed/";
 /// What makes an EMQX rule mean its topic literally.
 pub const LITERALLY: &str = "eq ";
 
-/// Why a text is no topic name or no topic filter.
+/// Why a text is not a valid topic name or topic filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum TopicError {
     /// MQTT 5 §4.7.3: at least one character.
@@ -42,10 +42,10 @@ pub enum TopicError {
         "contains ${{, which EMQX would take for a placeholder; write the device's own name or client id"
     )]
     Placeholder,
-    /// `%u` or `%c`, which mosquitto would expand anywhere in a pattern. Not what is part of a longer word:
-    /// `100%cpu` is nobody's pattern.
+    /// `%u` or `%c`, which mosquitto would expand anywhere in a pattern. Not as a part of a longer word:
+    /// `100%cpu` is not a pattern.
     #[error(
-        "contains %u or %c with no letter or digit behind it, which is a pattern of mosquitto's and means \
+        "contains %u or %c with no letter or digit behind it, which is a mosquitto pattern and means \
          nothing here; write the device's own name or client id"
     )]
     MosquittoPattern,
@@ -119,7 +119,7 @@ pub fn check_topic_filter(text: &str) -> Result<(), TopicError> {
 /// Takes off the prefix that says how to subscribe, if there is one.
 ///
 /// One prefix only: what is left of `$share/a/$share/b/c` begins with `$` again and then needs an
-/// explicit grant, which nobody can write.
+/// explicit grant, which cannot be written.
 #[must_use]
 pub fn strip_subscription_prefix(filter: &str) -> &str {
     if let Some(rest) = filter.strip_prefix(SHARED_PREFIX) {

@@ -1,10 +1,10 @@
 //! From a payload to the value that the registry keeps: JSON as JSON, other text as a string, other
-//! bytes as `{"base64": …}`; and to what a schema judges, which is the payload itself, never one of
-//! our own wrappers.
+//! bytes as `{"base64": …}`; and to what a schema validates: the payload itself, never one of our own
+//! wrappers.
 //!
 //! # JSON that PostgreSQL cannot hold
 //! One text that PostgreSQL refuses would fail a whole batch. Such a document is kept as a *string*
-//! that holds its text byte for byte, with the reason beside it ([`AsText`]), and is judged as the JSON
+//! that holds its text byte for byte, with the reason beside it ([`AsText`]), and is validated as the JSON
 //! it is. What jsonb and its numeric do not hold is in [`mod@scan`].
 //!
 //! # Numbers
@@ -15,7 +15,7 @@
 //! # Depth
 //! PostgreSQL, readers of the registry and most JSON libraries stop somewhere between 100 and 1000
 //! levels, some by crashing. So JSON deeper than [`MAX_DEPTH`] is kept as text, and JSON deeper than
-//! [`MAX_JUDGED_DEPTH`] is not judged: under a schema it is a violation that says so.
+//! [`MAX_VALIDATED_DEPTH`] is not validated: under a schema it is a violation that says so.
 
 mod scan;
 
@@ -30,8 +30,8 @@ use scan::{Scan, scan};
 
 /// Deepest nesting of arrays and objects that is kept as JSON.
 pub const MAX_DEPTH: usize = 100;
-/// Deepest nesting of arrays and objects that a schema is asked about.
-pub const MAX_JUDGED_DEPTH: usize = 1000;
+/// Deepest nesting of arrays and objects that a schema validates.
+pub const MAX_VALIDATED_DEPTH: usize = 1000;
 /// Deepest nesting of arrays and objects that is read on the stack of the thread that serves a request.
 pub const SHALLOW: usize = 16;
 
@@ -46,7 +46,7 @@ const BYTE_ORDER_MARK: char = '\u{feff}';
 pub enum AsText {
     /// `\u0000` anywhere: PostgreSQL's text cannot hold U+0000 (22P05).
     Nul,
-    /// Half of a surrogate pair, which is no character (22P02).
+    /// Half of a surrogate pair, which is not a character (22P02).
     Surrogate,
     /// A number beyond numeric's 131,072 digits before the point and 16,383 after it (22003).
     Number,
@@ -54,7 +54,7 @@ pub enum AsText {
     WrittenOut,
     /// Nested deeper than [`MAX_DEPTH`].
     Depth,
-    /// A property name that the JSON library takes for a mark of its own.
+    /// A property name that the JSON library reserves.
     Reserved,
 }
 
@@ -73,24 +73,24 @@ impl AsText {
     }
 }
 
-/// Why a payload cannot be judged by a schema. The text goes on after the name of a binding and
+/// Why a payload cannot be validated by a schema. The text follows the name of a binding in a message, and
 /// repeats nothing of the payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotJson {
-    /// Bytes that are no text.
+    /// Bytes that are not UTF-8.
     NotUtf8,
     /// A byte order mark stands before the text. RFC 8259 section 8.1 forbids to send one.
     ByteOrderMark,
-    /// Text that is not JSON; where that shows, both counted from 1.
+    /// Text that is not JSON; where the parser stopped, both counted from 1.
     Syntax {
         /// The line.
         line: usize,
         /// The byte in it.
         column: usize,
     },
-    /// JSON nested deeper than [`MAX_JUDGED_DEPTH`].
+    /// JSON nested deeper than [`MAX_VALIDATED_DEPTH`].
     TooDeep,
-    /// JSON with a property name that the JSON library takes for a mark of its own.
+    /// JSON with a property name that the JSON library reserves.
     Reserved,
 }
 
@@ -112,7 +112,7 @@ impl fmt::Display for NotJson {
             }
             Self::TooDeep => write!(
                 f,
-                "is nested deeper than {MAX_JUDGED_DEPTH} levels, deeper than a schema is asked about"
+                "is nested deeper than {MAX_VALIDATED_DEPTH} levels, deeper than schemas validate"
             ),
             Self::Reserved => f.write_str(
                 "holds a property name that begins with \"$serde_json::private::\", which \
@@ -122,26 +122,26 @@ impl fmt::Display for NotJson {
     }
 }
 
-/// A value that jsonb can hold, and what a schema judges of it.
+/// A value that jsonb can hold, and what a schema validates.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StateValue {
     text: String,
     as_text: Option<AsText>,
-    judged: Judged,
+    input: SchemaInput,
 }
 
-/// What a schema judges.
+/// What a schema validates.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Judged {
+pub enum SchemaInput {
     /// The document itself.
     Value(Value),
     /// JSON nested deeper than [`SHALLOW`]: its text, read only where there is stack for it.
     Deep(Box<str>),
-    /// No document, and why.
+    /// Not JSON, and why.
     Not(NotJson),
 }
 
-/// Reads what [`Judged::Deep`] holds; needs some kilobytes of stack a level.
+/// Reads what [`SchemaInput::Deep`] holds; needs some kilobytes of stack a level.
 ///
 /// # Errors
 /// A text that is not JSON.
@@ -182,10 +182,10 @@ impl StateValue {
         self.as_text
     }
 
-    /// What a schema judges.
+    /// What a schema validates.
     #[must_use]
-    pub fn judged(&self) -> &Judged {
-        &self.judged
+    pub fn schema_input(&self) -> &SchemaInput {
+        &self.input
     }
 
     /// The payload as a JSON merge patch (RFC 7396).
@@ -197,24 +197,24 @@ impl StateValue {
         if let Some(why) = self.as_text {
             return Err(format!("cannot be merged: {}", why.why()));
         }
-        match &self.judged {
-            Judged::Not(why) => Err(why.to_string()),
-            Judged::Deep(_) => {
+        match &self.input {
+            SchemaInput::Not(why) => Err(why.to_string()),
+            SchemaInput::Deep(_) => {
                 Err(format!("cannot be merged: it is nested deeper than {SHALLOW} levels"))
             }
-            Judged::Value(patch) if members(patch) > MAX_PATCH_MEMBERS => {
+            SchemaInput::Value(patch) if members(patch) > MAX_PATCH_MEMBERS => {
                 Err(format!("cannot be merged: it has more than {MAX_PATCH_MEMBERS} members"))
             }
-            Judged::Value(_) => Ok(&self.text),
+            SchemaInput::Value(_) => Ok(&self.text),
         }
     }
 
     /// How many members a merge patch has that [`StateValue::merge_patch`] gives, at all levels together.
     #[must_use]
     pub fn patch_members(&self) -> usize {
-        match &self.judged {
-            Judged::Value(patch) => members(patch),
-            Judged::Deep(_) | Judged::Not(_) => 0,
+        match &self.input {
+            SchemaInput::Value(patch) => members(patch),
+            SchemaInput::Deep(_) | SchemaInput::Not(_) => 0,
         }
     }
 
@@ -222,21 +222,21 @@ impl StateValue {
     fn document(text: &str) -> Self {
         let scan = scan(text);
         let as_text = scan.as_text();
-        let judged = judge(text, &scan);
+        let input = schema_input(text, &scan);
         let text = if as_text.is_some() { as_string(text) } else { text.to_owned() };
-        Self { text, as_text, judged }
+        Self { text, as_text, input }
     }
 
     fn text(text: &str, why: NotJson) -> Self {
         if text.contains('\0') {
             return Self::bytes(text.as_bytes(), why);
         }
-        Self { text: as_string(text), as_text: None, judged: Judged::Not(why) }
+        Self { text: as_string(text), as_text: None, input: SchemaInput::Not(why) }
     }
 
     fn bytes(payload: &[u8], why: NotJson) -> Self {
         let text = format!("{{\"base64\":\"{}\"}}", Base64::encode_string(payload));
-        Self { text, as_text: None, judged: Judged::Not(why) }
+        Self { text, as_text: None, input: SchemaInput::Not(why) }
     }
 }
 
@@ -250,20 +250,20 @@ fn as_string(text: &str) -> String {
     Value::from(text).to_string()
 }
 
-fn judge(text: &str, scan: &Scan) -> Judged {
+fn schema_input(text: &str, scan: &Scan) -> SchemaInput {
     if scan.reserved {
-        return Judged::Not(NotJson::Reserved);
+        return SchemaInput::Not(NotJson::Reserved);
     }
-    if scan.depth > MAX_JUDGED_DEPTH {
-        return Judged::Not(NotJson::TooDeep);
+    if scan.depth > MAX_VALIDATED_DEPTH {
+        return SchemaInput::Not(NotJson::TooDeep);
     }
     let text = scan::with_whole_surrogates(text, scan);
     if scan.depth > SHALLOW {
-        return Judged::Deep(text.into());
+        return SchemaInput::Deep(text.into());
     }
     match serde_json::from_str(&text) {
-        Ok(value) => Judged::Value(value),
-        Err(error) => Judged::Not(NotJson::at(&error)),
+        Ok(value) => SchemaInput::Value(value),
+        Err(error) => SchemaInput::Not(NotJson::at(&error)),
     }
 }
 
@@ -281,13 +281,13 @@ mod tests {
         read(payload).json().to_owned()
     }
 
-    fn judged(payload: &[u8]) -> Result<Value, NotJson> {
-        match read(payload).judged() {
-            Judged::Value(value) => Ok(value.clone()),
+    fn validated(payload: &[u8]) -> Result<Value, NotJson> {
+        match read(payload).schema_input() {
+            SchemaInput::Value(value) => Ok(value.clone()),
             // A test's thread has room for some hundred levels.
-            Judged::Deep(text) if text.len() < 1000 => read_deep(text),
-            Judged::Deep(_) => Ok(Value::Null),
-            Judged::Not(why) => Err(*why),
+            SchemaInput::Deep(text) if text.len() < 1000 => read_deep(text),
+            SchemaInput::Deep(_) => Ok(Value::Null),
+            SchemaInput::Not(why) => Err(*why),
         }
     }
 
@@ -313,7 +313,7 @@ mod tests {
         ] {
             let value = read(text.as_bytes());
             assert_eq!((value.json(), value.as_text()), (text, None));
-            assert!(judged(text.as_bytes()).is_ok());
+            assert!(validated(text.as_bytes()).is_ok());
         }
     }
 
@@ -324,19 +324,19 @@ mod tests {
         assert_eq!(stored(&[0, 0xff, 0xfe]), r#"{"base64":"AP/+"}"#);
         assert_eq!(StateValue::read(b""), None);
         for latin in [&b"\x08\x96\x01"[..], b"caf\xe9", b"\xff\xfe1\x00"] {
-            assert_eq!(judged(latin), Err(NotJson::NotUtf8));
+            assert_eq!(validated(latin), Err(NotJson::NotUtf8));
         }
         for text in [
             "nan", "NaN", "-nan", "inf", "Infinity", "+1", "'a'", "{'a':1}", "01", "1.", ".5", " ",
             "1 2", "{}x", "[1,]", "{a:1}", "True", "0x10", "1,5", "\"a\tb\"", "[", "\0", "// c\n1",
             "{\"a\":1",
         ] {
-            let why = judged(text.as_bytes()).unwrap_err();
+            let why = validated(text.as_bytes()).unwrap_err();
             assert!(matches!(why, NotJson::Syntax { .. }), "{text}");
             assert!(why.to_string().starts_with("is not JSON"), "{why}");
         }
         let marked = read("\u{feff}{\"a\":1}".as_bytes());
-        assert_eq!(marked.judged(), &Judged::Not(NotJson::ByteOrderMark));
+        assert_eq!(marked.schema_input(), &SchemaInput::Not(NotJson::ByteOrderMark));
         assert_eq!(marked.json(), "\"\u{feff}{\\\"a\\\":1}\"");
     }
 
@@ -356,18 +356,18 @@ mod tests {
             ("9".repeat(131_073), AsText::Number),
             (format!("[{}1]", "1e131071,".repeat(9)), AsText::WrittenOut),
             (nested(MAX_DEPTH + 1), AsText::Depth),
-            (nested(MAX_JUDGED_DEPTH), AsText::Depth),
+            (nested(MAX_VALIDATED_DEPTH), AsText::Depth),
         ];
         for (text, why) in cases {
             let value = read(text.as_bytes());
             assert_eq!(value.as_text(), Some(why));
             assert_eq!(value.json(), as_string(&text));
-            assert!(judged(text.as_bytes()).is_ok(), "{why:?}");
+            assert!(validated(text.as_bytes()).is_ok(), "{why:?}");
         }
-        let judged = |text: &str| judged(text.as_bytes());
-        assert_eq!(judged(r#""a\ud800\u0062\ud83d\ude00""#), Ok(Value::from("a\u{fffd}b😀")));
-        assert_eq!(judged(&nested(MAX_JUDGED_DEPTH + 1)), Err(NotJson::TooDeep));
-        assert_eq!(judged(&nested(32_000)), Err(NotJson::TooDeep));
+        let validated = |text: &str| validated(text.as_bytes());
+        assert_eq!(validated(r#""a\ud800\u0062\ud83d\ude00""#), Ok(Value::from("a\u{fffd}b😀")));
+        assert_eq!(validated(&nested(MAX_VALIDATED_DEPTH + 1)), Err(NotJson::TooDeep));
+        assert_eq!(validated(&nested(32_000)), Err(NotJson::TooDeep));
     }
 
     #[test]
@@ -399,7 +399,7 @@ mod tests {
             r#"{"a":{"$serde_json::private::RawValue":"["}}"#,
         ] {
             let value = read(text.as_bytes());
-            assert_eq!(value.judged(), &Judged::Not(NotJson::Reserved), "{text}");
+            assert_eq!(value.schema_input(), &SchemaInput::Not(NotJson::Reserved), "{text}");
             assert_eq!(
                 (value.as_text(), value.json()),
                 (Some(AsText::Reserved), &*as_string(text))
@@ -415,7 +415,7 @@ mod tests {
             let value = read(&payload);
             prop_assert!(serde_json::from_str::<IgnoredAny>(value.json()).is_ok());
             let json = serde_json::from_slice::<IgnoredAny>(&payload).is_ok();
-            prop_assert!(json || matches!(value.judged(), Judged::Not(_)));
+            prop_assert!(json || matches!(value.schema_input(), SchemaInput::Not(_)));
         }
 
         #[test]
@@ -423,7 +423,7 @@ mod tests {
             let value = read(number.as_bytes());
             prop_assert_eq!(value.json(), &number);
             // serde_json spells an exponent with a small e and a sign.
-            let spelt = judged(number.as_bytes()).unwrap().to_string().replace("e+", "e");
+            let spelt = validated(number.as_bytes()).unwrap().to_string().replace("e+", "e");
             prop_assert_eq!(spelt, number.to_lowercase().replace("e+", "e"));
         }
     }

@@ -1,19 +1,20 @@
 //! Which connections stay open, and for how long.
 //!
 //! Properties it keeps:
-//! * Whoever connects is let in at once, whatever others hold open: operators' endpoints and EMQX's new
-//!   connections stay reachable. With `http.max_connections` open, another one is closed instead.
+//! * Every new connection is accepted at once, whatever others hold open: operators' endpoints and EMQX's
+//!   new connections stay reachable. With `http.max_connections` open, another one is closed instead.
 //! * What a connection can hold back is bounded: a request by [`HEAD_LIMIT`] until its head is complete (its body
 //!   has a limit of its own), an answer by [`ANSWER_LIMIT`] until it is taken, silence by `http.keep_alive`, or by
-//!   [`UNAUTHENTICATED_IDLE_LIMIT`] after an answer to somebody without the webhook token. A connection that has said nothing yet is silent, not late: EMQX opens its own long before it uses them
+//!   [`UNAUTHENTICATED_IDLE_LIMIT`] after an answer to a client without the webhook token. A connection on which
+//!   nothing came yet is silent, not late: EMQX opens its own long before it uses them
 //!   (docs/EMQX.md).
 //! * A service that stops answers everything it has read before it closes a connection.
 //!
 //! Design: a connection's bytes pass through [`WatchedSocket`], which notes when something was read or written;
 //! [`GuardedConnection`] drives actix's dispatcher and looks at those notes after each step, with one timer that
-//! is armed seldom. Nobody else decides when a connection ends: actix's own timers are off, because they
+//! is armed seldom. Nothing else decides when a connection ends: actix's own timers are off, because they
 //! cannot tell half a request from silence and know only the first request of a connection.
-//! Which connection is worth least is decided in [`admission`].
+//! Which connection is closed to make room is decided in [`admission`].
 //!
 //! Known races: what arrives between the last look into a socket and its end was never read; the client
 //! sees its connection closed with that request pending. That such requests are few is why a stopping
@@ -42,7 +43,7 @@ pub const HEAD_LIMIT: Duration = Duration::from_secs(5);
 /// Longest time that a written answer waits for the client to take it.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
-/// Longest silence after an answer on a connection that never showed the webhook token. Half a request that
+/// Longest silence after an answer on a connection that never sent the webhook token. Half a request that
 /// was read together with the one before looks like silence (actix holds it), and may not live for
 /// `http.keep_alive`. Nobody scrapes at this interval, and a client that comes later opens another connection.
 const UNAUTHENTICATED_IDLE_LIMIT: Duration = Duration::from_secs(7);
@@ -54,7 +55,7 @@ const SILENCE: Duration = Duration::from_millis(50);
 const MAX_WAIT_FOR_SILENCE: Duration = Duration::from_millis(500);
 
 /// How long a closed connection is read on, so that the last answers are not lost: a socket that is dropped
-/// with something unread in it tells its peer to forget what was sent before (TCP reset).
+/// with something unread in it makes its peer forget what was sent before (TCP reset).
 const LINGER: Duration = Duration::from_millis(500);
 
 /// What is known of one connection; lives on the worker that serves it.
@@ -81,11 +82,11 @@ pub struct Connection {
 pub enum Closed {
     /// Part of a request, and the rest did not come.
     LateRequest,
-    /// Nobody takes the answer.
+    /// The client does not take the answer.
     UnreadAnswer,
-    /// Silent for `http.keep_alive`, or a stranger's for [`UNAUTHENTICATED_IDLE_LIMIT`] after an answer.
+    /// Silent for `http.keep_alive`, or an unauthenticated one for [`UNAUTHENTICATED_IDLE_LIMIT`] after an answer.
     Idle,
-    /// There were too many, and this one was worth least.
+    /// There were too many, and this one was the least important.
     TooMany,
     /// It was closed, and the client did not close its side.
     Lingered,
@@ -185,7 +186,7 @@ impl Connection {
             .then(|| self.silent_at(stopping))
     }
 
-    /// When it counts as silent in a service that stops.
+    /// From when on it is silent, in a service that stops.
     fn silent_at(&self, stopping: Instant) -> Instant {
         (self.last_read.get() + SILENCE).min(stopping + MAX_WAIT_FOR_SILENCE)
     }
@@ -209,8 +210,8 @@ impl ActiveRequest {
         Self(connection)
     }
 
-    /// Notes that the request showed the webhook token: its connection is EMQX's and worth more than those
-    /// of strangers.
+    /// Notes that the request carried the webhook token: its connection is EMQX's and outlives those of
+    /// strangers.
     pub fn authenticated(&self) {
         if let Some(connection) = &self.0 {
             connection.all.mark_authenticated(&connection.slot);
@@ -233,9 +234,9 @@ impl ActiveRequest {
     /// In a service that stops: waits until nothing more arrives on the connection, half a second at
     /// most.
     ///
-    /// EMQX sends an event again as soon as its 503 has come. A connection that is silent has told all
-    /// that it may tell before an answer; what is answered then leaves hardly anything pending when the
-    /// connection is closed right behind it.
+    /// EMQX sends an event again as soon as its 503 has come. On a silent connection it has sent all that it
+    /// may send before an answer; what is answered then leaves hardly anything pending when the connection
+    /// is closed right behind it.
     pub async fn until_silent(&self) {
         let Some(connection) = &self.0 else { return };
         while let Some(stopping) = connection.all.stopping_since() {

@@ -52,7 +52,7 @@ fn problem(freshness: &Freshness) -> Option<&'static str> {
     } else if freshness.is_deaf() {
         Some(
             "notices from other sessions do not arrive: is a pooler in transaction mode in front of PostgreSQL, \
-             or does a commit wait for a synchronous standby that is gone? The log tells",
+             or does a commit wait for a synchronous standby that is gone? See the log",
         )
     } else if freshness.loads_fail() {
         Some("PostgreSQL does not answer when records are loaded")

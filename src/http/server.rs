@@ -22,10 +22,10 @@ use super::{AppState, routes};
 /// Connections that may wait to be accepted. The operating system takes less where it allows less.
 const BACKLOG: i32 = 4096;
 
-/// Connections beyond the limit that are accepted before others have made limits for them.
+/// Connections beyond the limit that may be accepted before others were closed for them.
 const MAX_PENDING: usize = 256;
 
-/// Open files that are no connections of clients: the database's, EMQX's, the log, what a runtime needs.
+/// Open files that are not connections of clients: the database's, EMQX's, the log, what a runtime needs.
 const OTHER_FILES: usize = 64;
 
 /// What each worker's runtime has open.

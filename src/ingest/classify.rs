@@ -3,7 +3,7 @@
 use crate::domain::device::DeviceRecord;
 use crate::domain::event::{Event, EventKind, Message};
 use crate::domain::name::check_name;
-use crate::domain::rights::Reported;
+use crate::domain::rights::ReportedBinding;
 use crate::domain::schema::Violation;
 use crate::domain::value::{AsText, StateValue};
 use crate::ingest::{Change, Ingest, IngestError};
@@ -92,7 +92,7 @@ impl Ingest {
         let payload = message.payload.as_deref();
         let outcome = match (bindings, payload.filter(|bytes| bytes.len() <= self.max_payload)) {
             ([], _) => IngestOutcome::Seen,
-            ([Reported { binding, .. }, ..], None) => {
+            ([ReportedBinding { binding, .. }, ..], None) => {
                 news.violation = Some(self.too_large(binding, &message));
                 IngestOutcome::TooLarge
             }
@@ -124,23 +124,23 @@ impl Ingest {
         }
     }
 
-    /// Adds a report to the news, or the violation that it is; `false` for the latter. A schema judges
+    /// Adds a report to the news, or the violation that it is; `false` for the latter. A schema validates
     /// the report as it came, of a binding that merges too.
     async fn report(
         &self,
         news: &mut DeviceUpdate,
-        reported: &Reported,
+        reported: &ReportedBinding,
         message: &Message<'_>,
         value: Option<&StateValue>,
     ) -> Result<bool, IngestError> {
         let binding = &reported.binding;
-        let judged = match value {
+        let validated = match value {
             Some(value) if **binding != *MAIN => {
-                self.schemas.check(binding, value.judged()).await?
+                self.schemas.check(binding, value.schema_input()).await?
             }
             _ => Ok(()),
         };
-        let added = judged.and_then(|()| {
+        let added = validated.and_then(|()| {
             if reported.merge {
                 let patch = value.map(StateValue::merge_patch).transpose();
                 let patch = patch.map_err(Violation::of_all)?;

@@ -1,11 +1,11 @@
 //! The read-through cache of device records.
 //!
 //! # What it keeps
-//! 1. A record is served only while [`freshness`](super::freshness) vouches for it; a change that was
+//! 1. A record is served only while [`freshness`](super::freshness) trusts it; a change that was
 //!    committed in PostgreSQL and notified is never undone by a slow load.
 //! 2. However many requests ask for a name at once, one [look-up](super::lookup_batches) runs for it, and
 //!    none of them gets a record older than itself ([`single_flight`](super::single_flight)).
-//! 3. Memory is bounded: records by number (a large one counts as several), unknown names by number
+//! 3. Memory is bounded: records by number (a large one is counted as several), unknown names by number
 //!    and time, look-ups by the requests that wait for them.
 //! 4. While records cannot be loaded, those already here are served stale for a bounded time, see
 //!    [`freshness`](super::freshness); a name that is not here is refused with an error, never guessed.
@@ -24,7 +24,7 @@ use thiserror::Error;
 use crate::config;
 use crate::domain::device::DeviceRecord;
 use crate::domain::name::DeviceName;
-use crate::domain::schema::NotJudged;
+use crate::domain::schema::NotValidated;
 use crate::logging::log_throttled;
 use crate::metrics::CacheMetrics;
 use crate::registry::error::RegistryError;
@@ -36,15 +36,15 @@ use crate::registry::single_flight::{SingleFlight, Stamped};
 /// Rights and credentials of a device that count as one entry of the cache's size.
 const PARTS_PER_ENTRY: usize = 16;
 
-/// Why a record could not be had.
+/// Why there is no answer.
 #[derive(Debug, Clone, Error)]
 pub enum CacheError {
-    /// PostgreSQL did not answer and nothing in memory may stand in.
+    /// PostgreSQL did not answer, and nothing in memory may be served stale.
     #[error("the registry cannot be asked: {0}")]
     Registry(#[source] Arc<RegistryError>),
-    /// What was had could not be applied to a value at present.
+    /// The schema could not be applied to a value at present.
     #[error(transparent)]
-    NotJudged(#[from] NotJudged),
+    NotValidated(#[from] NotValidated),
 }
 
 /// A name that no device had when it was looked up.
@@ -88,10 +88,10 @@ impl DeviceCache {
 
     /// The device of this name, or `None` when the registry has none.
     ///
-    /// `name` is what a client sent: a text that cannot be a name is nobody's.
+    /// `name` is what a client sent: for a text that is not a valid name there is no device.
     ///
     /// # Errors
-    /// [`CacheError`] when nothing trustworthy can be said.
+    /// [`CacheError`] when PostgreSQL would have to be asked and cannot.
     pub async fn find(&self, name: &str) -> Result<Option<Arc<DeviceRecord>>, CacheError> {
         if let Some(answer) = self.trusted(name) {
             self.metrics.hits.inc();
@@ -100,10 +100,10 @@ impl DeviceCache {
         let Ok(name) = name.parse::<DeviceName>() else { return Ok(None) };
         self.metrics.misses.inc();
         // Boxed: the future of a miss takes kilobytes, which no hit needs.
-        Box::pin(self.find_beyond_memory(name)).await
+        Box::pin(self.find_in_registry(name)).await
     }
 
-    /// Where the registry stands for a name: take it before [`DeviceCache::find`].
+    /// The present version of a name: take it before [`DeviceCache::find`].
     #[must_use]
     pub fn stamp(&self, name: &str) -> Stamp {
         self.freshness.stamp(name)
@@ -116,7 +116,7 @@ impl DeviceCache {
         self.freshness.still_holds(stamp)
     }
 
-    /// Forgets a device that changed. Its old record is gone, even as a stand-in.
+    /// Forgets a device that changed. Its old record is not even served stale.
     pub fn changed(&self, name: &str) {
         self.freshness.changed(name);
         self.known.remove(name);
@@ -147,7 +147,7 @@ impl DeviceCache {
         holds.then_some(None)
     }
 
-    async fn find_beyond_memory(
+    async fn find_in_registry(
         &self,
         name: DeviceName,
     ) -> Result<Option<Arc<DeviceRecord>>, CacheError> {
@@ -163,7 +163,7 @@ impl DeviceCache {
         }
     }
 
-    /// A suspect record that may be used while PostgreSQL does not answer.
+    /// A stale record that may be served while PostgreSQL does not answer.
     fn stale(&self, name: &DeviceName) -> Option<Arc<DeviceRecord>> {
         let known = self.known.get(name.as_str())?;
         if !self.freshness.may_serve_stale(known.stamp) {

@@ -4,17 +4,17 @@
 //! 1. Each server of `database.url` gets [`connect_timeout`](Database::connect_timeout), which covers
 //!    everything: name, TCP, TLS, login, and whether it is the wanted one. An attempt takes that times
 //!    the number of servers at most, and where others move to another server meanwhile, the same once more.
-//! 2. Everybody begins with the server that last took a connection. So only one of many connections waits
+//! 2. Every attempt begins with the server that last took a connection. So only one of many connections waits
 //!    for a silent first server, and the pool reads from the server that is listened to.
-//! 3. A statement that nobody waits for any more is cancelled, and its connection is counted until the
+//! 3. A statement whose caller is gone is cancelled, and its connection is counted until the
 //!    server is done with it: a server that cannot end statements is not given more of them.
-//! 4. Nothing but what every pooler takes is told at the start of a connection; settings are made with
+//! 4. A connection starts only with parameters that every pooler accepts; settings are made with
 //!    SET afterwards. `options` of the URL are passed on, and prevail.
 //!
 //! # Races
 //! - *A cancel comes late*: PostgreSQL cancels what runs on that session then. Nothing else does: the
 //!   session is not used again.
-//! - *A server that was away for long wakes up as a second primary*: who is connected to the other one stays
+//! - *A server that was away for long wakes up as a second primary*: connections to the other one stay
 //!   there, and an attempt that waited for it meanwhile begins again with the other one. Nothing here can
 //!   fence a server; see docs/ARCHITECTURE.md.
 
@@ -37,7 +37,7 @@ use crate::registry::session::{Canceller, Driver, Ending, Guarded, Session, end_
 use crate::secret::random_bytes;
 
 /// Notifications that may wait between the connection and the listener. When full, the connection
-/// is not read any further, the heartbeat stops coming back and LISTEN counts as lost: late, never
+/// is not read any further, the heartbeat stops coming back and LISTEN is taken for lost: late, never
 /// wrong.
 const NOTIFICATIONS_WAITING: usize = 4096;
 
@@ -123,7 +123,7 @@ impl Target {
         self
     }
 
-    /// Tries no connection while PostgreSQL is known to be away: whoever listens finds out when it is back.
+    /// Tries no connection while PostgreSQL is known to be away: the change listener finds out when it is back.
     #[must_use]
     pub fn unless_away(mut self, freshness: Arc<Freshness>) -> Self {
         self.unless_away = Some(freshness);
@@ -131,7 +131,7 @@ impl Target {
     }
 
     /// Opens one connection; its task runs on the present runtime and hands notifications to
-    /// `notifications` where there is somebody to take them.
+    /// `notifications` if there are any.
     ///
     /// # Errors
     /// [`RegistryError::Unreachable`] when no server answers in time, [`RegistryError::Unusable`] when none
@@ -264,11 +264,11 @@ impl Target {
         }
         let answers = client.simple_query(&statements).await;
         let answers = answers.map_err(|error| server.explain(&error))?;
-        let told = answers.iter().rev().find_map(|answer| match answer {
+        let answer = answers.iter().rev().find_map(|answer| match answer {
             SimpleQueryMessage::Row(row) => row.get(0),
             _ => None,
         });
-        match (self.wanted, told) {
+        match (self.wanted, answer) {
             (WantedServer::ReadWrite, Some("on")) | (WantedServer::Primary, Some("t")) => {
                 Err(RegistryError::Unreachable(format!(
                     "{}: the server takes no writes: it is a standby, or default_transaction_read_only is \
@@ -353,8 +353,7 @@ fn none_of(failures: Vec<RegistryError>) -> RegistryError {
     }
 }
 
-/// What is said of a PostgreSQL that nobody asks, because the change listener found it away and told the
-/// log why.
+/// Why PostgreSQL is not even asked: the change listener found it away, and logged why.
 pub(crate) const KNOWN_AWAY: &str = "the database is known to be away";
 
 pub(super) fn known_to_be_away() -> RegistryError {

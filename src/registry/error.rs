@@ -6,7 +6,7 @@ use thiserror::Error;
 use tokio_postgres::error::{DbError, SqlState};
 
 use crate::causes::causes;
-use crate::registry::outage::of_answer;
+use crate::registry::connection_error::of_answer;
 
 /// Why the registry did not do something. Nothing was changed then.
 #[derive(Debug, Error)]

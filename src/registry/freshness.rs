@@ -1,29 +1,29 @@
-//! Whether a record in memory still says what PostgreSQL says.
+//! Whether a record in memory is still up to date.
 //!
 //! # What it keeps
 //! 1. Once a NOTIFY for a name is processed, no record of that name whose load began earlier is
 //!    trusted again.
-//! 2. Nothing that was loaded while nobody listened is trusted later.
+//! 2. Nothing that was loaded without LISTEN is trusted later.
 //! 3. A record is *trusted* only while the LISTEN under which it was loaded is in force and was proven
 //!    within the last [`TRUST`].
-//! 4. A record *stands in* for one that cannot be loaded only within `cache.max_staleness` of the last
-//!    time at which it is known to have been right: the last proof of the LISTEN under which it was
-//!    loaded, or its own load if that is later. That LISTEN is back, or that another one works, says
+//! 4. A record is *served stale*, in place of one that cannot be loaded, only within `cache.max_staleness` of the last
+//!    time at which it is known to have been up to date: the last proof of the LISTEN under which it was
+//!    loaded, or its own load if that is later. That LISTEN is back, or that another one works, proves
 //!    nothing about it: a change may have been missed in between.
 //!
-//! From 3 and 4: whatever fails, no record decides longer than [`Freshness::bound`] after PostgreSQL
-//! said something else.
+//! From 3 and 4: whatever fails, no record decides longer than [`Freshness::bound`] after it changed in
+//! PostgreSQL.
 //!
 //! # How
 //! A [`Stamp`] is taken *before* a record is loaded and kept beside it. A record is trusted while its
 //! stamp equals the present one. Two numbers make a stamp, the stripe that they were read of, so that
 //! looking again needs no name and no hash of it, and the time:
-//! - the **epoch**, raised when LISTEN starts and again when it is lost: even while somebody listens,
-//!   odd while nobody does. A stamp of an odd epoch is never trusted.
+//! - the **epoch**, raised when LISTEN starts and again when it is lost: even while this replica listens,
+//!   odd while it does not. A stamp of an odd epoch is never trusted.
 //! - the **version** of the name's stripe, raised by every change of a name in that stripe.
 //!
 //! The last proofs of the latest [`EPOCHS`] times of listening are kept. A record from before those
-//! stands in within the bound of its own load.
+//! is served stale within the bound of its own load.
 //!
 //! Stripes share one counter between names: a change of one name also sends a few others (registry
 //! size in use ÷ [`STRIPES`]) back to PostgreSQL once. That costs a query and needs no memory a name.
@@ -33,14 +33,14 @@
 //!
 //! # Races
 //! - *A change during a load.* The version moves on and the stamp taken before the load no longer fits:
-//!   what was loaded is not trusted by anybody who comes after the change. PostgreSQL delivers a
+//!   no request that comes after the change trusts what was loaded. PostgreSQL delivers a
 //!   notification only once its transaction is visible, so the load that follows sees the change.
 //! - *An insert into the cache after the change.* The late entry carries the old stamp and is not
-//!   trusted, whoever finds it.
+//!   trusted.
 //! - *LISTEN lost without notice* (a dead network path): noticed by the heartbeat in
 //!   [`changes`](super::changes) within its interval plus time-out; until then changes are missed. When
 //!   the listener itself gets no processor, 3 ends the trust.
-//! - *A proof that arrives late.* It counts from when it was sent: all that was committed before has
+//! - *A proof that arrives late.* It is valid from when it was sent: all that was committed before has
 //!   been heard, what came later may still be under way.
 //! - *The machine is suspended* (a paused virtual machine, a laptop). The clock stands still meanwhile, and
 //!   all bounds are longer by that time: right after it wakes up, what was trusted still is. The
@@ -58,11 +58,11 @@ use rustix::time::{ClockId, clock_gettime};
 /// How many counters the names share: 128 KiB of memory.
 const STRIPES: usize = 16 * 1024;
 
-/// How long the last proof of LISTEN vouches for records: the heartbeat's interval, its time-out, and a
+/// How long records are trusted after the last proof of LISTEN: the heartbeat's interval, its time-out, and a
 /// second for a busy machine.
 pub const TRUST: Duration = Duration::from_secs(4);
 
-/// How long a decision may rest on what it found while nobody listens; after that it looks again.
+/// How long a decision may rest on what it found without LISTEN; after that it looks again.
 const ANSWER: Duration = Duration::from_secs(1);
 
 /// How many times of listening are remembered.
@@ -112,7 +112,7 @@ pub struct Freshness {
 }
 
 impl Freshness {
-    /// Nobody listens yet; `max_staleness` bounds how long records stand in.
+    /// Nothing listens yet; `max_staleness` bounds how long records are served stale.
     #[must_use]
     pub fn new(max_staleness: Duration) -> Self {
         Self {
@@ -129,7 +129,7 @@ impl Freshness {
         }
     }
 
-    /// How long after PostgreSQL said something else a record may still decide, whatever fails.
+    /// How long a record may still decide after it changed in PostgreSQL, whatever fails.
     #[must_use]
     pub fn bound(&self) -> Duration {
         self.max_staleness.max(TRUST)
@@ -145,7 +145,7 @@ impl Freshness {
         Stamp { version, taken_ms, epoch, stripe }
     }
 
-    /// Whether a record with this stamp says what PostgreSQL says.
+    /// Whether a record with this stamp is up to date.
     #[must_use]
     pub fn trusts(&self, stamp: Stamp) -> bool {
         self.trusts_at(now_ms(), stamp)
@@ -158,7 +158,7 @@ impl Freshness {
             && is_within(now_ms, self.proven_ms.load(Ordering::SeqCst), TRUST)
     }
 
-    /// Whether nothing was heard of the stamp's name since. While nobody listens nothing can be heard.
+    /// Whether no change of the stamp's name was heard since. Without LISTEN none can be heard.
     #[must_use]
     pub fn unchanged_since(&self, stamp: Stamp) -> bool {
         self.stripe(stamp.stripe).load(Ordering::SeqCst) == stamp.version
@@ -178,8 +178,8 @@ impl Freshness {
         self.unchanged_since(stamp) && (is_within(now_ms, stamp.taken_ms, ANSWER) || hears())
     }
 
-    /// Whether a record that is no longer trusted may stand in while it cannot be loaded: nothing was
-    /// heard of the name since, and the record is known to have been right recently enough.
+    /// Whether a record that is no longer trusted may be served stale while it cannot be loaded: no change of
+    /// the name was heard since, and the record is known to have been up to date recently enough.
     #[must_use]
     pub fn may_serve_stale(&self, stamp: Stamp) -> bool {
         self.may_serve_stale_at(now_ms(), stamp)
@@ -190,11 +190,11 @@ impl Freshness {
         if proof.is_none() && self.is_deaf() {
             return false;
         }
-        let right_ms = proof.map_or(0, |proof| proof.sent_ms).max(stamp.taken_ms);
-        self.unchanged_since(stamp) && is_within(now_ms, right_ms, self.max_staleness)
+        let current_ms = proof.map_or(0, |proof| proof.sent_ms).max(stamp.taken_ms);
+        self.unchanged_since(stamp) && is_within(now_ms, current_ms, self.max_staleness)
     }
 
-    /// Whether somebody listens, so that what is loaded can be trusted.
+    /// Whether LISTEN is in force, so that what is loaded can be trusted.
     #[must_use]
     pub fn is_listening(&self) -> bool {
         self.epoch.load(Ordering::SeqCst).is_multiple_of(2)
@@ -206,13 +206,13 @@ impl Freshness {
         self.away.load(Ordering::SeqCst)
     }
 
-    /// Whether LISTEN is accepted and yet no notice arrives.
+    /// Whether LISTEN is accepted but no notice arrives.
     #[must_use]
     pub fn is_deaf(&self) -> bool {
         self.deaf.load(Ordering::SeqCst)
     }
 
-    /// Whether records from before LISTEN was lost last may still stand in, whether or not it is back.
+    /// Whether records from before LISTEN was lost may still be served stale, whether or not it is back.
     #[must_use]
     pub fn within_bound(&self) -> bool {
         let present = self.epoch.load(Ordering::SeqCst);
@@ -281,7 +281,7 @@ impl Freshness {
         }
     }
 
-    /// LISTEN is lost: everything in memory is suspect.
+    /// LISTEN is lost: nothing in memory is trusted.
     pub fn lost(&self) {
         if self.is_listening() {
             self.epoch.fetch_add(1, Ordering::SeqCst);

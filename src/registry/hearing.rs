@@ -1,5 +1,5 @@
-//! What this replica has heard of changes, by PostgreSQL's clock, so that others can tell whether a change
-//! was missed here.
+//! Up to when this replica has heard of all changes, by PostgreSQL's clock, so that others know whether a
+//! change was missed here.
 //!
 //! Changes up to a proof's time have been heard, except for those in the **gap**: the newest stretch in
 //! which they may not have been, or only late. The first one reaches from the start of the process to the
@@ -13,8 +13,8 @@ use tokio::sync::Notify;
 
 use crate::secret::random_bytes;
 
-/// A notice that travels longer than this tells of a lag: a client that was thrown out may have come back
-/// in the meantime. A lag shorter than the time between two heartbeats may meet none of them anyway.
+/// A notice that travels longer than this is a lag: a client that was kicked out may have come back in the
+/// meantime. A lag shorter than the time between two heartbeats may meet none of them anyway.
 const LAG: Duration = Duration::from_secs(1);
 
 /// Added to a replica's bound: gaps that are closer than this are one. A kick-out that waits for the bound

@@ -1,9 +1,9 @@
-//! A heartbeat of the [listener](super::changes): what its answer tells, and whether PostgreSQL is there
+//! A heartbeat of the [listener](super::changes): what its answer contains, and whether PostgreSQL is there
 //! although it does not come back.
 //!
 //! # Design
-//! Whoever waits for a heartbeat in vain has to know at its time-out whether PostgreSQL is there. So a fresh
-//! session asks for it while the heartbeat is late: an answer costs no time beyond the time-out.
+//! When a heartbeat times out, the listener has to know whether PostgreSQL is there. So a fresh session asks
+//! while the heartbeat is late: the answer costs no time beyond the time-out.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -17,7 +17,8 @@ use crate::registry::connection::Target;
 /// The part of the time-out after which a heartbeat is late.
 const LATE: u32 = 4;
 
-/// Waits for `echo`, `limit` at most (`None`: in vain), and asks meanwhile whether PostgreSQL is there.
+/// Waits for `echo`, `limit` at most (`None`: it did not come), and asks meanwhile whether PostgreSQL is
+/// there.
 pub(super) async fn or_else_asked<T>(
     asking: &Target,
     echo: impl Future<Output = T>,
@@ -45,7 +46,7 @@ pub(super) async fn answers(asking: &Target, limit: Duration) -> bool {
     matches!(timeout(limit, asked).await, Ok(Some(_)))
 }
 
-/// Whether the session may not write, as a heartbeat's answer tells it.
+/// Whether the session may not write, as a heartbeat's answer says.
 pub(super) fn is_read_only(answer: &[SimpleQueryMessage]) -> bool {
     answer
         .iter()

@@ -14,7 +14,7 @@ use crate::domain::credential::{
 use crate::domain::device::{DeviceId, DeviceRecord};
 use crate::domain::name::{DeviceName, NameError};
 use crate::domain::password_hash::PasswordHash;
-use crate::domain::rights::{Reported, Rights};
+use crate::domain::rights::{ReportedBinding, Rights};
 use crate::logging::log_throttled;
 use crate::registry::error::RegistryError;
 
@@ -165,7 +165,9 @@ type GrantRow = (String, String);
 fn rights(device: &DeviceName, bindings: Vec<BindingRow>, grants: Vec<GrantRow>) -> Rights {
     let (state, command): (Vec<_>, Vec<_>) = bindings
         .into_iter()
-        .map(|(binding, state, command, merge)| ((Reported { binding, merge }, state), command))
+        .map(|(binding, state, command, merge)| {
+            ((ReportedBinding { binding, merge }, state), command)
+        })
         .unzip();
     let state = state
         .into_iter()

@@ -1,14 +1,14 @@
 //! The registry: PostgreSQL, the single source of truth, behind a bounded read-through cache.
 //!
 //! ```text
-//!            find(name)                                NOTIFY fleetgate_device
-//!  authn ──► cache.rs ──miss──► loads.rs ──► load.rs ──► PostgreSQL ──► changes.rs
-//!  authz        ▲               together     pool.rs                        │
-//!               └──────────────────── freshness.rs ◄────────────────────────┘
+//!            find(name)                                     NOTIFY fleetgate_device
+//!  authn ──► cache.rs ──miss──► lookup_batches.rs ──► lookup.rs ──► PostgreSQL ──► changes.rs
+//!  authz        ▲                                     pool.rs                        │
+//!               └──────────────────────── freshness.rs ◄────────────────────────────┘
 //! ```
 //!
-//! [`cache`] answers from memory while [`freshness`] vouches for what is there; [`changes`] keeps
-//! the promise of [`freshness`] by listening, also that of [`schemas`].
+//! [`cache`] and [`schemas`] answer from memory while [`freshness`] trusts what is there; [`changes`] listens
+//! for what makes it outdated.
 //!
 //! The remaining files hold one table each and serve the command line. Their functions take a
 //! [`tokio_postgres::GenericClient`], so that they work on a plain client, a pooled one and inside a
@@ -20,6 +20,7 @@ pub mod cache;
 pub mod capabilities;
 pub mod changes;
 pub mod connection;
+mod connection_error;
 pub mod credentials;
 pub mod devices;
 mod document;
@@ -35,7 +36,6 @@ pub mod locks;
 pub mod lookup;
 pub mod lookup_batches;
 pub mod migrate;
-mod outage;
 pub mod pool;
 pub mod presence;
 pub mod probe;

@@ -1,6 +1,6 @@
-//! Tells whether records can be loaded, while nobody needs one or loads fail.
+//! Finds out whether records can be loaded, while none is needed or loads fail.
 //!
-//! What is in memory is answered from memory, so without a probe nobody would notice that loads fail
+//! What is in memory is answered from memory, so without a probe it would stay unnoticed that loads fail
 //! (`/readyz`), or that they work again. A probe takes the same way as a load: the pool, the query, the
 //! tables. While PostgreSQL is away nothing is probed: the listener does that.
 

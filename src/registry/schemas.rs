@@ -2,7 +2,7 @@
 //!
 //! A capability shares [`Freshness`] with the devices: its key there begins with `/`, which no name
 //! holds. NOTIFY `fleetgate_capability` raises that key's version; what was compiled while nobody
-//! listened is not trusted later. So a payload is never judged by a schema older than the last change
+//! listened is not trusted later. So a payload is never validated by a schema older than the last change
 //! that was heard.
 //!
 //! **A schema that does not compile lets nothing through** (`capability add` refuses it, but `psql`
@@ -14,8 +14,8 @@ use std::sync::Arc;
 use futures_util::future::FutureExt;
 use quick_cache::sync::Cache;
 
-use crate::domain::schema::{NotJudged, StateSchema, Violation};
-use crate::domain::value::Judged;
+use crate::domain::schema::{NotValidated, StateSchema, Violation};
+use crate::domain::value::SchemaInput;
 use crate::logging::log_throttled;
 use crate::registry::cache::CacheError;
 use crate::registry::error::RegistryError;
@@ -60,16 +60,16 @@ impl SchemaCache {
     /// Judges a value by the state schema of a capability; one without schema takes every value.
     ///
     /// # Errors
-    /// [`CacheError`] when the schema cannot be had, or the value not be judged at present; nothing is known
+    /// [`CacheError`] when the schema cannot be had, or the value not be validated at present; nothing is known
     /// of it then.
     pub async fn check(
         &self,
         capability: &str,
-        judged: &Judged,
+        input: &SchemaInput,
     ) -> Result<Result<(), Violation>, CacheError> {
         Ok(match self.find(capability).await? {
             SchemaState::None => Ok(()),
-            SchemaState::Compiled(schema) => schema.check(judged).await.inspect_err(log_failure)?,
+            SchemaState::Compiled(schema) => schema.check(input).await.inspect_err(log_failure)?,
             SchemaState::Invalid(why) => Err(Violation::of_all(format!(
                 "the state schema of its capability does not compile: {why}"
             ))),
@@ -124,8 +124,8 @@ async fn state_schema(
     Ok(row.and_then(|row| row.get(0)))
 }
 
-fn log_failure(error: &NotJudged) {
-    log_throttled!(error, "a report cannot be judged; EMQX is asked to send it again", %error);
+fn log_failure(error: &NotValidated) {
+    log_throttled!(error, "a report cannot be validated; EMQX is asked to send it again", %error);
 }
 
 fn key(capability: &str) -> String {

@@ -11,8 +11,8 @@ use tokio_postgres::{Config, Connection, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::config::DatabaseUrl;
+use crate::registry::connection_error::{no_postgres, of_connecting, wrong_encoding};
 use crate::registry::error::RegistryError;
-use crate::registry::outage::{no_postgres, of_connecting, wrong_encoding};
 
 /// PostgreSQL's own port.
 const PORT: u16 = 5432;
@@ -20,7 +20,7 @@ const PORT: u16 = 5432;
 /// The oldest server that has what the schema uses; `sql/V1__registry.sql` says the same.
 const OLDEST: u32 = 15;
 
-/// A connection that nobody moves along yet.
+/// A connection whose messages are not processed yet.
 pub(super) type Undriven =
     Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
 
@@ -57,7 +57,7 @@ impl Server {
             // PostgreSQL does not speak TLS on a Unix socket; libpq does not ask for it either.
             let mode = if address.is_socket() { Negotiated::Disable } else { negotiated };
             config.ssl_mode(mode).target_session_attrs(TargetSessionAttrs::Any);
-            let place = address.shown(port);
+            let place = address.place(port);
             Some(Self { place, address, port, config, tls: tls.clone() })
         };
         (0..url.hosts()).filter_map(server).collect()
@@ -82,7 +82,7 @@ impl Server {
             let until = now + deadline.saturating_duration_since(now) / left;
             match self.connect_to(*address, until, limit).await {
                 Ok(connected) => return Ok(connected),
-                // What somebody has to change says more than that another address is away.
+                // A problem that an operator has to solve says more than that another address is away.
                 Err(error) if failure.as_ref().is_none_or(RegistryError::is_unreachable) => {
                     failure = Some(error);
                 }
@@ -142,7 +142,7 @@ impl Server {
         if let Some(address) = address {
             config.hostaddr(address);
         }
-        // The socket's own time-out is that of a request to cancel, which nobody else bounds.
+        // The socket's own time-out is that of a request to cancel, which nothing else bounds.
         config.connect_timeout(limit);
         let connecting = timeout_at(until, config.connect(self.tls.clone())).await;
         let connected = connecting.map_err(|_| self.silent(limit))?;
@@ -159,11 +159,11 @@ impl Server {
         ))
     }
 
-    /// What PostgreSQL tells of itself at each login. The schema's first migration checks the same,
+    /// What PostgreSQL reports of itself at each login. The schema's first migration checks the same,
     /// and is not reached where statements do not even arrive.
     fn require_usable(&self, connection: &Undriven) -> Result<(), RegistryError> {
-        let told = |name| connection.parameter(name).unwrap_or_default();
-        let version = told("server_version");
+        let parameter = |name| connection.parameter(name).unwrap_or_default();
+        let version = parameter("server_version");
         if let Some(other) = connection.parameter("crdb_version") {
             return Err(RegistryError::Unusable(no_postgres(&self.place, other)));
         }
@@ -177,8 +177,8 @@ impl Server {
                  server.",
                 self.place
             ))),
-            Some(_) if !["UTF8", ""].contains(&told("server_encoding")) => {
-                Err(wrong_encoding(&self.place, told("server_encoding")))
+            Some(_) if !["UTF8", ""].contains(&parameter("server_encoding")) => {
+                Err(wrong_encoding(&self.place, parameter("server_encoding")))
             }
             Some(_) => Ok(()),
         }
@@ -227,7 +227,7 @@ impl Address {
         matches!(self, Self::Socket(_))
     }
 
-    fn shown(&self, port: u16) -> String {
+    fn place(&self, port: u16) -> String {
         match self {
             Self::Socket(Host::Unix(path)) => format!("{}/.s.PGSQL.{port}", path.display()),
             Self::Fixed { address, .. } => SocketAddr::new(*address, port).to_string(),

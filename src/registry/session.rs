@@ -189,7 +189,7 @@ impl Driver {
     }
 }
 
-/// Ends a listening connection when nobody takes its notifications any more, and when others have moved to
+/// Ends a listening connection when its notifications are no longer taken, and when others have moved to
 /// another server: changes of what they read would not be heard here.
 pub(super) async fn end_in_time(mut ending: Ending, listener: mpsc::Sender<Notification>) {
     tokio::select! {

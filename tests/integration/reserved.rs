@@ -21,9 +21,9 @@ async fn names_and_topics_that_emqx_reads_otherwise_are_refused_with_a_word() {
         assert!(stderr.contains(word), "{arguments:?}: {stderr}");
     };
     for name in ["undefined", "http_api"] {
-        refused(&["device", "add", name, "--kind", "sensor"], "word of EMQX's own");
+        refused(&["device", "add", name, "--kind", "sensor"], "is reserved: EMQX writes");
         let client_id = ["device", "add", "x", "--kind", "sensor", "--client-id", name];
-        refused(&client_id, "word of EMQX's own");
+        refused(&client_id, "is reserved: EMQX writes");
     }
     for (topic, word) in [
         ("eq lab", "write the topic without it"),

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::domain::address::Address;
 use crate::domain::name::DeviceName;
 
-/// Whose place it is, as far as that is limited. A name counts whether a device has it or not.
+/// Whose place it is, as far as that is limited. A name is limited whether a device has it or not.
 #[derive(Debug, Clone, Default)]
 pub struct PlaceOwner {
     /// The name that somebody wants to log in as; `None`: not limited by name.

@@ -2,13 +2,13 @@
 //!
 //! # What it keeps
 //! 1. **Only what can be guessed is limited**: chosen passwords, whose check is costly. Generated
-//!    secrets, tokens, certificates and the digest of a recent success are judged before anybody asks
-//!    here, so no limit keeps a device with a good secret out (see [`super`]).
-//! 2. **Nothing here knows whether a device exists.** Limits are counted by the name and address that a
-//!    client shows, decoys' wrong guesses like a device's, and a refused guess looks the same for both.
+//!    secrets, tokens, certificates and the digest of a recent success are checked before this is
+//!    asked, so no limit keeps a device with a good secret out (see [`super`]).
+//! 2. **Nothing here knows whether a device exists.** Limits are counted by the name and address of the
+//!    login, decoys' wrong guesses like a device's, and a refused guess looks the same for both.
 //! 3. **A name alone is never locked**, only a (name, address): nobody can keep a device out from
 //!    elsewhere. All addresses together have a [rate] a name.
-//! 4. **The same wrong password again is no new guess.** It is refused without a hash and lengthens
+//! 4. **The same wrong password again is not a new guess.** It is refused without a hash and lengthens
 //!    nothing, so ten clients with one outdated password saved cost one wrong guess, not ten a round.
 //! 5. Memory is bounded: [`PAIRS`], [`ADDRESSES`] and [`NAMES`] entries. Each costs a stranger a whole
 //!    argon2, so a table is filled no faster than passwords are hashed; a full one gives up what would be
@@ -23,8 +23,8 @@
 //! # Known races
 //! - Guesses that are hashed at the same time are all let in before the first of them fails. The hash
 //!   threads have two places a name by default, so that is one guess more.
-//! - A failure that is being hashed while its lock is cleared counts after the clearing.
-//! - Replicas hear of each other's locks after a NOTIFY; until then each counts for itself.
+//! - A failure that is being hashed while its lock is cleared is counted after the clearing.
+//! - Replicas hear of each other's locks by NOTIFY; until then each counts for itself.
 
 mod exchange;
 mod outbox;
@@ -63,7 +63,7 @@ pub const NAMES: usize = 65_536;
 /// Wrong guesses from one address, over all names, that lock nothing.
 const FREE_OF_ADDRESS: u32 = 20;
 
-/// Wrong passwords of a (device, address) that are told apart from new ones.
+/// Wrong passwords of a (device, address) that are recognized when they come again.
 const WRONG_KEPT: usize = 4;
 
 /// What is limited, and for whom not.
@@ -75,12 +75,12 @@ pub struct LimitSettings {
     pub exempt: Vec<IpNet>,
 }
 
-/// A costly check that somebody wants.
+/// A password whose check is costly.
 #[derive(Clone, Copy)]
 pub struct Guess<'a> {
     /// The name.
     pub name: &'a DeviceName,
-    /// Where from; `None` when EMQX did not tell.
+    /// Where from; `None` when EMQX did not say.
     pub address: Option<Address>,
     /// Stands for the password and the hashes it is to be compared with.
     pub digest: u64,
@@ -208,7 +208,7 @@ impl Limits {
         }
     }
 
-    /// A lock has begun: it is counted, logged, and told to the others.
+    /// A lock has begun: it is counted, logged, and sent to the other replicas.
     fn begun(
         &self,
         memory: &mut Memory,

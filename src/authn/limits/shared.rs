@@ -15,7 +15,7 @@ use quick_cache::sync::Cache;
 use crate::clock::saturating_add;
 use crate::domain::address::Address;
 
-/// Devices that may log in from an address before it counts as shared.
+/// Devices that may log in from an address before it is taken for shared.
 pub const DEVICES: usize = 20;
 
 /// Time within which they log in.
@@ -24,8 +24,8 @@ pub const WITHIN: SignedDuration = SignedDuration::from_hours(1);
 /// Most addresses that are watched.
 const ADDRESSES: usize = 4_096;
 
-/// How often other replicas are told of a shared address again.
-const TELL_INTERVAL: SignedDuration = SignedDuration::from_mins(10);
+/// How often other replicas hear of a shared address again.
+const SEND_INTERVAL: SignedDuration = SignedDuration::from_mins(10);
 
 #[derive(Default)]
 struct Watched {
@@ -33,11 +33,11 @@ struct Watched {
     /// shared.
     recent: Vec<(u64, Timestamp)>,
     shared_until: Timestamp,
-    told_at: Timestamp,
+    sent_at: Timestamp,
 }
 
 impl Watched {
-    /// Notes a login; whether the address is shared and that is worth telling.
+    /// Notes a login; whether the address is shared and other replicas should hear of it.
     fn note(&mut self, device: u64, now: Timestamp) -> bool {
         if let Some((_, at)) = self.recent.iter_mut().find(|(known, _)| *known == device) {
             *at = now;
@@ -50,11 +50,11 @@ impl Watched {
         let first = first.filter(|first| now.duration_since(*first) < WITHIN);
         let (Some(first), true) = (first, self.recent.len() > DEVICES) else { return false };
         self.shared_until = saturating_add(first, WITHIN);
-        let tell = now.duration_since(self.told_at) >= TELL_INTERVAL || self.told_at > now;
-        if tell {
-            self.told_at = now;
+        let is_due = now.duration_since(self.sent_at) >= SEND_INTERVAL || self.sent_at > now;
+        if is_due {
+            self.sent_at = now;
         }
-        tell
+        is_due
     }
 
     fn is_shared(&self, now: Timestamp) -> bool {
@@ -76,8 +76,8 @@ impl Default for SharedAddresses {
 }
 
 impl SharedAddresses {
-    /// Notes that a device logged in from an address; whether the address is shared, and that is news
-    /// worth telling other replicas.
+    /// Notes that a device logged in from an address; whether the address is shared and other replicas
+    /// should hear of it.
     pub fn logged_in(&self, address: Address, device: &str, now: Timestamp) -> bool {
         let watched = match self.watched.get(&address) {
             Some(watched) => watched,
@@ -142,9 +142,9 @@ mod tests {
             }
         }
         assert!(!shared.is_shared(&address(), NOW));
-        assert!(shared.logged_in(address(), "one more", NOW), "worth telling");
+        assert!(shared.logged_in(address(), "one more", NOW), "other replicas should know");
         assert!(shared.is_shared(&address(), NOW));
-        assert!(!shared.logged_in(address(), "one more", NOW), "told already");
+        assert!(!shared.logged_in(address(), "one more", NOW), "the other replicas know");
         assert_eq!(shared.count(NOW), 1);
         assert!(!shared.is_shared(&address(), NOW + WITHIN));
         assert!(!shared.is_shared(&Address::of_peer("192.0.2.8").unwrap(), NOW));

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::secret::random_bytes;
 
-/// Why a key file is of no use. Shows nothing of what is in it.
+/// Why a key file cannot be used. Repeats nothing of its content.
 #[derive(Debug, Error)]
 pub enum KeyFileError {
     /// It cannot be read.
@@ -23,22 +23,22 @@ pub enum KeyFileError {
         /// The operating system's reason.
         error: std::io::Error,
     },
-    /// It holds no Ed25519 public key.
+    /// It contains no Ed25519 public key.
     #[error(
-        "{} holds no Ed25519 key in PEM; make one: openssl genpkey -algorithm ed25519 -out \
+        "{} contains no Ed25519 key in PEM; make one: openssl genpkey -algorithm ed25519 -out \
          private.pem && openssl pkey -in private.pem -pubout -out public.pem",
         .0.display()
     )]
     NoKey(PathBuf),
-    /// It holds a public key where the private one is needed, or neither.
+    /// It contains a public key where the private one is needed, or neither.
     #[error(
-        "{} holds no Ed25519 private key in PEM (PKCS#8), which signing needs; make one: openssl \
+        "{} contains no Ed25519 private key in PEM (PKCS#8), which signing needs; make one: openssl \
          genpkey -algorithm ed25519 -out private.pem",
         .0.display()
     )]
     NoPrivateKey(PathBuf),
     /// A key of small order, for which anybody can forge signatures.
-    #[error("{} holds a weak Ed25519 key; replace it by one that openssl made", .0.display())]
+    #[error("{} contains a weak Ed25519 key; replace it with one made by openssl", .0.display())]
     Weak(PathBuf),
 }
 
@@ -73,7 +73,7 @@ pub fn read_signing_key(file: &Path) -> Result<SigningKey, KeyFileError> {
 /// Makes a private key as PKCS#8 PEM.
 ///
 /// # Errors
-/// None that is known: encoding 32 bytes does not fail.
+/// Never in practice: encoding 32 bytes does not fail.
 pub fn new_signing_key() -> Result<Zeroizing<String>, pkcs8::Error> {
     let secret_key = Zeroizing::new(random_bytes::<32>());
     // Without the public half inside: OpenSSL reads only the first version of PKCS#8.

@@ -51,7 +51,7 @@ fn verify(token: &str) -> Result<TokenClaims, TokenError> {
     keys().verify(token, at(NOW))
 }
 
-fn judge(claims: &Value) -> Result<TokenClaims, TokenError> {
+fn check(claims: &Value) -> Result<TokenClaims, TokenError> {
     verify(&token(&header(&key(1)), claims, &key(1)))
 }
 
@@ -127,18 +127,18 @@ fn a_changed_token_is_refused() {
 
 #[test]
 fn times_are_kept_to_the_second_without_leeway() {
-    assert_eq!(judge(&with("exp", json!(NOW))), Err(TokenError::Expired));
-    assert_eq!(judge(&with("exp", json!(NOW - 1))), Err(TokenError::Expired));
-    assert_eq!(judge(&with("exp", json!(NOW + 1))).unwrap().expires_at, at(NOW + 1));
-    assert_eq!(judge(&with("nbf", json!(NOW + 1))), Err(TokenError::NotYetValid));
-    assert!(judge(&with("nbf", json!(NOW))).is_ok());
-    assert!(judge(&with("nbf", Value::Null)).is_ok());
+    assert_eq!(check(&with("exp", json!(NOW))), Err(TokenError::Expired));
+    assert_eq!(check(&with("exp", json!(NOW - 1))), Err(TokenError::Expired));
+    assert_eq!(check(&with("exp", json!(NOW + 1))).unwrap().expires_at, at(NOW + 1));
+    assert_eq!(check(&with("nbf", json!(NOW + 1))), Err(TokenError::NotYetValid));
+    assert!(check(&with("nbf", json!(NOW))).is_ok());
+    assert!(check(&with("nbf", Value::Null)).is_ok());
 }
 
 #[test]
 fn a_token_issued_in_the_future_is_refused() {
     let issued =
-        |iat: i64| judge(&json!({"sub": "d", "aud": "fleetgate", "iat": iat, "exp": LAST_SECOND}));
+        |iat: i64| check(&json!({"sub": "d", "aud": "fleetgate", "iat": iat, "exp": LAST_SECOND}));
     assert!(issued(0).is_ok());
     assert!(issued(NOW).is_ok());
     let leeway = CLOCK_LEEWAY.as_secs();
@@ -151,7 +151,7 @@ fn a_token_issued_in_the_future_is_refused() {
 #[test]
 fn a_token_that_expires_before_it_is_issued_is_refused() {
     let dated = |iat: i64, exp: i64| {
-        judge(&json!({"sub": "d", "aud": "fleetgate", "iat": iat, "exp": exp}))
+        check(&json!({"sub": "d", "aud": "fleetgate", "iat": iat, "exp": exp}))
     };
     assert_eq!(dated(NOW + 30, NOW + 20), Err(TokenError::NeverValid));
     assert_eq!(dated(NOW + 30, NOW + 30), Err(TokenError::NeverValid));
@@ -160,19 +160,19 @@ fn a_token_that_expires_before_it_is_issued_is_refused() {
 
 #[test]
 fn dates_may_have_a_fraction_which_is_cut_off() {
-    assert_eq!(judge(&with("exp", json!(NOW as f64 + 1.9))).unwrap().expires_at, at(NOW + 1));
-    assert_eq!(judge(&with("exp", json!(NOW as f64 + 0.9))), Err(TokenError::Expired));
-    assert_eq!(judge(&with("iat", json!(NOW as f64 - 0.5))).unwrap().issued_at, at(NOW - 1));
+    assert_eq!(check(&with("exp", json!(NOW as f64 + 1.9))).unwrap().expires_at, at(NOW + 1));
+    assert_eq!(check(&with("exp", json!(NOW as f64 + 0.9))), Err(TokenError::Expired));
+    assert_eq!(check(&with("iat", json!(NOW as f64 - 0.5))).unwrap().issued_at, at(NOW - 1));
 }
 
 #[test]
-fn dates_that_are_none_are_refused() {
+fn invalid_dates_are_refused() {
     for date in
         [json!("1800000100"), json!(-1), json!(1e300), json!(u64::MAX), json!(LAST_SECOND + 1)]
     {
-        assert_eq!(judge(&with("exp", date.clone())), Err(TokenError::Malformed), "{date}");
-        assert_eq!(judge(&with("iat", date.clone())), Err(TokenError::Malformed), "{date}");
-        assert_eq!(judge(&with("nbf", date.clone())), Err(TokenError::Malformed), "{date}");
+        assert_eq!(check(&with("exp", date.clone())), Err(TokenError::Malformed), "{date}");
+        assert_eq!(check(&with("iat", date.clone())), Err(TokenError::Malformed), "{date}");
+        assert_eq!(check(&with("nbf", date.clone())), Err(TokenError::Malformed), "{date}");
     }
 }
 
@@ -181,16 +181,16 @@ fn the_claims_are_all_required() {
     for missing in ["sub", "aud", "iat", "exp"] {
         let mut claims = claims();
         claims.as_object_mut().unwrap().remove(missing);
-        assert_eq!(judge(&claims), Err(TokenError::Malformed), "{missing}");
-        assert_eq!(judge(&with(missing, Value::Null)), Err(TokenError::Malformed), "{missing}");
+        assert_eq!(check(&claims), Err(TokenError::Malformed), "{missing}");
+        assert_eq!(check(&with(missing, Value::Null)), Err(TokenError::Malformed), "{missing}");
     }
 }
 
 #[test]
 fn the_audience_must_be_ours() {
-    assert!(judge(&with("aud", json!(["other", "fleetgate"]))).is_ok());
+    assert!(check(&with("aud", json!(["other", "fleetgate"]))).is_ok());
     for audience in [json!("other"), json!([]), json!(["other"]), json!("fleetgate "), json!("")] {
-        assert_eq!(judge(&with("aud", audience.clone())), Err(TokenError::Audience), "{audience}");
+        assert_eq!(check(&with("aud", audience.clone())), Err(TokenError::Audience), "{audience}");
     }
 }
 
@@ -205,11 +205,11 @@ fn critical_extensions_are_refused() {
 #[test]
 fn a_token_is_bounded() {
     let long = with("sub", json!("x".repeat(MAX_TOKEN_BYTES)));
-    assert_eq!(judge(&long), Err(TokenError::TooLong));
+    assert_eq!(check(&long), Err(TokenError::TooLong));
 }
 
 #[test]
-fn only_texts_in_the_shape_of_a_token_are_judged_as_one() {
+fn only_texts_in_the_shape_of_a_token_are_checked_as_one() {
     let header = encode(br#"{"alg":"none"}"#);
     for shaped in [format!("{header}.."), format!("{header}.e30.AA"), format!("{header}.a-_.")] {
         assert!(has_token_shape(&shaped), "{shaped}");

@@ -1,5 +1,5 @@
 //! Several schema documents as one (JSON Schema 2020-12 core, section 9.3): what a reference names is
-//! embedded under `$defs` with its `$id`, so that nothing has to be fetched when values are judged.
+//! embedded under `$defs` with its `$id`, so that nothing has to be fetched when values are validated.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -149,7 +149,7 @@ mod tests {
         SchemaDocument { path: path.to_owned(), schema }
     }
 
-    fn judged(schema: &Value, payload: &str) -> bool {
+    fn validated(schema: &Value, payload: &str) -> bool {
         let schema = Arc::new(StateSchema::compile(schema).unwrap());
         check_bytes(&schema, payload.as_bytes()).is_ok()
     }
@@ -171,10 +171,10 @@ mod tests {
         ] {
             let whole = bundle(&main, all()).unwrap();
             assert!(
-                judged(&whole, r#"[{"t":20}]"#) && !judged(&whole, r#"[{"t":-60}]"#),
+                validated(&whole, r#"[{"t":20}]"#) && !validated(&whole, r#"[{"t":-60}]"#),
                 "{whole}"
             );
-            assert!(!judged(&whole, "[{}]") && !whole.to_string().contains("/home"));
+            assert!(!validated(&whole, "[{}]") && !whole.to_string().contains("/home"));
         }
     }
 
@@ -185,7 +185,7 @@ mod tests {
         let other = document("a.json", json!({"type": "number"}));
         let main = json!({"items": {"$ref": "https://example.com/a.json"}});
         let whole = bundle(&main, vec![other, by_id]).unwrap();
-        assert!(judged(&whole, r#"["a"]"#) && !judged(&whole, "[1]"));
+        assert!(validated(&whole, r#"["a"]"#) && !validated(&whole, "[1]"));
     }
 
     #[test]

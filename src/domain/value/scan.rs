@@ -150,8 +150,8 @@ fn is_reserved(inside: &str, escapes: bool) -> bool {
             .is_ok_and(|text| text.starts_with(RESERVED))
 }
 
-/// The text with U+FFFD for each half of a surrogate pair: a `String` cannot hold those, and a schema
-/// can tell nothing else of them than that there is one character.
+/// The text with U+FFFD for each half of a surrogate pair: a `String` cannot hold those, and to a schema
+/// each is just one character.
 pub(super) fn with_whole_surrogates<'a>(text: &'a str, scan: &Scan) -> Cow<'a, str> {
     if scan.halves.is_empty() {
         return Cow::Borrowed(text);

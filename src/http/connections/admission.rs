@@ -1,8 +1,8 @@
-//! Every open connection of the process, and which of them is worth least.
+//! Every open connection of the process, and which of them is closed to make room for another.
 //!
-//! With all places taken, a new connection takes the place of another one, in this order:
-//! 1. of those that never showed the webhook token, from the network that holds most of them and has no
-//!    connection that did show it, the one that was silent longest;
+//! With all slots taken, a new connection takes the slot of another one, in this order:
+//! 1. of those that never sent the webhook token, from the network that has most of them and no
+//!    connection that did send it, the one that was silent longest;
 //! 2. the same, whatever else the network has: EMQX and a stranger may share an address (Docker's NAT);
 //! 3. the one of EMQX's that was silent longest and has nothing to be answered: EMQX opens another.
 //!
@@ -49,7 +49,7 @@ struct Held {
     unauthenticated: usize,
 }
 
-/// One connection's place.
+/// One connection's slot.
 pub(super) struct Slot {
     id: u64,
     network: Address,
@@ -81,7 +81,7 @@ impl Slot {
     }
 }
 
-/// A connection's hold on its place; gives it back when dropped.
+/// A connection's hold on its slot; gives it back when dropped.
 pub struct Lease {
     all: Arc<Connections>,
     slot: Arc<Slot>,
@@ -135,7 +135,7 @@ impl Connections {
         self.stopping.get().copied()
     }
 
-    /// Takes a connection in, at the cost of another one where there are too many; `None` when every other
+    /// Admits a connection, at the cost of another one where there are too many; `None` when every other
     /// one is EMQX's and at work.
     pub fn admit(self: &Arc<Self>, peer: IpAddr) -> Option<(Rc<Connection>, Lease)> {
         let network = Address::from(peer);
@@ -170,7 +170,7 @@ impl Connections {
         Some((Rc::new(Connection::new(self.clone(), slot)), lease))
     }
 
-    /// A connection showed the webhook token.
+    /// A connection sent the webhook token.
     pub(super) fn mark_authenticated(&self, slot: &Slot) {
         if slot.is_authenticated() {
             return;
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_showed_the_token_stays() {
+    fn authenticated_connections_stay() {
         let all = connections(3);
         let admit = |last| all.admit(address(last)).unwrap();
         let mut open = vec![admit(1), admit(1), admit(2)];

@@ -29,8 +29,8 @@ pub mod shorten;
 /// Largest body in bytes of a login or action. A login with a 4 KiB password has 5 KiB.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
 
-/// For who reads an answer and not the log.
-const SEE_LOG: &str = "; the log tells why, and when it is back";
+/// For readers of an answer who do not see the log.
+const SEE_LOG: &str = "; the log says why, and when it is back";
 
 /// How large a body may be.
 #[derive(Clone, Copy)]
@@ -143,7 +143,7 @@ fn describe(error: &serde_json::Error) -> String {
     }
 }
 
-/// Reads the body of a request that shows the webhook token.
+/// Reads the body of a request that carries the webhook token.
 ///
 /// The token is checked before a byte of the body is read.
 ///
@@ -156,7 +156,7 @@ pub(crate) async fn receive(
     token: &Secret,
     limit: Limit,
 ) -> Result<Bytes, Answer> {
-    if !shows_token(request, token) {
+    if !has_token(request, token) {
         let why = "the authorization header must be `Bearer` and the webhook token";
         return Err(Answer::error(StatusCode::UNAUTHORIZED, Outcome::Unauthorized, why));
     }
@@ -174,12 +174,12 @@ pub(crate) async fn receive(
     }
 }
 
-fn shows_token(request: &HttpRequest, token: &Secret) -> bool {
-    let shown = request.headers().get(AUTHORIZATION).and_then(|value| {
-        let (scheme, shown) = value.as_bytes().split_at_checked(b"Bearer ".len())?;
-        scheme.eq_ignore_ascii_case(b"Bearer ").then_some(shown)
+fn has_token(request: &HttpRequest, token: &Secret) -> bool {
+    let token_text = request.headers().get(AUTHORIZATION).and_then(|value| {
+        let (scheme, token_text) = value.as_bytes().split_at_checked(b"Bearer ".len())?;
+        scheme.eq_ignore_ascii_case(b"Bearer ").then_some(token_text)
     });
-    shown.is_some_and(|shown| token.matches(shown))
+    token_text.is_some_and(|token_text| token.matches(token_text))
 }
 
 async fn read(mut payload: Payload, limit: Limit) -> Result<Bytes, Answer> {

@@ -1,9 +1,9 @@
 //! A JSON text that is larger than anybody needs, made small while it arrives: strings longer than a
 //! limit become [`CUT`], everything else stays. Memory is bounded by what stays, whatever comes.
 //!
-//! This is no parser: a text that is not JSON becomes another text that is not JSON.
+//! This is not a parser: a text that is not JSON becomes another text that is not JSON.
 
-/// What stands in the place of a string that was too long. It is no base64 and no time, id, topic or
+/// What replaces a string that was too long. It is not valid base64, and not a time, id, topic or
 /// name of EMQX's; U+E000 and U+E001 are for private use.
 pub const CUT: &str = "\u{e000}cut\u{e001}";
 

@@ -1,4 +1,4 @@
-//! What an allowed login tells EMQX (docs/EMQX.md, authenticator).
+//! The answer to an allowed login (docs/EMQX.md, authenticator).
 //!
 //! ```json
 //! {"result":"allow","client_attrs":{"device":"thermo-1","kind":"sensor"},"expire_at":1800000000,
@@ -95,7 +95,7 @@ mod tests {
         Allowed { device: Arc::new(device), expires_at }
     }
 
-    fn told(allowed: &Allowed, with_acl: bool) -> Value {
+    fn answer(allowed: &Allowed, with_acl: bool) -> Value {
         serde_json::to_value(Allow::new(allowed, with_acl)).unwrap()
     }
 
@@ -118,14 +118,14 @@ mod tests {
         let allowed = allowed("u\"v\\w", Some(1_800_000_000), rights);
         let expected = json!({"result": "allow", "client_attrs": attributes,
             "expire_at": 1_800_000_000, "acl": rules});
-        assert_eq!(told(&allowed, true), expected);
+        assert_eq!(answer(&allowed, true), expected);
     }
 
     #[test]
-    fn what_is_not_known_is_not_told() {
+    fn what_is_not_known_is_left_out() {
         let attributes = json!({"device": "thermo-1", "kind": "sensor"});
         let bare = allowed("thermo-1", None, Rights::default());
-        assert_eq!(told(&bare, false), json!({"result": "allow", "client_attrs": attributes}));
-        assert_eq!(told(&bare, true)["acl"], json!([]));
+        assert_eq!(answer(&bare, false), json!({"result": "allow", "client_attrs": attributes}));
+        assert_eq!(answer(&bare, true)["acl"], json!([]));
     }
 }

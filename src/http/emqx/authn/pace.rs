@@ -1,7 +1,7 @@
 //! When a refused login is answered: not before the next step of a fixed width.
 //!
 //! A name that a device has is found in memory, one that nobody has is asked of PostgreSQL: 0.1 ms and
-//! 0.4 ms, so that one timed refusal told who exists. Both are answered after [`STEP`] now. A refusal
+//! 0.4 ms, so that one timed refusal revealed who exists. Both are answered after [`STEP`] now. A refusal
 //! that takes longer is answered at the next multiple, so that what is left of a difference shows only
 //! where one of two crosses a step.
 //!

@@ -54,7 +54,7 @@ struct EventBody<'a> {
 }
 
 /// The client's attributes. The answer to a login gives every client some, and EMQX sends none with
-/// the will of any (docs/EMQX.md): so they tell a will from what a client says itself.
+/// the will of any (docs/EMQX.md): so they distinguish a will from what a client publishes itself.
 #[derive(Default, PartialEq, Eq)]
 enum Attributes {
     /// The rule does not select them, or the release has none.
@@ -73,7 +73,7 @@ pub enum ParsedEvent<'a> {
     Other,
 }
 
-/// Why a body is no event.
+/// Why a body is not a valid event.
 #[derive(Debug, Error)]
 pub enum Malformed {
     /// Not JSON, or a field of the wrong type.
@@ -129,8 +129,8 @@ pub fn parse(body: &[u8]) -> Result<ParsedEvent<'_>, Malformed> {
     Ok(ParsedEvent::Event(Event { user_name: body.username, client_id, node, kind }))
 }
 
-/// Longest part of a field that a log line shows, in characters.
-const SHOWN_CHARS: usize = 64;
+/// Longest part of a field that a log line repeats, in characters.
+const MAX_SAMPLE_CHARS: usize = 64;
 
 /// Whose event a malformed body was, as far as that can be read, for the log. Never of its payload;
 /// `None` where nobody knows which part of it is the payload.
@@ -144,11 +144,11 @@ pub fn sample(body: &[u8]) -> Option<String> {
         topic: Option<String>,
     }
     let sample: Sample = serde_json::from_slice(body).ok()?;
-    let shown = |field: Option<String>| {
-        field.map(|text| text.chars().take(SHOWN_CHARS).collect::<String>())
+    let shortened = |field: Option<String>| {
+        field.map(|text| text.chars().take(MAX_SAMPLE_CHARS).collect::<String>())
     };
     let Sample { event, clientid, username, topic } = sample;
-    Some(format!("{:?}", [event, clientid, username, topic].map(shown)))
+    Some(format!("{:?}", [event, clientid, username, topic].map(shortened)))
 }
 
 /// Whether a body is about an event that does not concern Fleetgate and whose fields may therefore be
@@ -210,9 +210,9 @@ impl<'de> Deserialize<'de> for Attributes {
     }
 }
 
-/// A whole number; larger ones than `i64` holds are its largest, which is no time.
+/// A whole number; larger ones than `i64` holds become its largest, which is not a valid time.
 ///
-/// Through `Value`, because serde_json with `arbitrary_precision` shows numbers to `deserialize_any`
+/// Through `Value`, because serde_json with `arbitrary_precision` presents numbers to `deserialize_any`
 /// as maps of its own.
 fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
     match Value::deserialize(deserializer)? {
@@ -246,7 +246,7 @@ mod tests {
                 format!(r#"{{"event":"client.connected","clientid":"c","connected_at":{at}}}"#)
                     .as_bytes(),
             )
-            .map(|told| matches!(told, ParsedEvent::Event(_)))
+            .map(|parsed| matches!(parsed, ParsedEvent::Event(_)))
         };
         assert!(connected("1795356000000").unwrap());
         assert!(matches!(connected(r#""undefined""#), Err(Malformed::Missing("connected_at"))));

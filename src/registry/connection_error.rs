@@ -1,7 +1,7 @@
 //! Why PostgreSQL cannot be used, in words that name the cause and the remedy.
 //!
 //! Two kinds: what waiting may end ([`RegistryError::Unreachable`]: a server that is away, full, starting, a
-//! standby) and what somebody has to change first ([`RegistryError::Unusable`]: a password, a
+//! standby) and what an operator has to change first ([`RegistryError::Unusable`]: a password, a
 //! certificate, a database that is not there). SQLSTATEs are those of PostgreSQL's Appendix A.
 
 use std::error::Error as _;
@@ -20,10 +20,10 @@ const NO_DESCRIPTORS: [i32; 2] = [24, 23];
 /// `place` is where the server is, or the thing that was worked on.
 pub(super) fn of_answer(answer: &DbError, place: &str) -> Option<RegistryError> {
     let code = answer.code().code();
-    let said = format!("{place}: {} (SQLSTATE {code})", answer.message());
-    let passing = |remedy: &str| Some(RegistryError::Unreachable(format!("{said}; {remedy}")));
-    let unfit = |remedy: &str| Some(RegistryError::SessionUnfit(format!("{said}; {remedy}")));
-    let lasting = |remedy: &str| Some(RegistryError::Unusable(format!("{said}; {remedy}")));
+    let text = format!("{place}: {} (SQLSTATE {code})", answer.message());
+    let passing = |remedy: &str| Some(RegistryError::Unreachable(format!("{text}; {remedy}")));
+    let unfit = |remedy: &str| Some(RegistryError::SessionUnfit(format!("{text}; {remedy}")));
+    let lasting = |remedy: &str| Some(RegistryError::Unusable(format!("{text}; {remedy}")));
     match code {
         "53100" => passing("the disk of the database server is full: free space there"),
         "53200" => passing("the database server is out of memory: give it more, or less to do"),
@@ -41,17 +41,17 @@ pub(super) fn of_answer(answer: &DbError, place: &str) -> Option<RegistryError> 
         "57P04" => passing("the database was dropped while it was in use"),
         "57P05" => passing("idle_session_timeout ended the session; the next one opens a new one"),
         "57014" | "55P03" => Some(RegistryError::TookTooLong(format!(
-            "{said}; it took too long: look for locks and load in pg_stat_activity"
+            "{text}; it took too long: look for locks and load in pg_stat_activity"
         ))),
         "25006" => unfit(
             "the server takes no writes: it is a standby, or default_transaction_read_only is on for the \
              server, role or database; name the primary in database.url, or several hosts",
         ),
         "28P01" => lasting("check database.password, or the password in database.url"),
-        "28000" if said.contains("no encryption") => {
+        "28000" if text.contains("no encryption") => {
             lasting("PostgreSQL wants TLS: add sslmode=verify-full to database.url")
         }
-        "28000" if said.contains("certificate") => lasting(
+        "28000" if text.contains("certificate") => lasting(
             "PostgreSQL wants a certificate from us: name sslcert and sslkey in database.url",
         ),
         "28000" => lasting("check the role in database.url, and pg_hba.conf of the server"),
@@ -59,16 +59,16 @@ pub(super) fn of_answer(answer: &DbError, place: &str) -> Option<RegistryError> 
         "42501" => {
             lasting("the role lacks a right: GRANT it (`fleetgate doctor` lists what is needed)")
         }
-        "08P01" if said.contains("startup parameter") => lasting(
+        "08P01" if text.contains("startup parameter") => lasting(
             "a pooler refuses a part of database.url: take `options` out of it, and set them with ALTER ROLE \
              … SET",
         ),
-        "0A000" if said.contains("conversion between") => {
+        "0A000" if text.contains("conversion between") => {
             Some(wrong_encoding(place, answer.message()))
         }
         // What a pooler with its own sessions, or DISCARD, does to ours.
         "26000" | "42P05" => unfit("the session lost its prepared statements; a new one is opened"),
-        "0A000" if said.contains("cached plan") => {
+        "0A000" if text.contains("cached plan") => {
             unfit("a table changed; a new session is opened")
         }
         _ => match code.get(..2) {
@@ -93,32 +93,32 @@ pub(super) fn of_connecting(why: &tokio_postgres::Error, place: &str) -> Registr
     if let Some(problem) = tls_problem(why) {
         return of_tls(problem, place);
     }
-    let said = causes(why);
-    if said.contains("server does not support TLS") {
+    let text = causes(why);
+    if text.contains("server does not support TLS") {
         return RegistryError::Unusable(format!(
             "{place}: the server does not speak TLS, which database.url asks for; turn it on there (ssl = \
-             on), or, where nobody can listen in between, write sslmode=disable"
+             on), or, where the network is trusted, write sslmode=disable"
         ));
     }
-    if said.contains("password missing") {
+    if text.contains("password missing") {
         return RegistryError::Unusable(format!(
             "{place}: PostgreSQL asks for a password and none is given; set database.password"
         ));
     }
-    if said.contains("authentication") || said.contains("SASL") {
+    if text.contains("authentication") || text.contains("SASL") {
         return RegistryError::Unusable(format!(
-            "{place}: {said}; check how pg_hba.conf of the server wants this role to log in"
+            "{place}: {text}; check how pg_hba.conf of the server wants this role to log in"
         ));
     }
     match io_problem(why) {
         Some(problem) => of_io(problem, place),
         None if why.is_closed() => RegistryError::Unreachable(hung_up(place)),
-        None => RegistryError::Unusable(no_postgres(place, &said)),
+        None => RegistryError::Unusable(no_postgres(place, &text)),
     }
 }
 
-pub(super) fn no_postgres(place: &str, said: &str) -> String {
-    format!("{place} is not a PostgreSQL server ({said}); check host and port in database.url")
+pub(super) fn no_postgres(place: &str, text: &str) -> String {
+    format!("{place} is not a PostgreSQL server ({text}); check host and port in database.url")
 }
 
 fn hung_up(place: &str) -> String {
@@ -148,7 +148,7 @@ pub(super) fn of_io(why: &std::io::Error, place: &str) -> RegistryError {
             "{place}: {why}; this user may not connect there: check the permissions of the socket, or the \
              firewall"
         )),
-        // The codec of the protocol says so of bytes that are none.
+        // What the protocol's codec says of bytes that are not PostgreSQL's.
         ErrorKind::InvalidInput | ErrorKind::InvalidData => {
             RegistryError::Unusable(no_postgres(place, &why.to_string()))
         }
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_does_not_answer_is_said_not_to_run() {
+    fn only_servers_that_do_not_answer_may_not_run() {
         for kind in [ErrorKind::ConnectionRefused, ErrorKind::NotFound] {
             assert!(io(kind).contains("check that PostgreSQL runs"), "{}", io(kind));
         }
@@ -256,11 +256,11 @@ mod tests {
     }
 
     #[test]
-    fn certificates_are_told_apart() {
-        let said = |bad| of_tls(&rustls::Error::InvalidCertificate(bad), "db:5432").to_string();
-        assert!(said(CertificateError::UnknownIssuer).contains("sslrootcert"));
-        assert!(said(CertificateError::NotValidForName).contains("another name"));
-        assert!(said(CertificateError::Expired).contains("expired"));
+    fn certificate_problems_are_distinguished() {
+        let text = |bad| of_tls(&rustls::Error::InvalidCertificate(bad), "db:5432").to_string();
+        assert!(text(CertificateError::UnknownIssuer).contains("sslrootcert"));
+        assert!(text(CertificateError::NotValidForName).contains("another name"));
+        assert!(text(CertificateError::Expired).contains("expired"));
         let alert = |alert| of_tls(&rustls::Error::AlertReceived(alert), "db:5432").to_string();
         assert!(alert(AlertDescription::CertificateRequired).contains("sslcert"));
         assert!(alert(AlertDescription::UnknownCA).contains("ssl_ca_file"));
