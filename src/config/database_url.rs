@@ -36,7 +36,7 @@ pub enum WantedServer {
     Any,
     /// One whose sessions may write.
     ReadWrite,
-    /// One that is no standby.
+    /// One that is not a standby.
     Primary,
 }
 

@@ -8,7 +8,7 @@ use super::reader::Reader;
 use super::setting::{PREFIX, Setting, variable_of};
 use super::suggestion::nearest;
 
-/// Variables with the prefix that are no settings, and what they are for.
+/// Variables with the prefix that are not settings, and what they are for.
 pub(super) const OTHER_VARIABLES: [(&str, &str); 7] = [
     ("FLEETGATE_CONFIG", "the configuration file, unless `--config` names one"),
     (

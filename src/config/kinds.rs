@@ -30,7 +30,7 @@ pub(super) fn text(check: Check, takes: &str) -> Rule<String> {
     })
 }
 
-/// Text that must not be shown, as [`text`] else.
+/// Text that must not be shown; otherwise as [`text`].
 pub(super) fn secret(check: Check, takes: &str) -> Rule<Secret> {
     let rule = Rule::new(format!("secret: {takes}"), move |raw, _| match raw {
         Raw::Text(text) => check(&text).map(|()| Secret::new(text)),

@@ -26,7 +26,7 @@ impl Raw {
         }
     }
 
-    /// The value for a message, cut when it is long. Only for settings that are no secret.
+    /// The value for a message, cut when it is long. Only for settings that are not secret.
     pub(super) fn shown(&self) -> String {
         const LONGEST: usize = 80;
         match self {

@@ -110,14 +110,14 @@ impl Reader {
         self.warnings.extend(message.map(|message| Warning { at, setting, message }));
     }
 
-    /// The value that holds for a setting that was read, if it is no default.
+    /// The value that holds for a setting that was read, unless it is a default.
     pub(super) fn find(&self, setting: &str) -> Option<&GivenSetting> {
         self.given.iter().find(|given| given.setting == setting)
     }
 }
 
 /// Secrets that one source gives both as themselves and as a file. (Of two sources the stronger one
-/// counts, as for every setting.)
+/// prevails, as for every setting.)
 fn given_twice(all: &[Given]) -> Vec<Problem> {
     let same_source = |a: &Given, b: &Given| discriminant(&a.at) == discriminant(&b.at);
     let is_twice = |given: &&Given| {
@@ -132,8 +132,7 @@ fn given_twice(all: &[Given]) -> Vec<Problem> {
 
 fn missing(key: &'static str, is_secret: bool) -> Problem {
     let variable = variable_of(key);
-    let mut message =
-        format!("is needed and not given; write it in the configuration file or set {variable}");
+    let mut message = format!("is required; write it in the configuration file or set {variable}");
     if is_secret {
         let file_key = file_key(key);
         message += &format!(", or name a file that holds it with {file_key} or {variable}_FILE");

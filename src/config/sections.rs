@@ -14,7 +14,7 @@ use super::kinds::{
     HOUR, MINUTE, SECOND, address, boolean, choice, count, duration, file, files, networks,
     private_file, secret, text,
 };
-use super::problem::Problem;
+use super::problem::{Problem, Problems};
 use super::reader::Reader;
 use super::setting::{Setting, section};
 use super::texts;
@@ -164,9 +164,9 @@ section! {
     pub struct Cache = "cache." {
         /// Most devices kept in memory. Room for all devices in use saves queries.
         devices: usize = count(1..=100_000_000).or("200000"),
-        /// Most names kept in memory that are no device.
+        /// Most names kept in memory that no device has.
         unknown_names: usize = count(1..=100_000_000).or("20000"),
-        /// How long a name that is no device is remembered as such.
+        /// How long it is remembered that no device has a name.
         unknown_ttl: Duration = duration(10..=10 * MINUTE).or("5s"),
         /// How long a device in memory may decide while it cannot be loaded, counted from when it is
         /// known to have been right; `0s`: not at all. Bounds how long a right that is gone may hold,

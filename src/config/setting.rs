@@ -117,7 +117,7 @@ pub(super) fn variable_of(key: &str) -> String {
 
 /// Declares a section: one line a setting, with its meaning as doc comment, its name, its type, the rule
 /// of its value and what holds without one. Makes the struct, the list of the settings and the reading,
-/// so that none of these can differ from another. `with` adds a field that is no setting and is filled
+/// so that none of these can differ from another. `with` adds a field that is not a setting and is filled
 /// in by the rules between settings.
 macro_rules! section {
     (
@@ -144,12 +144,14 @@ macro_rules! section {
                 )+]
             }
 
-            /// Reads every setting, also where one that is required is missing.
-            pub(super) fn read(reader: &mut Reader) -> Result<Self, Problem> {
+            /// Reads every setting. Fails with all that are required and missing.
+            pub(super) fn read(reader: &mut Reader) -> Result<Self, Problems> {
                 $(
                     let $name: Result<$type, Problem> =
                         reader.read(concat!($prefix, stringify!($name)), $definition);
                 )+
+                let missing = [$($name.as_ref().err().cloned()),+];
+                Problems::unless_none(missing.into_iter().flatten().collect())?;
                 Ok(Self { $($name: $name?,)+ $($extra: Default::default(),)? })
             }
         }

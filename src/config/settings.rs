@@ -34,9 +34,9 @@ pub struct Settings {
     pub given: Vec<GivenSetting>,
     /// What works and should still be changed.
     pub warnings: Vec<Warning>,
-    database: Result<Database, Problem>,
-    emqx: Result<Emqx, Problem>,
-    emqx_api: Result<Option<EmqxApi>, Problem>,
+    database: Result<Database, Problems>,
+    emqx: Result<Emqx, Problems>,
+    emqx_api: Result<Option<EmqxApi>, Problems>,
 }
 
 impl Settings {
@@ -94,7 +94,9 @@ impl Settings {
     pub fn config(&self) -> Result<Config, Problems> {
         let missing =
             [self.database.as_ref().err(), self.emqx.as_ref().err(), self.emqx_api.as_ref().err()];
-        Problems::unless_none(missing.into_iter().flatten().cloned().collect())?;
+        Problems::unless_none(
+            missing.into_iter().flatten().flat_map(Problems::iter).cloned().collect(),
+        )?;
         Ok(Config {
             http: self.http.clone(),
             database: self.database()?,
@@ -113,7 +115,7 @@ impl Settings {
     /// # Errors
     /// When `database.url` is missing.
     pub fn database(&self) -> Result<Database, Problems> {
-        Ok(self.database.clone()?)
+        self.database.clone()
     }
 
     /// What EMQX and Fleetgate agree on, for commands that do without a database.
@@ -129,15 +131,15 @@ impl Settings {
     /// # Errors
     /// When some of its settings are given and others missing.
     pub fn emqx_api(&self) -> Result<Option<EmqxApi>, Problems> {
-        Ok(self.emqx_api.clone()?)
+        self.emqx_api.clone()
     }
 }
 
 /// All of the API's settings or none: half of them is a mistake, not "off".
-fn emqx_api(reader: &mut Reader) -> Result<Option<EmqxApi>, Problem> {
+fn emqx_api(reader: &mut Reader) -> Result<Option<EmqxApi>, Problems> {
     let api = EmqxApi::read(reader);
-    let needed = ["emqx.api_url", "emqx.api_key", "emqx.api_secret"];
-    match needed.iter().any(|setting| reader.find(setting).is_some()) {
+    let required = ["emqx.api_url", "emqx.api_key", "emqx.api_secret"];
+    match required.iter().any(|setting| reader.find(setting).is_some()) {
         true => {
             api.map(|api| Some(EmqxApi { url: api.url.trim_end_matches('/').to_owned(), ..api }))
         }

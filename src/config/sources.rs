@@ -28,7 +28,7 @@ impl Sources {
     #[must_use]
     pub fn from_process(config_flag: Option<PathBuf>) -> Self {
         let named = std::env::var_os(FILE_VARIABLE).map(PathBuf::from);
-        // A file that is there but can't be looked at (a closed directory) counts as there: passing
+        // A file that is there but can't be looked at (a closed directory) is taken as there: passing
         // over it in silence would run with other settings than the operator wrote.
         let is_there = |path: &Path| path.try_exists().unwrap_or(true);
         let file = choose_file(config_flag, named, is_there);

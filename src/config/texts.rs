@@ -33,7 +33,8 @@ pub(super) fn webhook_token(token: &str) -> Result<(), String> {
 /// Says nothing of the text: people do paste `user:password@` into URLs.
 pub(super) fn api_url(text: &str) -> Result<(), String> {
     const EXAMPLE: &str = "write it as http://emqx:18083";
-    let url = reqwest::Url::parse(text).map_err(|error| format!("no URL: {error}; {EXAMPLE}"))?;
+    let url = reqwest::Url::parse(text)
+        .map_err(|error| format!("not a valid URL: {error}; {EXAMPLE}"))?;
     if !["http", "https"].contains(&url.scheme()) || url.host().is_none() {
         return Err(format!("the URL must begin with http:// or https:// and a host; {EXAMPLE}"));
     }

@@ -165,9 +165,20 @@ fn half_an_api_is_a_mistake() {
         for problems in [settings.config().err(), settings.emqx_api().err()] {
             let told = problems.expect("a problem").to_string();
             assert!(told.contains(&format!("emqx.{missing}")), "{told}");
-            assert!(told.contains("is needed"), "{told}");
+            assert!(told.contains("is required"), "{told}");
         }
     }
+}
+
+#[test]
+fn all_that_is_missing_is_told_at_once() {
+    let operator = Operator::writes("emqx.api_key = 'fleetgate'\n");
+    let settings: Vec<String> = check_config(&operator.sources())
+        .expect_err("problems")
+        .iter()
+        .filter_map(|problem| problem.setting.clone())
+        .collect();
+    assert_eq!(settings, ["database.url", "emqx.webhook_token", "emqx.api_url", "emqx.api_secret"]);
 }
 
 #[test]
@@ -305,13 +316,13 @@ fn missing_settings_are_told_to_those_who_need_them() {
     let database = settings.database().err().map(|p| p.to_string()).expect("a problem");
     assert_eq!(
         database,
-        "database.url: is needed and not given; write it in the configuration file or set \
+        "database.url: is required; write it in the configuration file or set \
          FLEETGATE_DATABASE_URL, or name a file that holds it with database.url_file or \
          FLEETGATE_DATABASE_URL_FILE"
     );
     let told = operator.is_told();
     assert_eq!(told[0], database);
-    assert!(told[1].starts_with("emqx.webhook_token: is needed"), "{told:?}");
+    assert!(told[1].starts_with("emqx.webhook_token: is required"), "{told:?}");
 }
 
 #[test]
