@@ -24,7 +24,7 @@
 //! # Known races
 //! - A client that goes away while its hash is being computed costs the rest of that hash; the check
 //!   is made between hashes.
-//! - A job whose turn comes just when it has waited too long may be hashed for nobody.
+//! - A job whose turn comes just when it has waited too long may be hashed in vain.
 //! - Between the queue and the answer a credential may be revoked. [`super::Authenticator`] looks at
 //!   the registry again before it allows.
 
@@ -218,7 +218,7 @@ impl Queue {
         let mut memory = HashMemory::default();
         while let Some(job) = self.next() {
             self.metrics.wait.observe(job.queued_at.elapsed().as_secs_f64());
-            if guarded(|| self.answer(job, &mut memory)).is_none() {
+            if catch_panic(|| self.answer(job, &mut memory)).is_none() {
                 // What a panic left in there is of no use to the next hash.
                 memory = HashMemory::default();
             }
@@ -251,7 +251,7 @@ impl Queue {
             let matched = hash.verify_with(&job.password, memory);
             timer.observe_duration();
             if matched {
-                // The receiver may have gone meanwhile: then nobody wants to know.
+                // The receiver may have gone meanwhile: then the answer is not needed.
                 let _ = job.reply.send(Some(index));
                 return;
             }
@@ -261,7 +261,7 @@ impl Queue {
 }
 
 /// Runs a piece of work; a panic in it is logged and becomes `None`.
-fn guarded<T>(work: impl FnOnce() -> T) -> Option<T> {
+fn catch_panic<T>(work: impl FnOnce() -> T) -> Option<T> {
     let outcome = catch_unwind(AssertUnwindSafe(work));
     let complain = |_: &_| {
         log_throttled!(error, "a password hash panicked; its login gets 503");

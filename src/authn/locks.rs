@@ -33,7 +33,7 @@ pub const WRITES_A_SECOND: usize = 10;
 
 const SECOND: Duration = Duration::from_secs(1);
 /// Time between two looks for what is over.
-const TIDY: Duration = Duration::from_secs(30);
+const CLEANUP_INTERVAL: Duration = Duration::from_secs(30);
 
 /// See the module documentation.
 pub struct LockKeeper {
@@ -62,7 +62,7 @@ impl LockKeeper {
     pub async fn run(mut self, end: CancellationToken) {
         let mut second = interval(SECOND);
         second.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut left, mut reload, mut tidy_at) = (WRITES_A_SECOND, false, Instant::now());
+        let (mut left, mut reload, mut cleanup_at) = (WRITES_A_SECOND, false, Instant::now());
         let limits = Arc::clone(&self.limits);
         loop {
             let mut ticked = false;
@@ -70,7 +70,7 @@ impl LockKeeper {
                 () = end.cancelled() => return,
                 notice = self.notices.next() => match notice {
                     Some(LockNotice::Listening) => reload = true,
-                    Some(notice) => self.limits.heard(&notice, self.clock.now()),
+                    Some(notice) => self.limits.apply_notice(&notice, self.clock.now()),
                     None => return,
                 },
                 _ = second.tick() => (left, ticked) = (WRITES_A_SECOND, true),
@@ -78,7 +78,7 @@ impl LockKeeper {
             }
             reload |= self.notices.were_missed();
             if ticked {
-                self.limits.measure(self.clock.now());
+                self.limits.update_metrics(self.clock.now());
             }
             if self.freshness.is_away() {
                 continue;
@@ -88,13 +88,13 @@ impl LockKeeper {
                 && ticked
                 && let Ok((rows, shared)) = self.load().await
             {
-                self.limits.load(&rows, &shared, self.clock.now());
+                self.limits.apply_rows(&rows, &shared, self.clock.now());
                 reload = false;
             }
             left = left.saturating_sub(self.write(left).await);
-            if tidy_at <= Instant::now() {
-                tidy_at = Instant::now() + TIDY;
-                self.tidy().await;
+            if cleanup_at <= Instant::now() {
+                cleanup_at = Instant::now() + CLEANUP_INTERVAL;
+                self.clean_up().await;
             }
         }
     }
@@ -125,8 +125,8 @@ impl LockKeeper {
         count
     }
 
-    async fn tidy(&self) {
-        self.limits.tidy(self.clock.now());
+    async fn clean_up(&self) {
+        self.limits.clean_up(self.clock.now());
         let pruned = self.postgres.change(&(), |(), client| prune(client).boxed());
         if let Err(error) = pruned.await {
             tracing::debug!(%error, "locks that are over cannot be deleted now");

@@ -125,7 +125,7 @@ impl Verifier {
             }
         }
         let costly: Vec<_> = usable().filter(|(_, hash)| !hash.is_minimum_cost()).collect();
-        // A name that no device can have hides nobody, and is worth no hash.
+        // A name that no device can have needs no decoy, and so no hash.
         let name = login.user_name.parse::<DeviceName>();
         let (false, Ok(name)) = (costly.is_empty(), name) else { return Ok(Match::None) };
         let entered = login.password.as_bytes();

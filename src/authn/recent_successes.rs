@@ -51,7 +51,7 @@ impl RecentSuccesses {
     pub fn remember(&self, credential: &Credential, hash: &PasswordHash, password: &[u8]) {
         let digest = self.digest(credential.id, hash, password);
         if hash.is_minimum_cost() {
-            // Only one password has this hash: whoever came first has kept the same.
+            // Only one password has this hash: a login that came first has kept the same.
             credential.remembered.get_or_init(|| digest);
         } else {
             self.entries.insert(credential.id, digest);

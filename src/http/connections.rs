@@ -45,7 +45,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
 /// Longest silence after an answer on a connection that never sent the webhook token. Half a request that
 /// was read together with the one before looks like silence (actix holds it), and may not live for
-/// `http.keep_alive`. Nobody scrapes at this interval, and a client that comes later opens another connection.
+/// `http.keep_alive`. No scraper uses this interval, and a client that comes later opens another connection.
 const UNAUTHENTICATED_IDLE_LIMIT: Duration = Duration::from_secs(7);
 
 /// How long a connection must be silent to be closed by a service that stops.

@@ -290,7 +290,7 @@ mod tests {
             keep_sessions: LONG,
         };
         let metrics = Metrics::new().unwrap().events;
-        let mut writer = Writer::new(&settings, queue.clone(), Postgres::of_nobody(), metrics);
+        let mut writer = Writer::new(&settings, queue.clone(), Postgres::unreachable(), metrics);
         writer.hold_up = LONG;
         writer
     }

@@ -217,7 +217,7 @@ impl ChangeListener {
         self.freshness.listening_since(sent_ms);
         self.metrics.up.set(1);
         self.evictions.notify_one();
-        self.locks.tell(Some(LockNotice::Listening));
+        self.locks.send(Some(LockNotice::Listening));
         if recovered {
             log_throttled!(info, "PostgreSQL is back; listening for changes");
         }
@@ -287,7 +287,7 @@ impl ChangeListener {
             (CAPABILITY_CHANNEL, "") => return self.schemas.everything_changed(),
             (CAPABILITY_CHANNEL, name) => return self.schemas.changed(name),
             (EVICTION_CHANNEL, _) => return self.evictions.notify_one(),
-            (LOCK_CHANNEL, notice) => return self.locks.tell(LockNotice::parse(notice)),
+            (LOCK_CHANNEL, notice) => return self.locks.send(LockNotice::parse(notice)),
             _ => return,
         }
         self.metrics.changes.inc();

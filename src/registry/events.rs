@@ -35,7 +35,7 @@ const WRITE: &str = "
 ///
 /// # Errors
 /// A client id that is not a valid name, a value that jsonb cannot hold, a database that is away. Nothing
-/// was written then, unless the connection broke: nobody knows.
+/// was written then, unless the connection broke: then it is unknown.
 pub async fn write(
     client: &ClientWrapper,
     changes: &[&SessionChange],

@@ -91,7 +91,7 @@ impl Hearing {
         }
     }
 
-    /// What this replica is called, drawn at its start.
+    /// This replica's id, random for each start.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.id

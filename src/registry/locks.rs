@@ -16,13 +16,13 @@ use crate::domain::name::DeviceName;
 use crate::registry::error::RegistryError;
 
 /// How long a row is kept after its lock has ended: so long wrong passwords are remembered.
-const KEPT: &str = "interval '15 minutes'";
+const RETENTION: &str = "interval '15 minutes'";
 
 /// Most rows that are loaded at once, those that last longest first.
-const MOST: i64 = 65_536;
+const MAX_ROWS: i64 = 65_536;
 
-/// Notices that may wait for whoever keeps the locks. When there are more, all rows are read instead.
-const NOTICES_WAITING: usize = 4_096;
+/// Notices that may wait for the lock keeper. When there are more, all rows are read instead.
+const QUEUE_CAPACITY: usize = 4_096;
 
 /// What a lock is about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -65,7 +65,7 @@ impl LockScope {
 /// Locks, and shared addresses with the time that is left.
 pub type Remembered = (Vec<LockRow>, Vec<(Address, SignedDuration)>);
 
-/// What PostgreSQL tells about locks.
+/// A notice of PostgreSQL about locks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LockNotice {
     /// LISTEN works again: notices may have been missed.
@@ -98,7 +98,7 @@ struct ScopeText {
     address: Option<IpNet>,
 }
 
-/// The notice's text. Written by triggers and by [`clear`]; by anybody who can connect, besides.
+/// The notice's text. Written by triggers and by [`clear`]; but anybody who can connect may send one.
 #[derive(Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum NoticeText {
@@ -130,7 +130,7 @@ impl LockNotice {
     }
 }
 
-/// Hands notices on to whoever keeps the locks.
+/// Hands notices on to the lock keeper.
 #[derive(Clone)]
 pub struct LockFeed {
     notices: mpsc::Sender<LockNotice>,
@@ -147,13 +147,13 @@ impl LockFeed {
     /// Both ends.
     #[must_use]
     pub fn new() -> (Self, LockNotices) {
-        let (sender, notices) = mpsc::channel(NOTICES_WAITING);
+        let (sender, notices) = mpsc::channel(QUEUE_CAPACITY);
         let missed = Arc::new(AtomicBool::new(false));
         (Self { notices: sender, missed: missed.clone() }, LockNotices { notices, missed })
     }
 
-    /// Hands a notice on. Where too many wait, it is noted that some were missed.
-    pub fn tell(&self, notice: Option<LockNotice>) {
+    /// Hands a notice on. If too many wait, it is noted that some were missed.
+    pub fn send(&self, notice: Option<LockNotice>) {
         if notice.is_some_and(|notice| self.notices.try_send(notice).is_err()) {
             self.missed.store(true, Ordering::SeqCst);
         }
@@ -161,7 +161,7 @@ impl LockFeed {
 }
 
 impl LockNotices {
-    /// The next notice; `None` when nobody listens any more.
+    /// The next notice; `None` when the listener has ended.
     pub async fn next(&mut self) -> Option<LockNotice> {
         self.notices.recv().await
     }
@@ -196,7 +196,7 @@ pub async fn write(client: &impl GenericClient, rows: &[LockRow]) -> Result<(), 
          FROM unnest($1::text[], $2::text[], $3::int[], $4::bigint[]) AS new (name, address, failures, left_micros)
          ORDER BY name COLLATE \"C\", address
          ON CONFLICT (device_name, address) DO UPDATE SET
-             failures = CASE WHEN lock.locked_until < now() - {KEPT} THEN EXCLUDED.failures
+             failures = CASE WHEN lock.locked_until < now() - {RETENTION} THEN EXCLUDED.failures
                         ELSE greatest(lock.failures, EXCLUDED.failures) END,
              locked_until = greatest(lock.locked_until, EXCLUDED.locked_until)"
     );
@@ -249,10 +249,10 @@ pub async fn share(
 /// # Errors
 /// A database that is away.
 pub async fn load(client: &impl GenericClient) -> Result<Remembered, RegistryError> {
-    let locks = list(client, &LockScope::default(), MOST).await?;
+    let locks = list(client, &LockScope::default(), MAX_ROWS).await?;
     let statement = "SELECT address::text, (extract(epoch FROM shared_until - clock_timestamp()) * 1000000)::bigint
          FROM shared_addresses WHERE shared_until > now() ORDER BY shared_until DESC LIMIT $1";
-    let rows = client.query(statement, &[&MOST]).await.map_err(on_locks())?;
+    let rows = client.query(statement, &[&MAX_ROWS]).await.map_err(on_locks())?;
     let shared = rows.iter().filter_map(|row| {
         let network: IpNet = row.get::<_, &str>(0).parse().ok()?;
         Some((Address::from(network), SignedDuration::from_micros(row.get(1))))
@@ -274,7 +274,7 @@ pub async fn list(
         "SELECT device_name, address::text, failures,
                 (extract(epoch FROM locked_until - clock_timestamp()) * 1000000)::bigint
          FROM login_locks
-         WHERE locked_until > now() - {KEPT} AND coalesce(device_name = $1, true)
+         WHERE locked_until > now() - {RETENTION} AND coalesce(device_name = $1, true)
            AND coalesce(address <<= $2::text::cidr, true)
          ORDER BY locked_until DESC, device_name, address LIMIT $3"
     );
@@ -291,7 +291,7 @@ fn scope_texts(scope: &LockScope) -> (Option<&str>, Option<String>) {
     (scope.name.as_ref().map(DeviceName::as_str), scope.address.map(|network| network.to_string()))
 }
 
-/// Clears locks: deletes the rows, and tells every replica, which may have some that are not written
+/// Clears locks: deletes the rows, and notifies every replica, which may have some that are not written
 /// yet. Returns how many rows there were.
 ///
 /// # Errors
@@ -313,7 +313,7 @@ pub async fn clear(client: &impl GenericClient, scope: &LockScope) -> Result<u64
 /// # Errors
 /// A database that is away.
 pub async fn prune(client: &impl GenericClient) -> Result<(), RegistryError> {
-    let locks = format!("DELETE FROM login_locks WHERE locked_until < now() - {KEPT}");
+    let locks = format!("DELETE FROM login_locks WHERE locked_until < now() - {RETENTION}");
     client.execute(&locks, &[]).await.map_err(on_locks())?;
     let shared = "DELETE FROM shared_addresses WHERE shared_until < now()";
     client.execute(shared, &[]).await.map(drop).map_err(on_locks())

@@ -10,10 +10,10 @@
 //!    which others have left.
 //! 3. What was answered is committed, also on a synchronous standby where there is one: PostgreSQL answers a
 //!    commit that was cancelled while it waited for the standby as done, with a warning. Here it is an error.
-//! 4. While PostgreSQL is known to be away, nothing is tried and nobody waits.
+//! 4. While PostgreSQL is known to be away, nothing is tried and no request waits.
 //!
 //! # Races
-//! - *A statement ends while it is given up*: nobody hears how. Loads are asked for again; events are sent
+//! - *A statement ends while it is given up*: its outcome is unknown. Loads are asked for again; events are sent
 //!   again by EMQX, and change nothing the second time.
 //!
 //! deadpool opens a connection on the runtime that first needed it, which inside an actix worker is a single
@@ -249,7 +249,7 @@ impl Postgres {
 #[cfg(test)]
 impl Postgres {
     /// A pool whose server is not there; needs a runtime.
-    pub(crate) fn of_nobody() -> Self {
+    pub(crate) fn unreachable() -> Self {
         let settings = settings("host=/nonexistent dbname=none");
         Self::new(&settings, Handle::current()).unwrap()
     }
@@ -283,7 +283,7 @@ async fn end(client: Object) {
 pub struct PoolUsage {
     /// Open connections.
     pub open: usize,
-    /// Open connections that nobody uses.
+    /// Open connections that are not in use.
     pub idle: usize,
     /// Callers that wait for one.
     pub waiting: usize,
@@ -312,7 +312,7 @@ pub struct PooledSession {
     client: ClientWrapper,
     canceller: Canceller,
     unconfirmed: Arc<AtomicBool>,
-    /// A statement was begun, and nobody has said yet how it ended.
+    /// A statement was begun, and has not ended as far as is known.
     busy: AtomicBool,
 }
 
@@ -342,7 +342,7 @@ impl managed::Manager for Sessions {
         session: &mut PooledSession,
         _: &Metrics,
     ) -> RecycleResult<RegistryError> {
-        // Whoever used it last was dropped while a statement ran.
+        // Its last user was dropped while a statement ran.
         if session.busy.load(Ordering::SeqCst) {
             let canceller = session.canceller.clone();
             self.runtime.spawn(async move { canceller.once().await });

@@ -1,12 +1,12 @@
 //! The compiled state schemas of capabilities, each compiled once until it changes.
 //!
 //! A capability shares [`Freshness`] with the devices: its key there begins with `/`, which no name
-//! holds. NOTIFY `fleetgate_capability` raises that key's version; what was compiled while nobody
-//! listened is not trusted later. So a payload is never validated by a schema older than the last change
+//! holds. NOTIFY `fleetgate_capability` raises that key's version; what was compiled without LISTEN
+//! is not trusted later. So a payload is never validated by a schema older than the last change
 //! that was heard.
 //!
 //! **A schema that does not compile lets nothing through** (`capability add` refuses it, but `psql`
-//! can write it): every payload counts as a violation that says so. Stored values are what other
+//! can write it): every payload is a violation that says so. Stored values are what other
 //! programs act on; a missing one is seen at once, an unchecked one is not.
 
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! One load for however many requests ask for the same thing at once.
 //!
 //! # What it keeps
-//! 1. At most one load of a key runs at a time; everybody who waits for it gets its result.
+//! 1. At most one load of a key runs at a time; every request that waits for it gets its result.
 //! 2. No request gets a result that is older than the request: its [`Stamp`] tells.
 //! 3. When the request that loads is cancelled (its client went away), the next one that waits loads.
 //! 4. Memory is bounded by the requests that wait.

@@ -10,7 +10,7 @@ use crate::domain::name::DeviceName;
 /// Whose place it is, as far as that is limited. A name is limited whether a device has it or not.
 #[derive(Debug, Clone, Default)]
 pub struct PlaceOwner {
-    /// The name that somebody wants to log in as; `None`: not limited by name.
+    /// The name of the login; `None`: not limited by name.
     pub name: Option<DeviceName>,
     /// Where from; `None`: not limited by address.
     pub address: Option<Address>,

@@ -100,8 +100,8 @@ async fn stopping_gives_up_what_waits_and_joins_the_threads() {
 
 #[test]
 fn a_panic_is_contained() {
-    assert_eq!(guarded(|| 1), Some(1));
-    assert_eq!(guarded(|| -> u32 { panic!("a test's panic") }), None);
+    assert_eq!(catch_panic(|| 1), Some(1));
+    assert_eq!(catch_panic(|| -> u32 { panic!("a test's panic") }), None);
 }
 
 #[test]

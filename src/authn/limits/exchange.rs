@@ -55,7 +55,7 @@ impl Limits {
     }
 
     /// Takes in what another replica or a command did.
-    pub fn heard(&self, notice: &LockNotice, now: Timestamp) {
+    pub fn apply_notice(&self, notice: &LockNotice, now: Timestamp) {
         if !self.settings.enabled {
             return;
         }
@@ -69,7 +69,12 @@ impl Limits {
     }
 
     /// Takes in all rows. A lock that was one of them and is none any more has been cleared.
-    pub fn load(&self, rows: &[LockRow], shared: &[(Address, SignedDuration)], now: Timestamp) {
+    pub fn apply_rows(
+        &self,
+        rows: &[LockRow],
+        shared: &[(Address, SignedDuration)],
+        now: Timestamp,
+    ) {
         if !self.settings.enabled {
             return;
         }
@@ -92,7 +97,7 @@ impl Limits {
     }
 
     /// Drops what is forgotten.
-    pub fn tidy(&self, now: Timestamp) {
+    pub fn clean_up(&self, now: Timestamp) {
         let mut memory = self.memory();
         memory.pairs.retain(|_, pair| !pair.entry.lock.is_forgotten(now));
         memory.addresses.retain(|_, entry| !entry.lock.is_forgotten(now));
@@ -100,7 +105,7 @@ impl Limits {
     }
 
     /// Brings the metrics up to date.
-    pub fn measure(&self, now: Timestamp) {
+    pub fn update_metrics(&self, now: Timestamp) {
         let (pairs, addresses) = self.locked(now);
         for (kind, held) in LimitMetrics::KINDS.iter().zip([pairs, addresses]) {
             let held = i64::try_from(held).unwrap_or(i64::MAX);

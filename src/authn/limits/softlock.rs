@@ -17,7 +17,7 @@
 //!
 //! The present time is passed in. A clock that is set back cannot lock for
 //! longer: an end further away than the longest lock is invalid, and what is forgotten by that rule is
-//! dropped by whoever keeps the locks.
+//! dropped by the lock keeper.
 
 use std::time::Duration;
 

@@ -199,8 +199,8 @@ fn what_one_replica_counts_holds_on_the_other() {
     one.written(&outgoing);
     assert!(one.outgoing(10, now).changes.is_empty());
     for row in &outgoing.locks {
-        other.heard(&LockNotice::Lock(row.clone()), now);
-        one.heard(&LockNotice::Lock(row.clone()), now);
+        other.apply_notice(&LockNotice::Lock(row.clone()), now);
+        one.apply_notice(&LockNotice::Lock(row.clone()), now);
     }
     assert_eq!((one.locked(now), other.locked(now)), ((1, 0), (1, 0)));
     assert!(!guess("d", "192.0.2.7", 4).is_hashed(&other, now));
@@ -209,7 +209,7 @@ fn what_one_replica_counts_holds_on_the_other() {
     // A right password on one ends it on the other.
     one.succeeded(&guess("d", "192.0.2.7", 9).guess(), now);
     assert_eq!(one.outgoing(10, now).ended, [key(Some("d"), "192.0.2.7")]);
-    other.heard(&LockNotice::Ended(key(Some("d"), "192.0.2.7")), now);
+    other.apply_notice(&LockNotice::Ended(key(Some("d"), "192.0.2.7")), now);
     assert_eq!(other.locked(now + SECOND * 5), (0, 0));
 }
 
@@ -220,9 +220,9 @@ fn rows_that_are_gone_after_a_lost_connection_were_cleared() {
     let outgoing = limits.outgoing(10, NOW);
     limits.written(&outgoing);
     assert!(guess("new", "192.0.2.7", 1).is_hashed(&limits, NOW));
-    limits.load(&outgoing.locks, &[], NOW);
+    limits.apply_rows(&outgoing.locks, &[], NOW);
     assert_eq!(limits.locked(NOW), (2, 0));
-    limits.load(&[], &[], NOW);
+    limits.apply_rows(&[], &[], NOW);
     assert_eq!(limits.locked(NOW), (1, 0), "what was never written stays, and waits to be");
     assert_eq!(limits.outgoing(10, NOW).locks[0].key, key(Some("new"), "192.0.2.7"));
 }
@@ -236,7 +236,7 @@ fn clearing_reaches_what_it_names() {
         }
         guess("d0", "192.0.2.8", 1).is_hashed(&limits, NOW);
         assert_eq!(limits.locked(NOW), (22, 1));
-        limits.heard(&LockNotice::Cleared(scope), NOW);
+        limits.apply_notice(&LockNotice::Cleared(scope), NOW);
         let written = limits.outgoing(100, NOW).locks.len();
         assert_eq!(
             written,
@@ -257,10 +257,10 @@ fn clearing_reaches_what_it_names() {
 fn a_row_from_a_hand_cannot_lock_for_longer() {
     let limits = limits();
     let row = |left| LockRow { key: key(Some("d"), "192.0.2.7"), failures: 99, left };
-    limits.load(&[row(SignedDuration::MAX)], &[], NOW);
+    limits.apply_rows(&[row(SignedDuration::MAX)], &[], NOW);
     assert_eq!(limits.locked(NOW), (1, 0));
     assert_eq!(limits.locked(NOW + softlock::LONGEST), (0, 0));
-    limits.heard(&LockNotice::Lock(row(SignedDuration::MIN)), NOW);
-    limits.tidy(NOW + softlock::LONGEST + softlock::MEMORY);
+    limits.apply_notice(&LockNotice::Lock(row(SignedDuration::MIN)), NOW);
+    limits.clean_up(NOW + softlock::LONGEST + softlock::MEMORY);
     assert!(limits.memory().pairs.is_empty());
 }

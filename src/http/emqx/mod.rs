@@ -116,7 +116,7 @@ impl Answer {
 }
 
 /// Outcomes that are worth a log line beyond the metrics, one a minute. A decision that could not be made is
-/// logged by whoever could not make it.
+/// logged where it could not be made.
 fn throttle_of(outcome: Outcome) -> Option<&'static LogThrottle> {
     match outcome {
         Outcome::Unauthorized => Some(throttle!("requests without the webhook token (401)")),

@@ -1,4 +1,4 @@
-//! A JSON text that is larger than anybody needs, made small while it arrives: strings longer than a
+//! Makes an over-long JSON text small while it arrives: strings longer than a
 //! limit become [`CUT`], everything else stays. Memory is bounded by what stays, whatever comes.
 //!
 //! This is not a parser: a text that is not JSON becomes another text that is not JSON.

@@ -133,7 +133,7 @@ pub fn parse(body: &[u8]) -> Result<ParsedEvent<'_>, Malformed> {
 const MAX_SAMPLE_CHARS: usize = 64;
 
 /// Whose event a malformed body was, as far as that can be read, for the log. Never of its payload;
-/// `None` where nobody knows which part of it is the payload.
+/// `None` where it is unknown which part of it is the payload.
 #[must_use]
 pub fn sample(body: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
