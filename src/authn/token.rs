@@ -1,8 +1,9 @@
 //! Device tokens: JWTs signed with Ed25519, sent as the password.
 //!
 //! # Properties kept
-//! - One algorithm. The process has no code for another ([`ed25519`] is the only provider installed),
-//!   the header must say `EdDSA`, and `kid` alone chooses the key: no confusion is possible.
+//! - One algorithm. There is no code for another, the header must say `EdDSA`, and `kid` alone chooses the
+//!   key: no confusion is possible. Signatures are verified strictly: what more than one key or message
+//!   would fit is refused.
 //! - A token is valid from `nbf` (inclusive, when there is one) to `exp` (exclusive) by our own clock,
 //!   without leeway.
 //! - A token that says it was issued in the future (`iat`) is refused, so that no token outlives the
@@ -16,19 +17,17 @@
 //! enabled and so on, see [`super`].
 
 mod claims;
-mod ed25519;
 mod keys;
 
 use std::collections::HashMap;
 
-use ed25519_dalek::pkcs8::EncodePrivateKey;
-use ed25519_dalek::{SigningKey, VerifyingKey};
+use base64ct::{Base64UrlUnpadded, Encoding};
+use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use jiff::{SignedDuration, Timestamp};
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
-use serde::Serialize;
+use serde_json::json;
 use thiserror::Error;
 
-use claims::{Claims, TokenHeader};
+use claims::{Claims, TokenHeader, TokenParts};
 pub use keys::{KeyFileError, key_id, new_signing_key, read_signing_key, read_verification_key};
 
 /// Longest token in bytes. Ours have about 250.
@@ -106,18 +105,15 @@ pub struct TokenClaims {
 /// The public keys that tokens may be signed with, by `kid`.
 pub struct TokenKeys {
     audience: String,
-    keys: HashMap<String, DecodingKey>,
-    validation: Validation,
+    keys: HashMap<String, VerifyingKey>,
 }
 
 impl TokenKeys {
     /// Takes keys in; several at once while keys are being rotated, none to accept no token.
     #[must_use]
     pub fn new(audience: &str, keys: &[VerifyingKey]) -> Self {
-        ed25519::install();
-        let decoding = |key: &VerifyingKey| (key_id(key), DecodingKey::from_ed_der(key.as_bytes()));
-        let keys = keys.iter().map(decoding).collect();
-        Self { audience: audience.to_owned(), keys, validation: signature_only() }
+        let keys = keys.iter().map(|key| (key_id(key), *key)).collect();
+        Self { audience: audience.to_owned(), keys }
     }
 
     /// Reads key files: SPKI public keys or PKCS#8 private keys (of which the public half is taken),
@@ -141,13 +137,18 @@ impl TokenKeys {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(TokenError::TooLong);
         }
-        let key = self.key(&TokenHeader::of(token).ok_or(TokenError::Malformed)?)?;
-        let claims = jsonwebtoken::decode::<Claims>(token, key, &self.validation);
-        let claims = claims.map_err(|error| refusal(&error))?.claims;
-        self.check(claims, now)
+        let parts = TokenParts::of(token).ok_or(TokenError::Malformed)?;
+        let key = self.key(&parts.header)?;
+        let signature =
+            decode(parts.signature).and_then(|bytes| Signature::from_slice(&bytes).ok());
+        let signature = signature.ok_or(TokenError::Signature)?;
+        key.verify_strict(parts.signed.as_bytes(), &signature)
+            .map_err(|_| TokenError::Signature)?;
+        let claims = decode(parts.claims).and_then(|json| serde_json::from_slice(&json).ok());
+        self.check(claims.ok_or(TokenError::Malformed)?, now)
     }
 
-    fn key(&self, header: &TokenHeader) -> Result<&DecodingKey, TokenError> {
+    fn key(&self, header: &TokenHeader) -> Result<&VerifyingKey, TokenError> {
         if header.alg != "EdDSA" {
             return Err(TokenError::Algorithm);
         }
@@ -184,65 +185,29 @@ impl TokenKeys {
 /// JSON object with an `alg`. No generated secret looks like that.
 #[must_use]
 pub fn has_token_shape(password: &str) -> bool {
-    TokenHeader::of(password).is_some()
+    TokenParts::of(password).is_some()
 }
 
 /// Writes a token for a device. Fractions of a second are cut off.
-///
-/// # Errors
-/// If the key cannot be encoded or used, which no key read by [`read_signing_key`] causes.
+#[must_use]
 pub fn issue(
     key: &SigningKey,
     audience: &str,
     device: &str,
     issued_at: Timestamp,
     expires_at: Timestamp,
-) -> Result<String, IssueError> {
-    ed25519::install();
-    let der = key.to_pkcs8_der().map_err(|_| IssueError::Key)?;
-    let header =
-        Header { kid: Some(key_id(&key.verifying_key())), ..Header::new(Algorithm::EdDSA) };
+) -> String {
     let (iat, exp) = (issued_at.as_second(), expires_at.as_second());
-    let claims = IssuedClaims { sub: device, aud: audience, iat, exp };
-    let key = EncodingKey::from_ed_der(der.as_bytes());
-    Ok(jsonwebtoken::encode(&header, &claims, &key)?)
+    let header = json!({"alg": "EdDSA", "typ": "JWT", "kid": key_id(&key.verifying_key())});
+    let claims = json!({"sub": device, "aud": audience, "iat": iat, "exp": exp});
+    let encode = |part: &[u8]| Base64UrlUnpadded::encode_string(part);
+    let signed = [header, claims].map(|part| encode(part.to_string().as_bytes())).join(".");
+    let signature = encode(&key.sign(signed.as_bytes()).to_bytes());
+    format!("{signed}.{signature}")
 }
 
-/// Why no token could be written.
-#[derive(Debug, Error)]
-pub enum IssueError {
-    /// The key could not be encoded.
-    #[error("the signing key cannot be used; make a new one: openssl genpkey -algorithm ed25519")]
-    Key,
-    /// The JWT library's own reason.
-    #[error("cannot sign the device token: {0}")]
-    Signing(#[from] jsonwebtoken::errors::Error),
-}
-
-#[derive(Serialize)]
-struct IssuedClaims<'a> {
-    sub: &'a str,
-    aud: &'a str,
-    iat: i64,
-    exp: i64,
-}
-
-/// Times and audience are checked here, by a clock that tests can set.
-fn signature_only() -> Validation {
-    let mut validation = Validation::new(Algorithm::EdDSA);
-    validation.required_spec_claims.clear();
-    validation.validate_exp = false;
-    validation.validate_nbf = false;
-    validation.validate_aud = false;
-    validation
-}
-
-fn refusal(error: &jsonwebtoken::errors::Error) -> TokenError {
-    match error.kind() {
-        jsonwebtoken::errors::ErrorKind::InvalidSignature => TokenError::Signature,
-        jsonwebtoken::errors::ErrorKind::InvalidAlgorithm => TokenError::Algorithm,
-        _ => TokenError::Malformed,
-    }
+fn decode(part: &str) -> Option<Vec<u8>> {
+    Base64UrlUnpadded::decode_vec(part).ok()
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use thiserror::Error;
 
-use crate::authn::token::{IssueError, KeyFileError};
+use crate::authn::token::KeyFileError;
 use crate::cli::error::CliError;
 use crate::cli::output::Output;
 use crate::config::{Problems, Sources};
@@ -81,9 +81,9 @@ pub(super) enum TokenCommandError {
     /// The registry said no, or could not be asked.
     #[error(transparent)]
     Registry(#[from] RegistryError),
-    /// The token could not be written.
-    #[error(transparent)]
-    Issue(#[from] IssueError),
+    /// The signing key could not be encoded.
+    #[error("the signing key cannot be encoded: {0}")]
+    Key(#[from] ed25519_dalek::pkcs8::Error),
     /// There is no runtime to ask the database on.
     #[error("the async runtime did not start: {0}")]
     Runtime(#[from] io::Error),

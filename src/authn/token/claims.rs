@@ -15,14 +15,27 @@ pub(super) struct TokenHeader {
     pub(super) crit: Option<serde::de::IgnoredAny>,
 }
 
-impl TokenHeader {
-    /// The header of a text in the shape of a token.
-    pub(super) fn of(text: &str) -> Option<Self> {
-        let mut parts = text.split('.');
-        let (header, claims, signature) = (parts.next()?, parts.next()?, parts.next()?);
-        let shaped = parts.next().is_none() && is_base64url(claims) && is_base64url(signature);
-        let header = shaped.then(|| Base64UrlUnpadded::decode_vec(header).ok())??;
-        serde_json::from_slice(&header).ok()
+/// A text in the shape of a token, taken apart.
+pub(super) struct TokenParts<'a> {
+    pub(super) header: TokenHeader,
+    /// Base64url.
+    pub(super) claims: &'a str,
+    /// Base64url.
+    pub(super) signature: &'a str,
+    /// What is signed: the header and the claims as they are written.
+    pub(super) signed: &'a str,
+}
+
+impl<'a> TokenParts<'a> {
+    pub(super) fn of(text: &'a str) -> Option<Self> {
+        let (signed, signature) = text.rsplit_once('.')?;
+        let (header, claims) = signed.split_once('.')?;
+        if !is_base64url(claims) || !is_base64url(signature) {
+            return None;
+        }
+        let header = Base64UrlUnpadded::decode_vec(header).ok()?;
+        let header = serde_json::from_slice(&header).ok()?;
+        Some(Self { header, claims, signature, signed })
     }
 }
 

@@ -58,7 +58,7 @@ fn check(claims: &Value) -> Result<TokenClaims, TokenError> {
 #[test]
 fn an_issued_token_is_accepted_from_either_key() {
     for signer in [key(1), key(2)] {
-        let token = issue(&signer, "fleetgate", "thermo-1", at(NOW - 10), at(NOW + 10)).unwrap();
+        let token = issue(&signer, "fleetgate", "thermo-1", at(NOW - 10), at(NOW + 10));
         assert!(has_token_shape(&token));
         let (issued_at, expires_at) = (at(NOW - 10), at(NOW + 10));
         let expected = TokenClaims { device: "thermo-1".into(), issued_at, expires_at };
@@ -68,7 +68,7 @@ fn an_issued_token_is_accepted_from_either_key() {
 
 #[test]
 fn a_token_of_another_key_is_refused() {
-    let foreign = issue(&key(3), "fleetgate", "thermo-1", at(NOW - 10), at(NOW + 10)).unwrap();
+    let foreign = issue(&key(3), "fleetgate", "thermo-1", at(NOW - 10), at(NOW + 10));
     assert_eq!(verify(&foreign), Err(TokenError::UnknownKey));
     assert_eq!(verify(&token(&header(&key(1)), &claims(), &key(2))), Err(TokenError::Signature));
     assert_eq!(verify(&token(&header(&key(1)), &claims(), &key(3))), Err(TokenError::Signature));
@@ -123,6 +123,10 @@ fn a_changed_token_is_refused() {
     assert_eq!(verify(&forged), Err(TokenError::Signature));
     let cut = format!("{}.{}.{}", parts[0], parts[1], &parts[2][..84]);
     assert!(verify(&cut).is_err());
+    for bytes in [&[][..], &[0; 63], &[0; 64], &[0; 65]] {
+        let signed = format!("{}.{}.{}", parts[0], parts[1], encode(bytes));
+        assert_eq!(verify(&signed), Err(TokenError::Signature), "{} bytes", bytes.len());
+    }
 }
 
 #[test]

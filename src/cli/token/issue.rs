@@ -50,7 +50,7 @@ pub(super) fn run(
     let basis = basis(&settings.database()?, &args.device)?;
     let expires_at = end(basis.issued_at, args.expires)?;
     let (device, issued_at) = (args.device.as_str(), basis.issued_at);
-    let token = Secret::new(issue(&key, &tokens.audience, device, issued_at, expires_at)?);
+    let token = Secret::new(issue(&key, &tokens.audience, device, issued_at, expires_at));
     warn_if_unverifiable(tokens, &kid);
     let credential = basis.credential.0;
     let text = || {

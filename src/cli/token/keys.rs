@@ -11,9 +11,7 @@ use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
 use serde::Serialize;
 
 use super::{TokenCommandError, unprinted};
-use crate::authn::token::{
-    IssueError, KeyFileError, key_id, new_signing_key, read_verification_key,
-};
+use crate::authn::token::{KeyFileError, key_id, new_signing_key, read_verification_key};
 use crate::cli::output::Output;
 use crate::write_file;
 
@@ -100,7 +98,7 @@ fn shown(file: &Path) -> Result<ShownKey, TokenCommandError> {
 /// # Errors
 /// When the file exists or cannot be written.
 pub(crate) fn generate_key(file: &Path) -> Result<VerifyingKey, TokenCommandError> {
-    let pem = new_signing_key().map_err(|_| IssueError::Key)?;
+    let pem = new_signing_key()?;
     write_new(file, &pem, 0o600)?;
     Ok(read_verification_key(file)?)
 }
