@@ -125,9 +125,11 @@ impl Verifier {
             }
         }
         let costly: Vec<_> = usable().filter(|(_, hash)| !hash.is_minimum_cost()).collect();
+        if costly.is_empty() {
+            return Ok(Match::None);
+        }
         // A name that no device can have needs no decoy, and so no hash.
-        let name = login.user_name.parse::<DeviceName>();
-        let (false, Ok(name)) = (costly.is_empty(), name) else { return Ok(Match::None) };
+        let Ok(name) = login.user_name.parse::<DeviceName>() else { return Ok(Match::None) };
         let entered = login.password.as_bytes();
         let digest = self.recent_successes.guess(costly.iter().copied(), already_refused, entered);
         let guess = Guess { name: &name, address: login.address, digest };

@@ -83,32 +83,33 @@ impl StateSchema {
         Self::compile(&schema)
     }
 
-    /// Judges a value: the first rule that it breaks, or why it is not a JSON value.
+    /// Validates a value: the first rule that it breaks, or why it is not a JSON value; `None` if it is
+    /// valid.
     ///
     /// # Errors
     /// [`NotValidated`] when that was not possible at present; nothing is known of the value then.
-    pub async fn check(
+    pub async fn find_violation(
         self: &Arc<Self>,
         input: &SchemaInput,
-    ) -> Result<Result<(), Violation>, NotValidated> {
+    ) -> Result<Option<Violation>, NotValidated> {
         match input {
-            SchemaInput::Value(value) => Ok(self.validate(value)),
+            SchemaInput::Value(value) => Ok(self.violation_of(value)),
             SchemaInput::Deep(text) => {
                 let (schema, text) = (self.clone(), text.clone());
-                deep::with_deep_stack(move || schema.judge_deep(&text)).await
+                deep::with_deep_stack(move || schema.violation_of_text(&text)).await
             }
-            SchemaInput::Not(why) => Ok(Err(Violation::of_all(why.to_string()))),
+            SchemaInput::Not(why) => Ok(Some(Violation::of_all(why.to_string()))),
         }
     }
 
-    fn validate(&self, value: &Value) -> Result<(), Violation> {
-        self.0.validate(value).map_err(|error| words::violation(&error))
+    fn violation_of(&self, value: &Value) -> Option<Violation> {
+        self.0.validate(value).err().map(|error| words::violation(&error))
     }
 
-    fn judge_deep(&self, text: &str) -> Result<(), Violation> {
+    fn violation_of_text(&self, text: &str) -> Option<Violation> {
         match read_deep(text) {
-            Ok(value) => self.validate(&value),
-            Err(why) => Err(Violation::of_all(why.to_string())),
+            Ok(value) => self.violation_of(&value),
+            Err(why) => Some(Violation::of_all(why.to_string())),
         }
     }
 }
@@ -128,7 +129,8 @@ mod tests {
     pub(super) fn check_bytes(schema: &Arc<StateSchema>, payload: &[u8]) -> Result<(), Violation> {
         let value = StateValue::read(payload).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(schema.check(value.schema_input())).unwrap()
+        let violation = runtime.block_on(schema.find_violation(value.schema_input())).unwrap();
+        violation.map_or(Ok(()), Err)
     }
 
     fn check(schema: &Arc<StateSchema>, payload: &str) -> Result<(), Violation> {

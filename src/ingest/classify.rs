@@ -134,13 +134,13 @@ impl Ingest {
         value: Option<&StateValue>,
     ) -> Result<bool, IngestError> {
         let binding = &reported.binding;
-        let validated = match value {
+        let violation = match value {
             Some(value) if **binding != *MAIN => {
-                self.schemas.check(binding, value.schema_input()).await?
+                self.schemas.find_violation(binding, value.schema_input()).await?
             }
-            _ => Ok(()),
+            _ => None,
         };
-        let added = validated.and_then(|()| {
+        let added = violation.map_or(Ok(()), Err).and_then(|()| {
             if reported.merge {
                 let patch = value.map(StateValue::merge_patch).transpose();
                 let patch = patch.map_err(Violation::of_all)?;

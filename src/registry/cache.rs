@@ -54,6 +54,14 @@ struct Unknown {
     until: Instant,
 }
 
+/// What is trusted of a name.
+enum InMemory {
+    Device(Arc<DeviceRecord>),
+    /// No device has it.
+    UnknownName,
+    Nothing,
+}
+
 /// See the module documentation.
 pub struct DeviceCache {
     known: Cache<DeviceName, Stamped<Arc<DeviceRecord>>, BySize>,
@@ -93,14 +101,21 @@ impl DeviceCache {
     /// # Errors
     /// [`CacheError`] when PostgreSQL would have to be asked and cannot.
     pub async fn find(&self, name: &str) -> Result<Option<Arc<DeviceRecord>>, CacheError> {
-        if let Some(answer) = self.trusted(name) {
-            self.metrics.hits.inc();
-            return Ok(answer);
-        }
+        let known = match self.in_memory(name) {
+            InMemory::Device(device) => Some(device),
+            InMemory::UnknownName => None,
+            InMemory::Nothing => return self.find_in_registry(name).await,
+        };
+        self.metrics.hits.inc();
+        Ok(known)
+    }
+
+    /// Looks a name up that nothing trusted is known of.
+    async fn find_in_registry(&self, name: &str) -> Result<Option<Arc<DeviceRecord>>, CacheError> {
         let Ok(name) = name.parse::<DeviceName>() else { return Ok(None) };
         self.metrics.misses.inc();
         // Boxed: the future of a miss takes kilobytes, which no hit needs.
-        Box::pin(self.find_in_registry(name)).await
+        Box::pin(self.load_or_serve_stale(name)).await
     }
 
     /// The present version of a name: take it before [`DeviceCache::find`].
@@ -136,18 +151,23 @@ impl DeviceCache {
         (self.known.len(), self.unknown.len())
     }
 
-    fn trusted(&self, name: &str) -> Option<Option<Arc<DeviceRecord>>> {
+    fn in_memory(&self, name: &str) -> InMemory {
         if let Some(known) = self.known.get(name)
             && self.freshness.trusts(known.stamp)
         {
-            return Some(Some(known.value));
+            return InMemory::Device(known.value);
         }
-        let unknown = self.unknown.get(name)?;
-        let holds = Instant::now() < unknown.until && self.freshness.trusts(unknown.stamp);
-        holds.then_some(None)
+        match self.unknown.get(name) {
+            Some(unknown)
+                if Instant::now() < unknown.until && self.freshness.trusts(unknown.stamp) =>
+            {
+                InMemory::UnknownName
+            }
+            _ => InMemory::Nothing,
+        }
     }
 
-    async fn find_in_registry(
+    async fn load_or_serve_stale(
         &self,
         name: DeviceName,
     ) -> Result<Option<Arc<DeviceRecord>>, CacheError> {

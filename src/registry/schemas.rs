@@ -57,20 +57,23 @@ impl SchemaCache {
         }
     }
 
-    /// Judges a value by the state schema of a capability; one without schema takes every value.
+    /// Validates a value by the state schema of a capability: how it violates it, or `None` if it is valid.
+    /// Without a schema every value is.
     ///
     /// # Errors
     /// [`CacheError`] when the schema cannot be had, or the value not be validated at present; nothing is known
     /// of it then.
-    pub async fn check(
+    pub async fn find_violation(
         &self,
         capability: &str,
         input: &SchemaInput,
-    ) -> Result<Result<(), Violation>, CacheError> {
+    ) -> Result<Option<Violation>, CacheError> {
         Ok(match self.find(capability).await? {
-            SchemaState::None => Ok(()),
-            SchemaState::Compiled(schema) => schema.check(input).await.inspect_err(log_failure)?,
-            SchemaState::Invalid(why) => Err(Violation::of_all(format!(
+            SchemaState::None => None,
+            SchemaState::Compiled(schema) => {
+                schema.find_violation(input).await.inspect_err(log_failure)?
+            }
+            SchemaState::Invalid(why) => Some(Violation::of_all(format!(
                 "the state schema of its capability does not compile: {why}"
             ))),
         })

@@ -46,9 +46,13 @@ impl Watched {
         } else if let Some(oldest) = self.recent.iter_mut().min_by_key(|(_, at)| *at) {
             *oldest = (device, now);
         }
-        let first = self.recent.iter().map(|(_, at)| *at).min();
-        let first = first.filter(|first| now.duration_since(*first) < WITHIN);
-        let (Some(first), true) = (first, self.recent.len() > DEVICES) else { return false };
+        if self.recent.len() <= DEVICES {
+            return false;
+        }
+        let first = self.recent.iter().map(|(_, at)| *at).min().unwrap_or(now);
+        if now.duration_since(first) >= WITHIN {
+            return false;
+        }
         self.shared_until = saturating_add(first, WITHIN);
         let is_due = now.duration_since(self.sent_at) >= SEND_INTERVAL || self.sent_at > now;
         if is_due {

@@ -20,6 +20,6 @@ static RUNTIME: LazyLock<Runtime> =
 libfuzzer_sys::fuzz_target!(|payload: &[u8]| {
     if let Some(value) = StateValue::read(payload) {
         assert!(serde_json::from_str::<serde::de::IgnoredAny>(value.json()).is_ok());
-        let _ = RUNTIME.block_on(RECURSIVE.check(value.schema_input())).expect("judged");
+        let _ = RUNTIME.block_on(RECURSIVE.find_violation(value.schema_input())).expect("judged");
     }
 });
