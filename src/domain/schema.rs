@@ -25,7 +25,7 @@ use words::{MAX_ERROR_CHARS, visible};
 
 /// Largest schema in bytes.
 pub const MAX_SCHEMA_BYTES: usize = 1024 * 1024;
-/// Steps that a pattern of a schema may take over one string before the string counts as no match.
+/// Steps that a pattern of a schema may take over one string before the string is taken for not matching.
 const PATTERN_STEPS: usize = 100_000;
 
 /// Why a schema cannot be used. The text says where in the schema.

@@ -23,11 +23,11 @@ static PLACES: Semaphore = Semaphore::const_new(THREADS);
 pub enum NotValidated {
     /// The system gave no thread.
     #[error(
-        "no thread could be started for a value that is nested deep ({0}); check the limits of threads (pids_limit, ulimit -u) and of memory"
+        "no thread could be started for a deeply nested value ({0}); check the limits of threads (pids_limit, ulimit -u) and of memory"
     )]
     NoThread(String),
     /// The work panicked; the log has where.
-    #[error("judging a value that is nested deep panicked")]
+    #[error("validating a deeply nested value panicked")]
     Panicked,
 }
 
