@@ -40,7 +40,7 @@ impl Adder<'_> {
             )?,
             abandoned: self.counter(
                 "fleetgate_hash_abandoned_total",
-                "Hashes not computed because nobody waited for the answer any more.",
+                "Hashes not computed because the client had gone.",
             )?,
         })
     }

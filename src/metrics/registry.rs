@@ -38,7 +38,7 @@ impl Adder<'_> {
             hits: self.counter("fleetgate_cache_hits_total", "Records answered from memory.")?,
             misses: self.counter(
                 "fleetgate_cache_misses_total",
-                "Records that needed PostgreSQL, or a wait for somebody else's load.",
+                "Records that needed PostgreSQL, or a load that was already under way.",
             )?,
             load_duration: self.histogram(
                 "fleetgate_cache_load_duration_seconds",
@@ -50,7 +50,7 @@ impl Adder<'_> {
             )?,
             stale_hits: self.counter(
                 "fleetgate_cache_stale_hits_total",
-                "Suspect records served because PostgreSQL did not answer.",
+                "Stale records served because PostgreSQL did not answer.",
             )?,
         })
     }
