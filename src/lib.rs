@@ -1,4 +1,16 @@
 //! Fleetgate lets an EMQX broker know its devices.
+//!
+//! From top to bottom; a module uses only what stands below it (`tests/layers.rs` says exactly which):
+//!
+//! - [`cli`]: the commands. [`app`] puts the service together, starts and stops it.
+//! - [`http`]: what EMQX asks and reports, health and metrics.
+//! - [`authn`] decides logins, [`authz`] publishes and subscribes.
+//! - [`ingest`] writes what EMQX reports; [`presence`] has the order of sessions.
+//! - [`evictions`] kicks out clients whose rights are gone, [`sweep`] repairs presence from EMQX's list of clients.
+//! - [`provision`] makes the secrets and certificates of a bus, [`embedded`] runs a private PostgreSQL.
+//! - [`registry`] is PostgreSQL, with the devices in memory; [`emqx`] is EMQX's REST API.
+//! - [`domain`]: names, topics, rights, credentials, events, values. Pure: no I/O.
+//! - [`config`], [`metrics`], [`logging`], [`lifecycle`] and the small ones: used by all.
 
 pub mod app;
 pub mod authn;
