@@ -18,7 +18,6 @@ use actix_web::rt::{System, SystemRunner};
 use actix_web::web::Data;
 use thiserror::Error;
 use tokio::runtime::{Handle, Runtime};
-use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
@@ -45,8 +44,10 @@ use crate::registry::changes::ChangeListener;
 use crate::registry::connection::Target;
 use crate::registry::error::RegistryError;
 use crate::registry::freshness::Freshness;
+use crate::registry::kickouts::KIND;
 use crate::registry::pool::Postgres;
 use crate::registry::schemas::SchemaCache;
+use crate::registry::work::WorkNotices;
 
 /// Most threads that move PostgreSQL connections along; they hardly ever compute.
 const REGISTRY_THREADS: usize = 2;
@@ -151,7 +152,8 @@ impl App {
             metrics.cache.clone(),
         ));
         let schemas = Arc::new(SchemaCache::new(postgres.clone(), freshness.clone()));
-        let evictions = Arc::new(Notify::new());
+        let mut work = WorkNotices::default();
+        let kick_outs = work.of(KIND);
         let (limits, lock_feed, lock_keeper) =
             locks(config, &postgres, &freshness, &metrics, &clock);
         let listener = ChangeListener::new(
@@ -160,7 +162,7 @@ impl App {
             schemas.clone(),
             freshness.clone(),
             metrics.listen.clone(),
-            evictions.clone(),
+            work,
             lock_feed,
         );
         let (ingest, writer) = Ingest::new(
@@ -172,7 +174,7 @@ impl App {
         );
         let heard = (listener.hearing(), freshness.bound());
         let quiet = target.clone().unless_away(freshness.clone());
-        let broker = broker(config, &quiet, &devices, heard, evictions, &metrics, &clock)?;
+        let broker = broker(config, &quiet, &devices, heard, kick_outs, &metrics, &clock)?;
         let authenticator = authenticator(config, metrics.hash.clone(), limits, clock)?;
         let connections = Arc::new(Connections::new(
             room.connections,
@@ -249,7 +251,7 @@ impl App {
         }
         self.gate.authenticator.stop();
         if outcome.is_ok() {
-            // What is being asked of EMQX is struck out, so that no other replica asks it again, and
+            // What is being asked of EMQX is noted as done, so that no other replica asks it again, and
             // this one is no longer counted among the replicas.
             let last = deadline.max(tokio::time::Instant::now() + LAST_WORDS);
             let _over = tokio::time::timeout_at(last, task).await;

@@ -6,7 +6,8 @@
 //! - [`http`]: what EMQX asks and reports, health and metrics.
 //! - [`authn`] decides logins, [`authz`] publishes and subscribes.
 //! - [`ingest`] writes what EMQX reports; [`presence`] has the order of sessions.
-//! - [`evictions`] kicks out clients whose rights are gone, [`sweep`] repairs presence from EMQX's list of clients.
+//! - [`kickouts`] kicks out clients whose rights are gone, [`sweep`] repairs presence from EMQX's list of clients.
+//! - [`work`] carries out what has to be done elsewhere after a commit: the workers of the work queue.
 //! - [`provision`] makes the secrets and certificates of a bus, [`embedded`] runs a private PostgreSQL.
 //! - [`registry`] is PostgreSQL, with the devices in memory; [`emqx`] is EMQX's REST API.
 //! - [`domain`]: names, topics, rights, credentials, events, values. Pure: no I/O.
@@ -23,10 +24,10 @@ pub mod config;
 pub mod domain;
 pub mod embedded;
 pub mod emqx;
-pub mod evictions;
 pub mod http;
 pub mod http_client;
 pub mod ingest;
+pub mod kickouts;
 pub mod lifecycle;
 pub mod logging;
 pub mod metrics;
@@ -37,4 +38,5 @@ pub mod registry;
 pub mod secret;
 pub mod sweep;
 pub mod tls;
+pub mod work;
 pub mod write_file;

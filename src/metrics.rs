@@ -17,7 +17,7 @@ mod limits;
 mod registry;
 
 pub use connections::ConnectionMetrics;
-pub use emqx::{EmqxMetrics, EvictionMetrics, SweepMetrics};
+pub use emqx::{EmqxMetrics, KickOutMetrics, SweepMetrics, WorkMetrics};
 pub use events::EventMetrics;
 pub use hash::HashMetrics;
 pub use limits::LimitMetrics;
@@ -131,8 +131,10 @@ pub struct Metrics {
     pub limits: LimitMetrics,
     /// EMQX's REST API.
     pub emqx: EmqxMetrics,
-    /// Sessions that have to end.
-    pub evictions: EvictionMetrics,
+    /// What is done elsewhere after a commit.
+    pub work: WorkMetrics,
+    /// Kick-outs.
+    pub kick_outs: KickOutMetrics,
     /// Sweeps.
     pub sweep: SweepMetrics,
     cache_entries: IntGaugeVec,
@@ -178,7 +180,8 @@ impl Metrics {
             hash: add.hash()?,
             limits: add.limits()?,
             emqx: add.emqx()?,
-            evictions: add.evictions()?,
+            kick_outs: add.kick_outs()?,
+            work: add.work()?,
             sweep: add.sweep()?,
             cache_entries: add.gauges(
                 "fleetgate_cache_entries",

@@ -25,7 +25,7 @@
 //!   client can be on none. They are read twice; one missed both times is offline until the next sweep.
 //!
 //! A client that is connected without right to be (its device is disabled, or the client id is not its
-//! own) is handed to [`crate::registry::evictions`]. Clients whose user name is no device are left
+//! own) is [kicked out](crate::kickouts). Clients whose user name is no device are left
 //! alone: they may be another authenticator's.
 
 mod listing;
@@ -69,8 +69,8 @@ pub struct Report {
     pub repaired_online: u64,
     /// Sessions that the registry took for open and that have ended.
     pub repaired_offline: u64,
-    /// Clients that have no right to be connected; their sessions are being ended.
-    pub evicted: u64,
+    /// Clients that have no right to be connected; they are being kicked out.
+    pub kicked_out: u64,
 }
 
 /// Why a sweep was not finished. Nothing, or a part of what was found, is repaired then.
@@ -176,7 +176,7 @@ impl Sweeper {
             Err(error @ (SweepError::Elsewhere | SweepError::RecentlyDone)) => {
                 tracing::debug!(%error, "no sweep here");
             }
-            Err(SweepError::Emqx(error)) if api.circuit().is_awaited() && error.is_away() => {
+            Err(SweepError::Emqx(error)) if api.is_awaited() && error.is_away() => {
                 tracing::debug!(%error, "EMQX is not there yet");
             }
             Err(error) => complain(error),
@@ -236,7 +236,7 @@ impl Sweeper {
         self.metrics.duration.observe(took.as_secs_f64());
         self.metrics.repaired_online.inc_by(report.repaired_online);
         self.metrics.repaired_offline.inc_by(report.repaired_offline);
-        self.metrics.evicted.inc_by(report.evicted);
+        self.metrics.kicked_out.inc_by(report.kicked_out);
         let now = self.clock.now().duration_since(Timestamp::UNIX_EPOCH);
         self.metrics.last_success.set(now.as_secs_f64());
     }
@@ -271,7 +271,7 @@ async fn compare_and_repair(api: &EmqxApi, client: &mut Client) -> Result<Report
         clients: listing.clients(),
         repaired_online: listing.open(client).await?,
         repaired_offline: listing.end_the_rest(client).await?,
-        evicted: listing.evict(client).await?,
+        kicked_out: listing.kick_out_the_unentitled(client).await?,
     })
 }
 

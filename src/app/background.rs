@@ -14,7 +14,7 @@ use crate::authn::locks::LockKeeper;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::emqx::EmqxApi;
-use crate::evictions::Evictor;
+use crate::kickouts::KickOuts;
 use crate::metrics::Metrics;
 use crate::registry::cache::DeviceCache;
 use crate::registry::changes::ChangeListener;
@@ -28,6 +28,7 @@ use crate::registry::pool::Postgres;
 use crate::registry::roles::missing_privileges;
 use crate::registry::{probe, replicas};
 use crate::sweep::Sweeper;
+use crate::work::Worker;
 
 /// Wait between attempts to reach a PostgreSQL that was never seen.
 const FIRST_CONTACT_RETRY: Duration = Duration::from_millis(500);
@@ -40,7 +41,7 @@ const POSTGRES_STARTING: Duration = Duration::from_secs(60);
 
 /// What keeps EMQX in step with the registry, and the registry with EMQX.
 pub(super) struct Broker {
-    evictor: Evictor,
+    kick_outs: Worker<KickOuts>,
     sweeper: Sweeper,
 }
 
@@ -55,21 +56,20 @@ pub(super) fn broker(
 ) -> Result<Broker, AppError> {
     let api = config.emqx.api.as_ref().map(|api| EmqxApi::new(api, metrics.emqx.clone()));
     let api = api.transpose().map_err(set_up("EMQX's REST API"))?.map(Arc::new);
-    let evictor = Evictor::new(
-        target.clone().for_background(),
+    let kick_outs = KickOuts::new(
         api.clone(),
         devices.clone(),
         hearing,
         bound,
-        wake,
-        metrics.evictions.clone(),
-    )
-    .with_max_session(config.emqx.max_session);
+        config.emqx.max_session,
+        metrics.kick_outs.clone(),
+    );
+    let kick_outs = Worker::new(kick_outs, target.clone(), wake, metrics.work.clone());
     let interval = config.emqx.sweep_interval;
     let keep = config.ingest.keep_sessions;
     let target = target.clone().for_background();
     let sweeper = Sweeper::new(target, api, interval, keep, clock.clone(), metrics.sweep.clone());
-    Ok(Broker { evictor, sweeper })
+    Ok(Broker { kick_outs, sweeper })
 }
 
 /// The limits on guessing, the way on which changes of locks come to them, and who keeps them in step with
@@ -115,7 +115,7 @@ pub(super) async fn keep_registry(
         }
     }
     tracing::info!(%address, "serving");
-    let Broker { evictor, sweeper } = broker;
+    let Broker { kick_outs, sweeper } = broker;
     let hearing = listener.hearing();
     // Others have to know of this replica before it keeps anything.
     replicas::tell(&postgres, &freshness, &hearing).await;
@@ -124,7 +124,7 @@ pub(super) async fn keep_registry(
         listener.run(end.clone()),
         probe::run(postgres, freshness, end.clone()),
         lock_keeper.run(end.clone()),
-        evictor.run(end.clone()),
+        kick_outs.run(end.clone()),
         sweeper.run(end)
     );
     Ok(())

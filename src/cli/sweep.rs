@@ -43,9 +43,9 @@ fn sweeper(context: &Context) -> Result<Sweeper, CliError> {
 }
 
 fn in_words(report: &Report) -> String {
-    let Report { clients, repaired_online, repaired_offline, evicted } = report;
+    let Report { clients, repaired_online, repaired_offline, kicked_out } = report;
     format!(
         "EMQX lists {clients} connected clients. Sessions repaired: {repaired_online} to online, \
-         {repaired_offline} to offline. Clients without right to be connected: {evicted}."
+         {repaired_offline} to offline. Kicked out, because they have no right to be connected: {kicked_out}."
     )
 }

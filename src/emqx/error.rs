@@ -16,9 +16,6 @@ pub enum EmqxError {
     /// No connection, no answer, or an answer that broke off.
     #[error("EMQX cannot be reached ({0}); check that it runs and that emqx.api_url is right")]
     Away(String),
-    /// EMQX was not even asked, because it did not answer lately.
-    #[error("EMQX is not asked for a while, because the last calls failed")]
-    CircuitOpen,
     /// 401 or 403.
     #[error(
         "EMQX refuses the API key ({code}); check emqx.api_key and emqx.api_secret, and that the key is enabled and may administrate"
@@ -109,21 +106,16 @@ impl EmqxError {
         }
     }
 
-    /// Whether the same call may do better in a moment.
-    pub(super) fn may_pass(&self) -> bool {
-        matches!(self, Self::Away(_) | Self::Unwell { .. })
-    }
-
     /// Whether any other call would fail as well.
     #[must_use]
     pub fn is_emqx_unfit(&self) -> bool {
-        self.may_pass() || matches!(self, Self::Unauthorized { .. } | Self::CircuitOpen)
+        self.is_away() || matches!(self, Self::Unauthorized { .. })
     }
 
-    /// Whether EMQX gave no answer, as while it starts.
+    /// Whether EMQX gave no answer, as while it starts: the same call may do better in a moment.
     #[must_use]
     pub fn is_away(&self) -> bool {
-        self.may_pass() || matches!(self, Self::CircuitOpen)
+        matches!(self, Self::Away(_) | Self::Unwell { .. })
     }
 
     /// One word for metrics.
@@ -131,7 +123,6 @@ impl EmqxError {
         match self {
             Self::Settings(_) => "settings",
             Self::Away(_) => "away",
-            Self::CircuitOpen => "circuit_open",
             Self::Unauthorized { .. } => "unauthorized",
             Self::NotFound { .. } => "not_found",
             Self::Unwell { .. } => "unwell",

@@ -1,31 +1,29 @@
-//! EMQX's REST API: ends sessions, lists clients, and configures ([`setup`]). What it sends and how it
+//! EMQX's REST API: kicks clients out, lists clients, and configures ([`setup`]). What it sends and how it
 //! reads answers is in docs/EMQX.md ("REST"); nothing else
 //! of the API is used.
 //!
 //! # What it keeps
-//! 1. A call ends within a bounded time: [`CONNECT_TIMEOUT`], [`CALL_TIMEOUT`], [`ATTEMPTS`].
-//! 2. A call that failed for no lasting reason is made again after a short wait, if it may be made
-//!    twice: a session that has ended ends no further. What creates something is made once.
-//! 3. While EMQX is away, no call is made at all except one now and then that finds out whether it is
-//!    back ([`circuit`]), so that nothing piles up on either side.
-//! 4. An answer takes bounded memory.
+//! 1. A call is made once and ends within a bounded time: [`CONNECT_TIMEOUT`], [`CALL_TIMEOUT`]. Whoever calls
+//!    tries again where that helps, and waits before ([`crate::work`], [`crate::sweep`]).
+//! 2. An answer takes bounded memory.
+//!
+//! EMQX may start after Fleetgate (`docker/compose.yaml` has it so): until it has answered once, for
+//! [`STARTING`] at most, it is awaited, and that it does not answer is nothing to complain about.
 //!
 //! Nothing that decides a login or an action calls this.
 
-pub mod circuit;
 mod clients;
 pub mod configuration;
 mod error;
 pub mod setup;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 
-use crate::backoff::exponential;
 use crate::config::EmqxApi as Settings;
-use crate::emqx::circuit::Circuit;
 use crate::http_client;
 use crate::metrics::EmqxMetrics;
 use crate::secret::Secret;
@@ -35,15 +33,15 @@ pub use error::EmqxError;
 
 /// Time to reach EMQX.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// Time for one attempt, its answer included.
+/// Time for one call, its answer included.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(2);
-/// How often a call is attempted.
-pub const ATTEMPTS: u32 = 3;
+/// How long EMQX may take to answer for the first time.
+pub const STARTING: Duration = Duration::from_secs(60);
 
-const FIRST_RETRY: Duration = Duration::from_millis(50);
-const LAST_RETRY: Duration = Duration::from_millis(500);
-/// Idle connections kept: as many as evictions use at once.
+/// Idle connections kept: as many as kick-outs use at once.
 const IDLE_CONNECTIONS: usize = 8;
+/// How long they are kept: less than EMQX keeps them, so that no call meets one that is being closed.
+const IDLE_TIME: Duration = Duration::from_secs(20);
 /// Largest answer in bytes. A thousand clients with every field that EMQX has come to 2 MB.
 const MAX_ANSWER_BYTES: usize = 16 << 20;
 /// Longest part of a refusal that is read: only its code and message matter.
@@ -52,10 +50,10 @@ const MAX_REFUSAL_BYTES: usize = 4 << 10;
 /// What stands for itself in a path (RFC 3986, unreserved).
 const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
-/// What became of a session.
+/// What became of a kick-out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Gone {
-    /// It has ended now.
+pub enum KickOut {
+    /// The session has ended now.
     Disconnected,
     /// There was none.
     WasNotThere,
@@ -67,7 +65,11 @@ pub struct EmqxApi {
     url: String,
     key: String,
     secret: Secret,
-    circuit: Circuit,
+    began: Instant,
+    /// Whether EMQX has answered yet.
+    answered: AtomicBool,
+    /// Whether the log says that it is awaited.
+    is_wait_logged: AtomicBool,
     metrics: EmqxMetrics,
 }
 
@@ -83,35 +85,41 @@ impl EmqxApi {
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(CALL_TIMEOUT)
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
+            .pool_idle_timeout(IDLE_TIME)
             .build()
             .map_err(|error| EmqxError::Settings(format!("emqx.api_url: {error}")))?;
-        let circuit = Circuit::new(metrics.circuit_open.clone());
-        let (url, key, secret) =
-            (settings.url.clone(), settings.key.clone(), settings.secret.clone());
-        Ok(Self { http, url, key, secret, circuit, metrics })
+        Ok(Self {
+            http,
+            url: settings.url.clone(),
+            key: settings.key.clone(),
+            secret: settings.secret.clone(),
+            began: Instant::now(),
+            answered: AtomicBool::new(false),
+            is_wait_logged: AtomicBool::new(false),
+            metrics,
+        })
     }
 
-    /// Whether EMQX is there.
+    /// Whether EMQX has not answered yet and need not have.
     #[must_use]
-    pub fn circuit(&self) -> &Circuit {
-        &self.circuit
+    pub fn is_awaited(&self) -> bool {
+        !self.answered.load(Ordering::Relaxed) && self.began.elapsed() < STARTING
     }
 
     /// Ends the session of a client id.
     ///
     /// # Errors
     /// When EMQX did not say that it has ended.
-    pub async fn disconnect(&self, client_id: &str) -> Result<Gone, EmqxError> {
+    pub async fn kick_out(&self, client_id: &str) -> Result<KickOut, EmqxError> {
         // As path segments these two mean directories, however they are encoded.
         if matches!(client_id, "." | "..") {
-            return self.disconnect_all(&[client_id]).await.map(|()| Gone::Disconnected);
+            return self.kick_out_all(&[client_id]).await.map(|()| KickOut::Disconnected);
         }
         let path = format!("clients/{}", utf8_percent_encode(client_id, PATH));
-        let call = || self.request(Method::DELETE, &path);
-        match self.call("disconnect", call).await {
-            Ok(_) => Ok(Gone::Disconnected),
+        match self.call("kick_out", self.request(Method::DELETE, &path)).await {
+            Ok(_) => Ok(KickOut::Disconnected),
             Err(EmqxError::NotFound { code }) if code == "CLIENTID_NOT_FOUND" => {
-                Ok(Gone::WasNotThere)
+                Ok(KickOut::WasNotThere)
             }
             Err(error) => Err(error),
         }
@@ -121,9 +129,9 @@ impl EmqxApi {
     ///
     /// # Errors
     /// When EMQX did not say that they have ended.
-    pub async fn disconnect_all(&self, client_ids: &[&str]) -> Result<(), EmqxError> {
-        let call = || self.request(Method::POST, "clients/kickout/bulk").json(client_ids);
-        self.call("disconnect_all", call).await.map(drop)
+    pub async fn kick_out_all(&self, client_ids: &[&str]) -> Result<(), EmqxError> {
+        let request = self.request(Method::POST, "clients/kickout/bulk").json(client_ids);
+        self.call("kick_out_all", request).await.map(drop)
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
@@ -131,39 +139,21 @@ impl EmqxApi {
         self.http.request(method, url).basic_auth(&self.key, Some(self.secret.expose()))
     }
 
-    /// Makes a call, again where that may help, and returns the body of a 2xx.
+    /// Makes a call and returns the body of a 2xx.
     async fn call(
-        &self,
-        name: &'static str,
-        request: impl Fn() -> RequestBuilder,
-    ) -> Result<Vec<u8>, EmqxError> {
-        let mut attempt = 0;
-        loop {
-            let error = match self.attempt(name, request()).await {
-                Ok(body) => return Ok(body),
-                Err(error) => error,
-            };
-            attempt += 1;
-            if attempt >= ATTEMPTS || !error.may_pass() || self.circuit.is_open() {
-                return Err(error);
-            }
-            tracing::debug!(%error, call = name, "EMQX is asked again");
-            tokio::time::sleep(exponential(FIRST_RETRY, LAST_RETRY, attempt - 1)).await;
-        }
-    }
-
-    async fn attempt(
         &self,
         name: &'static str,
         request: RequestBuilder,
     ) -> Result<Vec<u8>, EmqxError> {
-        let passage = self.circuit.pass().ok_or(EmqxError::CircuitOpen)?;
         let began = Instant::now();
         let outcome = exchange(request).await;
-        match &outcome {
-            Err(error) if error.is_emqx_unfit() => passage.failed(),
-            _ => passage.succeeded(),
+        let unfit = outcome.as_ref().err().filter(|error| error.is_emqx_unfit());
+        if unfit.is_none() {
+            self.answered.store(true, Ordering::Relaxed);
+        } else if self.is_awaited() && !self.is_wait_logged.swap(true, Ordering::Relaxed) {
+            tracing::info!("waiting for EMQX's REST API");
         }
+        self.metrics.failing.set(i64::from(unfit.is_some()));
         let label = outcome.as_ref().map_or_else(EmqxError::label, |_| "ok");
         self.metrics.call(name, label, began.elapsed().as_secs_f64());
         outcome

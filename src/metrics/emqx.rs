@@ -1,7 +1,8 @@
-//! Metrics of what Fleetgate asks of EMQX: calls, ended sessions, sweeps.
+//! Metrics of what Fleetgate asks of EMQX: calls, kick-outs, sweeps.
 
 use prometheus::{
     Error, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec,
 };
 
 use super::Adder;
@@ -14,8 +15,8 @@ const DELAY_SECONDS: [f64; 13] =
 #[derive(Clone)]
 pub struct EmqxMetrics {
     calls: HistogramVec,
-    /// 1 while EMQX is not asked because it did not answer.
-    pub circuit_open: IntGauge,
+    /// 1 when the last call found EMQX away, unwell or refusing the key.
+    pub failing: IntGauge,
 }
 
 impl EmqxMetrics {
@@ -25,20 +26,31 @@ impl EmqxMetrics {
     }
 }
 
-/// Sessions that have to end.
+/// What is done elsewhere after a commit.
 #[derive(Clone)]
-pub struct EvictionMetrics {
-    kicks: IntCounterVec,
-    /// From the change to EMQX's answer, in seconds.
-    pub delay: Histogram,
-    /// Client ids that wait.
-    pub waiting: IntGauge,
+pub struct WorkMetrics {
+    waiting: IntGaugeVec,
 }
 
-impl EvictionMetrics {
+impl WorkMetrics {
+    /// How much of a kind waits.
+    pub fn waiting(&self, kind: &str, rows: i64) {
+        self.waiting.with_label_values(&[kind]).set(rows);
+    }
+}
+
+/// Kick-outs.
+#[derive(Clone)]
+pub struct KickOutMetrics {
+    outcomes: IntCounterVec,
+    /// From the change to EMQX's answer, in seconds.
+    pub delay: Histogram,
+}
+
+impl KickOutMetrics {
     /// Counts client ids by what became of them.
-    pub fn kicked(&self, outcome: &str, client_ids: u64) {
-        self.kicks.with_label_values(&[outcome]).inc_by(client_ids);
+    pub fn count(&self, outcome: &str, client_ids: u64) {
+        self.outcomes.with_label_values(&[outcome]).inc_by(client_ids);
     }
 }
 
@@ -51,7 +63,7 @@ pub struct SweepMetrics {
     /// Sessions that the registry took for open.
     pub repaired_offline: IntCounter,
     /// Connected clients without right to be.
-    pub evicted: IntCounter,
+    pub kicked_out: IntCounter,
     /// Ended sessions that were removed.
     pub pruned_sessions: IntCounter,
     /// How long a sweep took, in seconds.
@@ -79,27 +91,34 @@ impl Adder<'_> {
                 "Attempted calls of EMQX's REST API by call and outcome.",
                 &["call", "outcome"],
             )?,
-            circuit_open: self.gauge(
-                "fleetgate_emqx_circuit_open",
-                "1 while EMQX's REST API is not asked because it failed.",
+            failing: self.gauge(
+                "fleetgate_emqx_api_failing",
+                "1 when the last call of EMQX's REST API found it away, unwell or refusing the key.",
             )?,
         })
     }
 
-    pub(super) fn evictions(&self) -> Result<EvictionMetrics, Error> {
+    pub(super) fn work(&self) -> Result<WorkMetrics, Error> {
+        let waiting = self.gauges(
+            "fleetgate_work_waiting",
+            "Rows of the work queue by kind: what has yet to be done elsewhere. kick_out: client ids whose session has yet to end.",
+            &["kind"],
+        )?;
+        Ok(WorkMetrics { waiting })
+    }
+
+    pub(super) fn kick_outs(&self) -> Result<KickOutMetrics, Error> {
         let delay = HistogramOpts::new(
-            "fleetgate_kick_delay_seconds",
+            "fleetgate_kick_out_delay_seconds",
             "From the change that took a right away to EMQX's answer that the session has ended.",
         );
-        Ok(EvictionMetrics {
-            kicks: self.counters(
-                "fleetgate_kicks_total",
-                "Client ids whose session had to end, by outcome. in_bulk: EMQX does not say whether there was one. repeated: to be ended again, because a replica may have let the client in meanwhile. ended_by_itself: no longer needed.",
+        Ok(KickOutMetrics {
+            outcomes: self.counters(
+                "fleetgate_kick_outs_total",
+                "Kick-outs of client ids by outcome. in_bulk: EMQX does not say whether there was a session. repeated: to be carried out again, because a replica may have let the client in meanwhile. ended_by_itself: no longer needed.",
                 &["outcome"],
             )?,
             delay: self.add(Histogram::with_opts(delay.buckets(DELAY_SECONDS.to_vec()))?)?,
-            waiting: self
-                .gauge("fleetgate_kicks_waiting", "Client ids whose session has yet to end.")?,
         })
     }
 
@@ -123,9 +142,9 @@ impl Adder<'_> {
                 "fleetgate_sweep_repaired_offline_total",
                 "Sessions that the registry took for open and a sweep did not find.",
             )?,
-            evicted: self.counter(
-                "fleetgate_sweep_evicted_total",
-                "Connected clients that a sweep found to have no right to be.",
+            kicked_out: self.counter(
+                "fleetgate_sweep_kicked_out_total",
+                "Connected clients that a sweep found to have no right to be, and so are kicked out.",
             )?,
             pruned_sessions: self.counter(
                 "fleetgate_sessions_pruned_total",

@@ -33,7 +33,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_postgres::{Client, Notification};
 use tokio_util::sync::CancellationToken;
@@ -50,6 +50,7 @@ use crate::registry::heartbeat::{answers, database_time, is_read_only, or_else_a
 use crate::registry::locks::{LockFeed, LockNotice};
 use crate::registry::schemas::SchemaCache;
 use crate::registry::session::Guarded;
+use crate::registry::work::WorkNotices;
 use crate::secret::random_bytes;
 
 /// The channel that the triggers in `sql/` notify, with the device's name as payload.
@@ -57,9 +58,9 @@ pub const DEVICE_CHANNEL: &str = "fleetgate_device";
 
 /// The channel that the triggers on `capabilities` notify, with the capability's name as payload.
 pub const CAPABILITY_CHANNEL: &str = "fleetgate_capability";
-/// The channel that says that sessions have to end. A transaction's notice on it comes after those on
-/// [`DEVICE_CHANNEL`].
-pub const EVICTION_CHANNEL: &str = "fleetgate_eviction";
+/// The channel that says that there is work, with its kind as payload (`sql/V7`). A transaction's notice on it
+/// comes after those on [`DEVICE_CHANNEL`].
+pub const WORK_CHANNEL: &str = "fleetgate_work";
 
 /// The channel that says which locks after wrong passwords began or ended (`sql/V6`).
 pub const LOCK_CHANNEL: &str = "fleetgate_lock";
@@ -83,8 +84,8 @@ pub struct ChangeListener {
     schemas: Arc<SchemaCache>,
     freshness: Arc<Freshness>,
     metrics: ListenMetrics,
-    /// Woken when sessions may have to end.
-    evictions: Arc<Notify>,
+    /// Whom work wakes.
+    work: WorkNotices,
     /// Who keeps the locks of logins.
     locks: LockFeed,
     hearing: Arc<Hearing>,
@@ -140,7 +141,7 @@ impl ChangeListener {
         schemas: Arc<SchemaCache>,
         freshness: Arc<Freshness>,
         metrics: ListenMetrics,
-        evictions: Arc<Notify>,
+        work: WorkNotices,
         locks: LockFeed,
     ) -> Self {
         let own = u64::from_ne_bytes(random_bytes());
@@ -154,7 +155,7 @@ impl ChangeListener {
             schemas,
             freshness,
             metrics,
-            evictions,
+            work,
             locks,
             hearing,
             heartbeat_channel,
@@ -200,7 +201,7 @@ impl ChangeListener {
     async fn connect(&self) -> Result<Ears, ListenError> {
         let (listener, notifications) = self.target.open_listener().await?;
         let own = &self.heartbeat_channel;
-        let listen = [DEVICE_CHANNEL, CAPABILITY_CHANNEL, EVICTION_CHANNEL, LOCK_CHANNEL, own]
+        let listen = [DEVICE_CHANNEL, CAPABILITY_CHANNEL, WORK_CHANNEL, LOCK_CHANNEL, own]
             .map(|channel| format!("LISTEN {channel}"))
             .join(";");
         match timeout(ECHO_TIMEOUT, listener.batch_execute(&listen)).await {
@@ -216,7 +217,7 @@ impl ChangeListener {
         self.hearing.begins(proof);
         self.freshness.listening_since(sent_ms);
         self.metrics.up.set(1);
-        self.evictions.notify_one();
+        self.work.wake_all();
         self.locks.send(Some(LockNotice::Listening));
         if recovered {
             log_throttled!(info, "PostgreSQL is back; listening for changes");
@@ -286,7 +287,7 @@ impl ChangeListener {
             (DEVICE_CHANNEL, name) => self.cache.changed(name),
             (CAPABILITY_CHANNEL, "") => return self.schemas.everything_changed(),
             (CAPABILITY_CHANNEL, name) => return self.schemas.changed(name),
-            (EVICTION_CHANNEL, _) => return self.evictions.notify_one(),
+            (WORK_CHANNEL, kind) => return self.work.wake(kind),
             (LOCK_CHANNEL, notice) => return self.locks.send(LockNotice::parse(notice)),
             _ => return,
         }

@@ -149,7 +149,8 @@ async fn migrate_alone(client: &mut Client) -> Result<Migrated, RegistryError> {
 /// Compares the database's schema with this binary's.
 ///
 /// # Errors
-/// A schema of before the first release, whose first migration was another one; a history that the role may not read, a database that is away.
+/// A schema of before the first release, which has a migration of another content (released ones never change); a history that the role
+/// may not read, a database that is away.
 pub async fn schema_version(client: &impl GenericClient) -> Result<SchemaVersion, RegistryError> {
     let on_history = || RegistryError::on("the schema's history");
     let row = client
@@ -165,19 +166,19 @@ pub async fn schema_version(client: &impl GenericClient) -> Result<SchemaVersion
         return Err(RegistryError::PrivilegesMissing { role: row.get(1), missing });
     }
     let mut version = SchemaVersion { applied: 0, known: 0 };
-    let mut first = String::new();
+    let (mut versions, mut checksums) = (Vec::new(), Vec::new());
     for migration in embedded::migrations::runner().get_migrations() {
         version.known = version.known.max(i64::from(migration.version()));
-        if migration.version() == 1 {
-            first = migration.checksum().to_string();
-        }
+        versions.push(migration.version());
+        checksums.push(migration.checksum().to_string());
     }
     if readable.is_some() {
         let applied = format!(
-            "SELECT coalesce(max(version), 0)::bigint, coalesce(bool_or(version = 1 AND checksum <> $1), false)
-             FROM {HISTORY}"
+            "SELECT coalesce(max(version), 0)::bigint, coalesce(bool_or(checksum <> known.sum), false)
+             FROM {HISTORY} LEFT JOIN unnest($1::int[], $2::text[]) AS known (version, sum) USING (version)"
         );
-        let row = client.query_one(&applied, &[&first]).await.map_err(on_history())?;
+        let row =
+            client.query_one(&applied, &[&versions, &checksums]).await.map_err(on_history())?;
         if row.get(1) {
             return Err(RegistryError::SchemaBeforeFirstRelease);
         }

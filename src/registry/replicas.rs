@@ -1,5 +1,5 @@
 //! The running replicas: the table `replicas`. Each tells what it has heard of changes, so that a
-//! kick-out can be repeated where one may have let the client in again ([`super::evictions`]).
+//! kick-out can be repeated where one may have let the client in again ([`super::kickouts`]).
 //!
 //! # What it keeps
 //! 1. A replica that can load records tells so: its row is written through the same pool, every [`KEEP`]

@@ -34,10 +34,10 @@ const TABLES: [(&str, &str, &str); 19] = [
     ("kick_outs_to_confirm", ALL, ""),
     ("login_locks", ALL, ""),
     ("replicas", ALL, ""),
-    ("session_evictions", ALL, ""),
     ("session_pruning", ALL, ""),
     ("shared_addresses", ALL, ""),
     ("untrusted_timestamps", ALL, ""),
+    ("work_queue", ALL, ""),
 ];
 
 /// A privilege that a role may need.

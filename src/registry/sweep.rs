@@ -109,7 +109,7 @@ pub async fn now(client: &impl GenericClient) -> Result<Timestamp, RegistryError
 
 /// Compares clients that EMQX lists with the registry; what agrees is left out, and so are clients whose
 /// user name is no device: they may be another authenticator's, and a registry that is empty by mistake
-/// must not empty the broker. A device that was removed is thrown out by the removal itself. `began`: when
+/// must not empty the broker. A device that was removed is kicked out by the removal itself. `began`: when
 /// reading the broker's list began; what was noted since is right.
 ///
 /// # Errors

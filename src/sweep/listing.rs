@@ -12,7 +12,7 @@ use crate::emqx::{ClientPage, ConnectedClient, EmqxApi, Place};
 use crate::registry::error::RegistryError;
 use crate::registry::presence::{SessionChange, apply_sessions};
 use crate::registry::sweep::SeenClient;
-use crate::registry::{evictions, sweep as registry};
+use crate::registry::{kickouts, sweep as registry};
 use crate::sweep::{SweepError, bounded};
 
 /// Sessions repaired in one transaction, which locks their devices.
@@ -160,15 +160,18 @@ impl Listing {
         }
     }
 
-    pub(super) async fn evict(&self, client: &Client) -> Result<u64, RegistryError> {
-        let mut evicted = 0;
+    pub(super) async fn kick_out_the_unentitled(
+        &self,
+        client: &Client,
+    ) -> Result<u64, RegistryError> {
+        let mut queued = 0;
         let clients: Vec<(&str, &str)> =
             self.unentitled.iter().map(|(id, name)| (id.as_str(), name.as_str())).collect();
         for chunk in clients.chunks(REPAIRS) {
-            bounded(evictions::add(client, chunk, "swept")).await?;
-            evicted += chunk.len() as u64;
+            bounded(kickouts::queue_swept(client, chunk)).await?;
+            queued += chunk.len() as u64;
         }
-        Ok(evicted)
+        Ok(queued)
     }
 }
 

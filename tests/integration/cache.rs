@@ -12,6 +12,7 @@ use fleetgate::registry::freshness::Freshness;
 use fleetgate::registry::locks::LockFeed;
 use fleetgate::registry::pool::Postgres;
 use fleetgate::registry::schemas::SchemaCache;
+use fleetgate::registry::work::WorkNotices;
 use prometheus::IntCounter;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -43,7 +44,7 @@ fn cache(url: &str, stop: CancellationToken) -> (Arc<DeviceCache>, Arc<Freshness
         schemas,
         freshness.clone(),
         metrics.listen.clone(),
-        Arc::default(),
+        WorkNotices::default(),
         LockFeed::new().0,
     );
     tokio::spawn(listener.run(stop));

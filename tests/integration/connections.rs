@@ -24,8 +24,8 @@ async fn crowd(address: SocketAddr, last: u8, count: usize, bytes: &[u8]) -> Vec
     let mut crowd = Vec::with_capacity(count);
     for _ in 0..count {
         let mut stream = connect_from(last, address).await;
-        // It may be thrown out at once.
-        let _thrown_out = stream.write_all(bytes).await;
+        // Its connection may be closed at once.
+        let _closed = stream.write_all(bytes).await;
         crowd.push(stream);
     }
     crowd

@@ -51,18 +51,19 @@ async fn a_healthy_system_has_nothing_to_say() {
 }
 
 #[tokio::test]
-async fn sessions_that_have_to_end_are_named() {
+async fn kick_outs_that_wait_are_named() {
     let (database, fleet) = registry().await;
     fleet
         .sql(
-            "INSERT INTO session_evictions (client_id, reason, changed_at, attempts, last_error) VALUES
-                 ('just now', 'test', now(), 0, NULL),
-                 ('a b', 'grant_removed', now() - interval '1 hour', 4, 'EMQX is away'),
-                 ('c', 'device_disabled', now() - interval '9 days', 0, NULL)",
+            "INSERT INTO work_queue (kind, key, payload, changed_at, attempts, last_error)
+             SELECT 'kick_out', key, jsonb_build_object('reason', reason), now() - age::interval, attempts, why
+             FROM (VALUES ('just now', 'test', '0', 0, NULL),
+                          ('a b', 'grant_removed', '1 hour', 4, 'EMQX is away'),
+                          ('c', 'device_disabled', '9 days', 0, NULL)) AS work (key, reason, age, attempts, why)",
             &[],
         )
         .await;
-    let (status, words) = found(&report(&database.url, &[]).await, "sessions to end");
+    let (status, words) = found(&report(&database.url, &[]).await, "kick-outs");
     assert_eq!(status, Status::Warning, "{words}");
     for said in
         ["2 clients", "\"a b\" (grant_removed, since 2", "4 attempts: EMQX is away", "\"c\" ("]

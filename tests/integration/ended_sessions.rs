@@ -143,9 +143,9 @@ async fn disabling_a_service_ends_the_sessions_it_may_have_and_no_others() {
         )
         .await
         .unwrap();
-    let kicked = "SELECT array_agg(client_id ORDER BY client_id) FROM session_evictions";
-    let kicked: Vec<String> = client.query_one(kicked, &[]).await.unwrap().get(0);
-    assert_eq!(kicked, ["s", "s:inferred1", "s:inferred2", "s:open1", "s:open2", "s:open3"]);
+    let kicked_out = "SELECT array_agg(key ORDER BY key) FROM work_queue";
+    let kicked_out: Vec<String> = client.query_one(kicked_out, &[]).await.unwrap().get(0);
+    assert_eq!(kicked_out, ["s", "s:inferred1", "s:inferred2", "s:open1", "s:open2", "s:open3"]);
 }
 
 #[tokio::test]

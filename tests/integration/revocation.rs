@@ -254,7 +254,7 @@ async fn replicas_have_told(fleet: &Fleet) {
 
 async fn nothing_is_unconfirmed(fleet: &Fleet) {
     let none = || async {
-        let open = "SELECT (SELECT count(*) FROM kick_outs_to_confirm) + (SELECT count(*) FROM session_evictions)";
+        let open = "SELECT (SELECT count(*) FROM kick_outs_to_confirm) + (SELECT count(*) FROM work_queue)";
         fleet.value::<i64>(open).await == 0
     };
     eventually("every kick-out is confirmed", none).await;
@@ -279,7 +279,7 @@ async fn replicas_in_good_order_end_a_session_once() {
 }
 
 #[tokio::test]
-async fn a_device_that_came_back_through_a_replica_that_lagged_is_thrown_out_again() {
+async fn a_device_that_came_back_through_a_replica_that_lagged_is_kicked_out_again() {
     let database = fresh_database().await;
     let proxy = Proxy::start(socket_path().await).await;
     let (emqx, near, far) = two_replicas(&proxy, &database.url).await;
@@ -298,7 +298,7 @@ async fn a_device_that_came_back_through_a_replica_that_lagged_is_thrown_out_aga
     emqx.deleted("t").await;
     assert_eq!(far.logs_in("t", &secret).await, "allow", "nobody could know");
     emqx.connect("t", "t", 2_000);
-    eventually("it is thrown out again", || async { emqx.deletes() == ["t", "t"] }).await;
+    eventually("it is kicked out again", || async { emqx.deletes() == ["t", "t"] }).await;
     assert!(
         changed.elapsed() >= BOUND,
         "not before the far replica knows: {:?}",
@@ -310,7 +310,7 @@ async fn a_device_that_came_back_through_a_replica_that_lagged_is_thrown_out_aga
     nothing_is_unconfirmed(&fleet).await;
     assert_eq!(emqx.deletes(), ["t", "t"], "twice and no more");
     assert_eq!(far.logs_in("t", &secret).await, "deny");
-    let repeated = "fleetgate_kicks_total{outcome=\"repeated\"}";
+    let repeated = "fleetgate_kick_outs_total{outcome=\"repeated\"}";
     assert_eq!(near.metric(repeated).await, 1.0);
 }
 
@@ -334,7 +334,7 @@ async fn a_replica_that_died_counts_as_one_that_hears_nothing() {
     let app = TestApp::start(settings).await;
     app.ready().await;
     fleet.device("t").await.enabled("t", false).await;
-    eventually("it is thrown out twice", || async { emqx.deletes() == ["t", "t"] }).await;
+    eventually("it is kicked out twice", || async { emqx.deletes() == ["t", "t"] }).await;
     nothing_is_unconfirmed(&fleet).await;
     let known: i64 =
         fleet.value("SELECT count(*) FROM replicas WHERE id LIKE '%d%'AND id LIKE '% %'").await;

@@ -50,7 +50,7 @@ async fn the_serving_role_may_read_and_write_rows_and_nothing_more() {
         "TRUNCATE topic_grants",
         "CREATE TABLE mine ()",
         "ALTER TABLE devices DROP CONSTRAINT devices_kind_form",
-        "ALTER TABLE devices DISABLE TRIGGER devices_evict_changed",
+        "ALTER TABLE devices DISABLE TRIGGER devices_kick_out_changed",
         "DROP TABLE client_sessions",
         "CREATE OR REPLACE FUNCTION fleetgate_is_name(value text) RETURNS boolean LANGUAGE sql IMMUTABLE RETURN true",
         "INSERT INTO serving_roles (name) VALUES ('postgres')",

@@ -89,7 +89,7 @@ impl Bench {
 }
 
 fn repaired(clients: usize, repaired_online: u64, repaired_offline: u64) -> Report {
-    Report { clients, repaired_online, repaired_offline, evicted: 0 }
+    Report { clients, repaired_online, repaired_offline, kicked_out: 0 }
 }
 
 #[tokio::test]
@@ -174,8 +174,8 @@ async fn a_list_that_breaks_off_repairs_nothing() {
         let open = "SELECT count(*) FROM client_sessions WHERE open AND client_id = 'gone'";
         assert_eq!(bench.fleet.value::<i64>(open).await, 1, "{mood:?}");
         let sessions: i64 = bench.fleet.value("SELECT count(*) FROM client_sessions").await;
-        let evictions: i64 = bench.fleet.value("SELECT count(*) FROM session_evictions").await;
-        assert_eq!((sessions, evictions), (1, 0), "{mood:?}");
+        let kick_outs: i64 = bench.fleet.value("SELECT count(*) FROM work_queue").await;
+        assert_eq!((sessions, kick_outs), (1, 0), "{mood:?}");
     }
     bench.emqx.set(Mood::Well);
     eventually("EMQX is asked again", || async { bench.sweeper.sweep().await.is_ok() }).await;
@@ -183,12 +183,12 @@ async fn a_list_that_breaks_off_repairs_nothing() {
 }
 
 #[tokio::test]
-async fn clients_without_right_to_be_connected_are_thrown_out() {
+async fn clients_without_right_to_be_connected_are_kicked_out() {
     let bench = bench().await;
     bench.devices(&["good", "disabled", "other"]).await;
     bench.fleet.device_of_kind("board", "service").await;
     bench.fleet.client_id("other", "other-2").await.enabled("disabled", false).await;
-    bench.fleet.sql("DELETE FROM session_evictions", &[]).await;
+    bench.fleet.sql("DELETE FROM work_queue", &[]).await;
     for (client_id, name) in [
         ("good", "good"),
         ("board", "board"),
@@ -203,13 +203,14 @@ async fn clients_without_right_to_be_connected_are_thrown_out() {
         bench.emqx.connect(client_id, name, 1_000);
     }
     let report = bench.sweep().await;
-    assert_eq!(report, Report { clients: 9, repaired_online: 3, repaired_offline: 0, evicted: 4 });
-    let evicted: Vec<String> = bench
-        .fleet
-        .value("SELECT array_agg(client_id ORDER BY client_id) FROM session_evictions")
-        .await;
+    assert_eq!(
+        report,
+        Report { clients: 9, repaired_online: 3, repaired_offline: 0, kicked_out: 4 }
+    );
+    let kicked_out: Vec<String> =
+        bench.fleet.value("SELECT array_agg(key ORDER BY key) FROM work_queue").await;
     // Those of no device may be another authenticator's.
-    assert_eq!(evicted, ["a/b", "board:+", "disabled", "other"]);
+    assert_eq!(kicked_out, ["a/b", "board:+", "disabled", "other"]);
     assert!(bench.online("good").await && bench.online("board").await);
     assert!(!bench.online("disabled").await, "it has no right to be");
 }
@@ -385,16 +386,21 @@ async fn an_emqx_that_starts_later_is_awaited_quietly_and_asked_at_once() {
         ("FLEETGATE_EMQX_SWEEP_INTERVAL", "1h".to_owned()),
     ]);
     // Its sessions have to end too.
-    let evict = "UPDATE devices SET enabled = false WHERE name = 'gone'";
+    let disable = "UPDATE devices SET enabled = false WHERE name = 'gone'";
     eventually("it has tried to end a session", || async {
-        fleet.sql(evict, &[]).await;
-        fleet.value::<i64>("SELECT count(*) FROM session_evictions WHERE attempts > 0 OR last_error IS NOT NULL").await > 0
+        fleet.sql(disable, &[]).await;
+        fleet
+            .value::<i64>(
+                "SELECT count(*) FROM work_queue WHERE attempts > 0 OR last_error IS NOT NULL",
+            )
+            .await
+            > 0
     })
     .await;
     eventually("EMQX is found away", || async {
         let mut connection = Connection::open(serve.address).await;
         let request = b"GET /metrics HTTP/1.1\r\nhost: fleetgate\r\n\r\n";
-        connection.exchange(request).await.body.contains("\nfleetgate_emqx_circuit_open 1")
+        connection.exchange(request).await.body.contains("\nfleetgate_emqx_api_failing 1")
     })
     .await;
     emqx.come_back().await;
@@ -403,7 +409,7 @@ async fn an_emqx_that_starts_later_is_awaited_quietly_and_asked_at_once() {
     })
     .await;
     eventually("the session is ended", || async {
-        fleet.value::<i64>("SELECT count(*) FROM session_evictions").await == 0
+        fleet.value::<i64>("SELECT count(*) FROM work_queue").await == 0
     })
     .await;
     let log = serve.stop();
@@ -437,7 +443,7 @@ async fn the_command_sweeps_and_says_what_is_wrong() {
     let report: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
     assert_eq!(
         report,
-        serde_json::json!({"clients": 1, "repaired_online": 1, "repaired_offline": 0, "evicted": 0})
+        serde_json::json!({"clients": 1, "repaired_online": 1, "repaired_offline": 0, "kicked_out": 0})
     );
     assert!(done.status.success() && bench.online("t").await);
     let wrong = [good[0], good[1], ("FLEETGATE_EMQX_API_SECRET", "not-the-secret")];

@@ -7,10 +7,10 @@ use tokio_postgres::Client;
 use super::finding::{Finding, counted};
 use super::session::Session;
 use crate::registry::error::RegistryError;
-use crate::registry::evictions::{self, Waiting};
+use crate::registry::kickouts::{self, Waiting};
 use crate::registry::replicas;
 
-const KICK_OUTS: &str = "sessions to end";
+const KICK_OUTS: &str = "kick-outs";
 const REPLICAS: &str = "replicas";
 
 /// The checks of this module, in order.
@@ -28,7 +28,7 @@ pub(super) async fn examine(has_api: bool, session: &mut Session<'_>) {
 }
 
 async fn kick_outs(client: &Client, has_api: bool) -> Result<Finding, RegistryError> {
-    let (count, oldest) = evictions::oldest(client, UNDER_WAY, MOST_NAMES).await?;
+    let (count, oldest) = kickouts::oldest(client, UNDER_WAY, MOST_NAMES).await?;
     Ok(judge(usize::try_from(count).unwrap_or(usize::MAX), &oldest, has_api))
 }
 

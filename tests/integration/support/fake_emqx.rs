@@ -236,7 +236,7 @@ impl FakeEmqx {
             }
         };
         let within = tokio::time::timeout(Duration::from_secs(20), wait).await;
-        within.unwrap_or_else(|_| panic!("{client_id:?} was never thrown out"))
+        within.unwrap_or_else(|_| panic!("{client_id:?} was never kicked out"))
     }
 
     /// Lets calls about one client id fail as that call's own fault, or none any more.

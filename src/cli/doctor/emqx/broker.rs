@@ -259,7 +259,7 @@ fn cost(step: Step, field: &str) -> Option<&'static str> {
         "enable" if step == Step::ActionCache => OLD_RIGHTS,
         "no_match" => "what no source decides is allowed",
         "cache.enable" => OLD_RIGHTS,
-        "deny_action" => "a client that tries what it may not is thrown out",
+        "deny_action" => "a client that tries what it may not is disconnected",
         "enable_pipelining" => "wrong for a service that answers one request at a time",
         "resource_opts.request_ttl" => "events that wait longer are lost",
         "pool_type" => "a client's events overtake each other",

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use fleetgate::config::Config;
-use fleetgate::evictions::POLL;
+use fleetgate::work::POLL;
 
 use crate::support::app::{TestApp, config, eventually, start_with};
 use crate::support::fake_emqx::{FakeEmqx, Mood};
@@ -14,7 +14,7 @@ async fn start() -> (FakeEmqx, TestApp, Fleet, TestDatabase) {
     let emqx = FakeEmqx::start().await;
     let api = emqx.settings();
     let (app, fleet, database) = start_with(|config| config.emqx.api = Some(api)).await;
-    // Later clients are then thrown out for what a test does, not by the sweep at the start.
+    // Later clients are then kicked out for what a test does, not by the sweep at the start.
     eventually("the first sweep is over", || async {
         app.metric("fleetgate_sweep_duration_seconds_count").await == 1.0
     })
@@ -24,7 +24,7 @@ async fn start() -> (FakeEmqx, TestApp, Fleet, TestDatabase) {
 
 async fn nothing_waits(fleet: &Fleet) {
     eventually("nothing waits to be ended", || async {
-        fleet.value::<i64>("SELECT count(*) FROM session_evictions").await == 0
+        fleet.value::<i64>("SELECT count(*) FROM work_queue").await == 0
     })
     .await;
 }
@@ -113,8 +113,8 @@ async fn every_right_taken_away_ends_the_session_once_and_at_once() {
         emqx.connect("t", "t", 1_000 + i64::try_from(n).unwrap());
         emqx.forget_deletes();
         let committed = change(&fleet, statement).await;
-        let thrown_out = emqx.deleted("t").await;
-        delays.push(thrown_out.saturating_duration_since(committed));
+        let kicked_out = emqx.deleted("t").await;
+        delays.push(kicked_out.saturating_duration_since(committed));
         nothing_waits(&fleet).await;
         assert_eq!(emqx.deletes(), ["t"], "{statement}");
     }
@@ -123,10 +123,11 @@ async fn every_right_taken_away_ends_the_session_once_and_at_once() {
     println!("from commit to DELETE: median {median:?}, p99 {p99:?}");
     // Without notices, the poll would find half of them later than this.
     assert!(median < POLL / 2, "{delays:?}");
-    // Counted after the row is struck out.
+    // Counted after the row is deleted.
     eventually("each is counted", || async {
-        app.metric("fleetgate_kicks_total{outcome=\"disconnected\"}").await >= delays.len() as f64
-            && app.metric("fleetgate_kick_delay_seconds_count").await >= delays.len() as f64
+        app.metric("fleetgate_kick_outs_total{outcome=\"disconnected\"}").await
+            >= delays.len() as f64
+            && app.metric("fleetgate_kick_out_delay_seconds_count").await >= delays.len() as f64
     })
     .await;
 }
@@ -139,7 +140,7 @@ async fn what_takes_nothing_away_ends_nothing() {
     emqx.forget_deletes();
     for statement in TAKES_NOTHING_AWAY {
         change(&fleet, statement).await;
-        let noted: i64 = fleet.value("SELECT count(*) FROM session_evictions").await;
+        let noted: i64 = fleet.value("SELECT count(*) FROM work_queue").await;
         assert_eq!(noted, 0, "{statement}");
     }
     all_changes_are_through(&emqx, &fleet).await;
@@ -169,7 +170,7 @@ async fn a_right_that_is_replaced_by_the_same_one_ends_nothing() {
 }
 
 #[tokio::test]
-async fn every_client_of_a_service_is_thrown_out() {
+async fn every_client_of_a_service_is_kicked_out() {
     let (emqx, _app, fleet, _database) = start().await;
     fleet.device_of_kind("board", "service").await;
     fleet
@@ -194,7 +195,7 @@ async fn a_hostile_client_id_reaches_only_its_own_session() {
         emqx.connect(client_id, "t", 1);
         fleet
             .sql(
-                "INSERT INTO session_evictions (client_id, reason) VALUES ($1, 'test')",
+                "INSERT INTO work_queue (kind, key, payload) VALUES ('kick_out', $1, '{\"reason\": \"test\"}')",
                 &[&client_id],
             )
             .await;
@@ -203,7 +204,7 @@ async fn a_hostile_client_id_reaches_only_its_own_session() {
     emqx.connect("a/../../b+#", "t", 1);
     fleet
         .sql(
-            "INSERT INTO session_evictions (client_id, reason) VALUES ('a/../../b+#', 'test')",
+            "INSERT INTO work_queue (kind, key, payload) VALUES ('kick_out', 'a/../../b+#', '{\"reason\": \"test\"}')",
             &[],
         )
         .await;
@@ -239,9 +240,9 @@ async fn many_go_in_bulk() {
     let kicked = emqx.bulks().concat();
     assert_eq!(kicked.len() + emqx.deletes().len(), 1200);
     assert!(emqx.bulks().len() < 30, "{}", emqx.bulks().len());
-    // Counted after the rows are struck out.
+    // Counted after the rows are deleted.
     eventually("each is counted", || async {
-        app.metric("fleetgate_kicks_total{outcome=\"in_bulk\"}").await == kicked.len() as f64
+        app.metric("fleetgate_kick_outs_total{outcome=\"in_bulk\"}").await == kicked.len() as f64
     })
     .await;
 }
@@ -256,14 +257,14 @@ async fn while_emqx_is_away_changes_wait_and_logins_do_not() {
     for n in 0..20 {
         fleet.device(&format!("d{n}")).await.enabled(&format!("d{n}"), false).await;
     }
-    eventually("the circuit opens", || async {
-        app.metric("fleetgate_emqx_circuit_open").await == 1.0
+    eventually("EMQX is found away", || async {
+        app.metric("fleetgate_emqx_api_failing").await == 1.0
     })
     .await;
     let began = Instant::now();
     assert_eq!(app.logs_in("t", &secret).await, "allow");
     assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
-    let waiting = || fleet.value::<i64>("SELECT count(*) FROM session_evictions");
+    let waiting = || fleet.value::<i64>("SELECT count(*) FROM work_queue");
     assert_eq!(waiting().await, 21);
     emqx.come_back().await;
     emqx.deleted("t").await;
@@ -273,7 +274,7 @@ async fn while_emqx_is_away_changes_wait_and_logins_do_not() {
     deletes.dedup();
     assert_eq!(deletes.len(), emqx.deletes().len(), "each once");
     assert_eq!(deletes.len(), 21);
-    assert_eq!(app.metric("fleetgate_emqx_circuit_open").await, 0.0);
+    assert_eq!(app.metric("fleetgate_emqx_api_failing").await, 0.0);
 }
 
 #[tokio::test]
@@ -283,8 +284,8 @@ async fn whatever_ails_emqx_the_session_ends_in_the_end() {
         emqx.set(mood);
         let name = format!("t{n}");
         fleet.device(&name).await.enabled(&name, false).await;
-        eventually("the circuit opens", || async {
-            app.metric("fleetgate_emqx_circuit_open").await == 1.0
+        eventually("EMQX is found away", || async {
+            app.metric("fleetgate_emqx_api_failing").await == 1.0
         })
         .await;
         assert!(emqx.deletes().is_empty(), "{mood:?}");
@@ -304,8 +305,7 @@ async fn a_wrong_key_names_the_setting_and_loses_nothing() {
     let (_app, fleet, _database) = start_with(|config| config.emqx.api = Some(api)).await;
     fleet.device("t").await.enabled("t", false).await;
     eventually("the failure is noted", || async {
-        let why: Option<String> =
-            fleet.value("SELECT max(last_error) FROM session_evictions").await;
+        let why: Option<String> = fleet.value("SELECT max(last_error) FROM work_queue").await;
         why.is_some_and(|why| why.contains("emqx.api_key") && !why.contains("0123456789abcdef"))
     })
     .await;
@@ -357,20 +357,20 @@ async fn a_client_id_that_emqx_refuses_waits_longer_and_longer_and_holds_up_nobo
     let tried = async |often: i32| {
         eventually("it is tried again", || async {
             let attempts: Option<i32> = fleet
-                .value("SELECT max(attempts) FROM session_evictions WHERE last_error IS NOT NULL")
+                .value("SELECT max(attempts) FROM work_queue WHERE last_error IS NOT NULL")
                 .await;
             attempts.is_some_and(|attempts| attempts >= often)
         })
         .await;
         fleet
             .value::<f64>(
-                "SELECT extract(epoch FROM next_attempt_at - clock_timestamp())::float8
-                 FROM session_evictions",
+                "SELECT extract(epoch FROM due_at - clock_timestamp())::float8
+                 FROM work_queue",
             )
             .await
     };
     tried(1).await;
-    let why: String = fleet.value("SELECT last_error FROM session_evictions").await;
+    let why: String = fleet.value("SELECT last_error FROM work_queue").await;
     assert!(why.contains("injected"), "{why}");
     let later = tried(4).await;
     assert!(later > 1.0, "after four attempts it waits longer than after one: {later}");
@@ -386,8 +386,9 @@ async fn what_waited_for_days_is_still_done() {
     let fleet = Fleet::connect(&database.url).await;
     fleet
         .sql(
-            "INSERT INTO session_evictions (client_id, reason, changed_at)
-             VALUES ('last week', 'test', now() - interval '7 days'), ('today', 'test', now())",
+            "INSERT INTO work_queue (kind, key, payload, changed_at)
+             SELECT 'kick_out', key, '{\"reason\": \"test\"}', changed_at
+             FROM (VALUES ('last week', now() - interval '7 days'), ('today', now())) AS work (key, changed_at)",
             &[],
         )
         .await;
@@ -462,8 +463,9 @@ async fn write_losses(fleet: &Fleet) {
         }
         fleet
             .sql(
-                "INSERT INTO session_evictions (client_id, reason, changed_at, seen_at, was_open)
-                 VALUES ($1, 'test', now() - interval '1 hour', now() - $2::float8 * interval '1 minute', $3)",
+                "INSERT INTO work_queue (kind, key, changed_at, seen_at, payload)
+                 VALUES ('kick_out', $1, now() - interval '1 hour', now() - $2::float8 * interval '1 minute',
+                         jsonb_strip_nulls(jsonb_build_object('reason', 'test', 'was_open', $3::boolean)))",
                 &[&lost.client_id, &lost.seen.map(f64::from), &lost.was_open],
             )
             .await;
@@ -482,19 +484,17 @@ async fn only_these_are_over(change: impl FnOnce(&mut Config), over: impl Fn(&Lo
     let count = |lost: &[Lost]| lost.len() as f64;
     // That is counted after what was dropped.
     eventually("those that wait are counted", || async {
-        app.metric("fleetgate_kicks_waiting").await == count(&waiting)
+        app.metric("fleetgate_work_waiting{kind=\"kick_out\"}").await == count(&waiting)
     })
     .await;
-    let dropped = app.metric("fleetgate_kicks_total{outcome=\"ended_by_itself\"}").await;
+    let dropped = app.metric("fleetgate_kick_outs_total{outcome=\"ended_by_itself\"}").await;
     assert_eq!(dropped, count(&gone));
-    let left =
-        "SELECT array_agg(client_id ORDER BY client_id COLLATE \"C\") FROM session_evictions";
+    let left = "SELECT array_agg(key ORDER BY key) FROM work_queue";
     let left: Vec<String> = fleet.value(left).await;
     let mut expected: Vec<&str> = waiting.iter().map(|lost| lost.client_id).collect();
     expected.sort_unstable();
     assert_eq!(left, expected);
-    let unseen: i64 =
-        fleet.value("SELECT count(*) FROM session_evictions WHERE seen_at IS NULL").await;
+    let unseen: i64 = fleet.value("SELECT count(*) FROM work_queue WHERE seen_at IS NULL").await;
     assert_eq!(unseen, 0, "each was seen");
 }
 
@@ -532,7 +532,7 @@ async fn a_change_is_seen_once_its_transaction_has_ended() {
         let during: f64 = fleet.value("SELECT extract(epoch FROM clock_timestamp())::float8").await;
         other.batch_execute("COMMIT").await.unwrap();
         eventually("it is seen", || async {
-            let seen = "SELECT max(extract(epoch FROM seen_at))::float8 FROM session_evictions";
+            let seen = "SELECT max(extract(epoch FROM seen_at))::float8 FROM work_queue";
             fleet.value::<Option<f64>>(seen).await.is_some_and(|seen| seen > during)
         })
         .await;
@@ -557,8 +557,9 @@ async fn whoever_is_removed_while_connected_is_remembered_as_such() {
     for (client_id, was_open) in
         [("connected", Some(true)), ("ended", Some(false)), ("never seen", None)]
     {
-        let known =
-            format!("SELECT was_open FROM session_evictions WHERE client_id = '{client_id}'");
+        let known = format!(
+            "SELECT (payload ->> 'was_open')::boolean FROM work_queue WHERE key = '{client_id}'"
+        );
         assert_eq!(fleet.value::<Option<bool>>(&known).await, was_open, "{client_id}");
     }
 }

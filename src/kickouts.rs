@@ -1,0 +1,218 @@
+//! Kick-outs: has EMQX end sessions whose rights are gone. A kind of [`crate::work`].
+//!
+//! # What it keeps
+//! Beyond what holds for all [work](crate::work):
+//! 1. Whatever took a right away (the API, the command line, `psql`), the sessions that had it end: triggers
+//!    queue a kick-out for each client id (`sql/V7`).
+//! 2. A kick-out is never given up while its client may be connected. Its row goes when EMQX has said that the
+//!    session has ended or was not there, or when the session is known to have ended by itself: it ended, or
+//!    another began, after nobody could be let in by the old right any more. Where EMQX is not asked, also when
+//!    no session is known to be open then. A client id that EMQX refuses is tried again with waits up to
+//!    [`RETRY_LONGEST`].
+//! 3. A session that came back through a replica that had not heard of the change ends as well: the
+//!    kick-out is carried out once more when that replica can decide by old records no longer. Where all
+//!    replicas heard of the change, which they tell ([`crate::registry::replicas`]), it is not.
+//!
+//! # Design
+//! First this replica's cache forgets the device, then EMQX is called. Few client ids go one by one, many in
+//! bulk. EMQX that is away is not asked for the rest of a batch.
+//!
+//! # Races
+//! - *The client logs in again before this replica has heard of the change.* It can't here: the row was
+//!   read, so the change is visible, and the cache forgets the device before EMQX is called.
+//! - *… on another replica, which has not heard of it either.* Its notice left PostgreSQL together with
+//!   ours. The call waits for [`SETTLE`] after the notice, and the client needs a network round trip or
+//!   two to come back; the window is what the other replica lags beyond that. A replica that is deaf, slow
+//!   or dead then is known by its row, and the session ends the second time (3), whether or not a login is
+//!   known of: its connect event may be what is still missing. What heartbeats cannot see is a notice
+//!   that is late by less than the second between two of them.
+//! - *The client logs in with the new rights between the change and the call.* It is kicked out once:
+//!   EMQX can end only whatever session the client id has now. It then logs in again.
+//! - *A new change while EMQX is called.* The session is ended again, as all work is done again: the login in
+//!   between may have had the rights of before.
+//! - *The replica dies between EMQX's answer and the deletion of the row.* The session is ended a second
+//!   time, after the lease.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::Instant;
+use tokio_postgres::Client;
+
+use crate::backoff::exponential;
+use crate::emqx::{EmqxApi, EmqxError, KickOut};
+use crate::logging::log_throttled;
+use crate::metrics::KickOutMetrics;
+use crate::registry::cache::DeviceCache;
+use crate::registry::error::RegistryError;
+use crate::registry::hearing::Hearing;
+use crate::registry::kickouts::{self as registry, Ends, KIND};
+use crate::registry::work::Work;
+use crate::work::{Kind, Outcome, POLL};
+
+/// Head start of the other replicas' caches.
+pub const SETTLE: Duration = Duration::from_millis(20);
+/// Added to the bound of a replica that lagged before a kick-out is repeated: an answer on its way.
+pub const ANSWER: Duration = Duration::from_secs(1);
+/// Longest wait before a client id that EMQX refuses is tried again.
+pub const RETRY_LONGEST: Duration = Duration::from_secs(300);
+
+const RETRY_FIRST: Duration = Duration::from_millis(500);
+/// From this many on, they go in bulk.
+const BULK_FROM: usize = 32;
+/// Client ids of one bulk call.
+const BULK: usize = 250;
+/// Calls at a time where they go one by one.
+const CALLS: usize = 8;
+/// Time between two looks at kick-outs that were carried out and are not confirmed.
+const CONFIRM: Duration = Duration::from_secs(1);
+/// Time between two looks for what is no longer needed.
+const TIDY: Duration = Duration::from_secs(60);
+
+/// EMQX's answer, in one word where it did what it was asked.
+type Answer = Result<&'static str, EmqxError>;
+
+/// See the module documentation.
+pub struct KickOuts {
+    /// `None`: nothing is ended, and rows wait until their sessions end by themselves.
+    api: Option<Arc<EmqxApi>>,
+    cache: Arc<DeviceCache>,
+    /// Which replica this is.
+    hearing: Arc<Hearing>,
+    ends: Ends,
+    metrics: KickOutMetrics,
+    tidy_at: Instant,
+}
+
+impl KickOuts {
+    /// Ends nothing yet. `bound`: how long a record may decide after a change, whatever fails. `max_session`:
+    /// the longest time that a session may last, after which EMQX ends it.
+    #[must_use]
+    pub fn new(
+        api: Option<Arc<EmqxApi>>,
+        cache: Arc<DeviceCache>,
+        hearing: Arc<Hearing>,
+        bound: Duration,
+        max_session: Option<Duration>,
+        metrics: KickOutMetrics,
+    ) -> Self {
+        let ends = Ends { bound, asks_emqx: api.is_some(), max_session };
+        Self { api, cache, hearing, ends, metrics, tidy_at: Instant::now() }
+    }
+
+    fn outcome(&self, work: &Work, answer: Answer) -> Outcome {
+        self.metrics.count(answer.as_ref().map_or("failed", |outcome| outcome), 1);
+        match answer {
+            Ok(_) => Outcome::Done,
+            Err(error) if error.is_emqx_unfit() => Outcome::Away(error.to_string()),
+            Err(error) => {
+                log_throttled!(warn, "EMQX refused a kick-out", client_id = work.key, %error);
+                let attempt = work.attempts.saturating_sub(1);
+                let after = exponential(RETRY_FIRST, RETRY_LONGEST, attempt);
+                Outcome::Again { after, why: error.to_string() }
+            }
+        }
+    }
+}
+
+impl Kind for KickOuts {
+    const NAME: &'static str = KIND;
+    const LOG_NAME: &'static str = "kick-outs";
+    const HEAD_START: Duration = SETTLE;
+
+    fn is_carried_out(&self) -> bool {
+        self.api.is_some()
+    }
+
+    async fn carry_out(&mut self, batch: &[Work]) -> Vec<Outcome> {
+        let Some(api) = &self.api else { return Vec::new() };
+        for device in batch.iter().filter_map(registry::device) {
+            self.cache.changed(device);
+        }
+        let answers = kick_out(api, batch).await;
+        if let Some(error) = answers.iter().find_map(why_unfit)
+            && !(error.is_away() && api.is_awaited())
+        {
+            let waiting = answers.iter().filter_map(why_unfit).count();
+            log_throttled!(warn, "kick-outs wait for EMQX", %error, waiting);
+        }
+        batch.iter().zip(answers).map(|(work, answer)| self.outcome(work, answer)).collect()
+    }
+
+    async fn finish(&mut self, client: &Client, done: &[&Work]) -> Result<(), RegistryError> {
+        for delay in registry::finish(client, done, self.hearing.id()).await? {
+            self.metrics.delay.observe(delay);
+        }
+        Ok(())
+    }
+
+    /// Drops what is no longer needed, and looks at what was carried out.
+    async fn look_after(&mut self, client: &Client) -> Result<Duration, RegistryError> {
+        if self.tidy_at <= Instant::now() {
+            let dropped = registry::drop_unneeded(client, self.ends).await?;
+            if dropped > 0 {
+                tracing::info!(
+                    dropped,
+                    "sessions that were to be kicked out have ended by themselves"
+                );
+            }
+            self.metrics.count("ended_by_itself", dropped);
+            self.tidy_at = Instant::now() + TIDY;
+        }
+        let confirmations = registry::confirm(client, ANSWER).await?;
+        self.metrics.count("repeated", confirmations.repeated);
+        if confirmations.repeated > 0 {
+            let sessions = confirmations.repeated;
+            log_throttled!(
+                warn,
+                "a replica heard late of changes; sessions that it may have let in are kicked out again",
+                sessions
+            );
+        }
+        Ok(if confirmations.waiting > 0 { CONFIRM } else { POLL })
+    }
+}
+
+/// EMQX's answer to each of a batch, in its order.
+async fn kick_out(api: &EmqxApi, batch: &[Work]) -> Vec<Answer> {
+    if batch.len() < BULK_FROM {
+        return kick_out_one_by_one(api, batch).await;
+    }
+    let mut answers = Vec::with_capacity(batch.len());
+    for chunk in batch.chunks(BULK) {
+        let client_ids: Vec<&str> = chunk.iter().map(|work| work.key.as_str()).collect();
+        answers.extend(match api.kick_out_all(&client_ids).await {
+            Ok(()) => vec![Ok("in_bulk"); chunk.len()],
+            Err(error) if error.is_emqx_unfit() => vec![Err(error); chunk.len()],
+            // One client id that EMQX does not like must not hold up the others.
+            Err(_) => kick_out_one_by_one(api, chunk).await,
+        });
+    }
+    answers
+}
+
+/// A few at a time; once EMQX is unfit, the rest is not asked.
+async fn kick_out_one_by_one(api: &EmqxApi, batch: &[Work]) -> Vec<Answer> {
+    let mut answers: Vec<Answer> = Vec::with_capacity(batch.len());
+    for few in batch.chunks(CALLS) {
+        let unfit = answers.iter().find_map(why_unfit).cloned();
+        answers.extend(match unfit {
+            Some(error) => vec![Err(error); few.len()],
+            None => join_all(few.iter().map(|work| kick_out_one(api, &work.key))).await,
+        });
+    }
+    answers
+}
+
+async fn kick_out_one(api: &EmqxApi, client_id: &str) -> Answer {
+    api.kick_out(client_id).await.map(|outcome| match outcome {
+        KickOut::Disconnected => "disconnected",
+        KickOut::WasNotThere => "was_not_there",
+    })
+}
+
+/// Why EMQX can answer nobody, where that is so.
+fn why_unfit(answer: &Answer) -> Option<&EmqxError> {
+    answer.as_ref().err().filter(|error| error.is_emqx_unfit())
+}

@@ -1,0 +1,147 @@
+//! The work queue: kinds do not wait for each other, and whoever is away is asked with one row at a time.
+
+use std::sync::{Arc, Mutex};
+
+use fleetgate::metrics::Metrics;
+use fleetgate::registry::connection::Target;
+use fleetgate::registry::work::Work;
+use fleetgate::work::{Kind, Outcome, Worker};
+use tokio::sync::{Notify, Semaphore};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::support::app::{config, eventually, start_with};
+use crate::support::fake_emqx::FakeEmqx;
+use crate::support::fleet::Fleet;
+use crate::support::postgres::{TestDatabase, connect, fresh_database};
+
+/// What a test's own kind of work does with a batch.
+type CarryOut = Box<dyn FnMut(&[Work]) -> Vec<Outcome> + Send>;
+
+/// A kind that stops in front of each batch until it may go on.
+struct Held {
+    reached: Arc<Semaphore>,
+    released: Arc<Semaphore>,
+    carry_out: CarryOut,
+}
+
+impl Kind for Held {
+    const NAME: &'static str = "held";
+    const LOG_NAME: &'static str = "held work";
+
+    async fn carry_out(&mut self, batch: &[Work]) -> Vec<Outcome> {
+        self.reached.add_permits(1);
+        self.released.acquire().await.unwrap().forget();
+        (self.carry_out)(batch)
+    }
+}
+
+/// A running worker of such work. Dropping it stops it.
+struct HeldWorker {
+    reached: Arc<Semaphore>,
+    released: Arc<Semaphore>,
+    wake: Arc<Notify>,
+    _stop: DropGuard,
+}
+
+impl HeldWorker {
+    fn start(database: &TestDatabase, carry_out: CarryOut) -> Self {
+        let (reached, released) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+        let kind = Held { reached: reached.clone(), released: released.clone(), carry_out };
+        let target = Target::new(&config(&database.url).database).unwrap();
+        let (wake, stop) = (Arc::new(Notify::new()), CancellationToken::new());
+        let worker = Worker::new(kind, target, wake.clone(), Metrics::new().unwrap().work);
+        tokio::spawn(worker.run(stop.clone()));
+        Self { reached, released, wake, _stop: stop.drop_guard() }
+    }
+
+    /// Waits until a batch is about to be carried out.
+    async fn reached(&self) {
+        self.reached.acquire().await.unwrap().forget();
+    }
+}
+
+async fn queue(fleet: &Fleet, rows: i32) {
+    let queue = "SELECT fleetgate_queue_work('held', array_agg(n::text), array_agg('{}'::jsonb))
+                 FROM generate_series(1, $1) AS n";
+    fleet.sql(queue, &[&rows]).await;
+}
+
+async fn held(fleet: &Fleet) -> i64 {
+    fleet.value("SELECT count(*) FROM work_queue WHERE kind = 'held'").await
+}
+
+#[tokio::test]
+async fn a_kind_that_is_stuck_holds_up_no_kick_out() {
+    let emqx = FakeEmqx::start().await;
+    let api = emqx.settings();
+    let (app, fleet, database) = start_with(|config| config.emqx.api = Some(api)).await;
+    let worker = HeldWorker::start(&database, Box::new(|batch| vec![Outcome::Done; batch.len()]));
+    queue(&fleet, 1000).await;
+    worker.wake.notify_one();
+    worker.reached().await;
+    // What it has not taken is stuck in PostgreSQL besides.
+    let other = connect(&database.url).await;
+    let lock = "BEGIN; SELECT FROM work_queue WHERE kind = 'held' FOR UPDATE";
+    other.batch_execute(lock).await.unwrap();
+    for n in 0..5 {
+        let name = format!("t{n}");
+        fleet.device(&name).await.enabled(&name, false).await;
+        emqx.deleted(&name).await;
+    }
+    eventually("no kick-out waits", || async {
+        app.metric("fleetgate_work_waiting{kind=\"kick_out\"}").await == 0.0
+    })
+    .await;
+    assert_eq!(held(&fleet).await, 1000);
+    other.batch_execute("ROLLBACK").await.unwrap();
+    worker.released.add_permits(1000);
+    eventually("the other kind goes on", || async { held(&fleet).await == 0 }).await;
+}
+
+#[tokio::test]
+async fn one_row_finds_out_whether_the_other_side_is_back() {
+    let database = fresh_database().await;
+    let fleet = Fleet::connect(&database.url).await;
+    queue(&fleet, 20).await;
+    let sizes = Arc::new(Mutex::new(Vec::new()));
+    let noted = sizes.clone();
+    let carry_out = move |batch: &[Work]| {
+        let mut sizes = noted.lock().unwrap();
+        sizes.push(batch.len());
+        let outcome =
+            if sizes.len() < 4 { Outcome::Away("it is away".to_owned()) } else { Outcome::Done };
+        vec![outcome; batch.len()]
+    };
+    let worker = HeldWorker::start(&database, Box::new(carry_out));
+    worker.released.add_permits(3);
+    for _ in 0..4 {
+        worker.reached().await;
+    }
+    let why: String = fleet.value("SELECT min(last_error) FROM work_queue").await;
+    assert_eq!(why, "it is away");
+    worker.released.add_permits(2);
+    eventually("all is done", || async { held(&fleet).await == 0 }).await;
+    assert_eq!(*sizes.lock().unwrap(), [20, 1, 1, 1, 19]);
+}
+
+#[tokio::test]
+async fn what_changed_while_it_was_carried_out_is_carried_out_again() {
+    let database = fresh_database().await;
+    let fleet = Fleet::connect(&database.url).await;
+    let payload = "SELECT fleetgate_queue_work('held', '{a}', ARRAY[$1::text::jsonb])";
+    fleet.sql(payload, &[&r#"{"stays": 1, "moves": 1}"#]).await;
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let noted = seen.clone();
+    let carry_out = move |batch: &[Work]| {
+        let payloads = batch.iter().map(|work| work.payload.to_string());
+        noted.lock().unwrap().extend(payloads);
+        vec![Outcome::Done; batch.len()]
+    };
+    let worker = HeldWorker::start(&database, Box::new(carry_out));
+    worker.reached().await;
+    fleet.sql(payload, &[&r#"{"moves": 2}"#]).await;
+    worker.released.add_permits(2);
+    eventually("all is done", || async { held(&fleet).await == 0 }).await;
+    let seen = seen.lock().unwrap();
+    assert_eq!(*seen, [r#"{"moves":1,"stays":1}"#, r#"{"moves":2,"stays":1}"#]);
+}
