@@ -31,6 +31,8 @@
 //!   what a kind does must bear that. At a shutdown the deletion is waited for.
 //! - *A batch takes longer than the lease.* Another replica carries it out as well. A kind bounds its calls so
 //!   that this does not happen.
+//! - *Somebody is changing a row that is due, and does not commit.* It is passed over and looked for again every
+//!   [`PAUSE_FIRST`]; the commit wakes besides.
 //! - *The other side comes back just after it was asked.* The work waits for the rest of the pause.
 
 use std::sync::Arc;
@@ -175,7 +177,9 @@ impl<K: Kind> Worker<K> {
             let longest = bounded(self.kind.look_after(&client)).await?;
             let (waiting, until_due) = bounded(work::waiting(&*client, K::NAME)).await?;
             self.metrics.waiting(K::NAME, waiting);
+            // What is due and was not taken is being changed by somebody: its commit wakes, or a later look.
             let until_due = until_due.filter(|_| self.kind.is_carried_out());
+            let until_due = until_due.map(|until| until.max(PAUSE_FIRST));
             let wait = self.pause.left().or(until_due).unwrap_or(POLL);
             tokio::select! {
                 () = stop.cancelled() => {}

@@ -1,12 +1,15 @@
 //! The work queue: kinds do not wait for each other, and whoever is away is asked with one row at a time.
 
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use fleetgate::metrics::Metrics;
 use fleetgate::registry::connection::Target;
+use fleetgate::registry::error::RegistryError;
 use fleetgate::registry::work::Work;
-use fleetgate::work::{Kind, Outcome, Worker};
+use fleetgate::work::{Kind, Outcome, PAUSE_FIRST, POLL, Worker};
 use tokio::sync::{Notify, Semaphore};
+use tokio_postgres::Client;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::support::app::{config, eventually, start_with};
@@ -21,6 +24,8 @@ type CarryOut = Box<dyn FnMut(&[Work]) -> Vec<Outcome> + Send>;
 struct Held {
     reached: Arc<Semaphore>,
     released: Arc<Semaphore>,
+    /// One for each turn.
+    turns: Arc<Semaphore>,
     carry_out: CarryOut,
 }
 
@@ -33,25 +38,36 @@ impl Kind for Held {
         self.released.acquire().await.unwrap().forget();
         (self.carry_out)(batch)
     }
+
+    async fn look_after(&mut self, _client: &Client) -> Result<Duration, RegistryError> {
+        self.turns.add_permits(1);
+        Ok(POLL)
+    }
 }
 
 /// A running worker of such work. Dropping it stops it.
 struct HeldWorker {
     reached: Arc<Semaphore>,
     released: Arc<Semaphore>,
+    turns: Arc<Semaphore>,
     wake: Arc<Notify>,
     _stop: DropGuard,
 }
 
 impl HeldWorker {
     fn start(database: &TestDatabase, carry_out: CarryOut) -> Self {
-        let (reached, released) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
-        let kind = Held { reached: reached.clone(), released: released.clone(), carry_out };
+        let [reached, released, turns] = [(); 3].map(|()| Arc::new(Semaphore::new(0)));
+        let kind = Held {
+            reached: reached.clone(),
+            released: released.clone(),
+            turns: turns.clone(),
+            carry_out,
+        };
         let target = Target::new(&config(&database.url).database).unwrap();
         let (wake, stop) = (Arc::new(Notify::new()), CancellationToken::new());
         let worker = Worker::new(kind, target, wake.clone(), Metrics::new().unwrap().work);
         tokio::spawn(worker.run(stop.clone()));
-        Self { reached, released, wake, _stop: stop.drop_guard() }
+        Self { reached, released, turns, wake, _stop: stop.drop_guard() }
     }
 
     /// Waits until a batch is about to be carried out.
@@ -144,4 +160,21 @@ async fn what_changed_while_it_was_carried_out_is_carried_out_again() {
     eventually("all is done", || async { held(&fleet).await == 0 }).await;
     let seen = seen.lock().unwrap();
     assert_eq!(*seen, [r#"{"moves":1,"stays":1}"#, r#"{"moves":2,"stays":1}"#]);
+}
+
+#[tokio::test]
+async fn a_row_that_somebody_is_changing_is_looked_for_now_and_then() {
+    let database = fresh_database().await;
+    let fleet = Fleet::connect(&database.url).await;
+    queue(&fleet, 1).await;
+    let other = connect(&database.url).await;
+    other.batch_execute("BEGIN; UPDATE work_queue SET payload = '{\"a\": 1}'").await.unwrap();
+    let began = Instant::now();
+    let worker = HeldWorker::start(&database, Box::new(|batch| vec![Outcome::Done; batch.len()]));
+    worker.released.add_permits(1);
+    // One at first, one after each look.
+    worker.turns.acquire_many(7).await.unwrap().forget();
+    assert!(began.elapsed() >= PAUSE_FIRST * 5, "{:?}", began.elapsed());
+    other.batch_execute("COMMIT").await.unwrap();
+    eventually("it is done", || async { held(&fleet).await == 0 }).await;
 }
