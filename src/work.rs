@@ -21,7 +21,7 @@
 //! PostgreSQL's notice names the kind and wakes its worker on every replica; each takes what it can get
 //! (`FOR UPDATE SKIP LOCKED`) for [`LEASE`], has its kind carry it out, and deletes the rows. A poll every
 //! [`POLL`] finds what a lost notice or a crashed replica left behind. This is the only place that tries
-//! again: what a kind calls tries once.
+//! again: what a kind calls, it calls once.
 //!
 //! # Races
 //! - *A new change while the work is carried out.* The row's `changed_at` has moved on, so it is not deleted,

@@ -66,7 +66,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("sweep", &["backoff", "clock", "domain", "emqx", "logging", "metrics", "registry"]),
     ("work", &["backoff", "logging", "metrics", "registry"]),
     ("registry", &["causes", "config", "domain", "logging", "metrics", "secret", "tls"]),
-    ("emqx", &["causes", "config", "http_client", "metrics", "secret", "tls"]),
+    ("emqx", &["backoff", "causes", "config", "http_client", "metrics", "secret", "tls"]),
     ("lifecycle", &[]),
     ("logging", &["config"]),
     ("config", &["domain", "read_file", "secret"]),

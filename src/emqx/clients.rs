@@ -109,7 +109,7 @@ impl EmqxApi {
     }
 
     async fn list(&self, path: &str) -> Result<Answer, EmqxError> {
-        let body = self.call("list_clients", self.request(Method::GET, path)).await?;
+        let body = self.call_again("list_clients", || self.request(Method::GET, path)).await?;
         serde_json::from_slice(&body).map_err(|error| EmqxError::Unreadable(error.to_string()))
     }
 }

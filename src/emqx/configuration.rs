@@ -1,6 +1,7 @@
 //! Reads and changes EMQX's configuration.
 //!
-//! When the answer to a change is lost, only looking tells whether it was carried out ([`super::setup`] does).
+//! A PUT or DELETE may be made twice. A POST is made once: when its answer is lost, only looking tells whether
+//! it was carried out ([`super::setup`] does).
 
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ impl EmqxApi {
     /// # Errors
     /// When EMQX does not answer, or not with JSON.
     pub async fn configuration(&self, path: &str) -> Result<Option<Value>, EmqxError> {
-        match self.call("read_configuration", self.request(Method::GET, path)).await {
+        match self.call_again("read_configuration", || self.request(Method::GET, path)).await {
             Ok(body) => serde_json::from_slice(&body)
                 .map(Some)
                 .map_err(|error| EmqxError::UnreadableConfiguration(error.to_string())),
@@ -41,10 +42,18 @@ impl EmqxApi {
         path: &str,
         body: Option<&Value>,
     ) -> Result<(), EmqxError> {
-        let mut request = self.request(method.clone(), path).timeout(CHANGE_TIMEOUT);
-        if let Some(body) = body {
-            request = request.json(body);
-        }
-        self.call("change_configuration", request).await.map(drop)
+        let request = || {
+            let request = self.request(method.clone(), path).timeout(CHANGE_TIMEOUT);
+            match body {
+                Some(body) => request.json(body),
+                None => request,
+            }
+        };
+        let name = "change_configuration";
+        let answer = match *method {
+            Method::POST => self.call(name, request()).await,
+            _ => self.call_again(name, request).await,
+        };
+        answer.map(drop)
     }
 }

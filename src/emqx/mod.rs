@@ -3,9 +3,11 @@
 //! of the API is used.
 //!
 //! # What it keeps
-//! 1. A call is made once and ends within a bounded time: [`CONNECT_TIMEOUT`], [`CALL_TIMEOUT`]. Whoever calls
-//!    tries again where that helps, and waits before ([`crate::work`], [`crate::sweep`]).
-//! 2. An answer takes bounded memory.
+//! 1. A call ends within a bounded time: [`CONNECT_TIMEOUT`], [`CALL_TIMEOUT`], [`ATTEMPTS`].
+//! 2. A page of a list, and what is read or replaced of the configuration, is asked for again after a short wait
+//!    if no answer comes: the list, or a run of `emqx apply`, would have to begin anew. A kick-out is made once,
+//!    because the work queue repeats it ([`crate::work`]); so is what creates something.
+//! 3. An answer takes bounded memory.
 //!
 //! EMQX may start after Fleetgate (`docker/compose.yaml` has it so): until it has answered once, for
 //! [`STARTING`] at most, it is awaited, and that it does not answer is nothing to complain about.
@@ -23,6 +25,7 @@ use std::time::{Duration, Instant};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 
+use crate::backoff::exponential;
 use crate::config::EmqxApi as Settings;
 use crate::http_client;
 use crate::metrics::EmqxMetrics;
@@ -35,9 +38,13 @@ pub use error::EmqxError;
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time for one call, its answer included.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often a call is attempted that is made again.
+pub const ATTEMPTS: u32 = 3;
 /// How long EMQX may take to answer for the first time.
 pub const STARTING: Duration = Duration::from_secs(60);
 
+const FIRST_RETRY: Duration = Duration::from_millis(50);
+const LAST_RETRY: Duration = Duration::from_millis(500);
 /// Idle connections kept: as many as kick-outs use at once.
 const IDLE_CONNECTIONS: usize = 8;
 /// How long they are kept: less than EMQX keeps them, so that no call meets one that is being closed.
@@ -137,6 +144,24 @@ impl EmqxApi {
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let url = format!("{}/api/v5/{path}", self.url);
         self.http.request(method, url).basic_auth(&self.key, Some(self.secret.expose()))
+    }
+
+    /// Makes a call that may be made twice, again where EMQX gave no answer.
+    async fn call_again(
+        &self,
+        name: &'static str,
+        request: impl Fn() -> RequestBuilder,
+    ) -> Result<Vec<u8>, EmqxError> {
+        for attempt in 0..ATTEMPTS - 1 {
+            match self.call(name, request()).await {
+                Err(error) if error.is_away() => {
+                    tracing::debug!(%error, call = name, "EMQX is asked again");
+                    tokio::time::sleep(exponential(FIRST_RETRY, LAST_RETRY, attempt)).await;
+                }
+                outcome => return outcome,
+            }
+        }
+        self.call(name, request()).await
     }
 
     /// Makes a call and returns the body of a 2xx.
