@@ -8,6 +8,7 @@ pub mod address;
 pub mod credential;
 pub mod device;
 pub mod event;
+pub mod meta;
 pub mod name;
 pub mod password_hash;
 pub mod rights;

@@ -8,6 +8,7 @@
 //! - [`ingest`] writes what EMQX reports; [`presence`] has the order of sessions.
 //! - [`kickouts`] kicks out clients whose rights are gone, [`sweep`] repairs presence from EMQX's list of clients.
 //! - [`work`] carries out what has to be done elsewhere after a commit: the workers of the work queue.
+//! - [`fleet`]: what is done to devices, credentials, bindings, grants, capabilities and locks.
 //! - [`provision`] makes the secrets and certificates of a bus, [`embedded`] runs a private PostgreSQL.
 //! - [`registry`] is PostgreSQL, with the devices in memory; [`emqx`] is EMQX's REST API.
 //! - [`domain`]: names, topics, rights, credentials, events, values. Pure: no I/O.
@@ -24,6 +25,7 @@ pub mod config;
 pub mod domain;
 pub mod embedded;
 pub mod emqx;
+pub mod fleet;
 pub mod http;
 pub mod http_client;
 pub mod ingest;

@@ -22,6 +22,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "domain",
             "embedded",
             "emqx",
+            "fleet",
             "http_client",
             "lifecycle",
             "logging",
@@ -59,6 +60,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     // The order of sessions is a part of taking events in, with a name of its own.
     ("ingest", &["config", "domain", "logging", "metrics", "presence", "registry"]),
     ("presence", &["domain", "registry"]),
+    // What is done to the fleet. Of authn it takes only what a token looks like: no password may.
+    ("fleet", &["authn", "domain", "registry", "secret"]),
     ("provision", &["authn", "secret", "write_file"]),
     ("authn", &["clock", "domain", "logging", "metrics", "registry", "secret"]),
     ("authz", &["domain", "registry"]),
@@ -231,5 +234,46 @@ fn arrows_have_no_circle() {
             let other_position = ARROWS.iter().position(|(name, _)| name == other).unwrap();
             assert!(other_position > position, "{module} → {other} points upward");
         }
+    }
+}
+
+/// The command line has arguments, questions, tables and words. What is done to the fleet is done in `fleet`, what is
+/// asked of the server in `registry`: no statement and no transaction is anywhere in `cli`.
+#[test]
+fn the_command_line_has_no_statements() {
+    struct Calls(Vec<String>);
+    impl<'ast> Visit<'ast> for Calls {
+        fn visit_expr_method_call(&mut self, call: &'ast syn::ExprMethodCall) {
+            self.0.push(call.method.to_string());
+            syn::visit::visit_expr_method_call(self, call);
+        }
+    }
+    let forbidden = [
+        "query",
+        "query_one",
+        "query_opt",
+        "query_raw",
+        "execute",
+        "batch_execute",
+        "prepare",
+        "transaction",
+    ];
+    let calls = |source: &str| {
+        let mut calls = Calls(Vec::new());
+        calls.visit_file(&syn::parse_file(source).unwrap());
+        calls.0.into_iter().filter(|name| forbidden.contains(&name.as_str())).collect::<Vec<_>>()
+    };
+    assert_eq!(calls("fn f() { a(client.query_opt(x, &[]).await?); }"), ["query_opt"]);
+    let mut folders = vec![Path::new("src/cli").to_owned()];
+    let mut files = vec![Path::new("src/cli.rs").to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { folders.push(path) } else { files.push(path) }
+        }
+    }
+    for file in files {
+        let found = calls(&fs::read_to_string(&file).unwrap());
+        assert_eq!(found, Vec::<String>::new(), "{}", file.display());
     }
 }

@@ -2,16 +2,14 @@
 
 use clap::{Args, Subcommand};
 use serde_json::json;
-use tokio_postgres::Client;
 
+use crate::cli::arguments::value_or_none;
 use crate::cli::context::Context;
-use crate::cli::convention::{Place, conventional_binding, require_capability};
 use crate::cli::error::CliError;
 use crate::cli::output::{or_dash, table};
-use crate::domain::name::{CapabilityName, DeviceName};
+use crate::domain::name::{BindingName, DeviceName};
 use crate::domain::topic::TopicName;
-use crate::registry::bindings::{self, BindingRow, NewBinding};
-use crate::registry::devices;
+use crate::fleet::bindings::{self, BindingChange, BindingRow, NewBinding};
 
 /// Bindings, a device's exact topics: add, list, set, remove.
 #[derive(Args)]
@@ -34,7 +32,7 @@ enum Action {
         /// The device.
         device: DeviceName,
         /// A capability, or "main".
-        name: CapabilityName,
+        name: BindingName,
     },
 }
 
@@ -49,7 +47,7 @@ impl Arguments {
     }
 }
 
-/// Give a device the topics of a capability, and the capability with them.
+/// Give a device the topics of a capability, and the capability with them. Doing it again changes nothing.
 ///
 /// Without topics they are the conventional ones: AREA/FLOOR/DEVICE/NAME/state to report and …/set to be commanded, each where the capability has a schema for it, both where it has none.
 #[derive(Args)]
@@ -57,7 +55,7 @@ struct AddArguments {
     /// The device.
     device: DeviceName,
     /// A capability, or "main".
-    name: CapabilityName,
+    name: BindingName,
     /// The exact topic the device reports on.
     #[arg(long, value_name = "TOPIC")]
     state_topic: Option<TopicName>,
@@ -69,117 +67,89 @@ struct AddArguments {
     merge: bool,
 }
 
-/// Change what the reports of a binding do to its last known value.
+impl AddArguments {
+    async fn run(self, context: &Context) -> Result<(), CliError> {
+        let binding = NewBinding {
+            conventional: self.state_topic.is_none() && self.command_topic.is_none(),
+            name: self.name,
+            state_topic: self.state_topic,
+            command_topic: self.command_topic,
+            merge: self.merge,
+        };
+        let mut client = context.connect().await?;
+        let row = bindings::add(&mut client, &self.device, &binding).await?.into_inner();
+        context.output.result(&row, || binding_table(std::slice::from_ref(&row)))
+    }
+}
+
+/// Change a binding: its topics, or what its reports do to its last known value. A topic that the device loses ends its sessions.
 #[derive(Args)]
-#[command(group = clap::ArgGroup::new("reports").required(true))]
+#[command(group = clap::ArgGroup::new("change").multiple(true).required(true))]
 struct SetArguments {
     /// The device.
     device: DeviceName,
     /// A capability, or "main".
-    name: CapabilityName,
-    /// They hold only what changed: merge each into it (RFC 7396, in the order of the messages' times).
-    #[arg(long, group = "reports")]
+    name: BindingName,
+    /// The exact topic the device reports on.
+    #[arg(long, value_name = "TOPIC", group = "change")]
+    state_topic: Option<TopicName>,
+    /// Let the device report nothing.
+    #[arg(long, group = "change", conflicts_with = "state_topic")]
+    no_state_topic: bool,
+    /// The exact topic the device is commanded on.
+    #[arg(long, value_name = "TOPIC", group = "change")]
+    command_topic: Option<TopicName>,
+    /// Let the device be commanded nothing.
+    #[arg(long, group = "change", conflicts_with = "command_topic")]
+    no_command_topic: bool,
+    /// Take the conventional topics, as the device is called and where it is now.
+    #[arg(long, group = "change",
+        conflicts_with_all = ["state_topic", "no_state_topic", "command_topic", "no_command_topic"])]
+    conventional: bool,
+    /// Its reports hold only what changed: merge each into it (RFC 7396, in the order of the messages' times).
+    #[arg(long, group = "change")]
     merge: bool,
-    /// They hold everything: each replaces it.
-    #[arg(long, group = "reports")]
+    /// Its reports hold everything: each replaces it.
+    #[arg(long, group = "change", conflicts_with = "merge")]
     replace: bool,
 }
 
 impl SetArguments {
     async fn run(self, context: &Context) -> Result<(), CliError> {
-        let client = context.connect().await?;
-        let (device, name) = (self.device.as_str(), self.name.as_str());
-        let id = devices::find_id(&client, device).await?;
-        let id = id.ok_or_else(|| CliError::no_device(device))?;
-        if !bindings::set_merge(&client, id, name, self.merge).await? {
-            return Err(no_binding(device, name));
-        }
-        let result = json!({"device": device, "name": name, "merge": self.merge});
-        let what = reports(self.merge);
-        context.output.result(&result, || {
-            format!("Reports of binding \"{name}\" of device \"{device}\": {what}.")
-        })
-    }
-}
-
-/// What a report does to the last known value.
-fn reports(merge: bool) -> &'static str {
-    if merge { "merge" } else { "replace" }
-}
-
-fn no_binding(device: &str, name: &str) -> CliError {
-    CliError::NotFound(format!(
-        "device \"{device}\" has no binding \"{name}\"; see `fleetgate binding list`"
-    ))
-}
-
-impl AddArguments {
-    async fn run(self, context: &Context) -> Result<(), CliError> {
-        let mut client = context.connect().await?;
-        let binding = self.binding(&client).await?;
-        if !bindings::add(&mut client, &self.device, &binding).await? {
-            return Err(CliError::no_device(self.device.as_str()));
-        }
-        let row = BindingRow {
-            name: binding.name.to_string(),
-            state_topic: binding.state_topic.as_ref().map(ToString::to_string),
-            command_topic: binding.command_topic.as_ref().map(ToString::to_string),
-            merge: binding.merge,
+        let change = BindingChange {
+            conventional: self.conventional,
+            state_topic: value_or_none(self.state_topic, self.no_state_topic),
+            command_topic: value_or_none(self.command_topic, self.no_command_topic),
+            merge: (self.merge || self.replace).then_some(self.merge),
         };
+        let mut client = context.connect().await?;
+        let row = bindings::set(&mut client, &self.device, &self.name, &change).await?;
         context.output.result(&row, || binding_table(std::slice::from_ref(&row)))
-    }
-
-    async fn binding(&self, client: &Client) -> Result<NewBinding, CliError> {
-        let device = self.device.as_str();
-        let found = devices::find(client, device).await?;
-        let found = found.ok_or_else(|| CliError::no_device(device))?.device;
-        if self.state_topic.is_none() && self.command_topic.is_none() {
-            let (area, floor) = (found.area.as_deref(), found.floor.as_deref());
-            let place = Place { device: &self.device, area, floor };
-            let binding = conventional_binding(client, place, &self.name).await?;
-            return self.merging(binding);
-        }
-        require_capability(client, &self.name).await?;
-        let (state_topic, command_topic) = (self.state_topic.clone(), self.command_topic.clone());
-        let name = self.name.clone();
-        self.merging(NewBinding { name, state_topic, command_topic, merge: false })
-    }
-
-    fn merging(&self, mut binding: NewBinding) -> Result<NewBinding, CliError> {
-        if self.merge && binding.state_topic.is_none() {
-            return Err(CliError::Usage(
-                "--merge: the binding has no state topic, so there are no reports to merge; give --state-topic"
-                    .to_owned(),
-            ));
-        }
-        binding.merge = self.merge;
-        Ok(binding)
     }
 }
 
 async fn list(context: &Context, device: &DeviceName) -> Result<(), CliError> {
     let client = context.connect().await?;
-    let id = devices::find_id(&client, device.as_str()).await?;
-    let id = id.ok_or_else(|| CliError::no_device(device.as_str()))?;
-    let found = bindings::list(&client, id).await?;
+    let found = bindings::list(&client, device).await?;
     context.output.result(&found, || binding_table(&found))
 }
 
 async fn remove(
     context: &Context,
     device: &DeviceName,
-    name: &CapabilityName,
+    name: &BindingName,
 ) -> Result<(), CliError> {
     let client = context.connect().await?;
-    let id = devices::find_id(&client, device.as_str()).await?;
-    let id = id.ok_or_else(|| CliError::no_device(device.as_str()))?;
-    if !bindings::remove(&client, id, name.as_str()).await? {
-        return Err(no_binding(device.as_str(), name.as_str()));
-    }
+    bindings::remove(&client, device, name).await?;
     let result = json!({"device": device.as_str(), "name": name.as_str(), "removed": true});
     context
         .output
         .result(&result, || format!("Binding \"{name}\" of device \"{device}\" is removed."))
+}
+
+/// What a report does to the last known value.
+fn reports(merge: bool) -> &'static str {
+    if merge { "merge" } else { "replace" }
 }
 
 /// Bindings, for people.

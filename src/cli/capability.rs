@@ -11,7 +11,7 @@ use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::output::{table, yes_no};
 use crate::domain::name::CapabilityName;
-use crate::registry::capabilities::{self, CapabilityChange, CapabilityRow, NewCapability};
+use crate::fleet::capabilities::{self, CapabilityChange, CapabilityRow, NewCapability};
 
 use schema_files::{read_documents, read_schema};
 
@@ -123,12 +123,10 @@ impl SetArguments {
             command_schema: schema(&self.command_schema, self.no_command_schema)?,
         };
         let client = context.connect().await?;
-        let name = self.name.as_str();
-        let changed = capabilities::set(&client, name, &change).await?;
-        let row = changed.ok_or_else(|| CliError::no_capability(name))?;
+        let row = capabilities::set(&client, &self.name, &change).await?;
         context.output.result(&row, || {
             let devices = if row.devices == 1 { "device has" } else { "devices have" };
-            format!("Capability \"{name}\" is changed; {} {devices} it.", row.devices)
+            format!("Capability \"{}\" is changed; {} {devices} it.", self.name, row.devices)
         })
     }
 }
@@ -141,9 +139,7 @@ async fn list(context: &Context) -> Result<(), CliError> {
 
 async fn remove(context: &Context, name: &CapabilityName) -> Result<(), CliError> {
     let client = context.connect().await?;
-    if !capabilities::remove(&client, name.as_str()).await? {
-        return Err(CliError::no_capability(name.as_str()));
-    }
+    capabilities::remove(&client, name).await?;
     context.output.result(&json!({"name": name.as_str(), "removed": true}), || {
         format!("Capability \"{name}\" is removed.")
     })

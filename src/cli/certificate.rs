@@ -6,18 +6,17 @@ use clap::{Args, Subcommand};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
+use crate::cli::arguments::number;
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
-use crate::cli::numbers::number;
 use crate::clock::Clock;
 use crate::domain::credential::{CertificateUse, CredentialId};
 use crate::domain::name::DeviceName;
+use crate::fleet::all_or_nothing;
+use crate::fleet::credentials::{self, NewCredential, Terms};
 use crate::provision::authority::{Authority, Issued};
 use crate::provision::device::{DeviceFiles, Written};
 use crate::provision::files::Directory;
-use crate::registry::credentials::{self, NewCredential, Terms};
-use crate::registry::devices;
-use crate::registry::error::RegistryError;
 
 /// Client certificates of devices.
 #[derive(Args)]
@@ -96,7 +95,7 @@ impl IssueArguments {
         Ok(authority.issue_client(directory, self.device.as_str(), now, end)?)
     }
 
-    /// Binds the certificate. The files are written before the binding counts: with `--required` a
+    /// Binds the certificate. The files are written before the binding is valid: with `--required` a
     /// binding without files would lock the device out.
     async fn bind(
         &self,
@@ -104,16 +103,14 @@ impl IssueArguments {
         ends: Timestamp,
         write: impl FnOnce() -> Result<Written, CliError>,
     ) -> Result<CredentialId, CliError> {
-        let device = self.device.as_str();
-        let on_device = || RegistryError::on(format!("device {device:?}"));
-        let mut client = context.connect().await?;
-        let transaction = client.transaction().await.map_err(on_device())?;
-        let found = devices::find_id(&transaction, device).await?;
-        let found = found.ok_or_else(|| CliError::no_device(device))?;
         let terms = Terms { expires_at: Some(ends), ..Terms::default() };
-        let id = credentials::add(&transaction, found, &self.credential(), &terms).await?;
-        let written = write()?;
-        transaction.commit().await.map_err(on_device())?;
+        let mut client = context.connect().await?;
+        let (id, written) = all_or_nothing(&mut client, async |transaction| {
+            let credential = self.credential();
+            let id = credentials::add(transaction, &self.device, &credential, &terms).await?;
+            Ok::<_, CliError>((id, write()?))
+        })
+        .await?;
         written.keep();
         Ok(id)
     }

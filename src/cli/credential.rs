@@ -4,7 +4,6 @@ use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use serde_json::json;
 
-use crate::authn::token::has_token_shape;
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::moment::{parse_future_moment, parse_moment};
@@ -12,10 +11,8 @@ use crate::cli::output::{moment, or_dash, table, yes_no};
 use crate::cli::questions::read_password;
 use crate::domain::credential::{CertificateUse, CredentialId};
 use crate::domain::name::DeviceName;
-use crate::domain::password_hash::{Cost, hash_password};
-use crate::registry::credentials::{self, CredentialRow, NewCredential, Revocation, Terms};
-use crate::registry::devices;
-use crate::secret::{Secret, random_bytes};
+use crate::fleet::credentials::{self, CredentialRow, NewCredential, Revocation, Terms};
+use crate::secret::Secret;
 
 /// Credentials, what a device logs in with: add, list, revoke.
 #[derive(Args)]
@@ -57,7 +54,7 @@ fn number(text: &str) -> Result<i64, String> {
     })
 }
 
-/// Give a device a credential. Others it has keep counting, so that they can be rotated.
+/// Give a device a credential. Others it has stay valid, so that they can be rotated.
 #[derive(Args)]
 struct AddArguments {
     /// The device.
@@ -73,10 +70,10 @@ struct AddArguments {
     /// What you call it.
     #[arg(long)]
     label: Option<String>,
-    /// When it stops counting: 90d, 2027-01-01 or 2027-01-01T00:00:00Z.
+    /// When it expires: 90d, 2027-01-01 or 2027-01-01T00:00:00Z.
     #[arg(long, value_name = "WHEN", value_parser = parse_future_moment)]
     expires: Option<Timestamp>,
-    /// When it begins to count, in the same ways.
+    /// When it begins to be valid, in the same ways.
     #[arg(long, value_name = "WHEN", value_parser = parse_moment)]
     not_before: Option<Timestamp>,
 }
@@ -97,15 +94,12 @@ struct Kind {
 
 impl AddArguments {
     async fn run(self, context: &Context) -> Result<(), CliError> {
-        let secret = self.kind.generate.then(Secret::generate);
-        let credential = self.credential(secret.as_ref())?;
+        let (secret, credential) = self.credential()?;
         let terms =
             Terms { label: self.label, not_before: self.not_before, expires_at: self.expires };
         let device = self.device.as_str();
         let client = context.connect().await?;
-        let id = devices::find_id(&client, device).await?;
-        let id = id.ok_or_else(|| CliError::no_device(device))?;
-        let CredentialId(id) = credentials::add(&client, id, &credential, &terms).await?;
+        let CredentialId(id) = credentials::add(&client, &self.device, &credential, &terms).await?;
         let kind = credential.kind();
         let text = || {
             format!(
@@ -121,42 +115,32 @@ impl AddArguments {
         context.output.result_with_secret(&result, &secret, text)
     }
 
-    fn credential(&self, secret: Option<&Secret>) -> Result<NewCredential, CliError> {
-        if let Some(secret) = secret {
-            return Ok(NewCredential::Secret { hash: hash_secret(secret, Cost::Generated) });
+    /// The credential, and the secret where one was generated.
+    fn credential(&self) -> Result<(Option<Secret>, NewCredential), CliError> {
+        if self.kind.generate {
+            let (secret, credential) = NewCredential::generate();
+            return Ok((Some(secret), credential));
         }
         if let Some(common_name) = self.kind.certificate_cn.clone() {
             let required =
                 if self.required { CertificateUse::Required } else { CertificateUse::Alone };
-            return Ok(NewCredential::Certificate { common_name, required });
+            return Ok((None, NewCredential::Certificate { common_name, required }));
         }
-        let password = read_password(self.allow_weak)?;
-        if has_token_shape(password.expose()) {
-            return Err(CliError::Failed(
-                "this password has the shape of a device token and would be judged as one; choose another".into(),
-            ));
-        }
-        Ok(NewCredential::Password { hash: hash_secret(&password, Cost::Chosen) })
+        Ok((None, NewCredential::password(&read_password()?, self.allow_weak)?))
     }
 }
 
 async fn list(context: &Context, device: &DeviceName) -> Result<(), CliError> {
     let client = context.connect().await?;
-    let id = devices::find_id(&client, device.as_str()).await?;
-    let id = id.ok_or_else(|| CliError::no_device(device.as_str()))?;
-    let found = credentials::list(&client, id).await?;
+    let found = credentials::list(&client, device).await?;
     context.output.result(&found, || credential_table(&found))
 }
 
 async fn revoke(context: &Context, id: i64) -> Result<(), CliError> {
     let client = context.connect().await?;
-    let revocation = credentials::revoke(&client, CredentialId(id)).await?.ok_or_else(|| {
-        CliError::NotFound(format!(
-            "there is no credential {id}; see `fleetgate credential list DEVICE`"
-        ))
-    })?;
+    let revocation = credentials::revoke(&client, CredentialId(id)).await?;
     let was_valid = revocation == Revocation::Revoked;
-    let result = json!({"id": id, "revoked": true, "could_still_count": was_valid});
+    let result = json!({"id": id, "revoked": true, "was_valid": was_valid});
     context.output.result(&result, || match revocation {
         Revocation::Revoked => format!("Credential {id} is revoked."),
         Revocation::Expired => format!("Credential {id} is revoked; it had expired already."),
@@ -184,9 +168,4 @@ pub(super) fn credential_table(credentials: &[CredentialRow]) -> String {
         ]
     });
     table(header, rows)
-}
-
-/// Hashes a secret under a fresh salt into a PHC string.
-pub(super) fn hash_secret(secret: &Secret, cost: Cost) -> String {
-    hash_password(secret.expose().as_bytes(), &random_bytes(), cost)
 }

@@ -28,17 +28,20 @@ use tokio_postgres::{Client, NoTls};
 use tokio_util::sync::CancellationToken;
 
 use crate::app::{self, App, AppError, listen_remedy};
+use crate::cli::arguments::listen_address;
 use crate::cli::error::CliError;
-use crate::cli::numbers::listen_address;
 use crate::cli::output::{print, remark};
 use crate::cli::token::TokenCommandError;
+use crate::cli::wording;
 use crate::clock::Clock;
 use crate::config::{Config, Problems, Settings};
 use crate::embedded::{EmbeddedError, PrivatePostgres};
+use crate::fleet::{FleetError, is_empty};
 use crate::lifecycle;
 use crate::logging;
 use crate::registry::connection::connect;
 use crate::registry::error::RegistryError;
+use crate::registry::inspection;
 use crate::registry::migrate::migrate;
 use crate::secret::Secret;
 use home::DevHome;
@@ -99,7 +102,10 @@ pub(super) enum DevError {
     /// The configuration is wrong: that is the environment here, for dev writes the file itself.
     #[error("{0}")]
     Configuration(#[from] Problems),
-    /// The registry said no, or could not be asked.
+    /// The demo fleet was not put into the registry.
+    #[error("{}", wording::in_words(.0))]
+    Fleet(#[from] FleetError),
+    /// The registry could not be asked.
     #[error(transparent)]
     Registry(#[from] RegistryError),
     /// The service failed.
@@ -128,6 +134,7 @@ impl From<DevError> for CliError {
     fn from(error: DevError) -> Self {
         match error {
             DevError::Configuration(problems) => Self::Configuration(problems),
+            DevError::Fleet(error) => Self::Fleet(error),
             DevError::Registry(error) => Self::Registry(error),
             DevError::App(error) => Self::Service(error),
             other => Self::Failed(other.to_string()),
@@ -208,7 +215,7 @@ async fn fill(
 ) -> Result<Record, DevError> {
     let mut client = connect(&config.database).await?;
     migrate(&mut client).await?;
-    if load::is_empty(&client).await? {
+    if is_empty(&client).await? {
         return load::load(&mut client, webhook_token, &home.demo()).await;
     }
     match known {
@@ -229,16 +236,7 @@ fn try_address(address: SocketAddr) -> Result<(), DevError> {
 
 async fn create_database(postgres: &PrivatePostgres) -> Result<(), DevError> {
     let client = administrator(&postgres.connection_string("postgres")).await?;
-    let on_database = || RegistryError::on(format!("database {DATABASE:?}"));
-    let found = client
-        .query_opt("SELECT 1 FROM pg_database WHERE datname = $1", &[&DATABASE])
-        .await
-        .map_err(on_database())?;
-    if found.is_none() {
-        let create = format!("CREATE DATABASE {DATABASE}");
-        client.batch_execute(&create).await.map_err(on_database())?;
-    }
-    Ok(())
+    Ok(inspection::create_database(&client, DATABASE).await?)
 }
 
 async fn administrator(url: &str) -> Result<Client, RegistryError> {

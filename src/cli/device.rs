@@ -1,18 +1,22 @@
 //! `fleetgate device`
 
+mod add;
+mod set;
+mod show;
+
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use crate::cli::arguments::number;
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
-use crate::cli::numbers::number;
-use crate::cli::output::{moment, or_dash, shell_word, table, yes_no};
+use crate::cli::output::{moment, or_dash, remark, shell_word, table, yes_no};
 use crate::cli::questions::confirm;
-use crate::cli::{device_add, device_show};
-use crate::domain::name::DeviceName;
-use crate::registry::devices::{self, DeviceFilter, DeviceRow, MAX_PAGE};
+use crate::config::suggestion::nearest;
+use crate::domain::name::{DeviceKind, DeviceName};
+use crate::fleet::devices::{self, DeviceChange, DeviceFilter, DeviceRow, MAX_PAGE};
 
-/// Devices: add, list, show, enable, disable, remove.
+/// Devices: add, set, list, show, enable, disable, remove.
 #[derive(Args)]
 pub(super) struct Arguments {
     #[command(subcommand)]
@@ -21,9 +25,10 @@ pub(super) struct Arguments {
 
 #[derive(Subcommand)]
 enum Action {
-    Add(Box<device_add::Arguments>),
+    Add(Box<add::Arguments>),
+    Set(Box<set::Arguments>),
     List(Box<ListArguments>),
-    Show(device_show::Arguments),
+    Show(show::Arguments),
     /// Let a device use the bus again.
     Enable {
         /// Its name.
@@ -48,6 +53,7 @@ impl Arguments {
     pub(super) async fn run(self, context: &Context) -> Result<(), CliError> {
         match self.action {
             Action::Add(arguments) => arguments.run(context).await,
+            Action::Set(arguments) => arguments.run(context).await,
             Action::List(arguments) => arguments.run(context).await,
             Action::Show(arguments) => arguments.run(context).await,
             Action::Enable { name } => set_enabled(context, &name, true).await,
@@ -58,10 +64,9 @@ impl Arguments {
 }
 
 async fn set_enabled(context: &Context, name: &DeviceName, enabled: bool) -> Result<(), CliError> {
-    let client = context.connect().await?;
-    if !devices::set_enabled(&client, name.as_str(), enabled).await? {
-        return Err(CliError::no_device(name.as_str()));
-    }
+    let mut client = context.connect().await?;
+    let change = DeviceChange { enabled: Some(enabled), ..DeviceChange::default() };
+    devices::set(&mut client, name, &change).await?;
     context.output.result(&json!({"name": name.as_str(), "enabled": enabled}), || {
         format!("Device \"{name}\" is {}.", if enabled { "enabled" } else { "disabled" })
     })
@@ -72,12 +77,28 @@ async fn remove(context: &Context, name: &DeviceName, yes: bool) -> Result<(), C
         format!("Remove device \"{name}\" with its credentials, bindings, grants and state?");
     confirm(&question, yes)?;
     let client = context.connect().await?;
-    if !devices::remove(&client, name.as_str()).await? {
-        return Err(CliError::no_device(name.as_str()));
-    }
+    devices::remove(&client, name).await?;
     context.output.result(&json!({"name": name.as_str(), "removed": true}), || {
         format!("Device \"{name}\" is removed.")
     })
+}
+
+/// Any kind is allowed, and only that of services has a meaning: says so of one that looks misspelt.
+fn warn_of_misspelt_service(kind: &DeviceKind) {
+    if is_nearly_service(kind) {
+        remark(&format!(
+            "warning: the kind is {:?}, which makes the device no service; if you meant \"service\", \
+             change it with `fleetgate device set NAME --kind service`",
+            kind.as_str()
+        ));
+    }
+}
+
+fn is_nearly_service(kind: &DeviceKind) -> bool {
+    // "device" is a kind that people mean, and two letters away.
+    let known = [DeviceKind::SERVICE, "device"];
+    let near = nearest(&kind.as_str().to_lowercase(), known.into_iter());
+    !kind.is_service() && near == Some(DeviceKind::SERVICE)
 }
 
 /// List devices by name, a page at a time.
@@ -158,4 +179,20 @@ fn device_table(devices: &[DeviceRow]) -> String {
         ]
     });
     table(header, rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_service_is_noticed() {
+        let noticed = |kind: &str| is_nearly_service(&kind.parse().unwrap());
+        for kind in ["servise", "services", "Service", "SERVICE"] {
+            assert!(noticed(kind), "{kind}");
+        }
+        for kind in ["service", "device", "devices", "sensor", "switch", "relay", "server"] {
+            assert!(!noticed(kind), "{kind}");
+        }
+    }
 }

@@ -5,7 +5,10 @@ use std::process::ExitCode;
 use thiserror::Error;
 
 use crate::app::AppError;
+use crate::cli::wording;
 use crate::config::Problems;
+use crate::fleet::FleetError;
+use crate::fleet::error::{ErrorKind, Field};
 use crate::registry::error::RegistryError;
 
 /// Why a command failed. Every text names the thing and the remedy.
@@ -17,33 +20,21 @@ pub(super) enum CliError {
     /// The command line asks for something that makes no sense.
     #[error("{0}")]
     Usage(String),
-    /// What it names is not in the registry.
-    #[error("{0}")]
-    NotFound(String),
     /// The configuration is wrong; the text lists every problem.
     #[error("the configuration is wrong:\n{0}")]
     Configuration(#[from] Problems),
     /// The service failed.
     #[error(transparent)]
     Service(#[from] AppError),
-    /// The registry said no, or could not be asked.
+    /// What was asked for was not done to the fleet.
+    #[error("{}", wording::in_words(.0))]
+    Fleet(#[from] FleetError),
+    /// The registry could not be asked.
     #[error(transparent)]
     Registry(#[from] RegistryError),
 }
 
 impl CliError {
-    /// There is no device of this name.
-    pub(super) fn no_device(name: &str) -> Self {
-        Self::NotFound(format!("there is no device {name:?}; see `fleetgate device list`"))
-    }
-
-    /// There is no capability of this name.
-    pub(super) fn no_capability(name: &str) -> Self {
-        Self::NotFound(format!(
-            "there is no capability {name:?}; see `fleetgate capability list`, or add it with `fleetgate capability add`"
-        ))
-    }
-
     /// One word for programs, the field `kind` of a JSON error.
     pub(super) fn kind(&self) -> &'static str {
         match self {
@@ -51,7 +42,7 @@ impl CliError {
             Self::Configuration(_) => "configuration",
             Self::Service(_) => "service",
             Self::Usage(_) => "usage",
-            Self::NotFound(_) => "not_found",
+            Self::Fleet(error) => wording::kind(error),
             Self::Registry(RegistryError::Refused(_)) => "refused",
             Self::Registry(error) if error.is_unreachable() => "unreachable",
             Self::Registry(_) => "database",
@@ -62,9 +53,22 @@ impl CliError {
     pub(super) fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::Usage(_) | Self::Configuration(_) => 2,
-            Self::NotFound(_) => 3,
+            Self::Fleet(error) => match error.kind() {
+                ErrorKind::NotFound => 3,
+                ErrorKind::Unavailable => 4,
+                ErrorKind::Invalid => 2,
+                ErrorKind::Conflict | ErrorKind::Refused | ErrorKind::Failed => 1,
+            },
             Self::Registry(error) if error.is_unreachable() => 4,
             Self::Failed(_) | Self::Service(_) | Self::Registry(_) => 1,
         })
+    }
+
+    /// The field of what was asked for that is wrong, for programs.
+    pub(super) fn field(&self) -> Option<&'static str> {
+        match self {
+            Self::Fleet(error) => error.field().map(Field::name),
+            _ => None,
+        }
     }
 }

@@ -2,17 +2,15 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
-use tokio_postgres::Client;
 
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::output::table;
 use crate::domain::acl;
-use crate::domain::device::DeviceId;
 use crate::domain::name::DeviceName;
 use crate::domain::topic::TopicFilter;
-use crate::registry::devices;
-use crate::registry::grants::{self, GrantRow};
+use crate::fleet::Added;
+use crate::fleet::grants::{self, GrantRow};
 
 /// Grants, a device's rights beyond its bindings: add, list, remove.
 #[derive(Args)]
@@ -38,7 +36,7 @@ impl From<Action> for acl::Action {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Let a device publish to, or subscribe within, a topic filter.
+    /// Let a device publish to, or subscribe within, a topic filter. Doing it again changes nothing.
     Add {
         /// The device.
         device: DeviceName,
@@ -78,10 +76,6 @@ impl Arguments {
     }
 }
 
-async fn device_id(client: &Client, device: &str) -> Result<DeviceId, CliError> {
-    devices::find_id(client, device).await?.ok_or_else(|| CliError::no_device(device))
-}
-
 async fn add(
     context: &Context,
     device: &DeviceName,
@@ -89,19 +83,21 @@ async fn add(
     filter: &TopicFilter,
 ) -> Result<(), CliError> {
     let client = context.connect().await?;
-    let device_id = device_id(&client, device.as_str()).await?;
-    let id = grants::add(&client, device_id, action.into(), filter).await?;
-    let action = grants::action_text(action.into());
+    let added = grants::add(&client, device, action.into(), filter).await?;
+    let action = acl::Action::from(action).word();
+    let (id, when) = match added {
+        Added::New(id) => (id, "now"),
+        Added::Same(id) => (id, "already"),
+    };
     let result = json!({"id": id, "device": device.as_str(), "action": action, "topic_filter": filter.as_str()});
-    context
-        .output
-        .result(&result, || format!("Device \"{device}\" may now {action} {filter} (grant {id})."))
+    context.output.result(&result, || {
+        format!("Device \"{device}\" may {when} {action} {filter} (grant {id}).")
+    })
 }
 
 async fn list(context: &Context, device: &DeviceName) -> Result<(), CliError> {
     let client = context.connect().await?;
-    let id = device_id(&client, device.as_str()).await?;
-    let found = grants::list(&client, id).await?;
+    let found = grants::list(&client, device).await?;
     context.output.result(&found, || grant_table(&found))
 }
 
@@ -112,9 +108,7 @@ async fn remove(context: &Context, id: &str) -> Result<(), CliError> {
         ))
     })?;
     let client = context.connect().await?;
-    if !grants::remove(&client, id).await? {
-        return Err(no_grant(&id.to_string()));
-    }
+    grants::remove(&client, id).await?;
     context.output.result(&json!({"id": id, "removed": true}), || format!("Grant {id} is removed."))
 }
 
@@ -124,19 +118,15 @@ async fn remove_of(
     action: Action,
     filter: &TopicFilter,
 ) -> Result<(), CliError> {
+    let device: DeviceName =
+        device.parse().map_err(|error| CliError::Usage(format!("device {device:?} {error}")))?;
     let client = context.connect().await?;
-    let id = device_id(&client, device).await?;
-    let action_text = grants::action_text(action.into());
-    let grant = format!("of device {device:?} to {action_text} {filter}");
-    if !grants::remove_of(&client, id, action.into(), filter).await? {
-        return Err(no_grant(&grant));
-    }
-    let result = json!({"device": device, "action": action_text, "topic_filter": filter.as_str(), "removed": true});
-    context.output.result(&result, || format!("The grant {grant} is removed."))
-}
-
-fn no_grant(grant: &str) -> CliError {
-    CliError::NotFound(format!("there is no grant {grant}; see `fleetgate grant list DEVICE`"))
+    grants::remove_of(&client, &device, action.into(), filter).await?;
+    let action = acl::Action::from(action).word();
+    let result = json!({"device": device.as_str(), "action": action, "topic_filter": filter.as_str(), "removed": true});
+    context.output.result(&result, || {
+        format!("The grant of device \"{device}\" to {action} {filter} is removed.")
+    })
 }
 
 /// Grants, for people.

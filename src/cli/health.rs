@@ -9,9 +9,9 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::causes::causes;
+use crate::cli::arguments::listen_address;
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
-use crate::cli::numbers::listen_address;
 use crate::http_client;
 use crate::tls::{self, Demand};
 

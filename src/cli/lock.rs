@@ -9,10 +9,7 @@ use crate::cli::error::CliError;
 use crate::cli::output::table;
 use crate::domain::address::AddressRange;
 use crate::domain::name::DeviceName;
-use crate::registry::locks::{self, LockRow, LockScope};
-
-/// Most locks that are listed.
-const MOST: i64 = 10_000;
+use crate::fleet::locks::{self, LockRow, LockScope, MAX_LIST};
 
 /// Locks after wrong passwords (docs/LIMITS.md): list, clear.
 #[derive(Args)]
@@ -88,10 +85,10 @@ fn scope(name: Option<DeviceName>, address: Option<AddressRange>) -> LockScope {
 
 async fn list(context: &Context, scope: &LockScope) -> Result<(), CliError> {
     let client = context.connect().await?;
-    let rows = locks::list(&client, scope, MOST).await?;
+    let rows = locks::list(&client, scope).await?;
     let shown: Vec<Shown> = rows.iter().map(Shown::from).collect();
     context.output.result(&shown, || lock_table(&shown))?;
-    if shown.len() >= usize::try_from(MOST).unwrap_or(usize::MAX) {
+    if shown.len() >= MAX_LIST {
         context.output.hint("There are more; narrow them down with --name or --address.");
     }
     Ok(())

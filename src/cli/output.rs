@@ -61,9 +61,11 @@ impl Output {
     /// Prints why a command failed.
     pub(super) fn error(self, error: &CliError) {
         if self.json {
-            let body =
-                serde_json::json!({"error": {"kind": error.kind(), "message": error.to_string()}});
-            remark(&body.to_string());
+            let mut body = serde_json::json!({"kind": error.kind(), "message": error.to_string()});
+            if let (Some(field), Some(members)) = (error.field(), body.as_object_mut()) {
+                members.insert("field".to_owned(), field.into());
+            }
+            remark(&serde_json::json!({ "error": body }).to_string());
         } else {
             remark(&format!("error: {error}"));
         }

@@ -16,7 +16,9 @@ use thiserror::Error;
 use crate::authn::token::KeyFileError;
 use crate::cli::error::CliError;
 use crate::cli::output::Output;
+use crate::cli::wording;
 use crate::config::{Problems, Sources};
+use crate::fleet::FleetError;
 use crate::registry::error::RegistryError;
 
 pub(super) use issue::IssueArgs;
@@ -72,13 +74,13 @@ pub(super) enum TokenCommandError {
         /// The operating system's reason.
         source: io::Error,
     },
-    /// The device is not in the registry.
-    #[error("there is no device {0:?}; see `fleetgate device list`")]
-    NoSuchDevice(String),
     /// The token would end after the year 9999.
     #[error("the token would end after the year 9999; choose a shorter --expires")]
     TooLong,
-    /// The registry said no, or could not be asked.
+    /// The device's tokens could not be accepted: there is no such device, for one.
+    #[error("{}", wording::in_words(.0))]
+    Fleet(#[from] FleetError),
+    /// The registry could not be asked.
     #[error(transparent)]
     Registry(#[from] RegistryError),
     /// The signing key could not be encoded.
@@ -96,7 +98,7 @@ impl From<TokenCommandError> for CliError {
     fn from(error: TokenCommandError) -> Self {
         match error {
             TokenCommandError::Configuration(problems) => Self::Configuration(problems),
-            TokenCommandError::NoSuchDevice(device) => Self::no_device(&device),
+            TokenCommandError::Fleet(error) => Self::Fleet(error),
             TokenCommandError::Registry(error) => Self::Registry(error),
             other => Self::Failed(other.to_string()),
         }
@@ -123,17 +125,4 @@ pub(super) fn run(
 #[allow(clippy::needless_pass_by_value, reason = "for map_err")]
 fn unprinted(error: CliError) -> TokenCommandError {
     TokenCommandError::Output(error.to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_unknown_device_is_not_found() {
-        let error = CliError::from(TokenCommandError::NoSuchDevice("nobody".to_owned()));
-        assert_eq!(error.kind(), "not_found");
-        let error = RegistryError::Unreachable("gone".to_owned());
-        assert_eq!(CliError::from(TokenCommandError::Registry(error)).kind(), "unreachable");
-    }
 }

@@ -15,6 +15,17 @@ pub enum Action {
     Subscribe,
 }
 
+impl Action {
+    /// `publish` or `subscribe`, as tables, requests and results write it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Publish => "publish",
+            Self::Subscribe => "subscribe",
+        }
+    }
+}
+
 /// One allow rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AllowRule<'a> {

@@ -130,6 +130,25 @@ name_type! {
     /// A capability's name; also the name of the binding that carries it.
     CapabilityName, check_name
 }
+name_type! {
+    /// An area or a floor: a level of the conventional topics of the devices there.
+    PlaceName, check_name
+}
+name_type! {
+    /// A binding's name: that of the capability it carries, or [`BindingName::MAIN`].
+    BindingName, check_name
+}
+
+impl BindingName {
+    /// The binding that carries no capability. No capability may have this name (`sql/V1__registry.sql`).
+    pub const MAIN: &'static str = "main";
+
+    /// The capability that the binding carries; `None` for [`BindingName::MAIN`].
+    #[must_use]
+    pub fn capability(&self) -> Option<CapabilityName> {
+        (self.as_str() != Self::MAIN).then(|| CapabilityName(self.0.clone()))
+    }
+}
 
 impl DeviceKind {
     /// The kind of a program that uses the bus: it may open several clients, has no topics of its own and may do

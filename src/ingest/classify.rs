@@ -2,13 +2,12 @@
 
 use crate::domain::device::DeviceRecord;
 use crate::domain::event::{Event, EventKind, Message};
-use crate::domain::name::check_name;
+use crate::domain::name::{BindingName, check_name};
 use crate::domain::rights::ReportedBinding;
 use crate::domain::schema::Violation;
 use crate::domain::value::{AsText, StateValue};
 use crate::ingest::{Change, Ingest, IngestError};
 use crate::presence::{SessionEffect, session_effect};
-use crate::registry::bindings::MAIN;
 use crate::registry::reports::{DeviceUpdate, Partial, Report, ViolationReport};
 
 /// What became of an event that was dealt with.
@@ -135,7 +134,7 @@ impl Ingest {
     ) -> Result<bool, IngestError> {
         let binding = &reported.binding;
         let violation = match value {
-            Some(value) if **binding != *MAIN => {
+            Some(value) if **binding != *BindingName::MAIN => {
                 self.schemas.find_violation(binding, value.schema_input()).await?
             }
             _ => None,

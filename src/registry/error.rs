@@ -11,9 +11,15 @@ use crate::registry::connection_error::of_answer;
 /// Why the registry did not do something. Nothing was changed then.
 #[derive(Debug, Error)]
 pub enum RegistryError {
-    /// A rule of the registry says no. The text names the thing, the rule and the remedy.
+    /// A rule about roles says no. The text names the role, the rule and the remedy.
     #[error("{0}")]
     Refused(String),
+    /// A constraint or a trigger in `sql/` says no.
+    #[error("{}: PostgreSQL refused: {}", .0.thing, .0.message)]
+    Violation(Violation),
+    /// A text has U+0000.
+    #[error("{0}: contains U+0000, which PostgreSQL cannot hold; take it out")]
+    NulCharacter(String),
     /// PostgreSQL is away, went away, or cannot do what it is asked at present; waiting may help. The text
     /// names the cause and the remedy.
     #[error("{0}")]
@@ -97,6 +103,18 @@ pub enum RegistryError {
     },
 }
 
+/// What a constraint or a trigger refused.
+#[derive(Debug, Clone)]
+pub struct Violation {
+    /// What it was about, such as `device "a"`.
+    pub thing: String,
+    /// The constraint, as `sql/` names it.
+    pub constraint: String,
+    /// PostgreSQL's message and hint. Its detail stays out: where it is not the whole row, hashes included, it
+    /// is a key that whoever asked named himself.
+    pub message: String,
+}
+
 impl RegistryError {
     /// Whether waiting for PostgreSQL may help.
     #[must_use]
@@ -107,7 +125,7 @@ impl RegistryError {
     /// Whether PostgreSQL objects to what it was given, so that giving it again cannot help.
     #[must_use]
     pub fn is_about_data(&self) -> bool {
-        matches!(self, Self::BadData(_) | Self::Refused(_))
+        matches!(self, Self::BadData(_) | Self::Violation(_) | Self::NulCharacter(_))
     }
 
     /// Explains a PostgreSQL error that came up while working on a thing, such as `device "a"`.
@@ -128,11 +146,10 @@ impl RegistryError {
 
     fn from_answer(answer: &DbError, thing: String) -> Self {
         let code = answer.code();
-        if let Some(sentence) = refusal(answer) {
-            let prefix = format!("{thing}: ");
-            // Where a trigger wrote it, it may name the thing itself.
-            let sentence = sentence.strip_prefix(&prefix).unwrap_or(&sentence);
-            return Self::Refused(format!("{prefix}{sentence}"));
+        if *code == SqlState::UNTRANSLATABLE_CHARACTER
+            || *code == SqlState::CHARACTER_NOT_IN_REPERTOIRE
+        {
+            return Self::NulCharacter(thing);
         }
         if let Some(outage) = of_answer(answer, &thing) {
             return outage;
@@ -141,7 +158,7 @@ impl RegistryError {
             _ if is_missing_table(code) => Self::SchemaMissing,
             Some("40") => Self::Interrupted(thing),
             Some("22") => Self::BadData(format!("{thing}: {}", verbatim(answer))),
-            Some("23") => Self::Refused(format!("{thing}: {}", verbatim(answer))),
+            Some("23") => Self::Violation(violation(answer, thing)),
             _ => Self::Database { thing, message: verbatim(answer) },
         }
     }
@@ -169,92 +186,13 @@ fn verbatim(answer: &DbError) -> String {
     format!("{} (SQLSTATE {}).{hint}", answer.message(), answer.code().code())
 }
 
-/// What a refusal means, and what to do; `None` for one that is not known here.
-fn refusal(answer: &DbError) -> Option<String> {
-    if *answer.code() == SqlState::UNTRANSLATABLE_CHARACTER
-        || *answer.code() == SqlState::CHARACTER_NOT_IN_REPERTOIRE
-    {
-        return Some("contains U+0000, which PostgreSQL cannot hold; take it out".to_owned());
-    }
-    let constraint = answer.constraint()?;
-    if constraint == "devices_identity" {
-        return Some(format!("{}. {}", answer.message(), answer.hint().unwrap_or_default()));
-    }
-    // The detail stays out: where it is not the whole row, hashes included, it is a key that whoever asked
-    // named himself.
-    sentence(constraint).map(str::to_owned)
-}
-
-/// The rule of names, about one of a row's columns.
-macro_rules! no_name {
-    ($what:literal) => {
-        concat!(
-            $what,
-            " is not a valid name: 1 to 128 bytes, none of + # / $, no control characters, no white space around it"
-        )
+fn violation(answer: &DbError, thing: String) -> Violation {
+    let constraint = answer.constraint().unwrap_or_default().to_owned();
+    // What a trigger of ours says is meant for people, and needs no code. It may name the thing itself.
+    let message = match answer.hint() {
+        Some(hint) => format!("{}. {hint}", answer.message()),
+        None => verbatim(answer),
     };
-}
-const TOPIC_RULE: &str = "is not a valid topic for a binding: 1 to 1024 bytes, no + or #, no control characters, not beginning with $ or \"eq \", no ${, no %u or %c without a letter or digit behind it (write the device's own name)";
-
-/// The constraints of `sql/`, in the order of its tables.
-fn sentence(constraint: &str) -> Option<&'static str> {
-    Some(match constraint {
-        "devices_name_unique" => "a device of this name exists already; choose another name",
-        "devices_client_id_unique" => {
-            "another device connects with this client id; give one of the two another client id"
-        }
-        "devices_name_form" | "capabilities_name_form" | "topic_bindings_name_form" => {
-            no_name!("this")
-        }
-        "devices_name_reserved" | "devices_client_id_reserved" => {
-            "\"undefined\" and \"http_api\" are words that EMQX writes itself where a name belongs; choose another name"
-        }
-        "devices_client_id_form" => no_name!("its client id"),
-        "devices_area_form" => no_name!("its area"),
-        "devices_floor_form" => no_name!("its floor"),
-        "devices_kind_form" => no_name!("its kind"),
-        "devices_meta_form" => "its meta must be a JSON object, such as {\"room\": \"101\"}",
-        "device_credentials_hash_form" => {
-            "the hash is not a valid argon2id PHC string ($argon2id$v=19$…)"
-        }
-        "device_credentials_common_name_form" => {
-            "the common name must have 1 to 256 bytes, no control characters, and not be \"undefined\" (what EMQX sends where there is no certificate)"
-        }
-        "device_credentials_label_form" => {
-            "the label must have 1 to 256 bytes and no control characters"
-        }
-        "device_credentials_timestamps" => {
-            "its timestamps must be in the years 1 to 9998; leave one out for \"always\" or \"never\""
-        }
-        "device_credentials_period" => "it would end before it begins; choose a later end",
-        "capabilities_pkey" => "a capability of this name exists already; choose another name",
-        "capabilities_name_reserved" => {
-            "\"main\" is the binding without a capability; choose another name"
-        }
-        "capabilities_state_schema_form" => {
-            "its state schema must be a JSON Schema: a JSON object, true or false"
-        }
-        "capabilities_command_schema_form" => {
-            "its command schema must be a JSON Schema: a JSON object, true or false"
-        }
-        "device_capabilities_pkey" => "the device has this capability already",
-        "device_capabilities_capability" => {
-            "there is no such capability, or devices still have it; see `fleetgate capability list`"
-        }
-        "topic_bindings_pkey" => {
-            "the device has a binding of this name already; remove that one first"
-        }
-        "topic_bindings_state_topic_form" | "topic_bindings_command_topic_form" => TOPIC_RULE,
-        "topic_bindings_some_topic" => {
-            "a binding needs a state topic, a command topic or both; give at least one"
-        }
-        "topic_grants_unique" => "this right is granted already",
-        "topic_grants_topic_filter_form" => {
-            "is not a valid topic filter for a grant: + and # stand alone in their level, # only at the end; no $share/, $delayed/ or other prefix that says how; not beginning with \"eq \"; no ${, no %u or %c without a letter or digit behind it (write the device's own name)"
-        }
-        "routing_rules_capability" => {
-            "routing rules still name this capability; remove those rules first"
-        }
-        _ => return None,
-    })
+    let message = message.strip_prefix(&format!("{thing}: ")).unwrap_or(&message).to_owned();
+    Violation { thing, constraint, message }
 }

@@ -3,11 +3,10 @@
 use serde_json::{Value, json};
 
 use super::DevError;
-use crate::cli::convention::Place;
 use crate::domain::name::DeviceName;
-use crate::registry::bindings::NewBinding;
-use crate::registry::capabilities::NewCapability;
-use crate::registry::devices::NewDevice;
+use crate::fleet::bindings::NewBinding;
+use crate::fleet::capabilities::NewCapability;
+use crate::fleet::devices::NewDevice;
 
 const AREA: &str = "lab";
 /// The service that may listen to everything and command everything.
@@ -76,32 +75,14 @@ pub(super) fn devices() -> Result<Vec<NewDevice>, DevError> {
 }
 
 fn device(Device(name, floor, kind, capabilities): &Device) -> Result<NewDevice, DevError> {
-    let name = parsed(name)?;
-    let place = Place { device: &name, area: Some(AREA), floor: *floor };
-    let bindings = capabilities.iter().map(|capability| binding(place, capability));
-    let bindings = bindings.collect::<Result<_, _>>()?;
+    let conventional = |name: &&str| Ok::<_, DevError>(NewBinding::conventional(parsed(name)?));
     Ok(NewDevice {
-        name,
-        client_id: None,
-        area: Some(AREA.to_owned()),
-        floor: floor.map(str::to_owned),
-        kind: parsed(kind)?,
-        enabled: true,
-        meta: json!({"demo": true}),
-        capabilities: Vec::new(),
-        bindings,
+        area: Some(parsed(AREA)?),
+        floor: floor.map(parsed).transpose()?,
+        meta: parsed(r#"{"demo": true}"#)?,
+        bindings: capabilities.iter().map(conventional).collect::<Result<_, _>>()?,
+        ..NewDevice::new(parsed(name)?, parsed(kind)?)
     })
-}
-
-/// Topics by the convention; a capability without commands gets no command topic.
-fn binding(place: Place<'_>, capability: &str) -> Result<NewBinding, DevError> {
-    let homeless = || DevError::Demo(format!("{} has bindings but no floor", place.device));
-    let stem = place.stem(capability).ok_or_else(homeless)?;
-    let mut described = descriptions().into_iter();
-    let commanded = described.any(|(name, .., command)| name == capability && command.is_some());
-    let command_topic = commanded.then(|| parsed(&format!("{stem}/set"))).transpose()?;
-    let state_topic = Some(parsed(&format!("{stem}/state"))?);
-    Ok(NewBinding { name: parsed(capability)?, state_topic, command_topic, merge: false })
 }
 
 /// Whether a device has the chosen password.
@@ -121,26 +102,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_fleet_follows_the_convention() {
-        let devices = devices().unwrap();
-        assert_eq!(devices.len(), 12);
-        let relay = devices.iter().find(|device| device.name.as_str() == "relay-2").unwrap();
-        let binding = &relay.bindings[0];
-        assert_eq!(binding.state_topic.as_ref().unwrap().as_str(), "lab/2/relay-2/switch/state");
-        assert_eq!(binding.command_topic.as_ref().unwrap().as_str(), "lab/2/relay-2/switch/set");
-        let window = devices.iter().find(|device| device.name.as_str() == "window-2").unwrap();
-        assert!(window.bindings[0].command_topic.is_none());
-    }
-
-    #[test]
     fn every_capability_is_described_and_used() {
         let described: Vec<_> = capabilities().unwrap();
         let used: Vec<_> = devices().unwrap().into_iter().flat_map(|d| d.bindings).collect();
         for capability in &described {
-            assert!(used.iter().any(|binding| binding.name == capability.name));
+            assert!(
+                used.iter()
+                    .any(|binding| binding.name.capability().as_ref() == Some(&capability.name))
+            );
         }
         for binding in &used {
-            assert!(described.iter().any(|capability| binding.name == capability.name));
+            assert!(
+                described
+                    .iter()
+                    .any(|capability| binding.name.capability().as_ref() == Some(&capability.name))
+            );
         }
     }
 }

@@ -3,31 +3,17 @@
 use std::path::Path;
 
 use base64ct::{Base64UrlUnpadded, Encoding};
-use tokio_postgres::{Client, GenericClient, Transaction};
+use tokio_postgres::{Client, Transaction};
 
 use super::DevError;
 use super::demo::{self, parsed};
 use super::record::{Record, RecordedDevice};
 use crate::domain::acl::Action;
 use crate::domain::name::DeviceName;
-use crate::domain::password_hash::{Cost, hash_password};
-use crate::registry::credentials::{self, NewCredential, Terms};
-use crate::registry::devices::{self, NewDevice};
-use crate::registry::error::RegistryError;
-use crate::registry::{capabilities, grants};
+use crate::fleet::credentials::{NewCredential, Terms};
+use crate::fleet::devices::{self, NewDevice};
+use crate::fleet::{all_or_nothing, capabilities, grants};
 use crate::secret::{Secret, random_bytes};
-
-/// Whether nobody has put anything into the registry.
-pub(super) async fn is_empty(client: &impl GenericClient) -> Result<bool, RegistryError> {
-    let row = client
-        .query_one(
-            "SELECT NOT EXISTS (SELECT FROM devices) AND NOT EXISTS (SELECT FROM capabilities)",
-            &[],
-        )
-        .await
-        .map_err(RegistryError::on("the registry"))?;
-    Ok(row.get(0))
-}
 
 /// Loads the fleet in one transaction. Its secrets are in the file before it commits.
 pub(super) async fn load(
@@ -35,48 +21,47 @@ pub(super) async fn load(
     webhook_token: &Secret,
     file: &Path,
 ) -> Result<Record, DevError> {
-    let on_demo = || RegistryError::on("the demo fleet");
-    let mut transaction = client.transaction().await.map_err(on_demo())?;
-    for capability in demo::capabilities()? {
-        capabilities::add(&transaction, &capability).await?;
-    }
-    let mut recorded = Vec::new();
-    for device in demo::devices()? {
-        recorded.push(add(&mut transaction, &device).await?);
-    }
-    let record = Record::new(webhook_token, recorded);
-    record.write(file)?;
-    transaction.commit().await.map_err(on_demo())?;
-    Ok(record)
+    all_or_nothing(client, async |transaction| {
+        for capability in demo::capabilities()? {
+            capabilities::add(transaction, &capability).await?;
+        }
+        let mut recorded = Vec::new();
+        for device in demo::devices()? {
+            recorded.push(add(transaction, device).await?);
+        }
+        let record = Record::new(webhook_token, recorded);
+        record.write(file)?;
+        Ok(record)
+    })
+    .await
 }
 
 async fn add(
     transaction: &mut Transaction<'_>,
-    device: &NewDevice,
+    device: NewDevice,
 ) -> Result<RecordedDevice, DevError> {
-    let id = devices::insert(transaction, device).await?;
-    let (secret, credential) = credential(&device.name);
+    let (secret, credential) = credential(&device.name)?;
     let terms = Terms { label: Some("demo".to_owned()), ..Terms::default() };
-    let row = credentials::add(transaction, id, &credential, &terms).await?;
+    let device = NewDevice { credential: Some((credential, terms)), ..device };
+    let added = devices::add(transaction, &device).await?;
     if device.name.as_str() == demo::DASHBOARD {
         let (listens, commands) =
             (parsed(demo::DASHBOARD_LISTENS)?, parsed(demo::DASHBOARD_COMMANDS)?);
-        grants::add(transaction, id, Action::Subscribe, &listens).await?;
-        grants::add(transaction, id, Action::Publish, &commands).await?;
+        grants::add(transaction, &device.name, Action::Subscribe, &listens).await?;
+        grants::add(transaction, &device.name, Action::Publish, &commands).await?;
     }
+    let credential = added.credentials.first().map_or(0, |credential| credential.id);
     let (name, secret) = (device.name.to_string(), secret.expose().to_owned());
-    Ok(RecordedDevice { name, credential: row.0, secret })
+    Ok(RecordedDevice { name, credential, secret })
 }
 
-fn credential(name: &DeviceName) -> (Secret, NewCredential) {
+fn credential(name: &DeviceName) -> Result<(Secret, NewCredential), DevError> {
     if demo::has_password(name) {
         let password = password();
-        let hash = hash_password(password.expose().as_bytes(), &random_bytes(), Cost::Chosen);
-        return (password, NewCredential::Password { hash });
+        let credential = NewCredential::password(&password, false)?;
+        return Ok((password, credential));
     }
-    let secret = Secret::generate();
-    let hash = hash_password(secret.expose().as_bytes(), &random_bytes(), Cost::Generated);
-    (secret, NewCredential::Secret { hash })
+    Ok(NewCredential::generate())
 }
 
 /// As weak as people's passwords are, but not one that every copy of the demo shares.
@@ -89,6 +74,7 @@ mod tests {
     use super::*;
     use crate::cli::dev::{administrator, migrate};
     use crate::embedded::{Home, PrivatePostgres};
+    use crate::fleet::is_empty;
 
     #[tokio::test]
     async fn a_load_that_breaks_off_leaves_nothing() {

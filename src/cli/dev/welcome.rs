@@ -11,8 +11,9 @@ use super::record::{Record, RecordedDevice};
 use super::{DATABASE, DevError, demo};
 use crate::cli::health::reachable;
 use crate::cli::output::shell_word;
+use crate::domain::credential::CredentialId;
 use crate::embedded::PrivatePostgres;
-use crate::registry::error::RegistryError;
+use crate::fleet::credentials;
 
 /// Everything that the text is about.
 pub(super) struct Welcome<'a> {
@@ -162,21 +163,10 @@ async fn usable<'a>(
     client: &impl GenericClient,
     recorded: &'a [RecordedDevice],
 ) -> Result<Vec<&'a RecordedDevice>, DevError> {
-    let rows = client
-        .query(
-            "SELECT devices.name, device_credentials.id FROM device_credentials
-             JOIN devices ON devices.id = device_id AND enabled
-             WHERE device_credentials.id = ANY($1) AND revoked_at IS NULL
-               AND coalesce(expires_at > now(), true)",
-            &[&recorded.iter().map(|device| device.credential).collect::<Vec<_>>()],
-        )
-        .await
-        .map_err(RegistryError::on("the demo's credentials"))?;
-    let counts = |device: &&RecordedDevice| {
-        let same = |row: &tokio_postgres::Row| {
-            row.get::<_, &str>(0) == device.name && row.get::<_, i64>(1) == device.credential
-        };
-        rows.iter().any(same)
+    let ids: Vec<_> = recorded.iter().map(|device| CredentialId(device.credential)).collect();
+    let valid = credentials::still_valid(client, &ids).await?;
+    let is_valid = |device: &&RecordedDevice| {
+        valid.contains(&(CredentialId(device.credential), device.name.clone()))
     };
-    Ok(recorded.iter().filter(counts).collect())
+    Ok(recorded.iter().filter(is_valid).collect())
 }

@@ -10,6 +10,7 @@ use super::{Clock, LIMIT};
 use crate::config::Database;
 use crate::registry::connection::{Target, within};
 use crate::registry::error::RegistryError;
+use crate::registry::inspection;
 use crate::secret::random_bytes;
 
 pub(super) const DATABASE: &str = "database";
@@ -55,10 +56,7 @@ async fn connect(settings: &Database) -> Result<(Connected, Finding), RegistryEr
     let (client, _) = target.open(None).await?;
     let connecting = began.elapsed();
     let began = Instant::now();
-    within(LIMIT, async {
-        client.batch_execute("SELECT 1").await.map_err(RegistryError::on(DATABASE))
-    })
-    .await?;
+    within(LIMIT, inspection::ping(&client)).await?;
     let finding = latency(connecting, began.elapsed());
     Ok((Connected { client, target }, finding))
 }
@@ -87,12 +85,8 @@ pub(super) async fn examine(
 }
 
 async fn server_version(client: &Client) -> Result<Finding, RegistryError> {
-    let row = client
-        .query_one("SELECT current_setting('server_version_num')::integer, current_setting('server_version')", &[])
-        .await
-        .map_err(RegistryError::on(SERVER_VERSION))?;
-    let (number, version): (i32, String) = (row.get(0), row.get(1));
-    if number / 10_000 >= OLDEST_SERVER {
+    let (number, version) = inspection::server_version(client).await?;
+    if number >= OLDEST_SERVER {
         return Ok(Finding::ok(SERVER_VERSION, format!("PostgreSQL {version}")));
     }
     let found = format!("PostgreSQL {version} is older than {OLDEST_SERVER}");
@@ -102,12 +96,9 @@ async fn server_version(client: &Client) -> Result<Finding, RegistryError> {
 /// The database's answer lies somewhere between question and answer: half of that is uncertain.
 async fn clock_skew(client: &Client, clock: &Clock) -> Result<Finding, RegistryError> {
     let asked = clock.now().as_microsecond();
-    let row = client
-        .query_one("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint", &[])
-        .await
-        .map_err(RegistryError::on(CLOCK))?;
+    let database = inspection::clock(client).await?.as_microsecond();
     let answered = clock.now().as_microsecond();
-    let (database, middle): (i64, i64) = (row.get(0), asked + (answered - asked) / 2);
+    let middle = asked + (answered - asked) / 2;
     Ok(skew(middle - database, answered - asked))
 }
 
@@ -128,19 +119,8 @@ fn skew(ahead: i64, round_trip: i64) -> Finding {
     }
 }
 
-/// What the server leaves to this role and database; -1 stands for no limit of their own.
-const CONNECTION_LIMITS: &str = "
-    SELECT current_setting('max_connections')::bigint
-               - current_setting('superuser_reserved_connections')::bigint,
-           (SELECT rolconnlimit::bigint FROM pg_roles WHERE rolname = current_user),
-           (SELECT datconnlimit::bigint FROM pg_database WHERE datname = current_database())";
-
 async fn connections(client: &Client, pool_size: usize) -> Result<Finding, RegistryError> {
-    let row =
-        client.query_one(CONNECTION_LIMITS, &[]).await.map_err(RegistryError::on(CONNECTIONS))?;
-    let limits: [Option<i64>; 3] = [row.get(0), row.get(1), row.get(2)];
-    let limit = limits.into_iter().flatten().filter(|limit| *limit >= 0).min().unwrap_or(0);
-    Ok(room(pool_size + OWN_CONNECTIONS, usize::try_from(limit).unwrap_or(0)))
+    Ok(room(pool_size + OWN_CONNECTIONS, inspection::connection_limit(client).await?))
 }
 
 /// Beside its pool a replica needs one connection that listens, one that proves that, one that ends
@@ -165,13 +145,11 @@ fn room(needed: usize, available: usize) -> Finding {
 /// Listens on one connection and notifies on another, as a change by another process does. The
 /// channel is one that no replica listens to.
 async fn listen(connected: &Connected) -> Result<Finding, RegistryError> {
-    let on_listen = || RegistryError::on("LISTEN");
     let channel = format!("fleetgate_doctor_{:016x}", u64::from_ne_bytes(random_bytes()));
     let (listener, mut notifications) = connected.target.open_listener().await?;
-    listener.batch_execute(&format!("LISTEN {channel}")).await.map_err(on_listen())?;
+    inspection::listen(&listener, &channel).await?;
     let began = Instant::now();
-    let notify = format!("NOTIFY {channel}");
-    connected.client.batch_execute(&notify).await.map_err(on_listen())?;
+    inspection::notify(&connected.client, &channel).await?;
     let heard = tokio::time::timeout(LIMIT / 2, notifications.recv()).await;
     Ok(match heard {
         Ok(Some(_)) => {

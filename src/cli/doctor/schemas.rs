@@ -4,7 +4,7 @@ use tokio_postgres::Client;
 
 use super::finding::Finding;
 use super::session::Session;
-use crate::domain::schema::StateSchema;
+use crate::fleet::checks::{self, UnusableSchema};
 use crate::registry::error::RegistryError;
 
 const SCHEMAS: &str = "capability schemas";
@@ -22,27 +22,19 @@ pub(super) async fn examine(session: &mut Session<'_>) {
 
 /// `capability add` and `set` refuse what does not compile; somebody in `psql` can write it.
 async fn schemas(client: &Client) -> Result<Finding, RegistryError> {
-    let query = "SELECT name, what, schema, devices FROM capabilities
-        CROSS JOIN LATERAL (VALUES ('state', state_schema::text), ('command', command_schema::text)) AS each (what, schema)
-        CROSS JOIN LATERAL (SELECT count(*) AS devices FROM device_capabilities WHERE capability = name) AS counted
-        WHERE schema IS NOT NULL ORDER BY name, what DESC";
-    let rows = client.query(query, &[]).await.map_err(RegistryError::on(SCHEMAS))?;
-    let unusable: Vec<String> = rows
-        .iter()
-        .filter_map(|row| {
-            let (name, what, devices): (&str, &str, i64) = (row.get(0), row.get(1), row.get(3));
-            let error = StateSchema::read(row.get(2)).err()?;
-            Some(format!("the {what} schema of {name:?} ({devices} devices): {error}"))
-        })
-        .collect();
-    if unusable.is_empty() {
-        return Ok(Finding::ok(SCHEMAS, format!("{} compiled, all usable", rows.len())));
+    let found = checks::schemas(client).await?;
+    if found.unusable.is_empty() {
+        return Ok(Finding::ok(SCHEMAS, format!("{} compiled, all usable", found.read)));
     }
-    let more = if unusable.len() > MOST_NAMED { "; …" } else { "" };
-    let named = unusable.iter().take(MOST_NAMED).cloned().collect::<Vec<_>>().join("; ");
+    let named = found.unusable.iter().take(MOST_NAMED).map(|unusable| {
+        let UnusableSchema { capability, what, devices, error } = unusable;
+        format!("the {what} schema of {capability:?} ({devices} devices): {error}")
+    });
+    let named = named.collect::<Vec<_>>().join("; ");
+    let more = if found.unusable.len() > MOST_NAMED { "; …" } else { "" };
     Ok(Finding::failure(
         SCHEMAS,
-        format!("{} cannot be used: {named}{more}", unusable.len()),
+        format!("{} cannot be used: {named}{more}", found.unusable.len()),
         "no report of such a state is stored until `fleetgate capability set NAME --state-schema FILE` \
          (or --no-state-schema) mends it",
     ))

@@ -10,8 +10,8 @@ use crate::authn::token::{issue, key_id, read_signing_key, read_verification_key
 use crate::cli::output::{Output, remark};
 use crate::config::{Database, Settings, Sources, Tokens};
 use crate::domain::name::DeviceName;
+use crate::fleet::tokens::{self, TokenBasis};
 use crate::registry::connection::connect;
-use crate::registry::credentials::{TokenBasis, ensure_token_credential};
 use crate::registry::migrate::schema_version;
 use crate::secret::Secret;
 
@@ -67,12 +67,11 @@ pub(super) fn run(
 /// Makes sure that the device accepts tokens.
 fn basis(database: &Database, device: &DeviceName) -> Result<TokenBasis, TokenCommandError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let basis = runtime.block_on(async {
+    runtime.block_on(async {
         let mut client = connect(database).await?;
         schema_version(&client).await?.require_current()?;
-        ensure_token_credential(&mut client, device).await
-    })?;
-    basis.ok_or_else(|| TokenCommandError::NoSuchDevice(device.to_string()))
+        Ok(tokens::accept(&mut client, device).await?)
+    })
 }
 
 /// Counted in UTC, so that a day has 24 hours; in whole seconds, as a token says it.

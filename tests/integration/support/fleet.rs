@@ -1,29 +1,57 @@
-//! Devices for tests, written straight into the database as its owner: a second pair of eyes on the
-//! schema.
+//! Devices for tests: made by the operations of `fleetgate::fleet`, as the owner of the tables; or by SQL, as
+//! somebody in `psql` does.
 
+use fleetgate::domain::acl::Action;
+use fleetgate::domain::credential::{CertificateUse, CredentialId};
+use fleetgate::domain::name::BindingName;
 use fleetgate::domain::password_hash::{Cost, hash_password};
-use fleetgate::secret::{Secret, random_bytes};
+use fleetgate::fleet::bindings::{self, NewBinding};
+use fleetgate::fleet::capabilities::{self, NewCapability};
+use fleetgate::fleet::credentials::{self, NewCredential, Terms};
+use fleetgate::fleet::devices::{self, DeviceChange, NewDevice};
+use fleetgate::fleet::error::Rule;
+use fleetgate::fleet::{FleetError, grants};
+use fleetgate::secret::random_bytes;
+use tokio::sync::{MappedMutexGuard, Mutex, MutexGuard};
+use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, NoTls};
 
-use super::postgres::as_owner;
+use super::postgres::{as_owner, connect};
 
-pub(crate) struct Fleet(Client);
+pub(crate) struct Fleet {
+    url: String,
+    /// For SQL.
+    client: Client,
+    /// For operations, which need transactions; opened when there is one.
+    operations: Mutex<Option<Client>>,
+}
 
 impl Fleet {
     /// Connects as the owner, whose role soever the connection string names.
     pub(crate) async fn connect(url: &str) -> Self {
-        let (client, connection) = tokio_postgres::connect(&as_owner(url), NoTls).await.unwrap();
-        tokio::spawn(connection);
-        Self(client)
+        let url = as_owner(url);
+        Self { client: connect(&url).await, url, operations: Mutex::new(None) }
+    }
+
+    async fn operations(&self) -> MappedMutexGuard<'_, Client> {
+        let mut client = self.operations.lock().await;
+        // A test may have ended every session.
+        let is_open = match client.as_ref() {
+            Some(open) => open.batch_execute("").await.is_ok(),
+            None => false,
+        };
+        if !is_open {
+            *client = Some(connect(&self.url).await);
+        }
+        MutexGuard::map(client, |client| client.as_mut().unwrap())
     }
 
     /// One statement, again when PostgreSQL undid it for a deadlock: TRUNCATE and the service's queries lock
     /// tables in orders of their own.
     pub(crate) async fn sql(&self, statement: &str, parameters: &[&(dyn ToSql + Sync)]) -> u64 {
         loop {
-            match self.0.execute(statement, parameters).await {
+            match self.client.execute(statement, parameters).await {
                 Err(error) if error.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED) => {}
                 outcome => return outcome.unwrap(),
             }
@@ -32,14 +60,14 @@ impl Fleet {
 
     /// Several statements.
     pub(crate) async fn batch(&self, statements: &str) {
-        self.0.batch_execute(statements).await.unwrap();
+        self.client.batch_execute(statements).await.unwrap();
     }
 
     pub(crate) async fn value<T: for<'a> tokio_postgres::types::FromSql<'a>>(
         &self,
         query: &str,
     ) -> T {
-        self.0.query_one(query, &[]).await.unwrap().get(0)
+        self.client.query_one(query, &[]).await.unwrap().get(0)
     }
 
     pub(crate) async fn device(&self, name: &str) -> &Self {
@@ -47,67 +75,71 @@ impl Fleet {
     }
 
     pub(crate) async fn device_of_kind(&self, name: &str, kind: &str) -> &Self {
-        self.sql("INSERT INTO devices (name, kind) VALUES ($1, $2)", &[&name, &kind]).await;
+        let device = NewDevice::new(name.parse().unwrap(), kind.parse().unwrap());
+        devices::add(&mut *self.operations().await, &device).await.unwrap();
         self
     }
 
     pub(crate) async fn client_id(&self, name: &str, client_id: &str) -> &Self {
-        self.sql("UPDATE devices SET client_id = $2 WHERE name = $1", &[&name, &client_id]).await;
-        self
+        let client_id = Some(Some(client_id.parse().unwrap()));
+        self.set(name, DeviceChange { client_id, ..DeviceChange::default() }).await
     }
 
     pub(crate) async fn enabled(&self, name: &str, enabled: bool) -> &Self {
-        self.sql("UPDATE devices SET enabled = $2 WHERE name = $1", &[&name, &enabled]).await;
+        self.set(name, DeviceChange { enabled: Some(enabled), ..DeviceChange::default() }).await
+    }
+
+    async fn set(&self, name: &str, change: DeviceChange) -> &Self {
+        let name = name.parse().unwrap();
+        devices::set(&mut *self.operations().await, &name, &change).await.unwrap();
         self
     }
 
     /// Gives a device a generated secret.
     pub(crate) async fn secret(&self, name: &str) -> String {
-        let secret = Secret::generate().expose().to_owned();
-        self.hash(
-            name,
-            "secret",
-            &hash_password(secret.as_bytes(), &random_bytes(), Cost::Generated),
-        )
-        .await;
-        secret
+        let (secret, credential) = NewCredential::generate();
+        self.credential(name, &credential).await;
+        secret.expose().to_owned()
     }
 
-    /// Gives a device a chosen password, hashed at full cost.
+    /// Gives a device a chosen password, hashed at full cost; also one that Fleetgate would not let anybody
+    /// choose, as an import can bring it.
     pub(crate) async fn password(&self, name: &str, password: &str) -> &Self {
         let hash = hash_password(password.as_bytes(), &random_bytes(), Cost::Chosen);
         self.hash(name, "password", &hash).await
     }
 
-    /// Gives a device a credential with this stored hash.
+    /// Gives a device a `secret` or `password` with this stored hash.
     pub(crate) async fn hash(&self, name: &str, kind: &str, hash: &str) -> &Self {
-        self.sql(
-            "INSERT INTO device_credentials (device_id, kind, hash)
-             SELECT id, $2, $3 FROM devices WHERE name = $1",
-            &[&name, &kind, &hash],
-        )
-        .await;
-        self
+        let hash = hash.to_owned();
+        let credential = match kind {
+            "secret" => NewCredential::Secret { hash },
+            "password" => NewCredential::Password { hash },
+            other => panic!("{other}"),
+        };
+        self.credential(name, &credential).await
     }
 
     pub(crate) async fn certificate(&self, name: &str, common_name: &str, required: bool) -> &Self {
-        self.sql(
-            "INSERT INTO device_credentials (device_id, kind, common_name, certificate_required)
-             SELECT id, 'certificate', $2, $3 FROM devices WHERE name = $1",
-            &[&name, &common_name, &required],
-        )
-        .await;
+        let required = if required { CertificateUse::Required } else { CertificateUse::Alone };
+        let common_name = common_name.to_owned();
+        self.credential(name, &NewCredential::Certificate { common_name, required }).await
+    }
+
+    async fn credential(&self, name: &str, credential: &NewCredential) -> &Self {
+        let name = name.parse().unwrap();
+        let client = self.operations().await;
+        credentials::add(&*client, &name, credential, &Terms::default()).await.unwrap();
         self
     }
 
     /// Revokes every credential of a device.
     pub(crate) async fn revoke(&self, name: &str) -> &Self {
-        self.sql(
-            "UPDATE device_credentials SET revoked_at = now()
-             WHERE device_id = (SELECT id FROM devices WHERE name = $1)",
-            &[&name],
-        )
-        .await;
+        let client = self.operations().await;
+        for row in credentials::list(&*client, &name.parse().unwrap()).await.unwrap() {
+            credentials::revoke(&*client, CredentialId(row.id)).await.unwrap();
+        }
+        drop(client);
         self
     }
 
@@ -119,35 +151,31 @@ impl Fleet {
         state_topic: Option<&str>,
         command_topic: Option<&str>,
     ) -> &Self {
-        if binding != "main" {
-            self.sql(
-                "INSERT INTO capabilities (name) VALUES ($1) ON CONFLICT DO NOTHING",
-                &[&binding],
-            )
-            .await;
-            self.sql(
-                "INSERT INTO device_capabilities (device_id, capability)
-                 SELECT id, $2 FROM devices WHERE name = $1",
-                &[&name, &binding],
-            )
-            .await;
+        let topic = |text: Option<&str>| text.map(|text| text.parse().unwrap());
+        let (name, binding) = (name.parse().unwrap(), binding.parse::<BindingName>().unwrap());
+        let mut client = self.operations().await;
+        if let Some(capability) = binding.capability() {
+            match capabilities::add(&*client, &NewCapability::new(capability)).await {
+                Ok(()) | Err(FleetError::Rule { rule: Rule::CapabilityExists, .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
         }
-        self.sql(
-            "INSERT INTO topic_bindings (device_id, name, state_topic, command_topic)
-             SELECT id, $2, $3, $4 FROM devices WHERE name = $1",
-            &[&name, &binding, &state_topic, &command_topic],
-        )
-        .await;
+        let binding = NewBinding::exact(binding, topic(state_topic), topic(command_topic));
+        bindings::add(&mut *client, &name, &binding).await.unwrap();
+        drop(client);
         self
     }
 
     pub(crate) async fn grant(&self, name: &str, action: &str, filter: &str) -> &Self {
-        self.sql(
-            "INSERT INTO topic_grants (device_id, action, topic_filter)
-             SELECT id, $2, $3 FROM devices WHERE name = $1",
-            &[&name, &action, &filter],
-        )
-        .await;
+        let action = match action {
+            "publish" => Action::Publish,
+            "subscribe" => Action::Subscribe,
+            other => panic!("{other}"),
+        };
+        let client = self.operations().await;
+        let (name, filter) = (name.parse().unwrap(), filter.parse().unwrap());
+        grants::add(&*client, &name, action, &filter).await.unwrap();
+        drop(client);
         self
     }
 }

@@ -1,4 +1,4 @@
-//! Numbers and addresses on the command line, with words that say what is expected.
+//! What several commands read from the command line, with words that say what is expected.
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -20,6 +20,11 @@ pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
     text.trim().parse().map_err(|_| {
         "write an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080".to_owned()
     })
+}
+
+/// What an option with a value and the flag that clears it ask for: `None` leaves what is there.
+pub(super) fn value_or_none<T>(value: Option<T>, none: bool) -> Option<Option<T>> {
+    value.map(Some).or(none.then_some(None))
 }
 
 #[cfg(test)]

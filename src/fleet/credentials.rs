@@ -4,13 +4,22 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tokio_postgres::{GenericClient, Row};
 
+use crate::authn::token::has_token_shape;
 use crate::domain::credential::{CertificateUse, CredentialId};
 use crate::domain::device::DeviceId;
 use crate::domain::name::DeviceName;
-use crate::registry::devices::about;
+use crate::domain::password_hash::{Cost, hash_password};
+use crate::fleet::devices;
+use crate::fleet::error::{FleetError, PasswordRule, Rule, Thing};
 use crate::registry::error::RegistryError;
+use crate::secret::{Secret, random_bytes};
 
-/// A credential to be made. Device tokens have their own way: [`ensure_token_credential`].
+/// Longest password in bytes. EMQX's own limit for what it sends is 64 KiB a request.
+pub const MAX_PASSWORD_BYTES: usize = 4096;
+/// Fewest characters of a password that is not called weak (NIST SP 800-63B).
+pub const MIN_PASSWORD_CHARACTERS: usize = 8;
+
+/// A credential to be made. Device tokens have their own way: [`crate::fleet::tokens`]. No `Debug`: hashes.
 pub enum NewCredential {
     /// A generated secret, by its PHC string.
     Secret {
@@ -32,6 +41,26 @@ pub enum NewCredential {
 }
 
 impl NewCredential {
+    /// A generated secret (256 random bits) and its credential. The secret is stored nowhere.
+    #[must_use]
+    pub fn generate() -> (Secret, Self) {
+        let secret = Secret::generate();
+        let hash = hash_password(secret.expose().as_bytes(), &random_bytes(), Cost::Generated);
+        (secret, Self::Secret { hash })
+    }
+
+    /// A chosen password.
+    ///
+    /// # Errors
+    /// [`PasswordRule`]. One of fewer than [`MIN_PASSWORD_CHARACTERS`] is taken if `weak_is_fine`.
+    pub fn password(password: &Secret, weak_is_fine: bool) -> Result<Self, FleetError> {
+        if let Some(rule) = broken_rule(password.expose(), weak_is_fine) {
+            return Err(FleetError::rule(&Thing::NewCredential("password"), Rule::Password(rule)));
+        }
+        let hash = hash_password(password.expose().as_bytes(), &random_bytes(), Cost::Chosen);
+        Ok(Self::Password { hash })
+    }
+
     /// The kind as the table writes it.
     #[must_use]
     pub fn kind(&self) -> &'static str {
@@ -64,9 +93,9 @@ impl NewCredential {
 pub struct Terms {
     /// What an administrator calls it.
     pub label: Option<String>,
-    /// First moment at which it counts.
+    /// The first timestamp at which it is valid.
     pub not_before: Option<Timestamp>,
-    /// First moment at which it no longer counts.
+    /// When it expires.
     pub expires_at: Option<Timestamp>,
 }
 
@@ -77,7 +106,7 @@ pub struct CredentialRow {
     pub id: i64,
     /// `secret`, `password`, `token` or `certificate`.
     pub kind: String,
-    /// Whether it counts now, by the database's clock.
+    /// Whether it is valid now, by the database's clock.
     pub valid: bool,
     /// What an administrator calls it.
     pub label: Option<String>,
@@ -85,9 +114,9 @@ pub struct CredentialRow {
     pub common_name: Option<String>,
     /// Whether a certificate is needed beside another credential.
     pub certificate_required: Option<bool>,
-    /// First moment at which it counts.
+    /// The first timestamp at which it is valid.
     pub not_before: Option<Timestamp>,
-    /// First moment at which it no longer counts.
+    /// When it expires.
     pub expires_at: Option<Timestamp>,
     /// When it was revoked.
     pub revoked_at: Option<Timestamp>,
@@ -95,16 +124,43 @@ pub struct CredentialRow {
     pub created_at: Timestamp,
 }
 
-/// Adds a credential and tells its row.
+fn broken_rule(password: &str, weak_is_fine: bool) -> Option<PasswordRule> {
+    let characters = password.chars().count();
+    if password.is_empty() {
+        Some(PasswordRule::Empty)
+    } else if password.len() > MAX_PASSWORD_BYTES {
+        Some(PasswordRule::TooLong)
+    } else if password.contains(['\n', '\r', '\0']) {
+        Some(PasswordRule::SeveralLines)
+    } else if characters < MIN_PASSWORD_CHARACTERS && !weak_is_fine {
+        Some(PasswordRule::Weak(characters))
+    } else if has_token_shape(password) {
+        Some(PasswordRule::TokenShape)
+    } else {
+        None
+    }
+}
+
+/// Gives a device a credential and tells its row. Others that it has stay valid, so that they can be rotated.
 ///
 /// # Errors
-/// [`RegistryError::Refused`] when a value breaks a rule.
+/// There is no such device; the rules of `sql/`.
 pub async fn add(
+    client: &impl GenericClient,
+    device: &DeviceName,
+    credential: &NewCredential,
+    terms: &Terms,
+) -> Result<CredentialId, FleetError> {
+    let id = devices::find(client, device).await?;
+    insert(client, id, credential, terms).await
+}
+
+pub(super) async fn insert(
     client: &impl GenericClient,
     device: DeviceId,
     credential: &NewCredential,
     terms: &Terms,
-) -> Result<CredentialId, RegistryError> {
+) -> Result<CredentialId, FleetError> {
     let (common_name, required) = credential.certificate();
     let row = client
         .query_one(
@@ -124,18 +180,25 @@ pub async fn add(
             ],
         )
         .await
-        .map_err(RegistryError::on(format!("the new {}", credential.kind())))?;
+        .map_err(FleetError::on(&Thing::NewCredential(credential.kind())))?;
     Ok(CredentialId(row.get(0)))
 }
 
 /// Lists a device's credentials, revoked and expired ones included, oldest first.
 ///
 /// # Errors
-/// A database that is away.
+/// There is no such device.
 pub async fn list(
     client: &impl GenericClient,
+    device: &DeviceName,
+) -> Result<Vec<CredentialRow>, FleetError> {
+    list_of(client, devices::find(client, device).await?).await
+}
+
+pub(super) async fn list_of(
+    client: &impl GenericClient,
     device: DeviceId,
-) -> Result<Vec<CredentialRow>, RegistryError> {
+) -> Result<Vec<CredentialRow>, FleetError> {
     let rows = client
         .query(
             "SELECT id, kind, label, common_name, certificate_required, not_before, expires_at,
@@ -168,25 +231,26 @@ fn credential_row(row: &Row) -> CredentialRow {
 /// What revoking a credential found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Revocation {
-    /// It could have counted, now or later, and no longer does.
+    /// It was valid, or would have been, and no longer is.
     Revoked,
     /// It had expired, and is now revoked as well.
     Expired,
-    /// It was revoked before; that moment stays.
+    /// It was revoked before; the timestamp of that stays.
     RevokedBefore,
 }
 
-/// Revokes a credential for ever; `None` when there is no such row. Doing it again changes nothing.
+/// Revokes a credential for ever. Doing it again changes nothing. The device's sessions end, by trigger.
 ///
 /// # Errors
-/// A database that is away.
+/// There is no such credential.
 pub async fn revoke(
     client: &impl GenericClient,
     id: CredentialId,
-) -> Result<Option<Revocation>, RegistryError> {
-    let on_credential = || RegistryError::on(format!("credential {}", id.0));
+) -> Result<Revocation, FleetError> {
+    let thing = Thing::Credential(id);
+    let on_credential = || FleetError::on(&thing);
     // Locked first, and then the clock is read: while a token is being issued upon the row
-    // (see `ensure_token_credential`) this waits, and the revocation is dated after the token.
+    // ([`crate::fleet::tokens::accept`]) this waits, and the revocation is dated after the token.
     let revoked = client
         .query_opt(
             "WITH locked AS (
@@ -200,80 +264,46 @@ pub async fn revoke(
         .await
         .map_err(on_credential())?;
     if let Some(row) = revoked {
-        let counted: bool = row.get(0);
-        return Ok(Some(if counted { Revocation::Revoked } else { Revocation::Expired }));
+        let was_valid: bool = row.get(0);
+        return Ok(if was_valid { Revocation::Revoked } else { Revocation::Expired });
     }
     let known = client
         .query_opt("SELECT 1 FROM device_credentials WHERE id = $1", &[&id.0])
         .await
         .map_err(on_credential())?;
-    Ok(known.map(|_| Revocation::RevokedBefore))
+    known.map(|_| Revocation::RevokedBefore).ok_or(FleetError::NotFound(thing))
 }
 
-/// What a device token is issued upon.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TokenBasis {
-    /// The token row; revoking it revokes the token.
-    pub credential: CredentialId,
-    /// Tokens issued earlier are refused. A whole second.
-    pub not_before: Timestamp,
-    /// The `iat` that the token must carry: now by the database's clock, in whole seconds, and never
-    /// before `not_before` (so up to a second ahead just after a revocation).
-    pub issued_at: Timestamp,
-}
-
-/// Makes sure that a device accepts tokens, and tells from when on; `None` when there is no such
-/// device.
-///
-/// A device with a token row that is neither revoked nor expired keeps it. Otherwise it gets a new
-/// one, which begins after every `iat` that an earlier row could have accepted: a token's `iat` is in
-/// whole seconds, so the row begins in the second after the last one ended, or later. Tokens must
-/// therefore carry [`TokenBasis::issued_at`], not the issuer's own clock.
+/// Of credentials, those that still log their device in: each with the device's name.
 ///
 /// # Errors
 /// A database that is away.
-pub async fn ensure_token_credential(
-    client: &mut impl GenericClient,
-    device: &DeviceName,
-) -> Result<Option<TokenBasis>, RegistryError> {
-    let on_device = || RegistryError::on(about(device.as_str()));
-    let transaction = client.transaction().await.map_err(on_device())?;
-    // One issuer at a time a device: two would make two rows.
-    let row = transaction
-        .query_opt("SELECT id FROM devices WHERE name = $1 FOR NO KEY UPDATE", &[&device.as_str()])
-        .await
-        .map_err(on_device())?;
-    let Some(row) = row else { return Ok(None) };
-    let id: i64 = row.get(0);
-    let row = match transaction.query_opt(LIVE_TOKEN_ROW, &[&id]).await.map_err(on_device())? {
-        Some(row) => row,
-        None => transaction.query_one(NEW_TOKEN_ROW, &[&id]).await.map_err(on_device())?,
-    };
-    transaction.commit().await.map_err(on_device())?;
-    Ok(Some(TokenBasis {
-        credential: CredentialId(row.get("id")),
-        not_before: row.get("not_before"),
-        issued_at: row.get("issued_at"),
-    }))
+pub async fn still_valid(
+    client: &impl GenericClient,
+    ids: &[CredentialId],
+) -> Result<Vec<(CredentialId, String)>, FleetError> {
+    let ids: Vec<i64> = ids.iter().map(|id| id.0).collect();
+    let statement = "SELECT device_credentials.id, devices.name FROM device_credentials
+         JOIN devices ON devices.id = device_id AND enabled
+         WHERE device_credentials.id = ANY($1) AND revoked_at IS NULL
+           AND coalesce(expires_at > now(), true)";
+    let rows = client.query(statement, &[&ids]).await;
+    let rows = rows.map_err(RegistryError::on("the list of credentials"))?;
+    Ok(rows.iter().map(|row| (CredentialId(row.get(0)), row.get(1))).collect())
 }
 
-/// The lock makes a revocation wait until the token's `iat` is settled, and so come later.
-const LIVE_TOKEN_ROW: &str = "
-    SELECT id, not_before, greatest(not_before, date_trunc('second', clock_timestamp())) AS issued_at
-    FROM (
-        SELECT id, date_trunc('second', not_before + interval '999999 microseconds') AS not_before
-        FROM device_credentials
-        WHERE device_id = $1 AND kind = 'token' AND revoked_at IS NULL
-          AND coalesce(expires_at > clock_timestamp(), true)
-        ORDER BY not_before, id
-        LIMIT 1
-        FOR UPDATE
-    ) AS live";
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-const NEW_TOKEN_ROW: &str = "
-    INSERT INTO device_credentials (device_id, kind, not_before)
-    SELECT $1, 'token', greatest(
-        date_trunc('second', clock_timestamp()),
-        max(date_trunc('second', greatest(not_before, coalesce(revoked_at, expires_at)))) + interval '1 second')
-    FROM device_credentials WHERE device_id = $1 AND kind = 'token'
-    RETURNING id, not_before, not_before AS issued_at";
+    #[test]
+    fn weak_and_impossible_passwords_are_refused() {
+        assert_eq!(broken_rule("eight ch", false), None);
+        assert_eq!(broken_rule("gerät-ß", false), Some(PasswordRule::Weak(7)));
+        assert_eq!(broken_rule("short", true), None);
+        assert_eq!(broken_rule("", true), Some(PasswordRule::Empty));
+        let lines = broken_rule("two\nlines and more", false);
+        assert_eq!(lines, Some(PasswordRule::SeveralLines));
+        assert_eq!(broken_rule(&"x".repeat(4097), false), Some(PasswordRule::TooLong));
+    }
+}

@@ -9,8 +9,8 @@ use crate::cli::output::{moment, or_dash, table, visible, yes_no};
 use crate::cli::{binding, credential, grant};
 use crate::clock::Clock;
 use crate::domain::name::DeviceName;
-use crate::registry::devices::{self, DeviceDetails};
-use crate::registry::sessions::SessionRow;
+use crate::fleet::devices::{self, DeviceDetails};
+use crate::fleet::sessions::SessionRow;
 
 /// Show all that the registry knows of a device, except its secrets, which nobody knows.
 #[derive(Args)]
@@ -22,8 +22,7 @@ pub(super) struct Arguments {
 impl Arguments {
     pub(super) async fn run(self, context: &Context) -> Result<(), CliError> {
         let client = context.connect().await?;
-        let found = devices::find(&client, self.name.as_str()).await?;
-        let details = found.ok_or_else(|| CliError::no_device(self.name.as_str()))?;
+        let details = devices::show(&client, &self.name).await?;
         context.output.result(&details, || text(&details))
     }
 }

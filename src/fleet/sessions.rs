@@ -5,6 +5,7 @@ use serde::Serialize;
 use tokio_postgres::GenericClient;
 
 use crate::domain::device::DeviceId;
+use crate::fleet::error::FleetError;
 use crate::registry::error::RegistryError;
 
 /// The newest session of a client id.
@@ -28,10 +29,10 @@ const MOST: i64 = 1000;
 ///
 /// # Errors
 /// A database that is away.
-pub async fn list(
+pub(super) async fn list_of(
     client: &impl GenericClient,
     device: DeviceId,
-) -> Result<Vec<SessionRow>, RegistryError> {
+) -> Result<Vec<SessionRow>, FleetError> {
     let rows = client
         .query(
             "SELECT client_id, least(connected_at, noted_at) AS connected_at, open,

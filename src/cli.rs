@@ -5,18 +5,16 @@
 //! standard error; with `--json` results and errors are JSON. To add a subcommand: a `mod` line, a
 //! variant of [`Command`], an arm of [`Command::run`].
 
+mod arguments;
 mod binding;
 mod capability;
 mod certificate;
 pub mod check_config;
 mod completions;
 mod context;
-mod convention;
 mod credential;
 mod dev;
 mod device;
-mod device_add;
-mod device_show;
 pub mod doctor;
 mod emqx;
 mod error;
@@ -25,13 +23,14 @@ mod health;
 mod lock;
 mod migrate;
 mod moment;
-mod numbers;
+
 mod output;
 mod questions;
 mod secrets;
 mod serve;
 mod sweep;
 mod token;
+mod wording;
 
 use std::io::ErrorKind;
 use std::path::PathBuf;

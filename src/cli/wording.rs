@@ -1,0 +1,154 @@
+//! Errors of the fleet, in words that say what to do.
+
+use crate::fleet::FleetError;
+use crate::fleet::credentials::{MAX_PASSWORD_BYTES, MIN_PASSWORD_CHARACTERS};
+use crate::fleet::error::{ErrorKind, Field, PasswordRule, Rule, Thing};
+
+/// What failed, on which thing, and what to do.
+pub(super) fn in_words(error: &FleetError) -> String {
+    match error {
+        FleetError::NotFound(thing) => not_found(thing),
+        FleetError::Rule { thing, rule } => format!("{thing}: {}", sentence(thing, rule)),
+        FleetError::Registry(error) => error.to_string(),
+    }
+}
+
+/// The kind as `--json` tells it.
+pub(super) fn kind(error: &FleetError) -> &'static str {
+    match error.kind() {
+        ErrorKind::NotFound => "not_found",
+        ErrorKind::Conflict => "conflict",
+        ErrorKind::Invalid => "invalid",
+        ErrorKind::Refused => "refused",
+        ErrorKind::Unavailable => "unreachable",
+        ErrorKind::Failed => "database",
+    }
+}
+
+fn not_found(thing: &Thing) -> String {
+    let (what, remedy) = match thing {
+        Thing::Device(_) => (thing.to_string(), "fleetgate device list`"),
+        Thing::Capability(_) => (
+            thing.to_string(),
+            "fleetgate capability list`, or add it with `fleetgate capability add`",
+        ),
+        Thing::Binding { device, name } => {
+            return format!(
+                "device {:?} has no binding {:?}; see `fleetgate binding list`",
+                device.as_str(),
+                name.as_str()
+            );
+        }
+        Thing::Grant { device, action, filter } => (
+            format!("grant of device {:?} to {} {filter}", device.as_str(), action.word()),
+            "fleetgate grant list DEVICE`",
+        ),
+        Thing::GrantId(_) => (thing.to_string(), "fleetgate grant list DEVICE`"),
+        Thing::Credential(_) => (thing.to_string(), "fleetgate credential list DEVICE`"),
+        Thing::NewCredential(_) => (thing.to_string(), "fleetgate device list`"),
+    };
+    format!("there is no {what}; see `{remedy}")
+}
+
+fn sentence(thing: &Thing, rule: &Rule) -> String {
+    let fixed = match rule {
+        Rule::NameTaken => "a device of this name exists already; choose another name",
+        Rule::ClientIdTaken => {
+            "another device connects with this client id; give one of the two another client id"
+        }
+        Rule::CapabilityExists => "a capability of this name exists already; choose another name",
+        Rule::BindingDiffers => {
+            "the device has a binding of this name already, which says something else; change it with `fleetgate binding set`, or remove it first"
+        }
+        Rule::ReservedName(_) => {
+            "\"undefined\" and \"http_api\" are words that EMQX writes itself where a name belongs; choose another name"
+        }
+        Rule::ReservedCapability => {
+            "\"main\" is the binding without a capability; choose another name"
+        }
+        Rule::NotAnObject => "its meta must be a JSON object, such as {\"room\": \"101\"}",
+        Rule::NotAHash => "the hash is not a valid argon2id PHC string ($argon2id$v=19$…)",
+        Rule::NotACommonName => {
+            "the common name must have 1 to 256 bytes, no control characters, and not be \"undefined\" (what EMQX sends where there is no certificate)"
+        }
+        Rule::NotALabel => "the label must have 1 to 256 bytes and no control characters",
+        Rule::TimestampOutOfRange => {
+            "its timestamps must be in the years 1 to 9998; leave one out for \"always\" or \"never\""
+        }
+        Rule::EndsBeforeItBegins => "it would end before it begins; choose a later end",
+        Rule::NotATopic(_) => {
+            "is not a valid topic for a binding: 1 to 1024 bytes, no + or #, no control characters, not beginning with $ or \"eq \", no ${, no %u or %c without a letter or digit behind it (write the device's own name)"
+        }
+        Rule::NotAFilter => {
+            "is not a valid topic filter for a grant: + and # stand alone in their level, # only at the end; no $share/, $delayed/ or other prefix that says how; not beginning with \"eq \"; no ${, no %u or %c without a letter or digit behind it (write the device's own name)"
+        }
+        Rule::NoTopic => {
+            "a binding needs a state topic, a command topic or both; give at least one"
+        }
+        Rule::NothingToMerge => {
+            "it has no state topic, so there are no reports to merge; give it one (--state-topic), or leave out --merge"
+        }
+        Rule::NulCharacter => "contains U+0000, which PostgreSQL cannot hold; take it out",
+        Rule::CapabilityInRules => {
+            "routing rules still name this capability; remove those rules first"
+        }
+        Rule::CapabilityInUse(devices) => {
+            let count = devices.map(|count| format!(": {count}")).unwrap_or_default();
+            return format!("devices still have it{count}; see `fleetgate device list`");
+        }
+        Rule::NotAName(field) => return not_a_name(*field),
+        Rule::NotASchema(field) => {
+            let what = if *field == Field::StateSchema { "state" } else { "command" };
+            return format!(
+                "its {what} schema must be a JSON Schema: a JSON object, true or false"
+            );
+        }
+        Rule::NoConventionalTopics => return no_conventional_topics(thing),
+        Rule::ConventionalTopic { topic, why } => {
+            return format!("topic {topic:?} {why}; give the topics themselves");
+        }
+        Rule::Password(rule) => return password(*rule),
+        Rule::IdentityTaken(words) | Rule::Other(words) => return words.clone(),
+    };
+    fixed.to_owned()
+}
+
+fn not_a_name(field: Field) -> String {
+    let what = match field {
+        Field::ClientId => "its client id",
+        Field::Area => "its area",
+        Field::Floor => "its floor",
+        Field::Kind => "its kind",
+        _ => "this",
+    };
+    format!(
+        "{what} is not a valid name: 1 to 128 bytes, none of + # / $, no control characters, no white space around it"
+    )
+}
+
+fn no_conventional_topics(thing: &Thing) -> String {
+    let (device, binding) = match thing {
+        Thing::Binding { device, name } => (device.as_str(), name.as_str()),
+        _ => ("<device>", "<binding>"),
+    };
+    format!(
+        "its conventional topics are <area>/<floor>/{device}/{binding}/state and …/set, but device {device:?} has no area or no floor; give both (--area, --floor), or the topics themselves (--state-topic, --command-topic)"
+    )
+}
+
+fn password(rule: PasswordRule) -> String {
+    match rule {
+        PasswordRule::Empty => "it is empty; write it to standard input".to_owned(),
+        PasswordRule::TooLong => {
+            format!("it is longer than {MAX_PASSWORD_BYTES} bytes; choose a shorter one")
+        }
+        PasswordRule::SeveralLines => "it has several lines or a NUL; write one line".to_owned(),
+        PasswordRule::Weak(characters) => format!(
+            "it has {characters} characters, fewer than {MIN_PASSWORD_CHARACTERS}; choose a longer one, let --generate make one, or insist with --allow-weak"
+        ),
+        PasswordRule::TokenShape => {
+            "it has the shape of a device token and would be judged as one; choose another"
+                .to_owned()
+        }
+    }
+}

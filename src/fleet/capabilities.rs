@@ -1,0 +1,187 @@
+//! Capabilities: what devices can do (`capabilities`, `device_capabilities`).
+
+use serde::Serialize;
+use serde_json::Value;
+use tokio_postgres::{GenericClient, Row};
+
+use crate::domain::device::DeviceId;
+use crate::domain::name::CapabilityName;
+use crate::fleet::document::document;
+use crate::fleet::error::{FleetError, Rule, Thing};
+use crate::registry::error::RegistryError;
+
+/// A capability to be made.
+pub struct NewCapability {
+    /// Its name.
+    pub name: CapabilityName,
+    /// What it is, for people.
+    pub description: String,
+    /// JSON Schema of its state payload.
+    pub state_schema: Option<Value>,
+    /// JSON Schema of its command payload.
+    pub command_schema: Option<Value>,
+}
+
+impl NewCapability {
+    /// A capability of which nothing but the name is known: its payloads may be anything.
+    #[must_use]
+    pub fn new(name: CapabilityName) -> Self {
+        Self { name, description: String::new(), state_schema: None, command_schema: None }
+    }
+}
+
+/// What of a capability is to change; `None` leaves it, `Some(None)` takes it away.
+#[derive(Debug, Clone, Default)]
+pub struct CapabilityChange {
+    /// What it is, for people.
+    pub description: Option<String>,
+    /// JSON Schema of its state payload.
+    pub state_schema: Option<Option<Value>>,
+    /// JSON Schema of its command payload.
+    pub command_schema: Option<Option<Value>>,
+}
+
+/// A capability as lists show it.
+#[derive(Debug, Clone, Serialize)]
+pub struct CapabilityRow {
+    /// Its name.
+    pub name: String,
+    /// What it is, for people.
+    pub description: String,
+    /// JSON Schema of its state payload.
+    pub state_schema: Option<Value>,
+    /// JSON Schema of its command payload.
+    pub command_schema: Option<Value>,
+    /// How many devices have it.
+    pub devices: i64,
+}
+
+fn about(name: &CapabilityName) -> Thing {
+    Thing::Capability(name.clone())
+}
+
+/// Adds a capability.
+///
+/// # Errors
+/// The rules of `sql/`: a name that is taken or reserved, for one.
+pub async fn add(client: &impl GenericClient, new: &NewCapability) -> Result<(), FleetError> {
+    let statement = "INSERT INTO capabilities (name, description, state_schema, command_schema)
+         VALUES ($1, $2, $3, $4)";
+    let NewCapability { name, description, state_schema, command_schema } = new;
+    let added = client
+        .execute(statement, &[&name.as_str(), description, state_schema, command_schema])
+        .await;
+    added.map(drop).map_err(FleetError::on(&about(name)))
+}
+
+const SELECT: &str = "SELECT name, description, state_schema, command_schema,
+        (SELECT count(*) FROM device_capabilities WHERE capability = capabilities.name) AS devices
+    FROM capabilities";
+
+/// Lists all capabilities by name.
+///
+/// # Errors
+/// A database that is away.
+pub async fn list(client: &impl GenericClient) -> Result<Vec<CapabilityRow>, FleetError> {
+    let rows = client
+        .query(&format!("{SELECT} ORDER BY name"), &[])
+        .await
+        .map_err(RegistryError::on("the list of capabilities"))?;
+    rows.iter().map(capability_row).collect()
+}
+
+/// Shows a capability.
+///
+/// # Errors
+/// There is no such capability.
+pub async fn show(
+    client: &impl GenericClient,
+    name: &CapabilityName,
+) -> Result<CapabilityRow, FleetError> {
+    let row = client
+        .query_opt(&format!("{SELECT} WHERE name = $1"), &[&name.as_str()])
+        .await
+        .map_err(FleetError::on(&about(name)))?;
+    capability_row(&row.ok_or_else(|| FleetError::NotFound(about(name)))?)
+}
+
+fn capability_row(row: &Row) -> Result<CapabilityRow, FleetError> {
+    let name: String = row.get("name");
+    let thing = format!("capability {name:?}");
+    Ok(CapabilityRow {
+        description: row.get("description"),
+        state_schema: document(row, &thing, "state_schema")?,
+        command_schema: document(row, &thing, "command_schema")?,
+        devices: row.get("devices"),
+        name,
+    })
+}
+
+/// Changes a capability, also one that devices have. What was stored stays; the next report is judged by the
+/// new schema.
+///
+/// # Errors
+/// There is no such capability; a schema is neither a JSON object nor a boolean.
+pub async fn set(
+    client: &impl GenericClient,
+    name: &CapabilityName,
+    change: &CapabilityChange,
+) -> Result<CapabilityRow, FleetError> {
+    let statement = "UPDATE capabilities SET description = coalesce($2, description),
+             state_schema = CASE WHEN $3 THEN $4 ELSE state_schema END,
+             command_schema = CASE WHEN $5 THEN $6 ELSE command_schema END
+         WHERE name = $1";
+    client
+        .execute(
+            statement,
+            &[
+                &name.as_str(),
+                &change.description,
+                &change.state_schema.is_some(),
+                &change.state_schema.clone().flatten(),
+                &change.command_schema.is_some(),
+                &change.command_schema.clone().flatten(),
+            ],
+        )
+        .await
+        .map_err(FleetError::on(&about(name)))?;
+    show(client, name).await
+}
+
+/// Removes a capability.
+///
+/// # Errors
+/// There is no such capability; devices have it, or routing rules name it.
+pub async fn remove(client: &impl GenericClient, name: &CapabilityName) -> Result<(), FleetError> {
+    let devices = show(client, name).await?.devices;
+    if devices > 0 {
+        return Err(FleetError::rule(&about(name), Rule::CapabilityInUse(Some(devices))));
+    }
+    let statement = "DELETE FROM capabilities WHERE name = $1";
+    let removed = client.execute(statement, &[&name.as_str()]).await;
+    match removed.map_err(FleetError::on(&about(name)))? {
+        0 => Err(FleetError::NotFound(about(name))),
+        _ => Ok(()),
+    }
+}
+
+/// Gives a device a capability; nothing happens when it has it already. The caller has a transaction open.
+///
+/// # Errors
+/// There is no such capability.
+pub(super) async fn give(
+    client: &impl GenericClient,
+    device: DeviceId,
+    name: &CapabilityName,
+) -> Result<(), FleetError> {
+    // Locked, so that it is not removed meanwhile.
+    let known = "SELECT FROM capabilities WHERE name = $1 FOR KEY SHARE";
+    let known = client.query_opt(known, &[&name.as_str()]).await;
+    if known.map_err(FleetError::on(&about(name)))?.is_none() {
+        return Err(FleetError::NotFound(about(name)));
+    }
+    let statement = "INSERT INTO device_capabilities (device_id, capability) VALUES ($1, $2)
+         ON CONFLICT DO NOTHING";
+    let given = client.execute(statement, &[&device.0, &name.as_str()]).await;
+    given.map(drop).map_err(FleetError::on(&about(name)))
+}

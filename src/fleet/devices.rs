@@ -1,0 +1,443 @@
+//! Devices: the table `devices`, and what is shown of one.
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::Value;
+use tokio_postgres::{GenericClient, Row};
+
+use crate::domain::device::DeviceId;
+use crate::domain::meta::Meta;
+use crate::domain::name::{CapabilityName, ClientId, DeviceKind, DeviceName, PlaceName};
+use crate::fleet::bindings::{self, BindingRow, Home, NewBinding};
+use crate::fleet::capabilities;
+use crate::fleet::credentials::{self, CredentialRow, NewCredential, Terms};
+use crate::fleet::document::document;
+use crate::fleet::error::{FleetError, Thing};
+use crate::fleet::grants::{self, GrantRow};
+use crate::fleet::sessions::{self, SessionRow};
+use crate::registry::error::RegistryError;
+
+/// Most devices that one page of a list holds.
+pub const MAX_PAGE: u16 = 1000;
+
+/// A device to be made.
+pub struct NewDevice {
+    /// Its name and MQTT user name.
+    pub name: DeviceName,
+    /// Its client id, where that is not its name.
+    pub client_id: Option<ClientId>,
+    /// Where it is; first level of its conventional topics.
+    pub area: Option<PlaceName>,
+    /// Where it is; second level of its conventional topics.
+    pub floor: Option<PlaceName>,
+    /// What it is.
+    pub kind: DeviceKind,
+    /// Whether it may use the bus.
+    pub enabled: bool,
+    /// What is noted about it.
+    pub meta: Meta,
+    /// What it can do without a topic; what its bindings carry is added to it.
+    pub capabilities: Vec<CapabilityName>,
+    /// Its topics.
+    pub bindings: Vec<NewBinding>,
+    /// What it may log in with.
+    pub credential: Option<(NewCredential, Terms)>,
+}
+
+impl NewDevice {
+    /// A device that is enabled and has nothing but name and kind.
+    #[must_use]
+    pub fn new(name: DeviceName, kind: DeviceKind) -> Self {
+        Self {
+            name,
+            kind,
+            client_id: None,
+            area: None,
+            floor: None,
+            enabled: true,
+            meta: Meta::default(),
+            capabilities: Vec::new(),
+            bindings: Vec::new(),
+            credential: None,
+        }
+    }
+}
+
+/// What of a device is to change; `None` leaves it, `Some(None)` takes it away.
+#[derive(Default)]
+pub struct DeviceChange {
+    /// Its name and MQTT user name: the device logs in by the new one from then on.
+    pub name: Option<DeviceName>,
+    /// Its client id, where that is not its name.
+    pub client_id: Option<Option<ClientId>>,
+    /// Where it is.
+    pub area: Option<Option<PlaceName>>,
+    /// Where it is.
+    pub floor: Option<Option<PlaceName>>,
+    /// What it is.
+    pub kind: Option<DeviceKind>,
+    /// Whether it may use the bus.
+    pub enabled: Option<bool>,
+    /// What is noted about it, as a whole.
+    pub meta: Option<Meta>,
+}
+
+/// A device as lists show it.
+#[derive(Debug, Clone, Serialize)]
+pub struct DeviceRow {
+    /// Its row.
+    #[serde(skip)]
+    pub id: DeviceId,
+    /// Its name and MQTT user name.
+    pub name: String,
+    /// The client id that it connects with.
+    pub client_id: String,
+    /// Where it is.
+    pub area: Option<String>,
+    /// Where it is.
+    pub floor: Option<String>,
+    /// What it is.
+    pub kind: String,
+    /// Whether one of its sessions is open.
+    pub online: bool,
+    /// Whether it may use the bus.
+    pub enabled: bool,
+    /// A free-form JSON object.
+    pub meta: Value,
+    /// When it was last heard.
+    pub last_seen: Option<Timestamp>,
+    /// When it was added.
+    pub created_at: Timestamp,
+    /// When an administrator last changed it.
+    pub updated_at: Timestamp,
+}
+
+/// A device with everything that the registry knows of it. Hashes stay in the database.
+#[derive(Debug, Clone, Serialize)]
+pub struct DeviceDetails {
+    /// Its row.
+    #[serde(flatten)]
+    pub device: DeviceRow,
+    /// Last known values by binding name, each with `at` (ms since 1970), the message's `id` and,
+    /// unless it was cleared, its `value`.
+    pub state: Value,
+    /// The newest report that broke its capability's schema: `at`, `binding`, `pointer`, `message`.
+    pub last_violation: Option<Value>,
+    /// What it can do.
+    pub capabilities: Vec<String>,
+    /// Its topics.
+    pub bindings: Vec<BindingRow>,
+    /// Its further rights.
+    pub grants: Vec<GrantRow>,
+    /// What it may log in with, revoked and expired ones included.
+    pub credentials: Vec<CredentialRow>,
+    /// The newest session of each of its client ids.
+    pub sessions: Vec<SessionRow>,
+}
+
+/// A device that was changed.
+pub struct Changed {
+    /// As it is now.
+    pub details: DeviceDetails,
+    /// Bindings whose topics followed the convention before and no longer do: a device that is moved or
+    /// renamed keeps its topics until somebody moves them
+    /// ([`bindings::set`] with [`bindings::BindingChange::conventional`]), because the device itself has to follow.
+    pub left_behind: Vec<String>,
+}
+
+/// Which devices to list, and which page of them.
+#[derive(Debug, Clone, Default)]
+pub struct DeviceFilter {
+    /// Only of this area.
+    pub area: Option<String>,
+    /// Only of this floor.
+    pub floor: Option<String>,
+    /// Only of this kind.
+    pub kind: Option<String>,
+    /// Only those online, or only those not.
+    pub online: Option<bool>,
+    /// Only those enabled, or only those not.
+    pub enabled: Option<bool>,
+    /// Only those whose name comes after this one in the order of bytes.
+    pub after: Option<String>,
+}
+
+fn about(name: &DeviceName) -> Thing {
+    Thing::Device(name.clone())
+}
+
+/// Adds a device with its capabilities, bindings and credential, all or nothing.
+///
+/// # Errors
+/// The rules of `sql/`: a name or client id that is taken, for one. A capability that does not exist; a
+/// binding without topics.
+pub async fn add(
+    client: &mut impl GenericClient,
+    new: &NewDevice,
+) -> Result<DeviceDetails, FleetError> {
+    let thing = about(&new.name);
+    let transaction = client.transaction().await.map_err(FleetError::on(&thing))?;
+    let id = insert(&transaction, new, &thing).await?;
+    for capability in &new.capabilities {
+        capabilities::give(&transaction, id, capability).await?;
+    }
+    let home = Home {
+        device: &new.name,
+        area: new.area.as_ref().map(PlaceName::as_str),
+        floor: new.floor.as_ref().map(PlaceName::as_str),
+    };
+    for binding in &new.bindings {
+        bindings::insert(&transaction, id, home, binding).await?;
+    }
+    if let Some((credential, terms)) = &new.credential {
+        credentials::insert(&transaction, id, credential, terms).await?;
+    }
+    let details = show(&transaction, &new.name).await?;
+    transaction.commit().await.map_err(FleetError::on(&thing))?;
+    Ok(details)
+}
+
+async fn insert(
+    client: &impl GenericClient,
+    new: &NewDevice,
+    thing: &Thing,
+) -> Result<DeviceId, FleetError> {
+    let statement = "INSERT INTO devices (name, client_id, area, floor, kind, enabled, meta)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)
+         RETURNING id";
+    let row = client
+        .query_one(
+            statement,
+            &[
+                &new.name.as_str(),
+                &new.client_id.as_ref().map(ClientId::as_str),
+                &new.area.as_ref().map(PlaceName::as_str),
+                &new.floor.as_ref().map(PlaceName::as_str),
+                &new.kind.as_str(),
+                &new.enabled,
+                &new.meta.as_value(),
+            ],
+        )
+        .await
+        .map_err(FleetError::on(thing))?;
+    Ok(DeviceId(row.get(0)))
+}
+
+/// Lists devices by name, at most `limit` and at most [`MAX_PAGE`] of them. The next page begins
+/// after the last name of this one.
+///
+/// # Errors
+/// A database that is away.
+pub async fn list(
+    client: &impl GenericClient,
+    filter: &DeviceFilter,
+    limit: u16,
+) -> Result<Vec<DeviceRow>, FleetError> {
+    let rows = client
+        .query(
+            "SELECT devices.*, last_seen
+             FROM devices LEFT JOIN device_state ON device_state.device_id = devices.id
+             WHERE ($1::text IS NULL OR area = $1)
+               AND ($2::text IS NULL OR floor = $2)
+               AND ($3::text IS NULL OR kind = $3)
+               AND ($4::boolean IS NULL OR online = $4)
+               AND ($5::boolean IS NULL OR enabled = $5)
+               AND ($6::text IS NULL OR name > $6)
+             ORDER BY name
+             LIMIT $7",
+            &[
+                &filter.area,
+                &filter.floor,
+                &filter.kind,
+                &filter.online,
+                &filter.enabled,
+                &filter.after,
+                &i64::from(limit.min(MAX_PAGE)),
+            ],
+        )
+        .await
+        .map_err(RegistryError::on("the list of devices"))?;
+    rows.iter().map(device_row).collect()
+}
+
+fn device_row(row: &Row) -> Result<DeviceRow, FleetError> {
+    let name: String = row.get("name");
+    Ok(DeviceRow {
+        id: DeviceId(row.get("id")),
+        meta: document(row, &format!("device {name:?}"), "meta")?.unwrap_or_default(),
+        name,
+        client_id: row.get("effective_client_id"),
+        area: row.get("area"),
+        floor: row.get("floor"),
+        kind: row.get("kind"),
+        online: row.get("online"),
+        enabled: row.get("enabled"),
+        last_seen: row.get("last_seen"),
+        created_at: row.get("created_at"),
+        updated_at: row.get("updated_at"),
+    })
+}
+
+/// Shows a device with everything around it.
+///
+/// # Errors
+/// There is no such device.
+pub async fn show(
+    client: &impl GenericClient,
+    name: &DeviceName,
+) -> Result<DeviceDetails, FleetError> {
+    let thing = about(name);
+    let row = client
+        .query_opt(
+            "SELECT devices.*, last_seen, coalesce(state, '{}') AS state, last_violation,
+                    ARRAY(SELECT capability FROM device_capabilities
+                          WHERE device_id = devices.id ORDER BY capability) AS capabilities
+             FROM devices LEFT JOIN device_state ON device_state.device_id = devices.id
+             WHERE name = $1",
+            &[&name.as_str()],
+        )
+        .await
+        .map_err(FleetError::on(&thing))?;
+    let row = row.ok_or_else(|| FleetError::NotFound(thing.clone()))?;
+    let device = device_row(&row)?;
+    let id = device.id;
+    Ok(DeviceDetails {
+        device,
+        state: document(&row, &thing.to_string(), "state")?.unwrap_or_default(),
+        last_violation: document(&row, &thing.to_string(), "last_violation")?,
+        capabilities: row.get("capabilities"),
+        bindings: bindings::list_of(client, id).await?,
+        grants: grants::list_of(client, id).await?,
+        credentials: credentials::list_of(client, id).await?,
+        sessions: sessions::list_of(client, id).await?,
+    })
+}
+
+/// Finds a device's row.
+///
+/// # Errors
+/// There is no such device.
+pub(super) async fn find(
+    client: &impl GenericClient,
+    name: &DeviceName,
+) -> Result<DeviceId, FleetError> {
+    let statement = "SELECT id FROM devices WHERE name = $1";
+    let row = client.query_opt(statement, &[&name.as_str()]).await;
+    let row = row.map_err(FleetError::on(&about(name)))?;
+    row.map(|row| DeviceId(row.get(0))).ok_or_else(|| FleetError::NotFound(about(name)))
+}
+
+/// A device's row, locked: it is changed by nobody else until the transaction ends.
+pub(super) struct Locked<'a> {
+    pub(super) id: DeviceId,
+    name: &'a DeviceName,
+    area: Option<String>,
+    floor: Option<String>,
+}
+
+impl Locked<'_> {
+    /// What its conventional topics are made of.
+    pub(super) fn home(&self) -> Home<'_> {
+        Home { device: self.name, area: self.area.as_deref(), floor: self.floor.as_deref() }
+    }
+}
+
+/// Locks a device's row; the caller has a transaction open.
+///
+/// # Errors
+/// There is no such device.
+pub(super) async fn lock<'a>(
+    client: &impl GenericClient,
+    name: &'a DeviceName,
+) -> Result<Locked<'a>, FleetError> {
+    let statement = "SELECT id, area, floor FROM devices WHERE name = $1 FOR NO KEY UPDATE";
+    let row = client.query_opt(statement, &[&name.as_str()]).await;
+    let row = row.map_err(FleetError::on(&about(name)))?;
+    let row = row.ok_or_else(|| FleetError::NotFound(about(name)))?;
+    let id = DeviceId(row.get("id"));
+    Ok(Locked { id, name, area: row.get("area"), floor: row.get("floor") })
+}
+
+/// Changes a device.
+///
+/// Its topics stay: see [`Changed::left_behind`]. What takes a right away (another name, client id or kind;
+/// disabling) ends its sessions, by trigger.
+///
+/// # Errors
+/// There is no such device; the rules of `sql/`.
+pub async fn set(
+    client: &mut impl GenericClient,
+    name: &DeviceName,
+    change: &DeviceChange,
+) -> Result<Changed, FleetError> {
+    let thing = about(name);
+    let transaction = client.transaction().await.map_err(FleetError::on(&thing))?;
+    let found = lock(&transaction, name).await?;
+    let (id, before) = (found.id, found.home());
+    let bound = bindings::list_of(&transaction, id).await?;
+    let was_conventional = bound.iter().filter(|binding| before.is_convention_of(binding));
+
+    let new_name = change.name.as_ref().unwrap_or(name);
+    update(&transaction, id, change, &thing).await?;
+    let details = show(&transaction, new_name).await?;
+    let after = Home {
+        device: new_name,
+        area: details.device.area.as_deref(),
+        floor: details.device.floor.as_deref(),
+    };
+    let left_behind = was_conventional
+        .filter(|binding| !after.is_convention_of(binding))
+        .map(|binding| binding.name.clone())
+        .collect();
+    transaction.commit().await.map_err(FleetError::on(&thing))?;
+    Ok(Changed { details, left_behind })
+}
+
+async fn update(
+    client: &impl GenericClient,
+    id: DeviceId,
+    change: &DeviceChange,
+    thing: &Thing,
+) -> Result<(), FleetError> {
+    let statement = "UPDATE devices SET
+            name = coalesce($2, name),
+            client_id = CASE WHEN $3 THEN $4 ELSE client_id END,
+            area = CASE WHEN $5 THEN $6 ELSE area END,
+            floor = CASE WHEN $7 THEN $8 ELSE floor END,
+            kind = coalesce($9, kind),
+            enabled = coalesce($10, enabled),
+            meta = coalesce($11, meta)
+         WHERE id = $1";
+    client
+        .execute(
+            statement,
+            &[
+                &id.0,
+                &change.name.as_ref().map(DeviceName::as_str),
+                &change.client_id.is_some(),
+                &change.client_id.as_ref().and_then(Option::as_ref).map(ClientId::as_str),
+                &change.area.is_some(),
+                &change.area.as_ref().and_then(Option::as_ref).map(PlaceName::as_str),
+                &change.floor.is_some(),
+                &change.floor.as_ref().and_then(Option::as_ref).map(PlaceName::as_str),
+                &change.kind.as_ref().map(DeviceKind::as_str),
+                &change.enabled,
+                &change.meta.as_ref().map(Meta::as_value),
+            ],
+        )
+        .await
+        .map_err(FleetError::on(thing))?;
+    Ok(())
+}
+
+/// Removes a device with all that belongs to it. Its sessions end, by trigger.
+///
+/// # Errors
+/// There is no such device.
+pub async fn remove(client: &impl GenericClient, name: &DeviceName) -> Result<(), FleetError> {
+    let removed = client
+        .execute("DELETE FROM devices WHERE name = $1", &[&name.as_str()])
+        .await
+        .map_err(FleetError::on(&about(name)))?;
+    if removed == 0 { Err(FleetError::NotFound(about(name))) } else { Ok(()) }
+}

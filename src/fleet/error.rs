@@ -1,0 +1,336 @@
+//! Why an operation on the fleet was not done.
+
+use std::fmt;
+
+use thiserror::Error;
+
+use crate::domain::acl::Action;
+use crate::domain::credential::CredentialId;
+use crate::domain::name::{BindingName, CapabilityName, DeviceName};
+use crate::domain::topic::{TopicError, TopicFilter};
+use crate::registry::error::{RegistryError, Violation};
+
+/// Why an operation was not done. Nothing was changed then. Made for programs: the command line says it in
+/// words (`src/cli/wording.rs`).
+#[derive(Debug, Error)]
+pub enum FleetError {
+    /// There is no such thing.
+    #[error("not found: {0}")]
+    NotFound(Thing),
+    /// A rule says no.
+    #[error("{thing}: {rule:?}")]
+    Rule {
+        /// What it is about.
+        thing: Thing,
+        /// Which one.
+        rule: Rule,
+    },
+    /// PostgreSQL could not be asked, or failed.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+}
+
+/// The kinds of errors, as programs tell them apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// There is no such thing.
+    NotFound,
+    /// It would be right, were it not for something that is there already.
+    Conflict,
+    /// The request itself breaks a rule.
+    Invalid,
+    /// The state of the fleet does not allow it.
+    Refused,
+    /// PostgreSQL cannot be asked at present; waiting may help.
+    Unavailable,
+    /// PostgreSQL failed otherwise.
+    Failed,
+}
+
+/// What an error is about. Its text is a label, such as `device "a"`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Thing {
+    /// A device, by name.
+    Device(DeviceName),
+    /// A capability, by name.
+    Capability(CapabilityName),
+    /// A binding of a device.
+    Binding {
+        /// The device.
+        device: DeviceName,
+        /// The binding.
+        name: BindingName,
+    },
+    /// A grant, by what it says.
+    Grant {
+        /// The device.
+        device: DeviceName,
+        /// What the device may do.
+        action: Action,
+        /// On which topics.
+        filter: TopicFilter,
+    },
+    /// A grant, by its row.
+    GrantId(i64),
+    /// A credential, by its row.
+    Credential(CredentialId),
+    /// A credential to be made, by its kind.
+    NewCredential(&'static str),
+}
+
+impl fmt::Display for Thing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Device(name) => write!(f, "device {:?}", name.as_str()),
+            Self::Capability(name) => write!(f, "capability {:?}", name.as_str()),
+            Self::Binding { name, .. } => write!(f, "binding {:?}", name.as_str()),
+            Self::Grant { action, filter, .. } => {
+                write!(f, "grant to {} {:?}", action.word(), filter.as_str())
+            }
+            Self::GrantId(id) => write!(f, "grant {id}"),
+            Self::Credential(id) => write!(f, "credential {}", id.0),
+            Self::NewCredential(kind) => write!(f, "the new {kind}"),
+        }
+    }
+}
+
+/// A rule that says no.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rule {
+    /// Another device has the name.
+    NameTaken,
+    /// Another device connects with the client id.
+    ClientIdTaken,
+    /// A service may open the client id, or it could open another device's: PostgreSQL's own words, which name
+    /// the other device.
+    IdentityTaken(String),
+    /// A capability of the name exists.
+    CapabilityExists,
+    /// The device has a binding of the name that says something else.
+    BindingDiffers,
+    /// A value breaks the rule of names.
+    NotAName(Field),
+    /// EMQX writes the name itself where there is none.
+    ReservedName(Field),
+    /// `main` is the binding without a capability.
+    ReservedCapability,
+    /// Meta is not a JSON object.
+    NotAnObject,
+    /// A hash is not a PHC string of argon2id.
+    NotAHash,
+    /// A common name is empty, too long, or `undefined`.
+    NotACommonName,
+    /// A label is empty or too long, or has control characters.
+    NotALabel,
+    /// A timestamp is out of the years 1 to 9998.
+    TimestampOutOfRange,
+    /// It would end before it begins.
+    EndsBeforeItBegins,
+    /// A schema is neither a JSON object nor a boolean.
+    NotASchema(Field),
+    /// A text is not a topic of a binding.
+    NotATopic(Field),
+    /// A text is not a topic filter of a grant.
+    NotAFilter,
+    /// A binding has no topic.
+    NoTopic,
+    /// A binding without state topic has no reports to merge.
+    NothingToMerge,
+    /// The device has no area or no floor, so there are no conventional topics.
+    NoConventionalTopics,
+    /// A conventional topic is not a topic.
+    ConventionalTopic {
+        /// The topic.
+        topic: String,
+        /// What is wrong with it.
+        why: TopicError,
+    },
+    /// A chosen password is not good enough.
+    Password(PasswordRule),
+    /// A text has U+0000.
+    NulCharacter,
+    /// Devices have the capability, so many where that is known.
+    CapabilityInUse(Option<i64>),
+    /// Routing rules name the capability.
+    CapabilityInRules,
+    /// A rule that has no name here: PostgreSQL's own words.
+    Other(String),
+}
+
+/// The field of a request that breaks a rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Field {
+    /// The thing's own name.
+    Name,
+    /// The client id.
+    ClientId,
+    /// The kind.
+    Kind,
+    /// The area.
+    Area,
+    /// The floor.
+    Floor,
+    /// The schema of the state.
+    StateSchema,
+    /// The schema of the commands.
+    CommandSchema,
+    /// The state topic.
+    StateTopic,
+    /// The command topic.
+    CommandTopic,
+}
+
+impl Field {
+    /// Its name in requests and results.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Name => "name",
+            Self::ClientId => "client_id",
+            Self::Kind => "kind",
+            Self::Area => "area",
+            Self::Floor => "floor",
+            Self::StateSchema => "state_schema",
+            Self::CommandSchema => "command_schema",
+            Self::StateTopic => "state_topic",
+            Self::CommandTopic => "command_topic",
+        }
+    }
+}
+
+/// What is wrong with a chosen password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PasswordRule {
+    /// It is empty.
+    Empty,
+    /// It is longer than [`crate::fleet::credentials::MAX_PASSWORD_BYTES`].
+    TooLong,
+    /// It has a line end or U+0000.
+    SeveralLines,
+    /// It has so many characters, fewer than [`crate::fleet::credentials::MIN_PASSWORD_CHARACTERS`].
+    Weak(usize),
+    /// It would be checked as a device token.
+    TokenShape,
+}
+
+impl FleetError {
+    /// Its kind.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NotFound(_) => ErrorKind::NotFound,
+            Self::Rule { rule, .. } => rule.kind(),
+            Self::Registry(error) if error.is_unreachable() => ErrorKind::Unavailable,
+            Self::Registry(_) => ErrorKind::Failed,
+        }
+    }
+
+    /// The field of the request that is wrong, where it is one.
+    #[must_use]
+    pub fn field(&self) -> Option<Field> {
+        match self {
+            Self::Rule { rule, .. } => rule.field(),
+            _ => None,
+        }
+    }
+
+    /// A rule about a thing.
+    pub(super) fn rule(thing: &Thing, rule: Rule) -> Self {
+        Self::Rule { thing: thing.clone(), rule }
+    }
+
+    /// What PostgreSQL said while a thing was worked on.
+    pub(super) fn on(thing: &Thing) -> impl FnOnce(tokio_postgres::Error) -> Self {
+        let thing = thing.clone();
+        move |error| match RegistryError::on(thing.to_string())(error) {
+            RegistryError::Violation(violation) => Self::Rule { thing, rule: Rule::of(&violation) },
+            RegistryError::NulCharacter(_) => Self::Rule { thing, rule: Rule::NulCharacter },
+            other => Self::Registry(other),
+        }
+    }
+}
+
+impl Rule {
+    /// The rule behind a constraint of `sql/`, in the order of its tables.
+    #[must_use]
+    pub fn of(violation: &Violation) -> Self {
+        match violation.constraint.as_str() {
+            "devices_name_unique" => Self::NameTaken,
+            "devices_client_id_unique" => Self::ClientIdTaken,
+            "devices_identity" => Self::IdentityTaken(violation.message.clone()),
+            "devices_name_form" | "capabilities_name_form" | "topic_bindings_name_form" => {
+                Self::NotAName(Field::Name)
+            }
+            "devices_name_reserved" => Self::ReservedName(Field::Name),
+            "devices_client_id_reserved" => Self::ReservedName(Field::ClientId),
+            "devices_client_id_form" => Self::NotAName(Field::ClientId),
+            "devices_area_form" => Self::NotAName(Field::Area),
+            "devices_floor_form" => Self::NotAName(Field::Floor),
+            "devices_kind_form" => Self::NotAName(Field::Kind),
+            "devices_meta_form" => Self::NotAnObject,
+            "device_credentials_hash_form" => Self::NotAHash,
+            "device_credentials_common_name_form" => Self::NotACommonName,
+            "device_credentials_label_form" => Self::NotALabel,
+            "device_credentials_timestamps" => Self::TimestampOutOfRange,
+            "device_credentials_period" => Self::EndsBeforeItBegins,
+            "capabilities_pkey" => Self::CapabilityExists,
+            "capabilities_name_reserved" => Self::ReservedCapability,
+            "capabilities_state_schema_form" => Self::NotASchema(Field::StateSchema),
+            "capabilities_command_schema_form" => Self::NotASchema(Field::CommandSchema),
+            "device_capabilities_capability" => Self::CapabilityInUse(None),
+            "topic_bindings_pkey" => Self::BindingDiffers,
+            "topic_bindings_state_topic_form" => Self::NotATopic(Field::StateTopic),
+            "topic_bindings_command_topic_form" => Self::NotATopic(Field::CommandTopic),
+            "topic_bindings_some_topic" => Self::NoTopic,
+            "topic_grants_topic_filter_form" => Self::NotAFilter,
+            "routing_rules_capability" => Self::CapabilityInRules,
+            _ => Self::Other(violation.message.clone()),
+        }
+    }
+
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NameTaken
+            | Self::ClientIdTaken
+            | Self::IdentityTaken(_)
+            | Self::CapabilityExists
+            | Self::BindingDiffers => ErrorKind::Conflict,
+            Self::NotAName(_)
+            | Self::ReservedName(_)
+            | Self::ReservedCapability
+            | Self::NotAnObject
+            | Self::NotAHash
+            | Self::NotACommonName
+            | Self::NotALabel
+            | Self::TimestampOutOfRange
+            | Self::EndsBeforeItBegins
+            | Self::NotASchema(_)
+            | Self::NotATopic(_)
+            | Self::NotAFilter
+            | Self::NoTopic
+            | Self::NothingToMerge
+            | Self::NoConventionalTopics
+            | Self::ConventionalTopic { .. }
+            | Self::Password(_)
+            | Self::NulCharacter => ErrorKind::Invalid,
+            Self::CapabilityInUse(_) | Self::CapabilityInRules | Self::Other(_) => {
+                ErrorKind::Refused
+            }
+        }
+    }
+
+    fn field(&self) -> Option<Field> {
+        match self {
+            Self::NotAName(field)
+            | Self::ReservedName(field)
+            | Self::NotASchema(field)
+            | Self::NotATopic(field) => Some(*field),
+            Self::NameTaken | Self::CapabilityExists | Self::ReservedCapability => {
+                Some(Field::Name)
+            }
+            Self::ClientIdTaken => Some(Field::ClientId),
+            Self::NothingToMerge => Some(Field::StateTopic),
+            _ => None,
+        }
+    }
+}
