@@ -22,7 +22,7 @@ mod grant;
 mod health;
 mod lock;
 mod migrate;
-mod moment;
+mod timestamp;
 
 mod output;
 mod questions;

@@ -6,9 +6,9 @@ use serde_json::json;
 
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
-use crate::cli::moment::{parse_future_moment, parse_moment};
-use crate::cli::output::{moment, or_dash, table, yes_no};
+use crate::cli::output::{or_dash, table, timestamp, yes_no};
 use crate::cli::questions::read_password;
+use crate::cli::timestamp::{parse_future_timestamp, parse_timestamp};
 use crate::domain::credential::{CertificateUse, CredentialId};
 use crate::domain::name::DeviceName;
 use crate::fleet::credentials::{self, CredentialRow, NewCredential, Revocation, Terms};
@@ -71,10 +71,10 @@ struct AddArguments {
     #[arg(long)]
     label: Option<String>,
     /// When it expires: 90d, 2027-01-01 or 2027-01-01T00:00:00Z.
-    #[arg(long, value_name = "WHEN", value_parser = parse_future_moment)]
+    #[arg(long, value_name = "WHEN", value_parser = parse_future_timestamp)]
     expires: Option<Timestamp>,
     /// When it begins to be valid, in the same ways.
-    #[arg(long, value_name = "WHEN", value_parser = parse_moment)]
+    #[arg(long, value_name = "WHEN", value_parser = parse_timestamp)]
     not_before: Option<Timestamp>,
 }
 
@@ -162,9 +162,9 @@ pub(super) fn credential_table(credentials: &[CredentialRow]) -> String {
             yes_no(credential.valid),
             or_dash(credential.label.as_deref()),
             or_dash(credential.common_name.as_deref()),
-            moment(credential.not_before),
-            moment(credential.expires_at),
-            moment(credential.revoked_at),
+            timestamp(credential.not_before),
+            timestamp(credential.expires_at),
+            timestamp(credential.revoked_at),
         ]
     });
     table(header, rows)

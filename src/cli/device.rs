@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::cli::arguments::number;
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
-use crate::cli::output::{moment, or_dash, remark, shell_word, table, yes_no};
+use crate::cli::output::{or_dash, remark, shell_word, table, timestamp, yes_no};
 use crate::cli::questions::confirm;
 use crate::config::suggestion::nearest;
 use crate::domain::name::{DeviceKind, DeviceName};
@@ -175,7 +175,7 @@ fn device_table(devices: &[DeviceRow]) -> String {
             or_dash(device.floor.as_deref()),
             yes_no(device.enabled),
             yes_no(device.online),
-            moment(device.last_seen),
+            timestamp(device.last_seen),
         ]
     });
     table(header, rows)

@@ -111,10 +111,12 @@ pub(super) fn or_dash(text: Option<&str>) -> String {
     text.unwrap_or("-").to_owned()
 }
 
-/// A moment to the second, or a dash.
-pub(super) fn moment(moment: Option<Timestamp>) -> String {
-    moment
-        .map_or_else(|| "-".to_owned(), |moment| moment.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
+/// A timestamp to the second, or a dash.
+pub(super) fn timestamp(timestamp: Option<Timestamp>) -> String {
+    timestamp.map_or_else(
+        || "-".to_owned(),
+        |timestamp| timestamp.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+    )
 }
 
 /// `yes` or `no`.

@@ -200,8 +200,8 @@ fn self_signed(key: &KeyPair, now: Timestamp) -> Result<Secret, ProvisionError> 
 }
 
 fn set_times(params: &mut CertificateParams, now: Timestamp, ends: Timestamp) {
-    let at = |moment: Timestamp| {
-        let seconds = u64::try_from(moment.as_second()).unwrap_or(0);
+    let at = |timestamp: Timestamp| {
+        let seconds = u64::try_from(timestamp.as_second()).unwrap_or(0);
         date_time_ymd(1970, 1, 1) + std::time::Duration::from_secs(seconds)
     };
     (params.not_before, params.not_after) = (at(now - LEEWAY), at(ends));

@@ -165,7 +165,7 @@ fn difference(row: &Row) -> Difference {
 }
 
 /// Client ids, at most `limit` in the order of bytes after `after`, whose session is open and was
-/// noted before a moment.
+/// noted before a timestamp.
 ///
 /// # Errors
 /// A database that is away.
@@ -187,7 +187,7 @@ pub async fn open_sessions(
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-/// Ends the open sessions of these client ids that were noted before a moment: nothing that was heard
+/// Ends the open sessions of these client ids that were noted before a timestamp: nothing that was heard
 /// since is undone. What was noted later than now was noted by a clock that was wrong. Devices without a
 /// session left go offline (by triggers). Returns how many sessions ended.
 ///

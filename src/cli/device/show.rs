@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
-use crate::cli::output::{moment, or_dash, table, visible, yes_no};
+use crate::cli::output::{or_dash, table, timestamp, visible, yes_no};
 use crate::cli::{binding, credential, grant};
 use crate::clock::Clock;
 use crate::domain::name::DeviceName;
@@ -62,15 +62,15 @@ fn facts(details: &DeviceDetails, now_ms: i64) -> String {
         ("Floor", or_dash(device.floor.as_deref())),
         ("Enabled", yes_no(device.enabled)),
         ("Online", yes_no(device.online)),
-        ("Last seen", moment(device.last_seen)),
+        ("Last seen", timestamp(device.last_seen)),
         (
             "Capabilities",
             or_dash(Some(details.capabilities.join(", ").as_str()).filter(|s| !s.is_empty())),
         ),
         ("Meta", device.meta.to_string()),
         ("Violation", details.last_violation.as_ref().map_or_else(dash, |v| violation(v, now_ms))),
-        ("Added", moment(Some(device.created_at))),
-        ("Changed", moment(Some(device.updated_at))),
+        ("Added", timestamp(Some(device.created_at))),
+        ("Changed", timestamp(Some(device.updated_at))),
     ];
     facts.map(|(title, value)| format!("{title:<13} {}", visible(&value))).join("\n")
 }
@@ -110,9 +110,9 @@ fn session_table(sessions: &[SessionRow]) -> String {
     let rows = sessions.iter().map(|session| {
         [
             session.client_id.clone(),
-            moment(Some(session.connected_at)),
+            timestamp(Some(session.connected_at)),
             yes_no(session.open),
-            moment(session.ended_at),
+            timestamp(session.ended_at),
         ]
     });
     table(["CLIENT ID", "CONNECTED", "OPEN", "ENDED"], rows)

@@ -1,4 +1,4 @@
-//! Moments on the command line.
+//! Timestamps on the command line.
 
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
@@ -9,28 +9,28 @@ use crate::clock::Clock;
 /// Length of `2027-01-01`.
 const DATE_LENGTH: usize = 10;
 
-/// Parses a moment: `90d` or `12h` from now, `2027-01-01`, or `2027-01-01T00:00:00Z`.
-pub(super) fn parse_moment(text: &str) -> Result<Timestamp, String> {
-    moment_from(text, Clock::System.now()).ok_or_else(|| {
+/// Parses a timestamp: `90d` or `12h` from now, `2027-01-01`, or `2027-01-01T00:00:00Z`.
+pub(super) fn parse_timestamp(text: &str) -> Result<Timestamp, String> {
+    timestamp_from(text, Clock::System.now()).ok_or_else(|| {
         "write how long from now (90d, 12h), a date (2027-01-01) or a time (2027-01-01T00:00:00Z)"
             .to_owned()
     })
 }
 
-/// Parses a moment that must still come.
-pub(super) fn parse_future_moment(text: &str) -> Result<Timestamp, String> {
-    let moment = parse_moment(text)?;
-    if moment <= Clock::System.now() {
+/// Parses a timestamp that must still come.
+pub(super) fn parse_future_timestamp(text: &str) -> Result<Timestamp, String> {
+    let timestamp = parse_timestamp(text)?;
+    if timestamp <= Clock::System.now() {
         return Err("is in the past; choose a later time".to_owned());
     }
-    Ok(moment)
+    Ok(timestamp)
 }
 
-fn moment_from(text: &str, now: Timestamp) -> Option<Timestamp> {
-    if let Ok(moment) = text.parse::<Timestamp>() {
-        return Some(moment);
+fn timestamp_from(text: &str, now: Timestamp) -> Option<Timestamp> {
+    if let Ok(timestamp) = text.parse::<Timestamp>() {
+        return Some(timestamp);
     }
-    // Only a date: jiff would read one from the front of a moment without time zone as well, and the
+    // Only a date: jiff would read one from the front of a timestamp without time zone as well, and the
     // time of day would be lost without a word.
     if let (DATE_LENGTH, Ok(date)) = (text.len(), text.parse::<Date>()) {
         return date.to_zoned(TimeZone::UTC).ok().map(|day| day.timestamp());
@@ -44,26 +44,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn moments_are_read_in_the_ways_people_write_them() {
+    fn timestamps_are_read_in_the_ways_people_write_them() {
         let now: Timestamp = "2026-01-31T12:00:00Z".parse().unwrap();
-        for (text, moment) in [
+        for (text, timestamp) in [
             ("90d", "2026-05-01T12:00:00Z"),
             ("12h", "2026-02-01T00:00:00Z"),
             ("1mo", "2026-02-28T12:00:00Z"),
             ("2027-01-01", "2027-01-01T00:00:00Z"),
             ("2027-01-01T02:00:00+02:00", "2027-01-01T00:00:00Z"),
         ] {
-            assert_eq!(moment_from(text, now), Some(moment.parse().unwrap()), "{text}");
+            assert_eq!(timestamp_from(text, now), Some(timestamp.parse().unwrap()), "{text}");
         }
         for text in ["", "90", "soon", "2027-13-01", "2027-01-01T18:00:00", "99999999999y"] {
-            assert_eq!(moment_from(text, now), None, "{text}");
+            assert_eq!(timestamp_from(text, now), None, "{text}");
         }
     }
 
     #[test]
     fn the_past_is_no_expiry() {
-        assert!(parse_future_moment("2020-01-01").is_err());
-        assert!(parse_future_moment("-1d").is_err());
-        assert!(parse_future_moment("1d").is_ok());
+        assert!(parse_future_timestamp("2020-01-01").is_err());
+        assert!(parse_future_timestamp("-1d").is_err());
+        assert!(parse_future_timestamp("1d").is_ok());
     }
 }
