@@ -21,7 +21,7 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use background::{broker, keep_registry, locks};
+use background::{Wake, broker, keep_registry, locks};
 pub use resources::listen_remedy;
 use resources::{bind, require_threads, room};
 
@@ -44,10 +44,10 @@ use crate::registry::changes::ChangeListener;
 use crate::registry::connection::Target;
 use crate::registry::error::RegistryError;
 use crate::registry::freshness::Freshness;
-use crate::registry::kickouts::KIND;
 use crate::registry::pool::Postgres;
 use crate::registry::schemas::SchemaCache;
 use crate::registry::work::WorkNotices;
+use crate::registry::{commands, kickouts};
 
 /// Most threads that move PostgreSQL connections along; they hardly ever compute.
 const REGISTRY_THREADS: usize = 2;
@@ -153,7 +153,7 @@ impl App {
         ));
         let schemas = Arc::new(SchemaCache::new(postgres.clone(), freshness.clone()));
         let mut work = WorkNotices::default();
-        let kick_outs = work.of(KIND);
+        let wake = Wake { kick_outs: work.of(kickouts::KIND), commands: work.of(commands::KIND) };
         let (limits, lock_feed, lock_keeper) =
             locks(config, &postgres, &freshness, &metrics, &clock);
         let listener = ChangeListener::new(
@@ -174,7 +174,7 @@ impl App {
         );
         let heard = (listener.hearing(), freshness.bound());
         let quiet = target.clone().unless_away(freshness.clone());
-        let broker = broker(config, &quiet, &devices, heard, kick_outs, &metrics, &clock)?;
+        let broker = broker(config, &quiet, &devices, heard, wake, &metrics, &clock)?;
         let authenticator = authenticator(config, metrics.hash.clone(), limits, clock)?;
         let connections = Arc::new(Connections::new(
             room.connections,

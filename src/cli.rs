@@ -3,13 +3,14 @@
 //! A subcommand parses into a typed `Arguments`, so that a bad value is refused before anything is
 //! opened, and runs against a [`context::Context`]. Results go to standard output, remarks and errors to
 //! standard error; with `--json` results and errors are JSON. To add a subcommand: a `mod` line, a
-//! variant of [`Command`], an arm of [`Command::run`].
+//! variant of [`Action`], an arm of [`Action::run`].
 
 mod arguments;
 mod binding;
 mod capability;
 mod certificate;
 pub mod check_config;
+mod command;
 mod completions;
 mod context;
 mod credential;
@@ -62,11 +63,11 @@ struct Cli {
     #[arg(long, global = true, overrides_with = "json")]
     json: bool,
     #[command(subcommand)]
-    command: Command,
+    command: Action,
 }
 
 #[derive(Subcommand)]
-enum Command {
+enum Action {
     Dev(dev::DevArgs),
     Serve(serve::Arguments),
     Migrate(migrate::Arguments),
@@ -75,6 +76,7 @@ enum Command {
     Binding(binding::Arguments),
     Grant(grant::Arguments),
     Capability(capability::Arguments),
+    Command(command::Arguments),
     Lock(lock::Arguments),
     Token(token::TokenArgs),
     Certificate(certificate::Arguments),
@@ -87,7 +89,7 @@ enum Command {
     Completions(completions::Arguments),
 }
 
-impl Command {
+impl Action {
     fn run(self, context: &Context) -> Result<(), CliError> {
         match self {
             Self::Dev(arguments) => Ok(dev::run(&arguments, &context.sources().environment)?),
@@ -98,6 +100,7 @@ impl Command {
             Self::Binding(arguments) => context.block_on(arguments.run(context)),
             Self::Grant(arguments) => context.block_on(arguments.run(context)),
             Self::Capability(arguments) => context.block_on(arguments.run(context)),
+            Self::Command(arguments) => context.block_on(arguments.run(context)),
             Self::Lock(arguments) => context.block_on(arguments.run(context)),
             Self::Token(arguments) => {
                 Ok(token::run(&arguments, &context.sources(), context.output.json)?)

@@ -32,7 +32,8 @@ pub use reader::GivenSetting;
 pub use reference::reference;
 pub use secret_file::read_database_password;
 pub use sections::{
-    Cache, Config, Database, Emqx, EmqxApi, Hashing, Http, Ingest, Log, LogFormat, Logins, Tokens,
+    Cache, Commands, Config, Database, Emqx, EmqxApi, Hashing, Http, Ingest, Log, LogFormat,
+    Logins, Tokens,
 };
 pub use settings::Settings;
 pub use sources::Sources;

@@ -5,7 +5,9 @@
 
 pub mod acl;
 pub mod address;
+pub mod command;
 pub mod credential;
+pub mod delivery;
 pub mod device;
 pub mod event;
 pub mod meta;

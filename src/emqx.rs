@@ -17,6 +17,7 @@
 mod clients;
 pub mod configuration;
 mod error;
+mod publish;
 pub mod setup;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,6 +34,7 @@ use crate::secret::Secret;
 
 pub use clients::{ClientPage, ConnectedClient, Place};
 pub use error::EmqxError;
+pub use publish::{CommandPublish, Published, Subscription};
 
 /// Time to reach EMQX.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);

@@ -15,6 +15,7 @@
 pub mod bindings;
 pub mod capabilities;
 pub mod checks;
+pub mod commands;
 pub mod credentials;
 pub mod devices;
 mod document;

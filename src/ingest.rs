@@ -52,6 +52,7 @@
 //!   stops.
 
 mod classify;
+mod command;
 mod queue;
 mod slow;
 mod writer;
@@ -64,7 +65,7 @@ use tokio::sync::oneshot;
 
 use crate::config;
 use crate::domain::device::DeviceId;
-use crate::domain::event::Event;
+use crate::domain::event::{Event, EventKind};
 use crate::metrics::EventMetrics;
 use crate::registry::cache::{CacheError, DeviceCache};
 use crate::registry::pool::Postgres;
@@ -144,6 +145,8 @@ pub struct Ingest {
     schemas: Arc<SchemaCache>,
     max_payload: usize,
     queue: Arc<Queue>,
+    /// For what becomes of commands, which is no news of a device.
+    postgres: Postgres,
     metrics: EventMetrics,
 }
 
@@ -158,9 +161,9 @@ impl Ingest {
         metrics: EventMetrics,
     ) -> (Self, Writer) {
         let queue = Arc::new(Queue::new(settings.queue));
-        let writer = Writer::new(settings, queue.clone(), postgres, metrics.clone());
+        let writer = Writer::new(settings, queue.clone(), postgres.clone(), metrics.clone());
         let max_payload = settings.max_payload;
-        (Self { devices, schemas, max_payload, queue, metrics }, writer)
+        (Self { devices, schemas, max_payload, queue, postgres, metrics }, writer)
     }
 
     /// Takes an event in; returns when what it changes is committed.
@@ -168,6 +171,9 @@ impl Ingest {
     /// # Errors
     /// [`IngestError::Refused`] when sending the event again cannot help; any other when it may.
     pub async fn take(&self, event: Event<'_>) -> Result<IngestOutcome, IngestError> {
+        if let EventKind::Command(message) = &event.kind {
+            return self.note_command(&event, message).await;
+        }
         let (outcome, change) = self.classify(event).await?;
         if let Some(change) = change {
             self.commit(change).await?;

@@ -6,6 +6,7 @@
 //! - [`http`]: what EMQX asks and reports, health and metrics.
 //! - [`authn`] decides logins, [`authz`] publishes and subscribes.
 //! - [`ingest`] writes what EMQX reports; [`presence`] has the order of sessions.
+//! - [`commands`] sends commands to devices and follows what becomes of them.
 //! - [`kickouts`] kicks out clients whose rights are gone, [`sweep`] repairs presence from EMQX's list of clients.
 //! - [`work`] carries out what has to be done elsewhere after a commit: the workers of the work queue.
 //! - [`fleet`]: what is done to devices, credentials, bindings, grants, capabilities and locks.
@@ -21,6 +22,7 @@ pub mod backoff;
 pub mod causes;
 pub mod cli;
 pub mod clock;
+pub mod commands;
 pub mod config;
 pub mod domain;
 pub mod embedded;

@@ -17,7 +17,7 @@ mod limits;
 mod registry;
 
 pub use connections::ConnectionMetrics;
-pub use emqx::{EmqxMetrics, KickOutMetrics, SweepMetrics, WorkMetrics};
+pub use emqx::{CommandMetrics, EmqxMetrics, KickOutMetrics, SweepMetrics, WorkMetrics};
 pub use events::EventMetrics;
 pub use hash::HashMetrics;
 pub use limits::LimitMetrics;
@@ -135,6 +135,8 @@ pub struct Metrics {
     pub work: WorkMetrics,
     /// Kick-outs.
     pub kick_outs: KickOutMetrics,
+    /// Commands.
+    pub commands: CommandMetrics,
     /// Sweeps.
     pub sweep: SweepMetrics,
     cache_entries: IntGaugeVec,
@@ -181,6 +183,7 @@ impl Metrics {
             limits: add.limits()?,
             emqx: add.emqx()?,
             kick_outs: add.kick_outs()?,
+            commands: add.commands()?,
             work: add.work()?,
             sweep: add.sweep()?,
             cache_entries: add.gauges(

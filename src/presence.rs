@@ -89,7 +89,7 @@ pub fn session_effect(event: &Event<'_>, device_id: DeviceId, owned: bool) -> Se
             EndCause::TakenOver => SessionEffect::TakenOver("takenover"),
             EndCause::Discarded => SessionEffect::TakenOver("discarded"),
         },
-        EventKind::Published(_) => SessionEffect::None,
+        EventKind::Published(_) | EventKind::Command(_) => SessionEffect::None,
     }
 }
 

@@ -14,6 +14,7 @@
 
 pub mod cache;
 pub mod changes;
+pub mod commands;
 pub mod connection;
 mod connection_error;
 mod encryption;

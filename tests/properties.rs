@@ -232,3 +232,97 @@ proptest! {
         let _ = strip_subscription_prefix(&text);
     }
 }
+
+mod deliveries {
+    use std::time::Duration;
+
+    use fleetgate::domain::delivery::{Confirmation, Facts, Limits, MOST_ATTEMPTS, State};
+    use jiff::Timestamp;
+    use proptest::prelude::*;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_secs(1_800_000_000 + seconds)
+    }
+
+    /// What may be noted, and when (seconds after it was asked for).
+    #[derive(Debug, Clone, Copy)]
+    enum Note {
+        Attempt,
+        Published,
+        Written(u8),
+        Acked,
+        Superseded,
+        Cancelled,
+    }
+
+    /// Notes a fact as the database does: the first of each kind stays, but for attempts.
+    fn note(facts: &mut Facts, note: Note, when: i64) {
+        let when = at(when);
+        match note {
+            Note::Attempt if facts.attempts < MOST_ATTEMPTS => {
+                (facts.attempts, facts.attempted_at) = (facts.attempts + 1, Some(when));
+            }
+            Note::Attempt => {}
+            Note::Published => drop(facts.published_at.get_or_insert(when)),
+            Note::Written(qos) => {
+                facts.written_at.get_or_insert(when);
+                facts.written_qos.get_or_insert(qos);
+            }
+            Note::Acked => drop(facts.acked_at.get_or_insert(when)),
+            Note::Superseded => drop(facts.superseded_at.get_or_insert(when)),
+            Note::Cancelled => drop(facts.cancelled_at.get_or_insert(when)),
+        }
+    }
+
+    fn notes() -> impl Strategy<Value = Vec<(Note, i64)>> {
+        let kind = prop_oneof![
+            Just(Note::Attempt),
+            Just(Note::Published),
+            (0u8..3).prop_map(Note::Written),
+            Just(Note::Acked),
+            Just(Note::Superseded),
+            Just(Note::Cancelled),
+        ];
+        prop::collection::vec((kind, 0i64..120), 0..12).prop_map(|mut notes| {
+            // Facts are noted by one clock.
+            notes.sort_by_key(|(_, when)| *when);
+            notes
+        })
+    }
+
+    proptest! {
+        /// Whatever is told, in whatever number: every delivery ends at its expiry at the latest, an end is one that
+        /// was noted, and nothing that is told later changes it.
+        #[test]
+        fn every_delivery_ends_once(notes in notes(), sent in any::<bool>(), expiry in 1i64..100) {
+            let confirm = if sent { Confirmation::Sent } else { Confirmation::Delivered };
+            let limits =
+                Limits { expires_at: at(expiry), ack_timeout: Duration::from_secs(10), confirm };
+            let mut facts = Facts::default();
+            let mut ended = None;
+            let mut notes = notes.into_iter().peekable();
+            for now in 0..130 {
+                while let Some((kind, when)) = notes.next_if(|(_, when)| *when <= now) {
+                    // The worker attempts nothing that has ended.
+                    if !matches!(kind, Note::Attempt) || ended.is_none() {
+                        note(&mut facts, kind, when);
+                    }
+                }
+                let state = facts.state(&limits, at(now));
+                match (ended, state) {
+                    (None, State::Ended { end, at: when }) => {
+                        prop_assert!(when <= at(now) && when <= limits.expires_at);
+                        if end.word() == "delivered" {
+                            prop_assert_eq!(Some(when), facts.acked_at);
+                        }
+                        ended = Some(state);
+                    }
+                    (Some(end), state) => prop_assert_eq!(end, state, "it had ended"),
+                    (None, State::Sent { until }) => prop_assert!(until > at(now)),
+                    (None, State::Queued) => {}
+                }
+                prop_assert!(now < expiry || ended.is_some(), "it ends by its expiry");
+            }
+        }
+    }
+}

@@ -12,6 +12,7 @@ use super::{AppError, set_up};
 use crate::authn::limits::{LimitSettings, Limits};
 use crate::authn::locks::LockKeeper;
 use crate::clock::Clock;
+use crate::commands::Commands;
 use crate::config::Config;
 use crate::emqx::EmqxApi;
 use crate::kickouts::KickOuts;
@@ -42,7 +43,14 @@ const POSTGRES_STARTING: Duration = Duration::from_secs(60);
 /// What keeps EMQX in step with the registry, and the registry with EMQX.
 pub(super) struct Broker {
     kick_outs: Worker<KickOuts>,
+    commands: Worker<Commands>,
     sweeper: Sweeper,
+}
+
+/// What wakes the workers of the work queue.
+pub(super) struct Wake {
+    pub(super) kick_outs: Arc<Notify>,
+    pub(super) commands: Arc<Notify>,
 }
 
 pub(super) fn broker(
@@ -50,7 +58,7 @@ pub(super) fn broker(
     target: &Target,
     devices: &Arc<DeviceCache>,
     (hearing, bound): (Arc<Hearing>, Duration),
-    wake: Arc<Notify>,
+    wake: Wake,
     metrics: &Metrics,
     clock: &Clock,
 ) -> Result<Broker, AppError> {
@@ -64,12 +72,15 @@ pub(super) fn broker(
         config.emqx.max_session,
         metrics.kick_outs.clone(),
     );
-    let kick_outs = Worker::new(kick_outs, target.clone(), wake, metrics.work.clone());
+    let kick_outs = Worker::new(kick_outs, target.clone(), wake.kick_outs, metrics.work.clone());
+    let commands =
+        Commands::new(api.clone(), target.clone(), config.commands.keep, metrics.commands.clone());
+    let commands = Worker::new(commands, target.clone(), wake.commands, metrics.work.clone());
     let interval = config.emqx.sweep_interval;
     let keep = config.ingest.keep_sessions;
     let target = target.clone().for_background();
     let sweeper = Sweeper::new(target, api, interval, keep, clock.clone(), metrics.sweep.clone());
-    Ok(Broker { kick_outs, sweeper })
+    Ok(Broker { kick_outs, commands, sweeper })
 }
 
 /// The limits on guessing, the way on which changes of locks come to them, and who keeps them in step with
@@ -115,7 +126,7 @@ pub(super) async fn keep_registry(
         }
     }
     tracing::info!(%address, "serving");
-    let Broker { kick_outs, sweeper } = broker;
+    let Broker { kick_outs, commands, sweeper } = broker;
     let hearing = listener.hearing();
     // Others have to know of this replica before it keeps anything.
     replicas::tell(&postgres, &freshness, &hearing).await;
@@ -125,6 +136,7 @@ pub(super) async fn keep_registry(
         probe::run(postgres, freshness, end.clone()),
         lock_keeper.run(end.clone()),
         kick_outs.run(end.clone()),
+        commands.run(end.clone()),
         sweeper.run(end)
     );
     Ok(())

@@ -2,6 +2,9 @@
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use jiff::{Span, SpanTotal, Unit};
 
 /// A parser of whole numbers within a range.
 pub(super) fn number(
@@ -22,6 +25,14 @@ pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
     })
 }
 
+/// Parses a length of time, such as `30s`, `5m` or `2h`; a day has 24 hours.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let asked = || "write a time such as 30s, 5m or 2h".to_owned();
+    let span = text.parse::<Span>().map_err(|_| asked())?;
+    let seconds = span.total(SpanTotal::from(Unit::Second).days_are_24_hours());
+    Duration::try_from_secs_f64(seconds.map_err(|_| asked())?).map_err(|_| asked())
+}
+
 /// What an option with a value and the flag that clears it ask for: `None` leaves what is there.
 pub(super) fn value_or_none<T>(value: Option<T>, none: bool) -> Option<Option<T>> {
     value.map(Some).or(none.then_some(None))
@@ -36,6 +47,11 @@ mod tests {
         assert_eq!(number(1..=30)("30"), Ok(30));
         for text in ["", "0", "31", "-1", "1.5", "many", "99999999"] {
             assert_eq!(number(1..=30)(text).unwrap_err(), "write a whole number from 1 to 30");
+        }
+        assert_eq!(duration("1h 30m"), Ok(Duration::from_secs(5_400)));
+        assert_eq!(duration("1d"), Ok(Duration::from_secs(86_400)));
+        for text in ["", "5", "-1s", "soon", "99999999y"] {
+            assert!(duration(text).unwrap_err().contains("30s"), "{text}");
         }
         assert!(listen_address("[::1]:8080").is_ok());
         for text in ["", "nonsense", "8080", "localhost:8080", "127.0.0.1", "127.0.0.1:70000"] {

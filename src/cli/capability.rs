@@ -3,15 +3,20 @@
 mod schema_files;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use crate::cli::arguments::duration;
+use crate::cli::command::Confirm;
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::output::{table, yes_no};
 use crate::domain::name::CapabilityName;
-use crate::fleet::capabilities::{self, CapabilityChange, CapabilityRow, NewCapability};
+use crate::fleet::capabilities::{
+    self, CapabilityChange, CapabilityRow, NewCapability, TermsChange,
+};
 
 use schema_files::{read_documents, read_schema};
 
@@ -63,6 +68,45 @@ struct AddArguments {
     /// A file, or a directory of them, that the schemas refer to with $ref; it becomes part of them. May be repeated.
     #[arg(long = "schema-file", value_name = "FILE")]
     schema_files: Vec<PathBuf>,
+    #[command(flatten)]
+    commands: CommandOptions,
+}
+
+/// How its commands are sent, and what makes them succeed.
+#[derive(Args)]
+#[group(multiple = true)]
+struct CommandOptions {
+    /// What makes a command succeed: that EMQX had a subscriber for it, or that the device acknowledged it.
+    #[arg(long, value_enum, group = "change")]
+    confirm: Option<Confirm>,
+    /// When a command expires unless it says otherwise: 30s, 5m, 2h.
+    #[arg(long, value_name = "DURATION", value_parser = duration, group = "change")]
+    command_expiry: Option<Duration>,
+    /// How long a receipt is waited for before a command is sent again.
+    #[arg(long, value_name = "DURATION", value_parser = duration, group = "change")]
+    ack_timeout: Option<Duration>,
+    /// Let a command replace those of the same device that have not been sent yet, as for a set-point (yes), or let all be sent in their order (no).
+    #[arg(long, value_name = "YES|NO", value_parser = yes_or_no, group = "change")]
+    only_latest: Option<bool>,
+}
+
+fn yes_or_no(text: &str) -> Result<bool, String> {
+    match text {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => Err("write yes or no".to_owned()),
+    }
+}
+
+impl CommandOptions {
+    fn change(&self) -> TermsChange {
+        TermsChange {
+            confirm: self.confirm.map(Confirm::confirmation),
+            expiry: self.command_expiry,
+            ack_timeout: self.ack_timeout,
+            only_latest: self.only_latest,
+        }
+    }
 }
 
 impl AddArguments {
@@ -74,6 +118,7 @@ impl AddArguments {
             description: self.description,
             state_schema: self.state_schema.as_ref().map(schema).transpose()?,
             command_schema: self.command_schema.as_ref().map(schema).transpose()?,
+            commands: self.commands.change().terms(),
         };
         let client = context.connect().await?;
         capabilities::add(&client, &capability).await?;
@@ -108,6 +153,8 @@ struct SetArguments {
     /// A file, or a directory of them, that the schemas refer to with $ref; it becomes part of them. May be repeated.
     #[arg(long = "schema-file", value_name = "FILE")]
     schema_files: Vec<PathBuf>,
+    #[command(flatten)]
+    commands: CommandOptions,
 }
 
 impl SetArguments {
@@ -121,6 +168,7 @@ impl SetArguments {
             description: self.description,
             state_schema: schema(&self.state_schema, self.no_state_schema)?,
             command_schema: schema(&self.command_schema, self.no_command_schema)?,
+            commands: self.commands.change(),
         };
         let client = context.connect().await?;
         let row = capabilities::set(&client, &self.name, &change).await?;

@@ -1,6 +1,7 @@
 //! Errors of the fleet, in words that say what to do.
 
 use crate::fleet::FleetError;
+use crate::fleet::commands::MAX_DELIVERIES;
 use crate::fleet::credentials::{MAX_PASSWORD_BYTES, MIN_PASSWORD_CHARACTERS};
 use crate::fleet::error::{ErrorKind, Field, PasswordRule, Rule, Thing};
 
@@ -45,6 +46,7 @@ fn not_found(thing: &Thing) -> String {
         ),
         Thing::GrantId(_) => (thing.to_string(), "fleetgate grant list DEVICE`"),
         Thing::Credential(_) => (thing.to_string(), "fleetgate credential list DEVICE`"),
+        Thing::Command(_) => (thing.to_string(), "fleetgate command list`"),
         Thing::NewCredential(_) => (thing.to_string(), "fleetgate device list`"),
     };
     format!("there is no {what}; see `{remedy}")
@@ -106,6 +108,38 @@ fn sentence(thing: &Thing, rule: &Rule) -> String {
         Rule::NoConventionalTopics => return no_conventional_topics(thing),
         Rule::ConventionalTopic { topic, why } => {
             return format!("topic {topic:?} {why}; give the topics themselves");
+        }
+        Rule::NoDevices => return "the command names no device; give --device NAME".to_owned(),
+        Rule::TooManyDevices(count) => {
+            return format!(
+                "the command goes to {count} devices; at most {MAX_DELIVERIES} are allowed"
+            );
+        }
+        Rule::ExpiryOutOfRange => {
+            return "a command expires after 1 second at the earliest and 30 days at the latest; choose another --expires".to_owned();
+        }
+        Rule::AckTimeoutOutOfRange => {
+            return "a receipt is waited for 5 seconds at least and 10 minutes at most; choose another --ack-timeout".to_owned();
+        }
+        Rule::Payload(violation) => {
+            let place = match violation.pointer.as_str() {
+                "" => String::new(),
+                pointer => format!(" at {pointer}"),
+            };
+            return format!("the payload{place} {}", violation.message);
+        }
+        Rule::UnusableSchema(why) => {
+            return format!(
+                "its command schema cannot be used: {why}; mend it with `fleetgate capability set`"
+            );
+        }
+        Rule::DeviceDisabled => {
+            return "it is disabled and gets no commands; see `fleetgate device enable`".to_owned();
+        }
+        Rule::NoCommandTopic(capability) => {
+            return format!(
+                "it has no command topic for \"{capability}\"; give it one with `fleetgate binding add` or `binding set`"
+            );
         }
         Rule::Password(rule) => return password(*rule),
         Rule::IdentityTaken(words) | Rule::Other(words) => return words.clone(),

@@ -37,6 +37,8 @@ pub struct Config {
     pub logins: Logins,
     /// Events on their way into the registry.
     pub ingest: Ingest,
+    /// Commands to devices.
+    pub commands: Commands,
     /// Device tokens (JWT).
     pub tokens: Tokens,
     /// Logging.
@@ -54,6 +56,7 @@ pub(super) fn settings() -> Vec<Setting> {
         Hashing::settings(),
         Logins::settings(),
         Ingest::settings(),
+        Commands::settings(),
         Tokens::settings(),
         Log::settings(),
     ];
@@ -202,6 +205,15 @@ section! {
         /// Networks such as `192.0.2.0/24` or addresses that many clients come from (a proxy, NAT): no
         /// limit by address holds there.
         exempt_networks: Vec<IpNet> = networks().or(""),
+    }
+}
+
+section! {
+    /// Commands to devices.
+    #[derive(Debug, Clone)]
+    pub struct Commands = "commands." {
+        /// How long commands are kept after they have ended.
+        keep: Duration = duration(HOUR..=24 * 36_500 * HOUR).or("720h"),
     }
 }
 

@@ -7,7 +7,8 @@ use super::problem::{Problem, Problems, Warning};
 use super::reader::{GivenSetting, Reader};
 use super::secret_file::{check_exists, exposure};
 use super::sections::{
-    self, Cache, Config, Database, Emqx, EmqxApi, Hashing, Http, Ingest, Log, Logins, Tokens,
+    self, Cache, Commands, Config, Database, Emqx, EmqxApi, Hashing, Http, Ingest, Log, Logins,
+    Tokens,
 };
 use super::sources::Sources;
 use super::{environment, file};
@@ -26,6 +27,8 @@ pub struct Settings {
     pub logins: Logins,
     /// How events are taken in.
     pub ingest: Ingest,
+    /// Commands to devices.
+    pub commands: Commands,
     /// Device tokens.
     pub tokens: Tokens,
     /// Logging.
@@ -60,6 +63,7 @@ impl Settings {
         let hashing = Hashing::read(&mut reader);
         let logins = Logins::read(&mut reader);
         let ingest = Ingest::read(&mut reader);
+        let commands = Commands::read(&mut reader);
         let tokens = Tokens::read(&mut reader);
         let log = Log::read(&mut reader);
         if let Ok(database) = &mut database {
@@ -77,6 +81,7 @@ impl Settings {
             hashing: hashing?,
             logins: logins?,
             ingest: ingest?,
+            commands: commands?,
             tokens: tokens?,
             log: log?,
             given,
@@ -105,6 +110,7 @@ impl Settings {
             hashing: self.hashing.clone(),
             logins: self.logins.clone(),
             ingest: self.ingest.clone(),
+            commands: self.commands.clone(),
             tokens: self.tokens.clone(),
             log: self.log.clone(),
         })

@@ -40,6 +40,8 @@ pub enum EventKind<'a> {
     },
     /// A message was published.
     Published(Message<'a>),
+    /// What became of a command's message at the client.
+    Command(CommandMessage<'a>),
 }
 
 /// Why a session ended, as far as presence cares.
@@ -73,6 +75,31 @@ impl EndCause {
     }
 }
 
+/// What EMQX tells of a command's message and one subscriber.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandMessage<'a> {
+    /// The delivery's id, which went with the message (Correlation Data); any text.
+    pub delivery: Cow<'a, str>,
+    /// What became of it.
+    pub fate: MessageFate,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// What became of a message at one subscriber.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MessageFate {
+    /// It was written to the client's connection.
+    Written {
+        /// With which QoS; 0 is never acknowledged.
+        qos: u8,
+    },
+    /// The client acknowledged it.
+    Acknowledged,
+    /// EMQX gave it up: it expired, or the client's queue was full.
+    Dropped,
+}
+
 /// A published message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message<'a> {
@@ -102,6 +129,7 @@ impl Event<'_> {
                 EndCause::TakenOver | EndCause::Discarded => None,
             },
             EventKind::Published(message) => (!message.will).then_some(message.received_at),
+            EventKind::Command(_) => None,
         }
     }
 
@@ -114,6 +142,7 @@ impl Event<'_> {
                 *connected_at.max(disconnected_at)
             }
             EventKind::Published(message) => message.received_at,
+            EventKind::Command(message) => message.at,
         }
     }
 }

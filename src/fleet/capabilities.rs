@@ -1,14 +1,73 @@
 //! Capabilities: what devices can do (`capabilities`, `device_capabilities`).
 
+use std::time::Duration;
+
 use serde::Serialize;
 use serde_json::Value;
 use tokio_postgres::{GenericClient, Row};
 
+use crate::domain::delivery::Confirmation;
 use crate::domain::device::DeviceId;
 use crate::domain::name::CapabilityName;
 use crate::fleet::document::document;
 use crate::fleet::error::{FleetError, Rule, Thing};
 use crate::registry::error::RegistryError;
+
+/// How commands of a capability are sent, and what makes them succeed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CommandTerms {
+    /// What makes one succeed.
+    pub confirm: Confirmation,
+    /// When one expires unless it says otherwise, in whole seconds: 1 s to 30 days.
+    pub expiry: Duration,
+    /// How long its receipt is waited for before it is sent again, in whole seconds: 5 s to 10 min.
+    pub ack_timeout: Duration,
+    /// Whether one replaces those of the same device that have not been sent yet.
+    pub only_latest: bool,
+}
+
+impl Default for CommandTerms {
+    fn default() -> Self {
+        Self {
+            confirm: Confirmation::Delivered,
+            expiry: Duration::from_secs(60),
+            ack_timeout: Duration::from_secs(30),
+            only_latest: false,
+        }
+    }
+}
+
+/// What of the terms of commands is to change; `None` leaves it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TermsChange {
+    /// What makes one succeed.
+    pub confirm: Option<Confirmation>,
+    /// When one expires.
+    pub expiry: Option<Duration>,
+    /// How long its receipt is waited for.
+    pub ack_timeout: Option<Duration>,
+    /// Whether one replaces those before it.
+    pub only_latest: Option<bool>,
+}
+
+impl TermsChange {
+    /// The terms of a new capability.
+    #[must_use]
+    pub fn terms(self) -> CommandTerms {
+        let default = CommandTerms::default();
+        CommandTerms {
+            confirm: self.confirm.unwrap_or(default.confirm),
+            expiry: self.expiry.unwrap_or(default.expiry),
+            ack_timeout: self.ack_timeout.unwrap_or(default.ack_timeout),
+            only_latest: self.only_latest.unwrap_or(default.only_latest),
+        }
+    }
+}
+
+/// Whole seconds, as the table has them; what it cannot hold is out of its range as well.
+fn seconds(duration: Duration) -> i32 {
+    i32::try_from(duration.as_secs()).unwrap_or(i32::MAX)
+}
 
 /// A capability to be made.
 pub struct NewCapability {
@@ -20,13 +79,21 @@ pub struct NewCapability {
     pub state_schema: Option<Value>,
     /// JSON Schema of its command payload.
     pub command_schema: Option<Value>,
+    /// How its commands are sent.
+    pub commands: CommandTerms,
 }
 
 impl NewCapability {
     /// A capability of which nothing but the name is known: its payloads may be anything.
     #[must_use]
     pub fn new(name: CapabilityName) -> Self {
-        Self { name, description: String::new(), state_schema: None, command_schema: None }
+        Self {
+            name,
+            description: String::new(),
+            state_schema: None,
+            command_schema: None,
+            commands: CommandTerms::default(),
+        }
     }
 }
 
@@ -39,6 +106,8 @@ pub struct CapabilityChange {
     pub state_schema: Option<Option<Value>>,
     /// JSON Schema of its command payload.
     pub command_schema: Option<Option<Value>>,
+    /// How its commands are sent.
+    pub commands: TermsChange,
 }
 
 /// A capability as lists show it.
@@ -52,6 +121,14 @@ pub struct CapabilityRow {
     pub state_schema: Option<Value>,
     /// JSON Schema of its command payload.
     pub command_schema: Option<Value>,
+    /// What makes its commands succeed: `sent` or `delivered`.
+    pub confirm: String,
+    /// Seconds until one expires unless it says otherwise.
+    pub command_expiry: i32,
+    /// Seconds until one without receipt is sent again.
+    pub ack_timeout: i32,
+    /// Whether one replaces those that have not been sent yet.
+    pub only_latest: bool,
     /// How many devices have it.
     pub devices: i64,
 }
@@ -65,16 +142,30 @@ fn about(name: &CapabilityName) -> Thing {
 /// # Errors
 /// The rules of `sql/`: a name that is taken or reserved, for one.
 pub async fn add(client: &impl GenericClient, new: &NewCapability) -> Result<(), FleetError> {
-    let statement = "INSERT INTO capabilities (name, description, state_schema, command_schema)
-         VALUES ($1, $2, $3, $4)";
-    let NewCapability { name, description, state_schema, command_schema } = new;
+    let statement = "INSERT INTO capabilities (name, description, state_schema, command_schema,
+             confirm, command_expiry, ack_timeout, only_latest)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+    let NewCapability { name, description, state_schema, command_schema, commands } = new;
     let added = client
-        .execute(statement, &[&name.as_str(), description, state_schema, command_schema])
+        .execute(
+            statement,
+            &[
+                &name.as_str(),
+                description,
+                state_schema,
+                command_schema,
+                &commands.confirm.word(),
+                &seconds(commands.expiry),
+                &seconds(commands.ack_timeout),
+                &commands.only_latest,
+            ],
+        )
         .await;
     added.map(drop).map_err(FleetError::on(&about(name)))
 }
 
 const SELECT: &str = "SELECT name, description, state_schema, command_schema,
+        confirm, command_expiry, ack_timeout, only_latest,
         (SELECT count(*) FROM device_capabilities WHERE capability = capabilities.name) AS devices
     FROM capabilities";
 
@@ -112,6 +203,10 @@ fn capability_row(row: &Row) -> Result<CapabilityRow, FleetError> {
         description: row.get("description"),
         state_schema: document(row, &thing, "state_schema")?,
         command_schema: document(row, &thing, "command_schema")?,
+        confirm: row.get("confirm"),
+        command_expiry: row.get("command_expiry"),
+        ack_timeout: row.get("ack_timeout"),
+        only_latest: row.get("only_latest"),
         devices: row.get("devices"),
         name,
     })
@@ -129,7 +224,9 @@ pub async fn set(
 ) -> Result<CapabilityRow, FleetError> {
     let statement = "UPDATE capabilities SET description = coalesce($2, description),
              state_schema = CASE WHEN $3 THEN $4 ELSE state_schema END,
-             command_schema = CASE WHEN $5 THEN $6 ELSE command_schema END
+             command_schema = CASE WHEN $5 THEN $6 ELSE command_schema END,
+             confirm = coalesce($7, confirm), command_expiry = coalesce($8, command_expiry),
+             ack_timeout = coalesce($9, ack_timeout), only_latest = coalesce($10, only_latest)
          WHERE name = $1";
     client
         .execute(
@@ -141,6 +238,10 @@ pub async fn set(
                 &change.state_schema.clone().flatten(),
                 &change.command_schema.is_some(),
                 &change.command_schema.clone().flatten(),
+                &change.commands.confirm.map(Confirmation::word),
+                &change.commands.expiry.map(seconds),
+                &change.commands.ack_timeout.map(seconds),
+                &change.commands.only_latest,
             ],
         )
         .await

@@ -7,8 +7,9 @@ use thiserror::Error;
 use crate::domain::acl::Action;
 use crate::domain::credential::CredentialId;
 use crate::domain::name::{BindingName, CapabilityName, DeviceName};
+use crate::domain::schema::Violation;
 use crate::domain::topic::{TopicError, TopicFilter};
-use crate::registry::error::{RegistryError, Violation};
+use crate::registry::error::{self as registry, RegistryError};
 
 /// Why an operation was not done. Nothing was changed then. Made for programs: the command line says it in
 /// words (`src/cli/wording.rs`).
@@ -76,6 +77,8 @@ pub enum Thing {
     Credential(CredentialId),
     /// A credential to be made, by its kind.
     NewCredential(&'static str),
+    /// A command, by its id.
+    Command(String),
 }
 
 impl fmt::Display for Thing {
@@ -90,6 +93,7 @@ impl fmt::Display for Thing {
             Self::GrantId(id) => write!(f, "grant {id}"),
             Self::Credential(id) => write!(f, "credential {}", id.0),
             Self::NewCredential(kind) => write!(f, "the new {kind}"),
+            Self::Command(id) => write!(f, "command {id:?}"),
         }
     }
 }
@@ -153,6 +157,22 @@ pub enum Rule {
     CapabilityInUse(Option<i64>),
     /// Routing rules name the capability.
     CapabilityInRules,
+    /// A command names no device.
+    NoDevices,
+    /// A command goes to so many devices, more than [`crate::fleet::commands::MAX_DELIVERIES`].
+    TooManyDevices(usize),
+    /// A command would expire too soon or too late ([`crate::fleet::commands::EXPIRY`]).
+    ExpiryOutOfRange,
+    /// A receipt would be waited for too shortly or too long (5 s to 10 min).
+    AckTimeoutOutOfRange,
+    /// A payload breaks the capability's command schema.
+    Payload(Violation),
+    /// The capability's command schema cannot judge the payload: why.
+    UnusableSchema(String),
+    /// The device is disabled.
+    DeviceDisabled,
+    /// The device has no command topic for the capability.
+    NoCommandTopic(CapabilityName),
     /// A rule that has no name here: PostgreSQL's own words.
     Other(String),
 }
@@ -178,6 +198,10 @@ pub enum Field {
     StateTopic,
     /// The command topic.
     CommandTopic,
+    /// The payload.
+    Payload,
+    /// The expiry.
+    Expiry,
 }
 
 impl Field {
@@ -194,6 +218,8 @@ impl Field {
             Self::CommandSchema => "command_schema",
             Self::StateTopic => "state_topic",
             Self::CommandTopic => "command_topic",
+            Self::Payload => "payload",
+            Self::Expiry => "expires_in",
         }
     }
 }
@@ -253,7 +279,7 @@ impl FleetError {
 impl Rule {
     /// The rule behind a constraint of `sql/`, in the order of its tables.
     #[must_use]
-    pub fn of(violation: &Violation) -> Self {
+    pub fn of(violation: &registry::Violation) -> Self {
         match violation.constraint.as_str() {
             "devices_name_unique" => Self::NameTaken,
             "devices_client_id_unique" => Self::ClientIdTaken,
@@ -273,6 +299,8 @@ impl Rule {
             "device_credentials_label_form" => Self::NotALabel,
             "device_credentials_timestamps" => Self::TimestampOutOfRange,
             "device_credentials_period" => Self::EndsBeforeItBegins,
+            "capabilities_command_expiry_range" => Self::ExpiryOutOfRange,
+            "capabilities_ack_timeout_range" => Self::AckTimeoutOutOfRange,
             "capabilities_pkey" => Self::CapabilityExists,
             "capabilities_name_reserved" => Self::ReservedCapability,
             "capabilities_state_schema_form" => Self::NotASchema(Field::StateSchema),
@@ -312,10 +340,18 @@ impl Rule {
             | Self::NoConventionalTopics
             | Self::ConventionalTopic { .. }
             | Self::Password(_)
+            | Self::NoDevices
+            | Self::TooManyDevices(_)
+            | Self::ExpiryOutOfRange
+            | Self::AckTimeoutOutOfRange
+            | Self::Payload(_)
             | Self::NulCharacter => ErrorKind::Invalid,
-            Self::CapabilityInUse(_) | Self::CapabilityInRules | Self::Other(_) => {
-                ErrorKind::Refused
-            }
+            Self::CapabilityInUse(_)
+            | Self::CapabilityInRules
+            | Self::UnusableSchema(_)
+            | Self::DeviceDisabled
+            | Self::NoCommandTopic(_)
+            | Self::Other(_) => ErrorKind::Refused,
         }
     }
 
@@ -330,6 +366,8 @@ impl Rule {
             }
             Self::ClientIdTaken => Some(Field::ClientId),
             Self::NothingToMerge => Some(Field::StateTopic),
+            Self::Payload(_) => Some(Field::Payload),
+            Self::ExpiryOutOfRange => Some(Field::Expiry),
             _ => None,
         }
     }

@@ -29,6 +29,8 @@ pub enum IngestOutcome {
     ForeignClientId,
     /// The device is disabled.
     Disabled,
+    /// What became of a message that is no command of this device.
+    NoDelivery,
 }
 
 impl IngestOutcome {
@@ -44,6 +46,7 @@ impl IngestOutcome {
             Self::Violation => "violation",
             Self::ForeignClientId => "foreign_client_id",
             Self::Disabled => "disabled",
+            Self::NoDelivery => "no_delivery",
         }
     }
 }

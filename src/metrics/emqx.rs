@@ -54,6 +54,19 @@ impl KickOutMetrics {
     }
 }
 
+/// Commands.
+#[derive(Clone)]
+pub struct CommandMetrics {
+    ended: IntCounterVec,
+}
+
+impl CommandMetrics {
+    /// Counts deliveries that ended, by how.
+    pub fn ended<'a>(&self, states: impl Iterator<Item = &'a str>) {
+        states.for_each(|state| self.ended.with_label_values(&[state]).inc());
+    }
+}
+
 /// Comparisons of the registry with EMQX's list of clients.
 #[derive(Clone)]
 pub struct SweepMetrics {
@@ -101,7 +114,7 @@ impl Adder<'_> {
     pub(super) fn work(&self) -> Result<WorkMetrics, Error> {
         let waiting = self.gauges(
             "fleetgate_work_waiting",
-            "Rows of the work queue by kind: what has yet to be done elsewhere. kick_out: client ids whose session has yet to end.",
+            "Rows of the work queue by kind: what has yet to be done elsewhere. kick_out: client ids whose session has yet to end. command: devices' capabilities with commands that have not ended.",
             &["kind"],
         )?;
         Ok(WorkMetrics { waiting })
@@ -120,6 +133,19 @@ impl Adder<'_> {
             )?,
             delay: self.add(Histogram::with_opts(delay.buckets(DELAY_SECONDS.to_vec()))?)?,
         })
+    }
+
+    pub(super) fn commands(&self) -> Result<CommandMetrics, Error> {
+        let ended = self.counters(
+            "fleetgate_command_deliveries_total",
+            "Deliveries of commands that ended, by how. sent: no receipt was asked for, or none is possible with QoS 0.",
+            &["state"],
+        )?;
+        // From the start, so that the first one is an increase.
+        for state in ["delivered", "sent", "expired", "undeliverable", "superseded", "cancelled"] {
+            ended.with_label_values(&[state]);
+        }
+        Ok(CommandMetrics { ended })
     }
 
     pub(super) fn sweep(&self) -> Result<SweepMetrics, Error> {

@@ -18,7 +18,7 @@ use crate::secret::Secret;
 const ALL: &str = "SELECT,INSERT,UPDATE,DELETE";
 
 /// Every table: what `serve` needs on it, and what the commands that change devices need besides.
-const TABLES: [(&str, &str, &str); 19] = [
+const TABLES: [(&str, &str, &str); 22] = [
     (HISTORY, "SELECT", ""),
     ("serving_roles", "", ""),
     ("devices", "SELECT,UPDATE", "INSERT,DELETE"),
@@ -36,6 +36,9 @@ const TABLES: [(&str, &str, &str); 19] = [
     ("replicas", ALL, ""),
     ("session_pruning", ALL, ""),
     ("shared_addresses", ALL, ""),
+    ("commands", "SELECT,DELETE", "INSERT"),
+    ("command_deliveries", "SELECT,UPDATE,DELETE", "INSERT"),
+    ("command_pauses", "SELECT", "INSERT,DELETE"),
     ("untrusted_timestamps", ALL, ""),
     ("work_queue", ALL, ""),
 ];

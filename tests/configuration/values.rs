@@ -88,6 +88,7 @@ fn every_setting_can_be_a_variable() {
         .sets("FLEETGATE_INGEST_WRITERS", "3")
         .sets("FLEETGATE_INGEST_MAX_PAYLOAD", "9")
         .sets("FLEETGATE_INGEST_KEEP_SESSIONS", "72h")
+        .sets("FLEETGATE_COMMANDS_KEEP", "48h")
         .sets("FLEETGATE_TOKENS_AUDIENCE", "lab")
         .sets("FLEETGATE_TOKENS_VERIFICATION_KEYS", &paths)
         .sets("FLEETGATE_TOKENS_SIGNING_KEY", key)
@@ -126,6 +127,7 @@ fn every_setting_can_be_a_variable() {
     assert_eq!((config.ingest.linger, config.ingest.max_payload), (Duration::ZERO, 9));
     assert_eq!(config.ingest.writers, 3);
     assert_eq!(config.ingest.keep_sessions, Duration::from_secs(3 * 86_400));
+    assert_eq!(config.commands.keep, Duration::from_secs(2 * 86_400));
     assert_eq!(config.tokens.audience, "lab");
     assert_eq!(config.tokens.verification_keys, [key.clone(), key.clone()]);
     assert_eq!(config.tokens.signing_key, Some(key));

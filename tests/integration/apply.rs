@@ -11,13 +11,14 @@ use crate::support::fake_emqx_config::{Broker, Caches, Fault, exchanges};
 const TOKEN: &str = "a-token-that-nobody-sees";
 
 /// The calls that a fresh EMQX 5.8 needs, in the only order that is safe.
-const FRESH: [&str; 8] = [
+const FRESH: [&str; 9] = [
     "PUT authorization/settings",
     "POST authentication",
     "POST authorization/sources",
     "DELETE authorization/sources/file",
     "POST connectors",
     "POST actions",
+    "POST rules",
     "POST rules",
     "POST rules",
 ];
@@ -87,7 +88,7 @@ async fn a_fresh_broker_gets_all_it_needs() {
     let (code, stdout, stderr) = apply(&emqx, &["--fleetgate-url", "http://10.0.0.7:8080/"]).await;
     assert_eq!(code, 0, "{stderr}");
     assert_eq!(calls(&emqx), FRESH);
-    assert!(stdout.ends_with("8 changes made.\n"), "{stdout}");
+    assert!(stdout.ends_with("9 changes made.\n"), "{stdout}");
     assert!(stderr.contains("Sessions that were open before"), "{stderr}");
     never_more_open(before, &emqx);
     emqx.broker(|broker| {
@@ -104,7 +105,7 @@ async fn a_fresh_broker_gets_all_it_needs() {
         let action = broker.action.as_ref().unwrap();
         assert_eq!(action["parameters"]["headers"]["authorization"], bearer);
         assert_eq!(action["resource_opts"]["request_ttl"], "infinity");
-        assert_eq!(broker.rules.len(), 2);
+        assert_eq!(broker.rules.len(), 3);
     });
 }
 
@@ -133,13 +134,13 @@ async fn a_dry_run_shows_all_and_changes_nothing() {
         "headers.authorization: \"******\"",
         "would delete authorization source file",
         "{allow, all}",
-        "8 changes to make; nothing was changed",
+        "9 changes to make; nothing was changed",
     ] {
         assert!(stdout.contains(part), "no {part:?} in {stdout}");
     }
     let (_, stdout, _) = apply(&emqx, &["--dry-run", "--json"]).await;
     let result: Value = serde_json::from_str(&stdout).unwrap();
-    assert_eq!(result["changes"].as_array().unwrap().len(), 8);
+    assert_eq!(result["changes"].as_array().unwrap().len(), 9);
     assert_eq!(result["changes"][1]["kind"], "create");
 }
 
@@ -155,7 +156,7 @@ async fn a_broker_that_remembers_for_the_whole_node_forgets() {
          node_cache.enable: true → false",
         "would change authorization node cache (PUT /api/v5/authorization/node_cache)\n  \
          enable: true → false",
-        "10 changes to make",
+        "11 changes to make",
     ] {
         assert!(stdout.contains(part), "no {part:?} in {stdout}");
     }
@@ -181,7 +182,7 @@ async fn a_broker_that_remembers_for_the_whole_node_forgets() {
 /// A way in which a broker differs from what it should be, and the call that repairs it.
 type Drift = (&'static str, fn(&mut Broker));
 
-const DRIFTS: [Drift; 19] = [
+const DRIFTS: [Drift; 21] = [
     ("PUT authorization/settings", |b| b.settings["no_match"] = json!("allow")),
     ("PUT authorization/settings", |b| b.settings["cache"]["enable"] = json!(true)),
     ("PUT authorization/settings", |b| b.settings["deny_action"] = json!("disconnect")),
@@ -217,6 +218,11 @@ const DRIFTS: [Drift; 19] = [
     }),
     ("PUT rules/fleetgate_presence", |b| b.rules["fleetgate_presence"]["actions"] = json!([])),
     ("POST rules", |b| drop(b.rules.remove("fleetgate_messages"))),
+    ("PUT rules/fleetgate_commands", |b| {
+        b.rules["fleetgate_commands"]["sql"] = json!("SELECT * FROM \"$events/message_acked\"");
+    }),
+    // An EMQX that was configured by a release without commands.
+    ("POST rules", |b| drop(b.rules.remove("fleetgate_commands"))),
 ];
 
 #[tokio::test]
@@ -375,7 +381,7 @@ async fn a_creation_whose_answer_is_lost_is_not_made_twice() {
     }
     let mut made = calls(&emqx);
     made.retain(|call| call.starts_with("POST"));
-    assert_eq!(made.len(), 6, "{made:?}");
+    assert_eq!(made.len(), 7, "{made:?}");
     let (code, stdout, _) = apply(&emqx, &[]).await;
     assert!(code == 0 && stdout.contains("nothing to change"), "{stdout}");
 }
@@ -428,6 +434,7 @@ async fn requests_have_the_shape_that_emqx_accepted() {
     for call in sent {
         let path = format!("/api/v5/{}", call.path);
         let path = path.replace("fleetgate_messages", "fleetgate_presence");
+        let path = path.replace("fleetgate_commands", "fleetgate_presence");
         let all = exchanges();
         let same = all.iter().find(|e| e.method == call.method && e.path == path);
         let same = same.unwrap_or_else(|| panic!("{} {path} was not recorded", call.method));

@@ -14,6 +14,7 @@ mod certificates;
 mod changes;
 mod cli;
 mod clocks;
+mod commands;
 mod connections;
 mod database_errors;
 mod database_tls;

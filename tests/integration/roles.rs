@@ -41,6 +41,7 @@ async fn the_serving_role_may_read_and_write_rows_and_nothing_more() {
         let privileges: &[&str] = match table.as_str() {
             "fleetgate_schema_history" | "serving_roles" => &[],
             "device_state" | "presence_sweeps" => &["SELECT", "INSERT", "UPDATE"],
+            "commands" | "command_pauses" => &["SELECT", "INSERT", "DELETE"],
             _ => &["SELECT", "INSERT", "UPDATE", "DELETE"],
         };
         expected.extend(privileges.iter().map(|privilege| format!("{table}: {privilege}")));

@@ -119,7 +119,7 @@ fn selected(rule: &str) -> (String, String) {
 #[test]
 fn the_messages_rule_selects_what_an_event_needs() {
     let (fields, from) = selected("fleetgate_messages");
-    assert_eq!(from, "\"#\"");
+    assert_eq!(from, "\"#\" WHERE clientid <> 'http_api'");
     let names = fields.split(", ").map(|field| match field.split_once(" as ") {
         Some((_, name)) => name,
         None => field,
@@ -165,6 +165,42 @@ fn the_presence_rule_selects_what_an_event_needs() {
     }
 }
 
+/// Each field stands in the recordings under the name that it is selected by; a correlation is what the message had.
+#[test]
+fn the_commands_rule_selects_what_an_event_needs() {
+    let (fields, from) = selected("fleetgate_commands");
+    assert_eq!(
+        from,
+        "\"$events/message_delivered\", \"$events/message_acked\", \"$events/delivery_dropped\" WHERE from_clientid = 'http_api'"
+    );
+    let events = ["message.delivered", "message.acked", "delivery.dropped"];
+    for recording in ["commands.jsonl", "emqx-6.2.2/commands.jsonl"] {
+        let told = recorded(recording).into_iter();
+        let told = told.filter(|body| events.contains(&body["event"].as_str().unwrap_or_default()));
+        let told = told.filter(|body| body["from_clientid"] == "http_api").collect::<Vec<_>>();
+        assert!(told.len() > 25, "{recording}: {}", told.len());
+        let mut understood = 0;
+        for whole in &told {
+            let field = |field: &str| match field.split_once(" as ") {
+                Some((place, name)) => {
+                    assert_eq!(place, "pub_props.'Correlation-Data'");
+                    (name.to_owned(), whole["pub_props"].get("Correlation-Data").cloned())
+                }
+                None => (field.to_owned(), whole.get(field).cloned()),
+            };
+            let part = fields.split(", ").map(field);
+            let part =
+                part.map(|(name, value)| (name, value.unwrap_or_else(|| json!("undefined"))));
+            let part = serde_json::to_vec(&part.collect::<Map<_, _>>()).unwrap();
+            let event = events::parse(&part).unwrap();
+            let has_id = whole["pub_props"].get("Correlation-Data").is_some();
+            assert_eq!(matches!(event, events::ParsedEvent::Event(_)), has_id, "{whole:?}");
+            understood += usize::from(has_id);
+        }
+        assert!(understood > 15, "{recording}: {understood}");
+    }
+}
+
 #[test]
 fn rules_action_and_connector_name_each_other() {
     let text = configuration();
@@ -173,7 +209,7 @@ fn rules_action_and_connector_name_each_other() {
     assert_eq!(names(&text["actions"]["http"]), ["fleetgate_events"]);
     assert_eq!(text["actions"]["http"]["fleetgate_events"]["connector"], "fleetgate");
     let rules = &text["rule_engine"]["rules"];
-    assert_eq!(names(rules), ["fleetgate_messages", "fleetgate_presence"]);
+    assert_eq!(names(rules), ["fleetgate_commands", "fleetgate_messages", "fleetgate_presence"]);
     for rule in names(rules) {
         assert_eq!(rules[rule]["actions"], json!(["http:fleetgate_events"]));
     }

@@ -64,6 +64,7 @@ fn its_rest_calls_lead_to_the_same_state() {
             "POST actions",
             "POST rules",
             "POST rules",
+            "POST rules",
         ]
     );
     let places = [
@@ -76,6 +77,7 @@ fn its_rest_calls_lead_to_the_same_state() {
         "actions.http.fleetgate_events",
         "rule_engine.rules.fleetgate_presence",
         "rule_engine.rules.fleetgate_messages",
+        "rule_engine.rules.fleetgate_commands",
     ];
     let mut told = State::new();
     for (place, (_, body)) in places.iter().zip(&calls[1..]) {

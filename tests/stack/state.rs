@@ -23,7 +23,7 @@ const OF_THE_CONTAINER: [&str; 5] = ["node", "listeners", "dashboard", "api_key"
 const OF_THE_CONTAINERS_ENVIRONMENT: [&str; 2] = ["node_name", "prometheus.enable_basic_auth"];
 
 /// Where `emqx.conf` has what `emqx apply` calls so.
-const PLACES: [(&str, &str); 9] = [
+const PLACES: [(&str, &str); 10] = [
     ("authentication settings", "authentication_settings"),
     ("authorization settings", "authorization"),
     ("authorization node cache", "authorization.node_cache"),
@@ -33,6 +33,7 @@ const PLACES: [(&str, &str); 9] = [
     ("action", "actions.http.fleetgate_events"),
     ("rule for presence", "rule_engine.rules.fleetgate_presence"),
     ("rule for messages", "rule_engine.rules.fleetgate_messages"),
+    ("rule for commands", "rule_engine.rules.fleetgate_commands"),
 ];
 
 pub(crate) fn flatten(path: &str, value: &Value, state: &mut State) {

@@ -64,7 +64,8 @@ fn descriptions() -> [Capability; 8] {
 pub(super) fn capabilities() -> Result<Vec<NewCapability>, DevError> {
     let capability = |(name, description, state_schema, command_schema): Capability| {
         let description = description.to_owned();
-        Ok(NewCapability { name: parsed(name)?, description, state_schema, command_schema })
+        let new = NewCapability::new(parsed(name)?);
+        Ok(NewCapability { description, state_schema, command_schema, ..new })
     };
     descriptions().into_iter().map(capability).collect()
 }

@@ -41,11 +41,13 @@ pub enum Step {
     PresenceRule,
     /// Messages.
     MessageRule,
+    /// What becomes of commands.
+    CommandRule,
 }
 
 impl Step {
     /// All of them. The module documentation of [`super`] says why in this order.
-    pub const ORDER: [Self; 12] = [
+    pub const ORDER: [Self; 13] = [
         Self::Settings,
         Self::LoginCache,
         Self::ActionCache,
@@ -58,6 +60,7 @@ impl Step {
         Self::Action,
         Self::PresenceRule,
         Self::MessageRule,
+        Self::CommandRule,
     ];
 }
 
@@ -86,6 +89,7 @@ impl Setup<'_> {
             Step::Action => self.resource(&self.target.action()).await,
             Step::PresenceRule => self.resource(&self.target.presence_rule()).await,
             Step::MessageRule => self.resource(&self.target.message_rule()).await,
+            Step::CommandRule => self.resource(&self.target.command_rule()).await,
         }
     }
 

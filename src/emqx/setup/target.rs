@@ -172,8 +172,19 @@ impl Target {
     #[must_use]
     pub fn message_rule(&self) -> Resource {
         let sql = "SELECT event, id, clientid, username, client_attrs, topic, \
-                   base64_encode(payload) as payload_base64, publish_received_at, node FROM \"#\"";
+                   base64_encode(payload) as payload_base64, publish_received_at, node FROM \"#\" \
+                   WHERE clientid <> 'http_api'";
         rule("rule for messages", "rules/fleetgate_messages", "fleetgate_messages", sql)
+    }
+
+    /// What becomes of commands, which are published over the REST API.
+    #[must_use]
+    pub fn command_rule(&self) -> Resource {
+        let sql = "SELECT event, id, clientid, username, topic, qos, reason, timestamp, node, \
+                   pub_props.'Correlation-Data' as correlation FROM \"$events/message_delivered\", \
+                   \"$events/message_acked\", \"$events/delivery_dropped\" \
+                   WHERE from_clientid = 'http_api'";
+        rule("rule for commands", "rules/fleetgate_commands", "fleetgate_commands", sql)
     }
 }
 

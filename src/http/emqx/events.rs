@@ -125,6 +125,7 @@ fn kind(event: &Event<'_>) -> &'static str {
         EventKind::Connected { .. } => "connected",
         EventKind::Disconnected { .. } => "disconnected",
         EventKind::Published(_) => "message",
+        EventKind::Command(_) => "command",
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use fleetgate::app::{App, AppError};
 use fleetgate::clock::Clock;
 use fleetgate::config::{
-    Cache, Config, Database, Emqx, Hashing, Http, Ingest, Log, LogFormat, Logins, Tokens,
+    Cache, Commands, Config, Database, Emqx, Hashing, Http, Ingest, Log, LogFormat, Logins, Tokens,
 };
 use fleetgate::secret::Secret;
 use serde_json::{Value, json};
@@ -59,6 +59,7 @@ pub(crate) fn config(database_url: &str) -> Config {
         },
         hashing: Hashing { threads: 1, queue: 64 },
         logins: Logins { limits: true, exempt_networks: Vec::new() },
+        commands: Commands { keep: Duration::from_secs(30 * 24 * 3600) },
         ingest: Ingest {
             queue: 10_000,
             batch: 512,

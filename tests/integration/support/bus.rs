@@ -40,6 +40,15 @@ pub(crate) fn message(name: &str, topic: &str, at: i64, id: &str, payload: &str)
 }
 
 /// Everything that events write, as one JSON document. `noted_at` is PostgreSQL's own clock.
+/// What becomes of a command's message at a client: `message.delivered` or `message.acked`.
+pub(crate) fn command(event: &str, client_id: &str, name: &str, delivery: &str, qos: u8) -> Value {
+    json!({
+        "event": event, "clientid": client_id, "username": name, "topic": "t", "qos": qos,
+        "id": "0006612200", "timestamp": now(), "node": "emqx@127.0.0.1", "correlation": delivery,
+        "reason": "undefined",
+    })
+}
+
 pub(crate) async fn rows(fleet: &Fleet) -> Value {
     fleet
         .value(

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use fleetgate::config::EmqxApi;
+use fleetgate::domain::topic::filter_matches;
 use fleetgate::secret::Secret;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -48,9 +49,23 @@ pub(crate) struct FakeClient {
     pub(crate) connected_at_ms: i64,
 }
 
+/// A message that was published over REST.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct PublishedMessage {
+    pub(crate) topic: String,
+    pub(crate) payload: String,
+    pub(crate) qos: u64,
+    pub(crate) retain: bool,
+    pub(crate) expiry: u64,
+    pub(crate) correlation: String,
+}
+
 struct State {
     mood: Mood,
     clients: BTreeMap<String, FakeClient>,
+    /// Topic filters by client id, with their QoS.
+    subscriptions: BTreeMap<String, Vec<(String, u8)>>,
+    published: Vec<PublishedMessage>,
     /// Paths of DELETE as they came, and when.
     deletes: Vec<(String, Instant)>,
     bulks: Vec<Vec<String>>,
@@ -72,6 +87,8 @@ pub(crate) struct FakeEmqx {
 #[derive(Default)]
 struct Shared {
     deleted: Notify,
+    published: Notify,
+    held_publish: Mutex<Option<Arc<Hold>>>,
     pages: AtomicUsize,
     /// Lists that are being read at the moment, and the most that ever were.
     lists: AtomicUsize,
@@ -112,6 +129,8 @@ impl FakeEmqx {
         let state = State {
             mood: Mood::Well,
             clients: BTreeMap::new(),
+            subscriptions: BTreeMap::new(),
+            published: Vec::new(),
             deletes: Vec::new(),
             bulks: Vec::new(),
             refused: None,
@@ -201,6 +220,40 @@ impl FakeEmqx {
         self.state().clients.insert(client_id.to_owned(), client);
     }
 
+    /// A client, which is connected, subscribes.
+    pub(crate) fn subscribe(&self, client_id: &str, filter: &str, qos: u8) {
+        let mut state = self.state();
+        state.subscriptions.entry(client_id.to_owned()).or_default().push((filter.to_owned(), qos));
+    }
+
+    /// What was published so far, in order.
+    pub(crate) fn all_published(&self) -> Vec<PublishedMessage> {
+        self.state().published.clone()
+    }
+
+    /// The message that is published as number `number`, counted from 1; waits for it.
+    pub(crate) async fn published(&self, number: usize) -> PublishedMessage {
+        let wait = async {
+            loop {
+                let next = self.shared.published.notified();
+                let found = self.state().published.get(number - 1).cloned();
+                if let Some(message) = found {
+                    return message;
+                }
+                next.await;
+            }
+        };
+        let within = tokio::time::timeout(Duration::from_secs(20), wait).await;
+        within.unwrap_or_else(|_| panic!("message {number} was never published"))
+    }
+
+    /// Stops before the answer to the next publish, when its message has gone out.
+    pub(crate) fn hold_publish(&self) -> Arc<Hold> {
+        let hold = Arc::new(Hold::before(0));
+        *self.shared.held_publish.lock().unwrap() = Some(hold.clone());
+        hold
+    }
+
     /// The client is gone, its session stays.
     pub(crate) fn detach(&self, client_id: &str) {
         self.state().clients.get_mut(client_id).unwrap().connected = false;
@@ -208,6 +261,7 @@ impl FakeEmqx {
 
     pub(crate) fn disconnect(&self, client_id: &str) {
         self.state().clients.remove(client_id);
+        self.state().subscriptions.remove(client_id);
     }
 
     /// Client ids as they stood in the path, in order.
@@ -355,6 +409,17 @@ async fn answer(request: &Request, state: &Mutex<State>, shared: &Shared) -> Opt
             shared.deleted.notify_waiters();
             (204, String::new())
         }
+        ("POST", "publish") => {
+            let answer = publish(&request.body, state, shared);
+            let hold = shared.held_publish.lock().unwrap().take();
+            if let Some(hold) = hold {
+                hold.stop().await;
+            }
+            answer
+        }
+        ("GET", path) if path.starts_with("clients/") && path.ends_with("/subscriptions") => {
+            subscriptions(path, &state.lock().unwrap())
+        }
         ("DELETE", path) if path.starts_with("clients/") => {
             let hold = shared.held_delete.lock().unwrap().take();
             if let Some(hold) = hold {
@@ -381,6 +446,47 @@ fn body_text(body: &Value) -> String {
 
 fn refusal(status: u16, code: &str, message: &str) -> (u16, String) {
     (status, json!({"code": code, "message": message}).to_string())
+}
+
+/// 200 with an id where a connected client has subscribed, else 202 (`rest-commands.jsonl`).
+fn publish(body: &[u8], state: &Mutex<State>, shared: &Shared) -> (u16, String) {
+    let body: Value = serde_json::from_slice(body).unwrap();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let message = PublishedMessage {
+        topic: text(&body["topic"]),
+        payload: text(&body["payload"]),
+        qos: body["qos"].as_u64().unwrap(),
+        retain: body["retain"].as_bool().unwrap(),
+        expiry: body["properties"]["message_expiry_interval"].as_u64().unwrap(),
+        correlation: text(&body["properties"]["correlation_data"]),
+    };
+    let mut state = state.lock().unwrap();
+    let is_heard = state.subscriptions.iter().any(|(client_id, filters)| {
+        state.clients.get(client_id).is_some_and(|client| client.connected)
+            && filters.iter().any(|(filter, _)| filter_matches(filter, &message.topic))
+    });
+    if !is_heard {
+        let nobody = json!({"message": "no_matching_subscribers", "reason_code": 16});
+        return (202, nobody.to_string());
+    }
+    let id = format!("0006612200{:022X}", state.published.len() + 1);
+    state.published.push(message);
+    shared.published.notify_waiters();
+    (200, json!({ "id": id }).to_string())
+}
+
+fn subscriptions(path: &str, state: &State) -> (u16, String) {
+    let segment = path.strip_prefix("clients/").unwrap().strip_suffix("/subscriptions").unwrap();
+    let client_id = percent_encoding::percent_decode_str(segment).decode_utf8().unwrap();
+    if !state.clients.get(client_id.as_ref()).is_some_and(|client| client.connected) {
+        return refusal(404, "CLIENTID_NOT_FOUND", "Client ID not found");
+    }
+    let filters = state.subscriptions.get(client_id.as_ref());
+    let list = filters.into_iter().flatten().map(|(filter, qos)| {
+        json!({"node": "emqx@127.0.0.1", "nl": 0, "clientid": client_id, "durable": false,
+               "topic": filter, "qos": qos, "rap": 0, "rh": 0})
+    });
+    (200, Value::Array(list.collect()).to_string())
 }
 
 fn delete(segment: &str, state: &Mutex<State>, shared: &Shared) -> (u16, String) {

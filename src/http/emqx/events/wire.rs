@@ -9,7 +9,9 @@ use serde::de::{Deserializer, Error as _};
 use serde_json::Value;
 use thiserror::Error;
 
-use crate::domain::event::{EndCause, Event, EventKind, Message, timestamp_from_ms};
+use crate::domain::event::{
+    CommandMessage, EndCause, Event, EventKind, Message, MessageFate, timestamp_from_ms,
+};
 use crate::http::emqx::shorten::CUT;
 
 /// What EMQX writes where a client or message has no such field.
@@ -45,6 +47,12 @@ struct EventBody<'a> {
     id: Option<Cow<'a, str>>,
     #[serde(default, deserialize_with = "number")]
     publish_received_at: Option<i64>,
+    #[serde(borrow, default, deserialize_with = "text")]
+    correlation: Option<Cow<'a, str>>,
+    #[serde(default, deserialize_with = "number")]
+    qos: Option<i64>,
+    #[serde(default, deserialize_with = "number")]
+    timestamp: Option<i64>,
     /// Not `text`: a payload may well be the word "undefined".
     #[serde(borrow, default)]
     payload_base64: Option<Cow<'a, str>>,
@@ -119,6 +127,19 @@ pub fn parse(body: &[u8]) -> Result<ParsedEvent<'_>, Malformed> {
             payload: payload(body.payload_base64, body.payload)?,
             will: body.client_attrs == Attributes::None,
         }),
+        "message.delivered" | "message.acked" | "delivery.dropped" => {
+            // Not everything that is published over the REST API is a command.
+            let Some(delivery) = body.correlation else { return Ok(ParsedEvent::Other) };
+            let fate = match &*body.event {
+                "message.delivered" => MessageFate::Written {
+                    qos: u8::try_from(needed(body.qos, "qos")?).unwrap_or(u8::MAX),
+                },
+                "message.acked" => MessageFate::Acknowledged,
+                _ => MessageFate::Dropped,
+            };
+            let at = time(body.timestamp, "timestamp")?;
+            EventKind::Command(CommandMessage { delivery, fate, at })
+        }
         _ => return Ok(ParsedEvent::Other),
     };
     let client_id = match kind {
@@ -159,7 +180,14 @@ fn is_other_event(body: &[u8]) -> bool {
         #[serde(borrow)]
         event: Cow<'a, str>,
     }
-    const KNOWN: [&str; 3] = ["client.connected", "client.disconnected", "message.publish"];
+    const KNOWN: [&str; 6] = [
+        "client.connected",
+        "client.disconnected",
+        "message.publish",
+        "message.delivered",
+        "message.acked",
+        "delivery.dropped",
+    ];
     serde_json::from_slice::<Name<'_>>(body).is_ok_and(|name| !KNOWN.contains(&&*name.event))
 }
 

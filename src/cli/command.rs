@@ -1,0 +1,326 @@
+//! `fleetgate command`
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::json;
+use tokio_postgres::Client;
+
+use crate::cli::arguments::{duration, number};
+use crate::cli::context::Context;
+use crate::cli::error::CliError;
+use crate::cli::output::{or_dash, print, table, timestamp};
+use crate::domain::command::CommandPayload;
+use crate::domain::delivery::Confirmation;
+use crate::domain::name::{CapabilityName, DeviceName};
+use crate::fleet::commands::{self, CommandDetails, CommandRow, DeliveryRow, MAX_PAGE, NewCommand};
+use crate::registry::commands::ENDED_CHANNEL;
+use crate::registry::connection::Target;
+use crate::registry::inspection;
+
+/// Who asks, as commands note it.
+const ASKED_BY: &str = "the command line";
+/// Longest time between two looks while a command is waited for: a notice may be lost.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Commands, what devices are told to do: send, list, show, cancel, pause, resume.
+#[derive(Args)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    Send(SendArguments),
+    /// List commands, the newest first.
+    List {
+        /// Only those that went to this device.
+        #[arg(long)]
+        device: Option<DeviceName>,
+        /// How many at most.
+        #[arg(long, value_name = "COUNT", default_value_t = 20, value_parser = number(1..=MAX_PAGE))]
+        limit: u16,
+    },
+    /// Show a command, and what became of it at each device.
+    Show {
+        /// Its id.
+        id: String,
+    },
+    /// Cancel what of a command has not ended. What is on its way may still arrive.
+    Cancel {
+        /// Its id.
+        id: String,
+    },
+    /// Send no commands until `resume`; they expire all the same.
+    Pause {
+        /// Only those of this capability.
+        #[arg(long)]
+        capability: Option<CapabilityName>,
+    },
+    /// Send commands again after `pause`.
+    Resume {
+        /// The capability that was paused by itself.
+        #[arg(long)]
+        capability: Option<CapabilityName>,
+    },
+}
+
+/// What makes a command succeed.
+#[derive(Clone, Copy, ValueEnum)]
+pub(super) enum Confirm {
+    /// EMQX had a subscriber for it.
+    Sent,
+    /// The device acknowledged it.
+    Delivered,
+}
+
+impl Confirm {
+    pub(super) fn confirmation(self) -> Confirmation {
+        match self {
+            Self::Sent => Confirmation::Sent,
+            Self::Delivered => Confirmation::Delivered,
+        }
+    }
+}
+
+/// Send a command to devices, down the command topic of each. It waits for devices that are offline until it expires.
+#[derive(Args)]
+struct SendArguments {
+    /// What to do: a capability of the devices.
+    capability: CapabilityName,
+    /// How: JSON, such as '"on"', 21.5 or '{"level": 3}'.
+    payload: CommandPayload,
+    /// A device. May be repeated.
+    #[arg(long = "device", value_name = "NAME", required = true)]
+    devices: Vec<DeviceName>,
+    /// When it expires: 30s, 5m, 2h. Without this option, as the capability says (60 s).
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    expires: Option<Duration>,
+    /// What makes it succeed. Without this option, as the capability says (delivered).
+    #[arg(long, value_enum)]
+    confirm: Option<Confirm>,
+    /// Check everything and send nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Wait until it has ended at every device. The exit code is 1 if it failed at any.
+    #[arg(long, conflicts_with = "dry_run")]
+    wait: bool,
+}
+
+impl Arguments {
+    pub(super) async fn run(self, context: &Context) -> Result<(), CliError> {
+        match self.action {
+            Action::Send(arguments) => arguments.run(context).await,
+            Action::List { device, limit } => list(context, device.as_ref(), limit).await,
+            Action::Show { id } => {
+                let details = commands::show(&context.connect().await?, &id).await?;
+                context.output.result(&details, || text(&details))
+            }
+            Action::Cancel { id } => cancel(context, &id).await,
+            Action::Pause { capability } => pause(context, capability.as_ref()).await,
+            Action::Resume { capability } => resume(context, capability.as_ref()).await,
+        }
+    }
+}
+
+impl SendArguments {
+    async fn run(self, context: &Context) -> Result<(), CliError> {
+        if context.settings()?.emqx_api()?.is_none() {
+            return Err(CliError::Usage(
+                "commands go over EMQX's REST API; set emqx.api_url, emqx.api_key and emqx.api_secret, here and where fleetgate serves".to_owned(),
+            ));
+        }
+        let (dry_run, wait) = (self.dry_run, self.wait);
+        let command = self.request();
+        if dry_run {
+            commands::check_only(&mut context.connect().await?, &command).await?;
+            let devices: Vec<&str> = command.devices.iter().map(DeviceName::as_str).collect();
+            return context.output.result(&json!({"devices": devices}), || {
+                format!("It would go to: {}. Nothing was sent.", devices.join(", "))
+            });
+        }
+        if wait { send_and_wait(context, &command).await } else { send(context, &command).await }
+    }
+
+    fn request(self) -> NewCommand {
+        let mut seen = BTreeSet::new();
+        NewCommand {
+            capability: self.capability,
+            payload: self.payload,
+            devices: self.devices.into_iter().filter(|name| seen.insert(name.clone())).collect(),
+            expires_in: self.expires,
+            confirm: self.confirm.map(Confirm::confirmation),
+            asked_by: ASKED_BY.to_owned(),
+        }
+    }
+}
+
+async fn send(context: &Context, command: &NewCommand) -> Result<(), CliError> {
+    let details = commands::send(&mut context.connect().await?, command).await?;
+    let id = &details.command.id;
+    context.output.result(&details, || {
+        format!(
+            "Command {id} is on its way. To see what becomes of it: fleetgate command show {id}"
+        )
+    })
+}
+
+/// Listens before it asks, so that no end is missed.
+async fn send_and_wait(context: &Context, command: &NewCommand) -> Result<(), CliError> {
+    let target = Target::new(&context.settings()?.database()?)?;
+    let (listener, mut notices) = target.open_listener().await?;
+    inspection::listen(&listener, ENDED_CHANNEL).await?;
+    let mut client = context.connect().await?;
+    let asked = commands::send(&mut client, command).await?;
+    let id = asked.command.id;
+    let mut told = BTreeSet::new();
+    loop {
+        let details = commands::show(&client, &id).await?;
+        if !context.output.json {
+            tell(&details, &mut told)?;
+        }
+        if details.deliveries.iter().all(|delivery| delivery.ended) {
+            return conclude(context, &details);
+        }
+        // Any notice may be ours; a lost one costs a look.
+        let _ = tokio::time::timeout(LOOK, notices.recv()).await;
+    }
+}
+
+/// Prints each delivery that has ended since the last look.
+fn tell(details: &CommandDetails, told: &mut BTreeSet<String>) -> Result<(), CliError> {
+    for delivery in details.deliveries.iter().filter(|delivery| delivery.ended) {
+        if told.insert(delivery.id.clone()) {
+            let reason = delivery.reason.as_ref().map(|why| format!(" ({why})"));
+            print(&format!(
+                "{}: {}{}",
+                delivery.device,
+                delivery.state,
+                reason.unwrap_or_default()
+            ))?;
+        }
+    }
+    Ok(())
+}
+
+fn conclude(context: &Context, details: &CommandDetails) -> Result<(), CliError> {
+    if context.output.json {
+        context.output.result(details, String::new)?;
+    }
+    match details.deliveries.iter().filter(|delivery| !delivery.succeeded).count() {
+        0 => Ok(()),
+        failed => Err(CliError::Failed(format!(
+            "the command failed at {failed} of {} devices; see `fleetgate command show {}`",
+            details.deliveries.len(),
+            details.command.id
+        ))),
+    }
+}
+
+async fn list(context: &Context, device: Option<&DeviceName>, limit: u16) -> Result<(), CliError> {
+    let found = commands::list(&context.connect().await?, device, limit).await?;
+    context.output.result(&found, || command_table(&found))
+}
+
+async fn cancel(context: &Context, id: &str) -> Result<(), CliError> {
+    let client: Client = context.connect().await?;
+    let cancelled = commands::cancel(&client, id, ASKED_BY).await?;
+    context.output.result(&json!({"id": id, "cancelled": cancelled}), || match cancelled {
+        0 => format!("Command {id} had ended everywhere."),
+        1 => format!("Command {id} is cancelled at 1 device."),
+        many => format!("Command {id} is cancelled at {many} devices."),
+    })
+}
+
+async fn pause(context: &Context, capability: Option<&CapabilityName>) -> Result<(), CliError> {
+    commands::pause(&context.connect().await?, capability, ASKED_BY).await?;
+    let name = capability.map(CapabilityName::as_str);
+    context.output.result(&json!({"paused": true, "capability": name}), || match name {
+        None => "No commands are sent until `fleetgate command resume`.".to_owned(),
+        Some(name) => format!(
+            "No commands of \"{name}\" are sent until `fleetgate command resume --capability {name}`."
+        ),
+    })
+}
+
+async fn resume(context: &Context, capability: Option<&CapabilityName>) -> Result<(), CliError> {
+    let was_paused = commands::resume(&context.connect().await?, capability).await?;
+    let name = capability.map(CapabilityName::as_str);
+    let result = json!({"paused": false, "was_paused": was_paused, "capability": name});
+    context.output.result(&result, || match was_paused {
+        true => "Commands are sent again.".to_owned(),
+        false => "They were not paused.".to_owned(),
+    })
+}
+
+fn command_table(commands: &[CommandRow]) -> String {
+    let header =
+        ["ID", "CAPABILITY", "PAYLOAD", "ASKED", "EXPIRES", "DEVICES", "OPEN", "SUCCEEDED"];
+    let rows = commands.iter().map(|command| {
+        [
+            command.id.clone(),
+            command.capability.clone(),
+            shortened(&command.payload),
+            timestamp(Some(command.asked_at)),
+            timestamp(Some(command.expires_at)),
+            command.devices.to_string(),
+            command.open.to_string(),
+            command.succeeded.to_string(),
+        ]
+    });
+    table(header, rows)
+}
+
+/// Longest payload that a table shows, in characters.
+const MOST_SHOWN: usize = 40;
+
+fn shortened(payload: &str) -> String {
+    match payload.char_indices().nth(MOST_SHOWN) {
+        Some((end, _)) => format!("{}…", payload.get(..end).unwrap_or_default()),
+        None => payload.to_owned(),
+    }
+}
+
+fn text(details: &CommandDetails) -> String {
+    let CommandRow { capability, payload, asked_by, asked_at, expires_at, confirm, .. } =
+        &details.command;
+    let rows = details.deliveries.iter().map(|delivery| {
+        [
+            delivery.device.clone(),
+            delivery.state.to_owned(),
+            delivery.attempts.to_string(),
+            timestamp(delivery.published_at),
+            timestamp(delivery.acked_at),
+            timestamp(delivery.ended_at),
+            or_dash(remark(delivery).as_deref()),
+        ]
+    });
+    let header = ["DEVICE", "STATE", "ATTEMPTS", "SENT", "ACKNOWLEDGED", "ENDED", "REMARK"];
+    format!(
+        "{capability} {}\nAsked by {asked_by} at {}, expires at {}, succeeds when {confirm}.\n\n{}",
+        shortened(payload),
+        timestamp(Some(*asked_at)),
+        timestamp(Some(*expires_at)),
+        table(header, rows)
+    )
+}
+
+/// What there is to know besides: why it ended so, or that the device got it after the end.
+fn remark(delivery: &DeliveryRow) -> Option<String> {
+    if let (false, Some(acked), Some(ended)) =
+        (delivery.succeeded, delivery.acked_at, delivery.ended_at)
+    {
+        let seconds = acked.duration_since(ended).as_secs();
+        return Some(format!("acknowledged {seconds} s after its end"));
+    }
+    match delivery.state {
+        "sent"
+            if delivery.ended && delivery.acked_at.is_none() && delivery.written_at.is_some() =>
+        {
+            Some("the device subscribes with QoS 0: no receipt".to_owned())
+        }
+        _ => delivery.reason.clone(),
+    }
+}

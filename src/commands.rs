@@ -1,0 +1,411 @@
+//! Sends commands to devices, and follows what becomes of them.
+//!
+//! # What it keeps
+//! 1. A delivery that was committed ends: delivered, or with the reason why not, at its expiry at the latest.
+//! 2. Commands of one device and binding are sent in the order in which they were asked for, one at a time.
+//! 3. A command is sent at least once while its device listens, and [`MOST_ATTEMPTS`](crate::domain::delivery::MOST_ATTEMPTS) times at most; nothing is sent
+//!    again whose acknowledgement is committed. Its id goes with it, so that a device can drop repeats.
+//! 4. Where a command goes is read from the binding when it is sent, and so is whether the device may get it: never
+//!    from a request, nor from the past.
+//! 5. Nothing is handed to EMQX for a device that is not connected: EMQX would keep it in memory, lose it at a
+//!    restart, and deliver what is outdated.
+//! 6. Within [`GRACE`] of a start nothing is sent again: receipts of what was sent before it may be among the events
+//!    that EMQX still holds.
+//!
+//! # Design
+//! A line is a key of the work queue ([`crate::work`]): one replica at a time has it, and takes its first delivery that has
+//! not ended. The state is a pure function of what is noted ([`crate::domain::delivery`]). Before a message is
+//! sent, the attempt is committed, and EMQX is asked whether the device has subscribed: a listener to `#` would take the message
+//! for it. That nobody has subscribed is no attempt. What EMQX tells later (written, acknowledged) is noted
+//! by whoever hears it, and wakes the line. So does a device that comes online.
+//!
+//! # Races
+//! - *The acknowledgement comes before EMQX's answer to the publish.* Both are facts; neither waits for the other.
+//! - *The process dies between the attempt and EMQX's answer.* The attempt stands; after its ack timeout it is made again.
+//! - *A command is cancelled while it is sent.* It has ended as cancelled; that the device acknowledged it later is shown.
+//! - *The lease ends while EMQX is slow.* Sending stops after [`SENDING`], well before that. What was begun is
+//!   guarded by its number of attempts.
+//! - *The device subscribes just after EMQX was asked.* The line is looked at again after a short wait.
+//! - *The device disconnects between the two calls.* With a clean session EMQX has no subscriber any more; a persistent
+//!   session keeps the message up to its expiry, which is the command's.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use jiff::Timestamp;
+use tokio::time::Instant;
+use tokio_postgres::Client;
+
+use crate::domain::delivery::{Confirmation, End, Facts, State};
+use crate::domain::topic::{filter_matches, strip_subscription_prefix};
+use crate::emqx::{CommandPublish, EmqxApi, EmqxError, Published};
+use crate::logging::log_throttled;
+use crate::metrics::CommandMetrics;
+use crate::registry::commands::{self as registry, Attempt, Head, KIND, Recipient, Unable};
+use crate::registry::connection::{Target, within};
+use crate::registry::error::RegistryError;
+use crate::registry::session::Guarded;
+use crate::registry::work::Work;
+use crate::work::{Kind, Outcome, POLL};
+
+/// How long after a start nothing is sent again that was sent before it.
+pub const GRACE: Duration = Duration::from_secs(30);
+/// Waits before EMQX is asked again for a device that has not subscribed; the last one repeats.
+pub const UNHEARD_WAITS: [Duration; 5] = [
+    Duration::from_millis(250),
+    Duration::from_secs(1),
+    Duration::from_secs(4),
+    Duration::from_secs(15),
+    Duration::from_secs(60),
+];
+/// Longest time that a batch spends on sending.
+const SENDING: Duration = Duration::from_secs(20);
+/// Longest wait for a line that something else will wake.
+const LONGEST_WAIT: Duration = Duration::from_secs(300);
+/// Deliveries of one line that are dealt with at once; then others have their turn.
+const ROUNDS: usize = 8;
+/// Calls at a time.
+const CALLS: usize = 8;
+/// Least wait for a receipt, so that a line is not looked at without pause.
+const LEAST_WAIT: Duration = Duration::from_millis(10);
+/// EMQX counts expiries in whole seconds.
+const LEAST_EXPIRY: Duration = Duration::from_secs(1);
+const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Wait after a failure of PostgreSQL.
+const RECONNECT: Duration = Duration::from_secs(1);
+/// Time between two looks for commands that are old enough to be deleted, and how many go at once.
+const TIDY: Duration = Duration::from_secs(60);
+const PRUNED_AT_ONCE: i64 = 1000;
+
+/// See the module documentation.
+pub struct Commands {
+    /// `None`: nothing is sent.
+    api: Option<Arc<EmqxApi>>,
+    target: Target,
+    /// A connection of its own: what is noted between two calls must not wait for logins, nor they for it.
+    client: Option<Guarded>,
+    keep: Duration,
+    began: Instant,
+    tidy_at: Instant,
+    metrics: CommandMetrics,
+}
+
+/// What to do about the first delivery of a line.
+enum Step<'a> {
+    /// Nothing before so much time is over.
+    Wait(Duration),
+    /// Note that it has ended.
+    End(End, Timestamp),
+    /// Note that it can be sent no more.
+    Cancel(Unable),
+    /// Send it.
+    Send(&'a Recipient),
+}
+
+/// Lines by what is to be done about them.
+#[derive(Default)]
+struct Round<'a> {
+    waiting: Vec<(String, Outcome)>,
+    ended: Vec<(&'a str, End, Timestamp)>,
+    cancelled: Vec<(&'a str, Unable)>,
+    sendable: Vec<(&'a Head, &'a Recipient)>,
+    /// Lines whose next delivery is to be looked at.
+    next: Vec<String>,
+}
+
+/// What became of a line after its first delivery was sent, or was not.
+enum Progress {
+    /// The delivery has ended, or is to be looked at again for another reason.
+    Ended,
+    /// It has not.
+    Waits(Outcome),
+}
+
+impl Commands {
+    /// Sends nothing yet. `keep`: how long commands are kept after their end.
+    #[must_use]
+    pub fn new(
+        api: Option<Arc<EmqxApi>>,
+        target: Target,
+        keep: Duration,
+        metrics: CommandMetrics,
+    ) -> Self {
+        let target = target.for_background();
+        let now = Instant::now();
+        Self { api, target, client: None, keep, began: now, tidy_at: now, metrics }
+    }
+
+    /// How long receipts of before the start may still come.
+    fn grace(&self) -> Duration {
+        GRACE.saturating_sub(self.began.elapsed())
+    }
+
+    async fn deal_with(&mut self, batch: &[Work]) -> Result<Vec<Outcome>, RegistryError> {
+        let client = match self.client.take().filter(|client| !client.is_closed()) {
+            Some(client) => client,
+            None => self.target.open_guarded().await?,
+        };
+        let outcomes = self.send(&client, batch).await?;
+        self.client = Some(client);
+        Ok(batch
+            .iter()
+            .map(|work| outcomes.get(&work.key).cloned().unwrap_or(Outcome::Done))
+            .collect())
+    }
+
+    /// Deals with lines, a round for each of their deliveries: what became of each line that still has one.
+    async fn send(
+        &self,
+        client: &Client,
+        batch: &[Work],
+    ) -> Result<BTreeMap<String, Outcome>, RegistryError> {
+        let Some(api) = &self.api else { return Ok(BTreeMap::new()) };
+        let until = Instant::now() + SENDING;
+        let looks: BTreeMap<&str, u32> =
+            batch.iter().map(|work| (work.key.as_str(), work.attempts)).collect();
+        let mut outcomes = BTreeMap::new();
+        let mut lines: Vec<String> = batch.iter().map(|work| work.key.clone()).collect();
+        for _ in 0..ROUNDS {
+            let names: Vec<&str> = lines.iter().map(String::as_str).collect();
+            let heads = bounded(registry::heads(client, &names)).await?;
+            let read = Instant::now();
+            let round = self.round(&heads);
+            self.note_ends(client, &round).await?;
+            let mut next = round.next;
+            outcomes.extend(round.waiting);
+            for few in round.sendable.chunks(CALLS) {
+                let is_away = outcomes.values().any(|outcome| matches!(outcome, Outcome::Away(_)));
+                if is_away || Instant::now() >= until {
+                    let later = again(Duration::ZERO, "waits for its turn");
+                    outcomes.extend(few.iter().map(|(head, _)| (head.line.clone(), later.clone())));
+                    continue;
+                }
+                for (line, progress) in send_few(client, api, few, &looks, read).await? {
+                    match progress {
+                        Progress::Ended => next.push(line),
+                        Progress::Waits(outcome) => drop(outcomes.insert(line, outcome)),
+                    }
+                }
+            }
+            if next.is_empty() {
+                return Ok(outcomes);
+            }
+            lines = next;
+        }
+        outcomes.extend(lines.into_iter().map(|line| (line, again(Duration::ZERO, "goes on"))));
+        Ok(outcomes)
+    }
+
+    /// Sorts heads by what is to be done about them.
+    fn round<'a>(&self, heads: &'a [Head]) -> Round<'a> {
+        let mut round = Round::default();
+        for head in heads {
+            match self.step(head) {
+                Step::Wait(after) => round.waiting.push((head.line.clone(), again(after, "waits"))),
+                Step::Send(recipient) => round.sendable.push((head, recipient)),
+                Step::End(end, at) => {
+                    round.ended.push((head.delivery.as_str(), end, at));
+                    round.next.push(head.line.clone());
+                }
+                Step::Cancel(why) => {
+                    round.cancelled.push((head.delivery.as_str(), why));
+                    round.next.push(head.line.clone());
+                }
+            }
+        }
+        round
+    }
+
+    async fn note_ends(&self, client: &Client, round: &Round<'_>) -> Result<(), RegistryError> {
+        if !round.cancelled.is_empty() {
+            bounded(registry::cancel(client, &round.cancelled)).await?;
+        }
+        if !round.ended.is_empty() {
+            bounded(registry::end(client, &round.ended)).await?;
+            self.metrics.ended(round.ended.iter().map(|(_, end, _)| end.word()));
+        }
+        Ok(())
+    }
+
+    fn step<'a>(&self, head: &'a Head) -> Step<'a> {
+        let (facts, grace) = (&head.facts, self.grace());
+        // Within the grace no receipt is missing yet.
+        let judged = match facts.attempted_at {
+            Some(_) if grace > Duration::ZERO => Facts { attempted_at: Some(head.now), ..*facts },
+            _ => *facts,
+        };
+        let left = time_until(head.limits.expires_at, head.now);
+        match (judged.state(&head.limits, head.now), &head.recipient) {
+            (State::Ended { end, at }, _) => Step::End(end, at),
+            (State::Sent { until }, _) => {
+                let receipt = time_until(until, head.now);
+                let receipt = if grace > Duration::ZERO { receipt.min(grace) } else { receipt };
+                Step::Wait(receipt.min(left).max(LEAST_WAIT))
+            }
+            (State::Queued, Err(why)) => Step::Cancel(*why),
+            (State::Queued, Ok(recipient))
+                if recipient.online && !head.paused && left >= LEAST_EXPIRY =>
+            {
+                Step::Send(recipient)
+            }
+            // It comes online, commands are resumed, or it expires.
+            (State::Queued, Ok(_)) => Step::Wait(left.min(LONGEST_WAIT)),
+        }
+    }
+}
+
+fn again(after: Duration, why: &str) -> Outcome {
+    Outcome::Again { after, why: why.to_owned() }
+}
+
+fn time_until(then: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(then.duration_since(now)).unwrap_or(Duration::ZERO)
+}
+
+/// Sends a few at a time, which were read at a given time: asks whether each device has subscribed, commits the attempts, publishes, notes the answers.
+async fn send_few(
+    client: &Client,
+    api: &EmqxApi,
+    few: &[(&Head, &Recipient)],
+    looks: &BTreeMap<&str, u32>,
+    read: Instant,
+) -> Result<Vec<(String, Progress)>, RegistryError> {
+    let mut progress = Vec::new();
+    let mut note = |head: &Head, outcome: Outcome| {
+        progress.push((head.line.clone(), Progress::Waits(outcome)));
+    };
+    let unheard = |head: &Head| unheard(looks.get(head.line.as_str()).copied().unwrap_or(0));
+    // Of PostgreSQL's clock by which it expires, when it was read and what has passed since is known.
+    let left =
+        |head: &Head| time_until(head.limits.expires_at, head.now).saturating_sub(read.elapsed());
+    let subscribed = join_all(few.iter().map(|(_, to)| has_subscribed(api, to))).await;
+    let mut ready = Vec::new();
+    for ((head, to), subscribed) in few.iter().zip(subscribed) {
+        match subscribed {
+            // Too late by now: it expires.
+            Ok(true) if left(head) < LEAST_EXPIRY => note(head, again(left(head), "expires")),
+            Ok(true) => ready.push((*head, *to)),
+            Ok(false) => note(head, unheard(head)),
+            Err(error) => note(head, failed(head, &error)),
+        }
+    }
+    let attempts = ready.iter().map(|(head, to)| Attempt {
+        delivery: &head.delivery,
+        topic: &to.topic,
+        before: head.facts.attempts,
+    });
+    let begun = bounded(registry::begin(client, &attempts.collect::<Vec<_>>())).await?;
+    let (to_send, overtaken): (Vec<_>, Vec<_>) =
+        ready.into_iter().partition(|(head, _)| begun.contains(&head.delivery));
+    overtaken.iter().for_each(|(head, _)| note(head, again(Duration::ZERO, "was changed")));
+
+    let sent = join_all(to_send.iter().map(|(head, to)| publish(api, head, to, left(head)))).await;
+    let (mut published, mut reached_nobody) = (Vec::new(), Vec::new());
+    let mut ended = Vec::new();
+    for ((head, _), sent) in to_send.iter().zip(sent) {
+        match sent {
+            Ok(Published::ToSubscribers) => {
+                published.push(head.delivery.as_str());
+                match head.limits.confirm {
+                    Confirmation::Sent => ended.push((head.line.clone(), Progress::Ended)),
+                    Confirmation::Delivered => {
+                        let wait = head.limits.ack_timeout.min(left(head));
+                        note(head, again(wait, "waits for its receipt"));
+                    }
+                }
+            }
+            Ok(Published::NoSubscribers) => {
+                let why = "nobody has subscribed to the topic".to_owned();
+                reached_nobody.push((head.delivery.as_str(), why));
+                note(head, unheard(head));
+            }
+            Err(error) => {
+                if matches!(error, EmqxError::Rejected { .. }) {
+                    reached_nobody.push((head.delivery.as_str(), error.to_string()));
+                }
+                note(head, failed(head, &error));
+            }
+        }
+    }
+    progress.extend(ended);
+    if !published.is_empty() {
+        bounded(registry::published(client, &published)).await?;
+    }
+    if !reached_nobody.is_empty() {
+        bounded(registry::unheard(client, &reached_nobody)).await?;
+    }
+    Ok(progress)
+}
+
+/// Whether the device itself is there and listens to the topic.
+async fn has_subscribed(api: &EmqxApi, to: &Recipient) -> Result<bool, EmqxError> {
+    let subscriptions = api.subscriptions(&to.client_id).await?.unwrap_or_default();
+    let hears = |filter: &str| filter_matches(strip_subscription_prefix(filter), &to.topic);
+    Ok(subscriptions.iter().any(|subscription| hears(&subscription.filter)))
+}
+
+async fn publish(
+    api: &EmqxApi,
+    head: &Head,
+    to: &Recipient,
+    expiry: Duration,
+) -> Result<Published, EmqxError> {
+    let message = CommandPublish {
+        topic: &to.topic,
+        payload: &head.payload,
+        expiry: expiry.max(LEAST_EXPIRY),
+        delivery: &head.delivery,
+    };
+    api.publish(&message).await
+}
+
+fn unheard(looked_at: u32) -> Outcome {
+    let place = usize::try_from(looked_at.saturating_sub(1)).unwrap_or(usize::MAX);
+    let wait = UNHEARD_WAITS.get(place).or(UNHEARD_WAITS.last());
+    again(wait.copied().unwrap_or(POLL), "the device has not subscribed to its command topic")
+}
+
+fn failed(head: &Head, error: &EmqxError) -> Outcome {
+    if error.is_emqx_unfit() {
+        return Outcome::Away(error.to_string());
+    }
+    let delivery = &head.delivery;
+    log_throttled!(warn, "EMQX refused a command", delivery, %error);
+    Outcome::Again { after: head.limits.ack_timeout, why: error.to_string() }
+}
+
+impl Kind for Commands {
+    const NAME: &'static str = KIND;
+    const LOG_NAME: &'static str = "commands";
+
+    fn is_carried_out(&self) -> bool {
+        self.api.is_some()
+    }
+
+    async fn carry_out(&mut self, batch: &[Work]) -> Vec<Outcome> {
+        match self.deal_with(batch).await {
+            Ok(outcomes) => outcomes,
+            Err(error) => {
+                log_throttled!(warn, "commands wait for the database", %error);
+                vec![again(RECONNECT, &error.to_string()); batch.len()]
+            }
+        }
+    }
+
+    async fn look_after(&mut self, client: &Client) -> Result<Duration, RegistryError> {
+        if self.tidy_at <= Instant::now() {
+            let pruned = registry::prune(client, self.keep, PRUNED_AT_ONCE).await?;
+            let is_behind = pruned >= PRUNED_AT_ONCE.unsigned_abs();
+            self.tidy_at = Instant::now() + if is_behind { RECONNECT } else { TIDY };
+        }
+        Ok(POLL)
+    }
+}
+
+async fn bounded<T>(
+    query: impl Future<Output = Result<T, RegistryError>>,
+) -> Result<T, RegistryError> {
+    within(QUERY_TIMEOUT, query).await
+}

@@ -1,0 +1,99 @@
+//! Commands: publishing a message, and whether a device has subscribed. Both are called once: the work queue
+//! repeats them.
+
+use std::time::Duration;
+
+use percent_encoding::utf8_percent_encode;
+use reqwest::Method;
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::emqx::{EmqxApi, EmqxError, PATH};
+
+/// A command on its way to a device.
+pub struct CommandPublish<'a> {
+    /// The device's command topic.
+    pub topic: &'a str,
+    /// JSON.
+    pub payload: &'a str,
+    /// How long EMQX may keep it. Only whole seconds count, and at least one is needed.
+    pub expiry: Duration,
+    /// The id of the delivery: what EMQX tells of the message has it, and the device gets it.
+    pub delivery: &'a str,
+}
+
+/// What EMQX did with a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Published {
+    /// Somebody has subscribed to its topic, connected or with a session that is kept.
+    ToSubscribers,
+    /// Nobody has: it is gone.
+    NoSubscribers,
+}
+
+/// A subscription of a connected client.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Subscription {
+    /// The topic filter, as it was subscribed to.
+    #[serde(rename = "topic")]
+    pub filter: String,
+    /// The QoS that was granted.
+    pub qos: u8,
+}
+
+impl EmqxApi {
+    /// Publishes a command with QoS 1, never retained.
+    ///
+    /// # Errors
+    /// When EMQX did not say whether it has a subscriber: it may have sent the message then, unless the error is
+    /// [`EmqxError::Rejected`].
+    pub async fn publish(&self, message: &CommandPublish<'_>) -> Result<Published, EmqxError> {
+        let body = json!({
+            "topic": message.topic,
+            "payload": message.payload,
+            "qos": 1,
+            "retain": false,
+            "properties": {
+                "message_expiry_interval": message.expiry.as_secs(),
+                "correlation_data": message.delivery,
+                "content_type": "application/json",
+                "user_properties": {"delivery": message.delivery},
+            },
+        });
+        let request = self.request(Method::POST, "publish").json(&body);
+        let answer = self.call("publish", request).await?;
+        // 202 has no id: `{"message":"no_matching_subscribers","reason_code":16}`.
+        #[derive(Deserialize)]
+        struct Answer {
+            id: Option<String>,
+        }
+        let answer: Answer = serde_json::from_slice(&answer)
+            .map_err(|error| EmqxError::Unreadable(error.to_string()))?;
+        Ok(match answer.id {
+            Some(_) => Published::ToSubscribers,
+            None => Published::NoSubscribers,
+        })
+    }
+
+    /// The subscriptions of a client; `None` when it is not connected.
+    ///
+    /// # Errors
+    /// When EMQX does not tell them.
+    pub async fn subscriptions(
+        &self,
+        client_id: &str,
+    ) -> Result<Option<Vec<Subscription>>, EmqxError> {
+        // As path segments these two mean directories, however they are encoded.
+        if matches!(client_id, "." | "..") {
+            return Ok(None);
+        }
+        let path = format!("clients/{}/subscriptions", utf8_percent_encode(client_id, PATH));
+        match self.call("subscriptions", self.request(Method::GET, &path)).await {
+            Ok(body) => serde_json::from_slice(&body)
+                .map(Some)
+                .map_err(|error| EmqxError::Unreadable(error.to_string())),
+            Err(EmqxError::NotFound { code }) if code == "CLIENTID_NOT_FOUND" => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,402 @@
+//! Commands: what devices are asked to do, and what became of it (`commands`, `command_deliveries`).
+//!
+//! Asking commits a row a device; [`crate::commands`] sends it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use tokio_postgres::{GenericClient, Row};
+
+use crate::domain::command::CommandPayload;
+use crate::domain::delivery::{Confirmation, End, State};
+use crate::domain::name::{CapabilityName, DeviceName};
+use crate::domain::schema::StateSchema;
+use crate::fleet::capabilities::{self, CapabilityRow};
+use crate::fleet::error::{FleetError, Rule, Thing};
+use crate::registry::commands::{facts, is_id, limits};
+use crate::registry::error::RegistryError;
+
+/// Most devices that one command goes to.
+pub const MAX_DELIVERIES: usize = 10_000;
+/// Shortest and longest time until a command expires.
+pub const EXPIRY: (Duration, Duration) =
+    (Duration::from_secs(1), Duration::from_secs(30 * 24 * 60 * 60));
+/// Most commands that one page of a list holds.
+pub const MAX_PAGE: u16 = 1000;
+
+/// A command to be sent.
+pub struct NewCommand {
+    /// What to do.
+    pub capability: CapabilityName,
+    /// How.
+    pub payload: CommandPayload,
+    /// The devices.
+    pub devices: Vec<DeviceName>,
+    /// How long it may take; `None`: as the capability says.
+    pub expires_in: Option<Duration>,
+    /// What makes it succeed; `None`: as the capability says.
+    pub confirm: Option<Confirmation>,
+    /// Who asks.
+    pub asked_by: String,
+}
+
+/// A command as lists show it.
+#[derive(Debug, Clone, Serialize)]
+pub struct CommandRow {
+    /// Its id.
+    pub id: String,
+    /// What to do.
+    pub capability: String,
+    /// How: the JSON that goes to the device.
+    pub payload: String,
+    /// Who asked.
+    pub asked_by: String,
+    /// When.
+    pub asked_at: Timestamp,
+    /// When it expires.
+    pub expires_at: Timestamp,
+    /// What makes it succeed: `sent` or `delivered`.
+    pub confirm: String,
+    /// How many devices it goes to.
+    pub devices: i64,
+    /// How many of these have not ended.
+    pub open: i64,
+    /// How many ended as they should.
+    pub succeeded: i64,
+}
+
+/// What became of a command at one device.
+#[derive(Debug, Clone, Serialize)]
+pub struct DeliveryRow {
+    /// Its id, which goes with the message.
+    pub id: String,
+    /// The device, by the name of then.
+    pub device: String,
+    /// The binding.
+    pub binding: String,
+    /// `queued`, `sent`, or how it ended.
+    pub state: &'static str,
+    /// Whether it has ended.
+    pub ended: bool,
+    /// Whether it ended as it should.
+    pub succeeded: bool,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+    /// How often it was sent.
+    pub attempts: u32,
+    /// Where the newest attempt went.
+    pub topic: Option<String>,
+    /// When EMQX first had a subscriber for it.
+    pub published_at: Option<Timestamp>,
+    /// When it was first written to the device's connection.
+    pub written_at: Option<Timestamp>,
+    /// When the device acknowledged it; this may be after the end.
+    pub acked_at: Option<Timestamp>,
+    /// Why it was cancelled, or why it has not been sent yet.
+    pub reason: Option<String>,
+}
+
+/// A command with what became of it.
+#[derive(Debug, Clone, Serialize)]
+pub struct CommandDetails {
+    /// The command.
+    #[serde(flatten)]
+    pub command: CommandRow,
+    /// Its deliveries, in the order in which the devices were named.
+    pub deliveries: Vec<DeliveryRow>,
+}
+
+fn about(capability: &CapabilityName) -> Thing {
+    Thing::Capability(capability.clone())
+}
+
+/// Asks for a command: when this returns, it is committed, and ends one way or the other.
+///
+/// # Errors
+/// There is no such capability or device; the payload breaks the command schema; a device is disabled or has
+/// no command topic for the capability; too many devices, or none; an expiry out of [`EXPIRY`]. Nothing is stored then.
+pub async fn send(
+    client: &mut impl GenericClient,
+    new: &NewCommand,
+) -> Result<CommandDetails, FleetError> {
+    let thing = about(&new.capability);
+    let transaction = client.transaction().await.map_err(FleetError::on(&thing))?;
+    let capability = check(&transaction, new).await?;
+    let devices = recipients(&transaction, new).await?;
+    if capability.only_latest {
+        supersede(&transaction, new, &devices).await?;
+    }
+    let usual = Duration::from_secs(u64::from(capability.command_expiry.unsigned_abs()));
+    let expires_in = new.expires_in.unwrap_or(usual);
+    let statement = "INSERT INTO commands (id, capability, payload, asked_by, expires_at, confirm, ack_timeout)
+         VALUES (gen_random_uuid(), $1, $2, $3, clock_timestamp() + $4 * interval '1 second', $5, $6)
+         RETURNING id::text";
+    let confirm = new.confirm.map(Confirmation::word);
+    let confirm = confirm.unwrap_or(&capability.confirm);
+    let (name, payload) = (new.capability.as_str(), new.payload.as_str());
+    let row = transaction
+        .query_one(
+            statement,
+            &[
+                &name,
+                &payload,
+                &new.asked_by,
+                &expires_in.as_secs_f64(),
+                &confirm,
+                &capability.ack_timeout,
+            ],
+        )
+        .await
+        .map_err(FleetError::on(&thing))?;
+    let id: String = row.get(0);
+    let names: Vec<&str> = new.devices.iter().map(DeviceName::as_str).collect();
+    let statement = "INSERT INTO command_deliveries (command_id, device_id, device_name, binding)
+         SELECT $1::text::uuid, device, name, $2
+         FROM unnest($3::bigint[], $4::text[]) WITH ORDINALITY AS it (device, name, place) ORDER BY place";
+    transaction
+        .execute(statement, &[&id, &name, &devices, &names])
+        .await
+        .map_err(FleetError::on(&thing))?;
+    let details = show(&transaction, &id).await?;
+    transaction.commit().await.map_err(FleetError::on(&thing))?;
+    Ok(details)
+}
+
+/// Checks a command without sending it: who would get it.
+///
+/// # Errors
+/// As [`send`].
+pub async fn check_only(
+    client: &mut impl GenericClient,
+    new: &NewCommand,
+) -> Result<(), FleetError> {
+    let thing = about(&new.capability);
+    let transaction = client.transaction().await.map_err(FleetError::on(&thing))?;
+    check(&transaction, new).await?;
+    recipients(&transaction, new).await.map(drop)
+}
+
+/// The capability, if the command may be asked for.
+async fn check(client: &impl GenericClient, new: &NewCommand) -> Result<CapabilityRow, FleetError> {
+    let thing = about(&new.capability);
+    if new.devices.is_empty() {
+        return Err(FleetError::rule(&thing, Rule::NoDevices));
+    }
+    if new.devices.len() > MAX_DELIVERIES {
+        return Err(FleetError::rule(&thing, Rule::TooManyDevices(new.devices.len())));
+    }
+    if new.expires_in.is_some_and(|expiry| expiry < EXPIRY.0 || expiry > EXPIRY.1) {
+        return Err(FleetError::rule(&thing, Rule::ExpiryOutOfRange));
+    }
+    let capability = capabilities::show(client, &new.capability).await?;
+    if let Some(schema) = &capability.command_schema {
+        let unusable = |why: String| FleetError::rule(&thing, Rule::UnusableSchema(why));
+        let schema = StateSchema::compile(schema).map_err(|error| unusable(error.to_string()))?;
+        let violation = Arc::new(schema).find_violation(new.payload.schema_input()).await;
+        if let Some(violation) = violation.map_err(|error| unusable(error.to_string()))? {
+            return Err(FleetError::rule(&thing, Rule::Payload(violation)));
+        }
+    }
+    Ok(capability)
+}
+
+/// The rows of the devices, in their order.
+async fn recipients(client: &impl GenericClient, new: &NewCommand) -> Result<Vec<i64>, FleetError> {
+    let thing = about(&new.capability);
+    let names: Vec<&str> = new.devices.iter().map(DeviceName::as_str).collect();
+    let statement = "SELECT device.id, device.enabled, binding.command_topic IS NOT NULL
+         FROM unnest($1::text[]) WITH ORDINALITY AS it (name, place)
+         LEFT JOIN devices AS device ON device.name = it.name
+         LEFT JOIN topic_bindings AS binding ON binding.device_id = device.id AND binding.capability = $2
+         ORDER BY place";
+    let rows = client.query(statement, &[&names, &new.capability.as_str()]).await;
+    let rows = rows.map_err(FleetError::on(&thing))?;
+    let mut devices = Vec::with_capacity(rows.len());
+    for (name, row) in new.devices.iter().zip(rows) {
+        let device = Thing::Device(name.clone());
+        let id: Option<i64> = row.get(0);
+        let Some(id) = id else { return Err(FleetError::NotFound(device)) };
+        if row.get::<_, Option<bool>>(1) != Some(true) {
+            return Err(FleetError::rule(&device, Rule::DeviceDisabled));
+        }
+        if row.get::<_, Option<bool>>(2) != Some(true) {
+            let rule = Rule::NoCommandTopic(new.capability.clone());
+            return Err(FleetError::rule(&device, rule));
+        }
+        devices.push(id);
+    }
+    Ok(devices)
+}
+
+/// Lets a command take the place of those of its devices that nobody has tried to send yet.
+async fn supersede(
+    client: &impl GenericClient,
+    new: &NewCommand,
+    devices: &[i64],
+) -> Result<(), FleetError> {
+    let statement = "UPDATE command_deliveries SET superseded_at = clock_timestamp()
+         WHERE device_id = ANY($1) AND binding = $2 AND ended_at IS NULL AND attempts = 0
+           AND superseded_at IS NULL AND cancelled_at IS NULL";
+    let superseded = client.execute(statement, &[&devices, &new.capability.as_str()]).await;
+    superseded.map(drop).map_err(FleetError::on(&about(&new.capability)))
+}
+
+const COMMANDS: &str = "
+    SELECT command.id::text AS id, capability, payload, asked_by, asked_at, expires_at, confirm, ack_timeout,
+           counts.devices, counts.open, counts.succeeded
+    FROM commands AS command
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS devices, count(*) FILTER (WHERE ended_at IS NULL) AS open,
+               count(*) FILTER (WHERE ended_as IN ('delivered', 'sent')) AS succeeded
+        FROM command_deliveries WHERE command_id = command.id) AS counts";
+
+fn command_row(row: &Row) -> CommandRow {
+    CommandRow {
+        id: row.get("id"),
+        capability: row.get("capability"),
+        payload: row.get("payload"),
+        asked_by: row.get("asked_by"),
+        asked_at: row.get("asked_at"),
+        expires_at: row.get("expires_at"),
+        confirm: row.get("confirm"),
+        devices: row.get("devices"),
+        open: row.get("open"),
+        succeeded: row.get("succeeded"),
+    }
+}
+
+/// Lists commands, the newest first, at most `limit` and at most [`MAX_PAGE`]; of one device, if it is named.
+///
+/// # Errors
+/// A database that is away.
+pub async fn list(
+    client: &impl GenericClient,
+    device: Option<&DeviceName>,
+    limit: u16,
+) -> Result<Vec<CommandRow>, FleetError> {
+    let statement = format!(
+        "{COMMANDS}
+         WHERE $1::text IS NULL OR EXISTS (
+             SELECT FROM command_deliveries WHERE command_id = command.id AND device_name = $1)
+         ORDER BY asked_at DESC, command.id LIMIT $2"
+    );
+    let limit = i64::from(limit.min(MAX_PAGE));
+    let rows = client.query(&statement, &[&device.map(DeviceName::as_str), &limit]).await;
+    let rows = rows.map_err(RegistryError::on("the list of commands"))?;
+    Ok(rows.iter().map(command_row).collect())
+}
+
+/// Shows a command with what became of it.
+///
+/// # Errors
+/// There is no such command.
+pub async fn show(client: &impl GenericClient, id: &str) -> Result<CommandDetails, FleetError> {
+    let thing = Thing::Command(id.to_owned());
+    if !is_id(id) {
+        return Err(FleetError::NotFound(thing));
+    }
+    let statement = format!("{COMMANDS} WHERE command.id = $1::text::uuid");
+    let row = client.query_opt(&statement, &[&id]).await.map_err(FleetError::on(&thing))?;
+    let row = row.ok_or_else(|| FleetError::NotFound(thing.clone()))?;
+    let statement = "SELECT delivery.id::text AS id, device_name, binding, topic, attempts, attempted_at,
+             published_at, written_at, written_qos, acked_at, superseded_at, cancelled_at, cancelled_why,
+             ended_at, ended_as, last_error, expires_at, confirm, ack_timeout, clock_timestamp() AS now
+         FROM command_deliveries AS delivery JOIN commands AS command ON command.id = command_id
+         WHERE command_id = $1::text::uuid ORDER BY position";
+    let rows = client.query(statement, &[&id]).await.map_err(FleetError::on(&thing))?;
+    let deliveries = rows.iter().map(delivery_row).collect::<Result<_, _>>()?;
+    Ok(CommandDetails { command: command_row(&row), deliveries })
+}
+
+fn delivery_row(row: &Row) -> Result<DeliveryRow, FleetError> {
+    let facts = facts(row);
+    let noted: Option<&str> = row.get("ended_as");
+    let noted = noted.and_then(|word| End::ALL.into_iter().find(|end| end.word() == word));
+    // What is noted as the end stays; before that the state is read off the facts.
+    let (state, end) = match noted.map_or_else(
+        || limits(row).map(|limits| facts.state(&limits, row.get("now"))),
+        |end| Ok(State::Ended { end, at: row.get("ended_at") }),
+    )? {
+        State::Queued => ("queued", None),
+        State::Sent { .. } => ("sent", None),
+        State::Ended { end, at } => (end.word(), Some((end, at))),
+    };
+    let cancelled: Option<String> = row.get("cancelled_why");
+    Ok(DeliveryRow {
+        id: row.get("id"),
+        device: row.get("device_name"),
+        binding: row.get("binding"),
+        state,
+        ended: end.is_some(),
+        succeeded: end.is_some_and(|(end, _)| end.is_success()),
+        ended_at: end.map(|(_, at)| at),
+        attempts: facts.attempts,
+        topic: row.get("topic"),
+        published_at: facts.published_at,
+        written_at: facts.written_at,
+        acked_at: facts.acked_at,
+        reason: cancelled.or_else(|| row.get("last_error")),
+    })
+}
+
+/// Cancels what of a command has not ended; tells of how many devices. What is on its way may still arrive.
+///
+/// # Errors
+/// There is no such command.
+pub async fn cancel(client: &impl GenericClient, id: &str, by: &str) -> Result<u64, FleetError> {
+    let thing = Thing::Command(id.to_owned());
+    show(client, id).await?;
+    let statement = "WITH cancelled AS (
+             UPDATE command_deliveries SET cancelled_at = clock_timestamp(), cancelled_why = 'by ' || $2
+             WHERE command_id = $1::text::uuid AND ended_at IS NULL AND cancelled_at IS NULL
+             RETURNING device_id, binding),
+         woken AS (
+             SELECT fleetgate_queue_work('command',
+                 array_agg(DISTINCT fleetgate_command_line(device_id, binding)),
+                 array_fill('{}'::jsonb, ARRAY[count(DISTINCT (device_id, binding))::integer]))
+             FROM cancelled HAVING count(*) > 0)
+         SELECT (SELECT count(*) FROM cancelled), (SELECT count(*) FROM woken)";
+    let row = client.query_one(statement, &[&id, &by]).await.map_err(FleetError::on(&thing))?;
+    Ok(row.get::<_, i64>(0).unsigned_abs())
+}
+
+/// Keeps the commands of a capability, or all, from being sent until [`resume`]. They expire all the same, and
+/// what is on its way goes on.
+///
+/// # Errors
+/// There is no such capability.
+pub async fn pause(
+    client: &impl GenericClient,
+    capability: Option<&CapabilityName>,
+    by: &str,
+) -> Result<(), FleetError> {
+    if let Some(capability) = capability {
+        capabilities::show(client, capability).await?;
+    }
+    let statement =
+        "INSERT INTO command_pauses (capability, paused_by) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+    let capability = capability.map_or("", CapabilityName::as_str);
+    let paused = client.execute(statement, &[&capability, &by]).await;
+    Ok(paused.map(drop).map_err(RegistryError::on("the pause of commands"))?)
+}
+
+/// Lets commands of a capability, or all, be sent again, and wakes them. Tells whether they were paused.
+///
+/// # Errors
+/// A database that is away.
+pub async fn resume(
+    client: &impl GenericClient,
+    capability: Option<&CapabilityName>,
+) -> Result<bool, FleetError> {
+    let statement =
+        "WITH resumed AS (DELETE FROM command_pauses WHERE capability = $1 RETURNING 1),
+         woken AS (
+             SELECT fleetgate_queue_work('command', array_agg(key), array_agg(payload))
+             FROM work_queue WHERE kind = 'command' AND EXISTS (SELECT FROM resumed) HAVING count(*) > 0)
+         SELECT (SELECT count(*) FROM resumed) > 0, (SELECT count(*) FROM woken)";
+    let capability = capability.map_or("", CapabilityName::as_str);
+    let row = client.query_one(statement, &[&capability]).await;
+    Ok(row.map_err(RegistryError::on("the pause of commands"))?.get(0))
+}

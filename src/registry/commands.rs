@@ -1,0 +1,340 @@
+//! Deliveries of commands, as the worker that sends them sees them (`sql/V8`).
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio_postgres::{GenericClient, Row};
+
+use crate::domain::delivery::{Confirmation, End, Facts, Limits};
+use crate::domain::device::DeviceId;
+use crate::registry::error::RegistryError;
+
+/// The kind of work.
+pub const KIND: &str = "command";
+
+/// Channel on which the end of a command's delivery is announced; the payload is the command's id.
+pub const ENDED_CHANNEL: &str = "fleetgate_command";
+
+/// The first delivery of a line that has not ended, and what sending it depends on, as all of it is now.
+pub struct Head {
+    /// The line, as the work queue names it.
+    pub line: String,
+    /// The delivery.
+    pub delivery: String,
+    /// What is known of it.
+    pub facts: Facts,
+    /// What bounds it.
+    pub limits: Limits,
+    /// JSON for the device.
+    pub payload: String,
+    /// Where to send it; or why it can be sent no more.
+    pub recipient: Result<Recipient, Unable>,
+    /// Whether commands of its capability are paused.
+    pub paused: bool,
+    /// The time, by PostgreSQL's clock.
+    pub now: Timestamp,
+}
+
+/// Who is to get it.
+pub struct Recipient {
+    /// The device's own client id.
+    pub client_id: String,
+    /// The binding's command topic.
+    pub topic: String,
+    /// Whether the device is online, as far as is known.
+    pub online: bool,
+}
+
+/// Why a delivery can be sent no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unable {
+    /// The device was removed.
+    NoDevice,
+    /// The device is disabled.
+    Disabled,
+    /// The device has the capability, or its command topic, no longer.
+    NoTopic,
+}
+
+impl Unable {
+    /// As the delivery notes it.
+    #[must_use]
+    pub fn why(self) -> &'static str {
+        match self {
+            Self::NoDevice => "the device was removed",
+            Self::Disabled => "the device is disabled",
+            Self::NoTopic => "the device has no command topic for it any more",
+        }
+    }
+}
+
+fn on_commands() -> impl FnOnce(tokio_postgres::Error) -> RegistryError {
+    RegistryError::on("the commands")
+}
+
+/// Reads the heads of lines; a line without one is left out.
+///
+/// # Errors
+/// A database that is away.
+pub async fn heads(
+    client: &impl GenericClient,
+    lines: &[&str],
+) -> Result<Vec<Head>, RegistryError> {
+    let rows = client.query(HEADS, &[&lines]).await.map_err(on_commands())?;
+    rows.iter().map(head).collect()
+}
+
+const HEADS: &str = "
+    SELECT line.key, head.id::text AS delivery, head.*, command.expires_at, command.ack_timeout,
+           command.confirm, command.payload, device.id IS NOT NULL AS device_is_there,
+           device.effective_client_id, device.enabled, device.online, binding.command_topic,
+           EXISTS (SELECT FROM command_pauses AS pause
+                   WHERE pause.capability IN ('', command.capability)) AS paused,
+           clock_timestamp() AS now
+    FROM unnest($1::text[]) AS line (key)
+    CROSS JOIN LATERAL (
+        SELECT * FROM command_deliveries
+        WHERE device_id = split_part(key, '/', 1)::bigint AND ended_at IS NULL
+          AND binding = substr(key, strpos(key, '/') + 1)
+        ORDER BY position LIMIT 1) AS head
+    JOIN commands AS command ON command.id = head.command_id
+    LEFT JOIN devices AS device ON device.id = head.device_id
+    LEFT JOIN topic_bindings AS binding
+        ON binding.device_id = head.device_id AND binding.name = head.binding";
+
+fn head(row: &Row) -> Result<Head, RegistryError> {
+    let recipient = match (row.get("device_is_there"), row.get("command_topic")) {
+        (false, _) => Err(Unable::NoDevice),
+        (true, _) if row.get::<_, Option<bool>>("enabled") != Some(true) => Err(Unable::Disabled),
+        (true, None) => Err(Unable::NoTopic),
+        (true, Some(topic)) => Ok(Recipient {
+            client_id: row.get("effective_client_id"),
+            topic,
+            online: row.get("online"),
+        }),
+    };
+    Ok(Head {
+        line: row.get("key"),
+        delivery: row.get("delivery"),
+        facts: facts(row),
+        limits: limits(row)?,
+        payload: row.get("payload"),
+        recipient,
+        paused: row.get("paused"),
+        now: row.get("now"),
+    })
+}
+
+/// The facts of a row of `command_deliveries`.
+pub(crate) fn facts(row: &Row) -> Facts {
+    Facts {
+        attempts: row.get::<_, i32>("attempts").unsigned_abs(),
+        attempted_at: row.get("attempted_at"),
+        published_at: row.get("published_at"),
+        written_at: row.get("written_at"),
+        written_qos: row
+            .get::<_, Option<i16>>("written_qos")
+            .and_then(|qos| u8::try_from(qos).ok()),
+        acked_at: row.get("acked_at"),
+        superseded_at: row.get("superseded_at"),
+        cancelled_at: row.get("cancelled_at"),
+    }
+}
+
+/// The limits of a row of `commands`.
+pub(crate) fn limits(row: &Row) -> Result<Limits, RegistryError> {
+    let confirm: &str = row.get("confirm");
+    let confirm = Confirmation::of_word(confirm).ok_or_else(|| RegistryError::Database {
+        thing: "a command".to_owned(),
+        message: format!("its confirm {confirm:?} is unknown to this release"),
+    })?;
+    let ack_timeout = u64::from(row.get::<_, i32>("ack_timeout").unsigned_abs());
+    let ack_timeout = Duration::from_secs(ack_timeout);
+    Ok(Limits { expires_at: row.get("expires_at"), ack_timeout, confirm })
+}
+
+/// Notes ends, and announces them.
+///
+/// # Errors
+/// A database that is away.
+pub async fn end(
+    client: &impl GenericClient,
+    ended: &[(&str, End, Timestamp)],
+) -> Result<(), RegistryError> {
+    let deliveries: Vec<&str> = ended.iter().map(|(delivery, ..)| *delivery).collect();
+    let ends: Vec<&str> = ended.iter().map(|(_, end, _)| end.word()).collect();
+    let times: Vec<Timestamp> = ended.iter().map(|(.., at)| *at).collect();
+    client.execute(END, &[&deliveries, &ends, &times]).await.map(drop).map_err(on_commands())
+}
+
+const END: &str = "
+    WITH ended AS (
+        UPDATE command_deliveries AS delivery SET ended_at = it.at, ended_as = it.state
+        FROM unnest($1::text[], $2::text[], $3::timestamptz[]) AS it (id, state, at)
+        WHERE delivery.id = it.id::uuid AND ended_at IS NULL
+        RETURNING command_id)
+    SELECT pg_notify('fleetgate_command', command_id::text) FROM ended GROUP BY command_id";
+
+/// Cancels deliveries, each with the reason.
+///
+/// # Errors
+/// A database that is away.
+pub async fn cancel(
+    client: &impl GenericClient,
+    cancelled: &[(&str, Unable)],
+) -> Result<(), RegistryError> {
+    let deliveries: Vec<&str> = cancelled.iter().map(|(delivery, _)| *delivery).collect();
+    let reasons: Vec<&str> = cancelled.iter().map(|(_, why)| why.why()).collect();
+    let cancel = "
+        UPDATE command_deliveries AS delivery
+        SET cancelled_at = clock_timestamp(), cancelled_why = it.why
+        FROM unnest($1::text[], $2::text[]) AS it (id, why)
+        WHERE delivery.id = it.id::uuid AND ended_at IS NULL AND cancelled_at IS NULL";
+    client.execute(cancel, &[&deliveries, &reasons]).await.map(drop).map_err(on_commands())
+}
+
+/// An attempt that is about to be made.
+pub struct Attempt<'a> {
+    /// The delivery.
+    pub delivery: &'a str,
+    /// Where it goes.
+    pub topic: &'a str,
+    /// How often it was sent before.
+    pub before: u32,
+}
+
+/// Notes attempts before they are made, so that none is forgotten. Returns which may be made: not what was
+/// cancelled, acknowledged or attempted by somebody else meanwhile.
+///
+/// # Errors
+/// A database that is away.
+pub async fn begin(
+    client: &impl GenericClient,
+    attempts: &[Attempt<'_>],
+) -> Result<Vec<String>, RegistryError> {
+    let deliveries: Vec<&str> = attempts.iter().map(|attempt| attempt.delivery).collect();
+    let topics: Vec<&str> = attempts.iter().map(|attempt| attempt.topic).collect();
+    let before = |attempt: &Attempt<'_>| i32::try_from(attempt.before).unwrap_or(i32::MAX);
+    let before: Vec<i32> = attempts.iter().map(before).collect();
+    let begin = "
+        UPDATE command_deliveries AS delivery
+        SET attempts = attempts + 1, attempted_at = clock_timestamp(), topic = it.topic
+        FROM unnest($1::text[], $2::text[], $3::integer[]) AS it (id, topic, before)
+        WHERE delivery.id = it.id::uuid AND attempts = it.before AND ended_at IS NULL
+          AND cancelled_at IS NULL AND superseded_at IS NULL AND acked_at IS NULL
+        RETURNING delivery.id::text";
+    let rows = client.query(begin, &[&deliveries, &topics, &before]).await;
+    Ok(rows.map_err(on_commands())?.iter().map(|row| row.get(0)).collect())
+}
+
+/// Notes that EMQX had a subscriber for these.
+///
+/// # Errors
+/// A database that is away.
+pub async fn published(
+    client: &impl GenericClient,
+    deliveries: &[&str],
+) -> Result<(), RegistryError> {
+    let published = "
+        UPDATE command_deliveries SET published_at = coalesce(published_at, clock_timestamp()), last_error = NULL
+        WHERE id = ANY($1::text[]::uuid[])";
+    client.execute(published, &[&deliveries]).await.map(drop).map_err(on_commands())
+}
+
+/// Notes that these reached nobody, and why: that is no attempt.
+///
+/// # Errors
+/// A database that is away.
+pub async fn unheard(
+    client: &impl GenericClient,
+    deliveries: &[(&str, String)],
+) -> Result<(), RegistryError> {
+    let (ids, reasons): (Vec<&str>, Vec<&str>) =
+        deliveries.iter().map(|(id, why)| (*id, why.as_str())).unzip();
+    let unheard = "
+        UPDATE command_deliveries AS delivery
+        SET attempts = greatest(attempts - 1, 0), attempted_at = NULL, last_error = it.why
+        FROM unnest($1::text[], $2::text[]) AS it (id, why)
+        WHERE delivery.id = it.id::uuid";
+    client.execute(unheard, &[&ids, &reasons]).await.map(drop).map_err(on_commands())
+}
+
+/// What EMQX tells of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fact {
+    /// It was written to the device's connection, with this QoS.
+    Written(u8),
+    /// The device acknowledged it.
+    Acknowledged,
+}
+
+/// Notes a fact about a delivery to a device; `false` when that device has no such delivery. The id comes from the
+/// bus, and may be any text.
+///
+/// # Errors
+/// A database that is away.
+pub async fn note(
+    client: &impl GenericClient,
+    delivery: &str,
+    device: DeviceId,
+    fact: Fact,
+) -> Result<bool, RegistryError> {
+    if !is_id(delivery) {
+        return Ok(false);
+    }
+    let (word, qos) = match fact {
+        Fact::Written(qos) => ("written", Some(i16::from(qos))),
+        Fact::Acknowledged => ("acked", None),
+    };
+    let statement = "SELECT fleetgate_note_command($1::text::uuid, $2, $3, $4)";
+    let row = client.query_one(statement, &[&delivery, &device.0, &word, &qos]).await;
+    Ok(row.map_err(on_commands())?.get(0))
+}
+
+/// Whether a text is an id as PostgreSQL writes it: `8-4-4-4-12` hexadecimal digits.
+#[must_use]
+pub fn is_id(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(place, byte)| match place {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        })
+}
+
+/// Deletes at most `most` commands that were asked for and ended longer than `keep` ago; returns how many.
+///
+/// # Errors
+/// A database that is away.
+pub async fn prune(
+    client: &impl GenericClient,
+    keep: Duration,
+    most: i64,
+) -> Result<u64, RegistryError> {
+    let prune = "
+        DELETE FROM commands WHERE id IN (
+            SELECT id FROM commands AS command
+            WHERE asked_at < now() - $1 * interval '1 second' AND NOT EXISTS (
+                SELECT FROM command_deliveries WHERE command_id = command.id
+                  AND (ended_at IS NULL OR ended_at > now() - $1 * interval '1 second'))
+            ORDER BY asked_at LIMIT $2)";
+    client.execute(prune, &[&keep.as_secs_f64(), &most]).await.map_err(on_commands())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_id;
+
+    #[test]
+    fn ids_are_told_from_any_other_text() {
+        assert!(is_id("0ea7a7a2-9a5e-4e62-8a3e-0d3c1c2b4a5f"));
+        for other in [
+            "",
+            "cmd-1",
+            "0ea7a7a2-9a5e-4e62-8a3e-0d3c1c2b4a5",
+            "0ea7a7a2x9a5e-4e62-8a3e-0d3c1c2b4a5f",
+            "\u{fffd}",
+        ] {
+            assert!(!is_id(other), "{other}");
+        }
+    }
+}
