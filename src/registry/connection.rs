@@ -16,7 +16,7 @@
 //!   session is not used again.
 //! - *A server that was away for long wakes up as a second primary*: connections to the other one stay
 //!   there, and an attempt that waited for it meanwhile begins again with the other one. Nothing here can
-//!   fence a server; see docs/ARCHITECTURE.md.
+//!   fence a server; see docs/OPERATIONS.md.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
