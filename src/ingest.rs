@@ -46,7 +46,7 @@
 //!   breaks a foreign key, and halving the batch comes round to it again.
 //! - *A schema changes meanwhile*: the value was validated by the newest schema heard of on arrival.
 //! - *Shutdown*: the writer ends after the HTTP side is silent, and writes what is still queued.
-//! - *Two batches under way have news of one device*: the second waits for the first's commit and
+//! - *Two batches under way change one device*: the second waits for the first's commit and
 //!   compares with what it wrote.
 //! - *The writer panics*: all batches under way are one task. Every waiting caller is told "not now" and the service
 //!   stops.
@@ -113,7 +113,7 @@ impl IngestError {
 /// What one event changes.
 struct Change {
     session: Option<SessionChange>,
-    news: Option<DeviceUpdate>,
+    update: Option<DeviceUpdate>,
 }
 
 /// What a merge costs besides its members, in members: the known value is read and written.
@@ -122,13 +122,13 @@ const MERGE: usize = 20;
 impl Change {
     /// What PostgreSQL has to do to merge its partial reports, in members of merge patches.
     fn merge_work(&self) -> usize {
-        let partials = self.news.iter().flat_map(|news| &news.partials);
+        let partials = self.update.iter().flat_map(|update| &update.partials);
         partials.map(|partial| MERGE + partial.members).sum()
     }
 
     fn device(&self) -> Option<DeviceId> {
-        let news = self.news.as_ref().map(|news| news.device_id);
-        news.or_else(|| self.session.as_ref().map(|session| session.device_id))
+        let update = self.update.as_ref().map(|update| update.device_id);
+        update.or_else(|| self.session.as_ref().map(|session| session.device_id))
     }
 }
 
@@ -145,7 +145,7 @@ pub struct Ingest {
     schemas: Arc<SchemaCache>,
     max_payload: usize,
     queue: Arc<Queue>,
-    /// For what becomes of commands, which is no news of a device.
+    /// For what becomes of commands, which changes no device.
     postgres: Postgres,
     metrics: EventMetrics,
 }

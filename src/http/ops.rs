@@ -29,7 +29,7 @@ struct Readiness {
     problem: Option<&'static str>,
 }
 
-/// `GET /readyz`: 200 while changes are heard and decisions can be made, or records may stand in, else
+/// `GET /readyz`: 200 while changes are heard and decisions can be made, or records may be served stale, else
 /// 503; the body says what is missing.
 pub async fn readyz(state: Data<AppState>) -> HttpResponse {
     let freshness = &state.freshness;

@@ -64,16 +64,16 @@ impl Ingest {
         if !owned || !device.enabled {
             return Ok(unentitled(&device, &event, owned));
         }
-        let news = news(&device, &event);
+        let update = update(&device, &event);
         if let EventKind::Published(message) = event.kind {
-            return self.classify_message(&device, message, news).await;
+            return self.classify_message(&device, message, update).await;
         }
         let (outcome, session) = match session_effect(&event, device.id, owned) {
             SessionEffect::Change(session) => (IngestOutcome::Written, Some(session)),
             SessionEffect::TakenOver(reason) => self.stale(reason),
             SessionEffect::None => (IngestOutcome::Seen, None),
         };
-        Ok((outcome, Some(Change { session, news: Some(news) })))
+        Ok((outcome, Some(Change { session, update: Some(update) })))
     }
 
     fn stale<T>(&self, reason: &str) -> (IngestOutcome, Option<T>) {
@@ -85,7 +85,7 @@ impl Ingest {
         &self,
         device: &DeviceRecord,
         message: Message<'_>,
-        mut news: DeviceUpdate,
+        mut update: DeviceUpdate,
     ) -> Result<(IngestOutcome, Option<Change>), IngestError> {
         if device.kind.is_service() {
             return Ok((IngestOutcome::Service, None));
@@ -95,21 +95,21 @@ impl Ingest {
         let outcome = match (bindings, payload.filter(|bytes| bytes.len() <= self.max_payload)) {
             ([], _) => IngestOutcome::Seen,
             ([ReportedBinding { binding, .. }, ..], None) => {
-                news.violation = Some(self.too_large(binding, &message));
+                update.violation = Some(self.too_large(binding, &message));
                 IngestOutcome::TooLarge
             }
             (bindings, Some(payload)) => {
                 let value = StateValue::read(payload);
                 let mut outcome = IngestOutcome::Written;
                 for reported in bindings {
-                    if !self.report(&mut news, reported, &message, value.as_ref()).await? {
+                    if !self.report(&mut update, reported, &message, value.as_ref()).await? {
                         outcome = IngestOutcome::Violation;
                     }
                 }
                 outcome
             }
         };
-        Ok((outcome, Some(Change { session: None, news: Some(news) })))
+        Ok((outcome, Some(Change { session: None, update: Some(update) })))
     }
 
     fn too_large(&self, binding: &str, message: &Message<'_>) -> ViolationReport {
@@ -126,11 +126,11 @@ impl Ingest {
         }
     }
 
-    /// Adds a report to the news, or the violation that it is; `false` for the latter. A schema validates
+    /// Adds a report to the update, or the violation that it is; `false` for the latter. A schema validates
     /// the report as it came, of a binding that merges too.
     async fn report(
         &self,
-        news: &mut DeviceUpdate,
+        update: &mut DeviceUpdate,
         reported: &ReportedBinding,
         message: &Message<'_>,
         value: Option<&StateValue>,
@@ -147,9 +147,9 @@ impl Ingest {
                 let patch = value.map(StateValue::merge_patch).transpose();
                 let patch = patch.map_err(Violation::of_all)?;
                 let members = value.map_or(0, StateValue::patch_members);
-                news.partials.push(partial(binding, message, patch, members));
+                update.partials.push(partial(binding, message, patch, members));
             } else {
-                news.reports.insert(binding.clone(), report(message, value));
+                update.reports.insert(binding.clone(), report(message, value));
             }
             Ok(())
         });
@@ -160,7 +160,7 @@ impl Ingest {
             pointer: violation.pointer,
             message: violation.message,
         };
-        news.violation = news.violation.take().max(Some(broken));
+        update.violation = update.violation.take().max(Some(broken));
         Ok(false)
     }
 }
@@ -185,7 +185,7 @@ fn partial(binding: &str, message: &Message<'_>, patch: Option<&str>, members: u
 }
 
 /// What an event says of its device before its payload is looked at.
-fn news(device: &DeviceRecord, event: &Event<'_>) -> DeviceUpdate {
+fn update(device: &DeviceRecord, event: &Event<'_>) -> DeviceUpdate {
     DeviceUpdate {
         seen_at: event.heard_at(),
         node: event.node.as_deref().map(Into::into),
@@ -208,5 +208,5 @@ fn unentitled(
     };
     // Nobody has a session under a client id that is not a name.
     let ended = ended.filter(|session| check_name(&session.client_id).is_ok());
-    (outcome, ended.map(|session| Change { session: Some(session), news: None }))
+    (outcome, ended.map(|session| Change { session: Some(session), update: None }))
 }

@@ -178,15 +178,15 @@ pub(super) mod tests {
     pub(in crate::ingest) fn submission(device: i64) -> Submission {
         let change = Change {
             session: None,
-            news: Some(DeviceUpdate::new(DeviceId(device), Timestamp::UNIX_EPOCH)),
+            update: Some(DeviceUpdate::new(DeviceId(device), Timestamp::UNIX_EPOCH)),
         };
         Submission { change, since: Instant::now(), answer: oneshot::channel().0 }
     }
 
     fn devices(taken: Option<Batch<'_>>) -> Vec<i64> {
         let taken = taken.map(|mut batch| std::mem::take(&mut batch.submissions));
-        let news = taken.into_iter().flatten().filter_map(|submission| submission.change.news);
-        news.map(|news| news.device_id.0).collect()
+        let update = taken.into_iter().flatten().filter_map(|submission| submission.change.update);
+        update.map(|update| update.device_id.0).collect()
     }
 
     #[test]
@@ -207,9 +207,15 @@ pub(super) mod tests {
     fn what_merges_much_waits_for_the_next_batch_and_lets_others_pass() {
         let heavy = |device, members| {
             let mut heavy = submission(device);
-            let news = heavy.change.news.as_mut().unwrap();
+            let update = heavy.change.update.as_mut().unwrap();
             let (binding, id, patch) = ("main".into(), "0A".into(), None);
-            news.partials.push(Partial { binding, at: Timestamp::UNIX_EPOCH, id, patch, members });
+            update.partials.push(Partial {
+                binding,
+                at: Timestamp::UNIX_EPOCH,
+                id,
+                patch,
+                members,
+            });
             heavy
         };
         let queue = Queue::new(100);

@@ -229,7 +229,7 @@ const SLOW: &str =
 /// borrows: when PostgreSQL refuses it, its events are written in other transactions.
 struct Statement<'a> {
     sessions: Vec<&'a SessionChange>,
-    news: Vec<&'a DeviceUpdate>,
+    updates: Vec<&'a DeviceUpdate>,
     partials: Vec<(DeviceId, &'a Partial)>,
     keep_sessions: Duration,
 }
@@ -237,18 +237,20 @@ struct Statement<'a> {
 impl<'a> Statement<'a> {
     fn new(part: &'a [Submission], keep_sessions: Duration) -> Self {
         let changes = || part.iter().map(|submission| &submission.change);
-        let news: Vec<_> = changes().filter_map(|change| change.news.as_ref()).collect();
-        let partials =
-            news.iter().flat_map(|of| of.partials.iter().map(|one| (of.device_id, one))).collect();
+        let updates: Vec<_> = changes().filter_map(|change| change.update.as_ref()).collect();
+        let partials = updates
+            .iter()
+            .flat_map(|of| of.partials.iter().map(|one| (of.device_id, one)))
+            .collect();
         let sessions = changes().filter_map(|change| change.session.as_ref()).collect();
-        Self { sessions, news, partials, keep_sessions }
+        Self { sessions, updates, partials, keep_sessions }
     }
 
     async fn commit(&self, postgres: &Postgres) -> Result<Outdated, RegistryError> {
         postgres
             .change(self, |statement: &Self, client| {
-                let Self { sessions, news, partials, keep_sessions } = statement;
-                events::write(client, sessions, news, partials, *keep_sessions).boxed()
+                let Self { sessions, updates, partials, keep_sessions } = statement;
+                events::write(client, sessions, updates, partials, *keep_sessions).boxed()
             })
             .await
     }

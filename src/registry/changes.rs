@@ -13,9 +13,9 @@
 //!   [`Target`] here. Each is asked to end before its place is given away.
 //!
 //! # States
-//! *listening* → (a connection ends, a proof is missing) → *reconnecting*: records are suspect, every
-//! request asks PostgreSQL → connection attempt fails → *away*: records here stand in, new names are
-//! refused. When PostgreSQL answers neither a heartbeat nor a fresh session it is *away* at once, and the
+//! *listening* → (a connection ends, a proof is missing) → *reconnecting*: what is in memory is asked for again, every
+//! request asks PostgreSQL → connection attempt fails → *away*: records in memory are served stale, new names
+//! are refused. When PostgreSQL answers neither a heartbeat nor a fresh session it is *away* at once, and the
 //! next attempt begins with another server. → LISTEN succeeds and is proven → *listening*. Without the first
 //! proof it is *deaf*, which is reconnecting with a reason: PostgreSQL answers, so it is asked each time.
 //!
@@ -94,7 +94,7 @@ pub struct ChangeListener {
 }
 
 /// What listening works with: one session that hears, and another that speaks.
-struct Ears {
+struct Listening {
     /// Held, because LISTEN ends with it.
     _listener: Client,
     notifications: mpsc::Receiver<Notification>,
@@ -173,9 +173,9 @@ impl ChangeListener {
         let mut retry = RETRY_MIN;
         loop {
             let failed = match self.connect().await {
-                Ok(ears) => {
+                Ok(sessions) => {
                     retry = RETRY_MIN;
-                    match self.listen(ears, &stop).await {
+                    match self.listen(sessions, &stop).await {
                         End::Stopped => return,
                         End::Lost(why) => self.report_loss(&why),
                     }
@@ -198,7 +198,7 @@ impl ChangeListener {
         }
     }
 
-    async fn connect(&self) -> Result<Ears, ListenError> {
+    async fn connect(&self) -> Result<Listening, ListenError> {
         let (listener, notifications) = self.target.open_listener().await?;
         let own = &self.heartbeat_channel;
         let listen = [DEVICE_CHANNEL, CAPABILITY_CHANNEL, WORK_CHANNEL, LOCK_CHANNEL, own]
@@ -210,10 +210,10 @@ impl ChangeListener {
             Err(_) => return Err(ListenError::Silent),
         }
         let speaker = self.speaking.open_guarded().await.map_err(ListenError::Mute)?;
-        let mut ears = Ears { _listener: listener, notifications, speaker };
+        let mut sessions = Listening { _listener: listener, notifications, speaker };
         let recovered = self.freshness.is_away();
         let sent_ms = now_ms();
-        let proof = self.beat(&mut ears).await?;
+        let proof = self.beat(&mut sessions).await?;
         self.hearing.begins(proof);
         self.freshness.listening_since(sent_ms);
         self.metrics.up.set(1);
@@ -222,7 +222,7 @@ impl ChangeListener {
         if recovered {
             log_throttled!(info, "PostgreSQL is back; listening for changes");
         }
-        Ok(ears)
+        Ok(sessions)
     }
 
     fn report_loss(&self, why: &ListenError) {
@@ -255,13 +255,13 @@ impl ChangeListener {
         self.metrics.up.set(0);
     }
 
-    async fn listen(&self, mut ears: Ears, stop: &CancellationToken) -> End {
+    async fn listen(&self, mut sessions: Listening, stop: &CancellationToken) -> End {
         let mut heartbeat = interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return End::Stopped,
-                notification = ears.notifications.recv() => match notification {
+                notification = sessions.notifications.recv() => match notification {
                     Some(notification) => self.take(&notification),
                     None => {
                         return End::Lost(ListenError::Lost("the connection ended".to_owned()));
@@ -269,7 +269,7 @@ impl ChangeListener {
                 },
                 _ = heartbeat.tick() => {
                     let sent_ms = now_ms();
-                    match self.beat(&mut ears).await {
+                    match self.beat(&mut sessions).await {
                         Ok(proof) => {
                             self.freshness.confirm(sent_ms);
                             self.hearing.confirm(proof);
@@ -295,7 +295,7 @@ impl ChangeListener {
     }
 
     /// Sends a notice over the other session and takes what comes until it is here.
-    async fn beat(&self, ears: &mut Ears) -> Result<Proof, ListenError> {
+    async fn beat(&self, sessions: &mut Listening) -> Result<Proof, ListenError> {
         let sent = Instant::now();
         // A simple query: poolers get along with it in any mode.
         let notify = format!(
@@ -305,7 +305,7 @@ impl ChangeListener {
         );
         let answered = AtomicBool::new(false);
         let echo = async {
-            let mut speaking = pin!(ears.speaker.simple_query(&notify));
+            let mut speaking = pin!(sessions.speaker.simple_query(&notify));
             let (mut sent_at, mut heard) = (None, false);
             loop {
                 if let (Some(sent_at), true) = (sent_at, heard) {
@@ -324,7 +324,7 @@ impl ChangeListener {
                             ListenError::Lost("PostgreSQL's time cannot be read".to_owned())
                         })?);
                     }
-                    notification = ears.notifications.recv() => match notification {
+                    notification = sessions.notifications.recv() => match notification {
                         Some(echo) if echo.channel() == self.heartbeat_channel => heard = true,
                         Some(change) => self.take(&change),
                         None => return Err(ListenError::Lost("the connection ended".to_owned())),
