@@ -223,7 +223,9 @@ impl Commands {
             bounded(registry::cancel(client, &round.cancelled)).await?;
         }
         if !round.ended.is_empty() {
-            bounded(registry::end(client, &round.ended)).await?;
+            for seconds in bounded(registry::end(client, &round.ended)).await? {
+                self.metrics.delivery.observe(seconds);
+            }
             self.metrics.ended(round.ended.iter().map(|(_, end, _)| end.word()));
         }
         Ok(())

@@ -58,6 +58,8 @@ impl KickOutMetrics {
 #[derive(Clone)]
 pub struct CommandMetrics {
     ended: IntCounterVec,
+    /// From when a command was asked for to the device's acknowledgement, in seconds.
+    pub delivery: Histogram,
 }
 
 impl CommandMetrics {
@@ -145,7 +147,12 @@ impl Adder<'_> {
         for state in ["delivered", "sent", "expired", "undeliverable", "superseded", "cancelled"] {
             ended.with_label_values(&[state]);
         }
-        Ok(CommandMetrics { ended })
+        let delivery = HistogramOpts::new(
+            "fleetgate_command_delivery_seconds",
+            "From when a command was asked for to the device's acknowledgement; devices that were offline are waited for.",
+        );
+        let delivery = delivery.buckets(DELAY_SECONDS.to_vec());
+        Ok(CommandMetrics { ended, delivery: self.add(Histogram::with_opts(delivery)?)? })
     }
 
     pub(super) fn sweep(&self) -> Result<SweepMetrics, Error> {

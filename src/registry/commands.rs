@@ -153,18 +153,19 @@ pub(crate) fn limits(row: &Row) -> Result<Limits, RegistryError> {
     Ok(Limits { expires_at: row.get("expires_at"), ack_timeout, confirm })
 }
 
-/// Notes ends, and announces them.
+/// Notes ends, and announces them. Returns how long each that was delivered took since it was asked for, in seconds.
 ///
 /// # Errors
 /// A database that is away.
 pub async fn end(
     client: &impl GenericClient,
     ended: &[(&str, End, Timestamp)],
-) -> Result<(), RegistryError> {
+) -> Result<Vec<f64>, RegistryError> {
     let deliveries: Vec<&str> = ended.iter().map(|(delivery, ..)| *delivery).collect();
     let ends: Vec<&str> = ended.iter().map(|(_, end, _)| end.word()).collect();
     let times: Vec<Timestamp> = ended.iter().map(|(.., at)| *at).collect();
-    client.execute(END, &[&deliveries, &ends, &times]).await.map(drop).map_err(on_commands())
+    let rows = client.query(END, &[&deliveries, &ends, &times]).await.map_err(on_commands())?;
+    Ok(rows.iter().filter_map(|row| row.get(0)).collect())
 }
 
 const END: &str = "
@@ -172,8 +173,12 @@ const END: &str = "
         UPDATE command_deliveries AS delivery SET ended_at = it.at, ended_as = it.state
         FROM unnest($1::text[], $2::text[], $3::timestamptz[]) AS it (id, state, at)
         WHERE delivery.id = it.id::uuid AND ended_at IS NULL
-        RETURNING command_id)
-    SELECT pg_notify('fleetgate_command', command_id::text) FROM ended GROUP BY command_id";
+        RETURNING command_id, ended_at, ended_as),
+    told AS MATERIALIZED (
+        SELECT command_id, pg_notify('fleetgate_command', command_id::text) FROM ended GROUP BY command_id)
+    SELECT CASE WHEN ended_as = 'delivered'
+               THEN extract(epoch FROM ended_at - asked_at)::float8 END
+    FROM ended JOIN told USING (command_id) JOIN commands AS command ON command.id = command_id";
 
 /// Cancels deliveries, each with the reason.
 ///

@@ -15,7 +15,9 @@ use crate::support::bus::{command, connected, disconnected, now};
 use crate::support::commands::{fleetgate, run};
 use crate::support::fake_emqx::{FakeEmqx, Mood};
 use crate::support::fleet::Fleet;
-use crate::support::postgres::{TestDatabase, as_owner, connect};
+use crate::support::postgres::{TestDatabase, as_owner, connect, fresh_database};
+use crate::support::serve::Serve;
+use crate::support::wire::{Connection, post};
 
 struct Bench {
     emqx: FakeEmqx,
@@ -610,6 +612,84 @@ async fn the_command_line_sends_waits_and_shows() {
     without_api.env("FLEETGATE_DATABASE_URL", &bench.database.url);
     let (code, _, stderr) = tokio::task::spawn_blocking(|| run(without_api)).await.unwrap();
     assert!(code == 2 && stderr.contains("emqx.api_url"), "{stderr}");
+}
+
+/// How far a delivery has come when the service is killed.
+#[derive(Debug, Clone, Copy)]
+enum Killed {
+    /// EMQX was asked for the device's subscriptions.
+    Asking,
+    /// EMQX has the message, and its answer was not read.
+    Publishing,
+    /// EMQX's answer is noted.
+    Waiting,
+    /// The receipt is committed.
+    Acknowledged,
+}
+
+async fn tell(serve: &Serve, event: &Value) -> u16 {
+    let mut connection = Connection::open(serve.address).await;
+    connection.exchange(&post("/emqx/events", TOKEN, &event.to_string())).await.status
+}
+
+async fn is_told(serve: &Serve, event: &Value) {
+    eventually("the event is taken", || async { tell(serve, event).await == 204 }).await;
+}
+
+/// `kill -9` at each step: nothing is lost, and nothing is sent again whose receipt may still come or has come.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_is_killed_at_any_step_loses_nothing_and_sends_nothing_twice() {
+    for step in [Killed::Asking, Killed::Publishing, Killed::Waiting, Killed::Acknowledged] {
+        let emqx = FakeEmqx::start().await;
+        let database = fresh_database().await;
+        let fleet = Fleet::connect(&database.url).await;
+        fleet.device("relay").await;
+        fleet.bind("relay", "switch", None, Some("relay/set")).await;
+        let mut client = connect(&as_owner(&database.url)).await;
+        let api = emqx.settings();
+        let settings = [
+            ("FLEETGATE_DATABASE_URL", database.url.clone()),
+            ("FLEETGATE_EMQX_API_URL", api.url.clone()),
+            ("FLEETGATE_EMQX_API_KEY", api.key.clone()),
+            ("FLEETGATE_EMQX_API_SECRET", api.secret.expose().to_owned()),
+        ];
+        let serve = Serve::start(&settings);
+        let at = now();
+        emqx.subscribe("relay", "relay/set", 1);
+        emqx.connect("relay", "relay", at);
+        is_told(&serve, &connected("relay", "relay", at)).await;
+
+        let asking = matches!(step, Killed::Asking).then(|| emqx.hold_subscriptions());
+        let publishing = matches!(step, Killed::Publishing).then(|| emqx.hold_publish());
+        let id = commands::send(&mut client, &new("1")).await.unwrap().command.id;
+        let delivery = async || commands::show(&client, &id).await.unwrap().deliveries.remove(0);
+        let ack = command("message.acked", "relay", "relay", &delivery().await.id, 1);
+        match step {
+            Killed::Asking => asking.unwrap().reached().await,
+            Killed::Publishing => publishing.unwrap().reached().await,
+            Killed::Waiting => {
+                eventually("EMQX's answer is noted", || async {
+                    delivery().await.published_at.is_some()
+                })
+                .await;
+            }
+            Killed::Acknowledged => {
+                emqx.published(1).await;
+                is_told(&serve, &ack).await;
+            }
+        }
+        drop(serve);
+
+        let serve = Serve::start(&settings);
+        // The lease of the one that died is over.
+        fleet.sql("UPDATE work_queue SET due_at = now() WHERE kind = 'command'", &[]).await;
+        emqx.published(1).await;
+        is_told(&serve, &ack).await;
+        eventually("the delivery has ended", || async { delivery().await.ended }).await;
+        let ended = delivery().await;
+        assert_eq!((ended.state, ended.attempts), ("delivered", 1), "{step:?}");
+        assert_eq!(emqx.all_published().len(), 1, "{step:?}");
+    }
 }
 
 /// What each recorded run ends as: the state, and whether that is an end.

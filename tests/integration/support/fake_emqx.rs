@@ -89,6 +89,7 @@ struct Shared {
     deleted: Notify,
     published: Notify,
     held_publish: Mutex<Option<Arc<Hold>>>,
+    held_subscriptions: Mutex<Option<Arc<Hold>>>,
     pages: AtomicUsize,
     /// Lists that are being read at the moment, and the most that ever were.
     lists: AtomicUsize,
@@ -245,6 +246,13 @@ impl FakeEmqx {
         };
         let within = tokio::time::timeout(Duration::from_secs(20), wait).await;
         within.unwrap_or_else(|_| panic!("message {number} was never published"))
+    }
+
+    /// Stops before it tells the next client's subscriptions.
+    pub(crate) fn hold_subscriptions(&self) -> Arc<Hold> {
+        let hold = Arc::new(Hold::before(0));
+        *self.shared.held_subscriptions.lock().unwrap() = Some(hold.clone());
+        hold
     }
 
     /// Stops before the answer to the next publish, when its message has gone out.
@@ -418,6 +426,10 @@ async fn answer(request: &Request, state: &Mutex<State>, shared: &Shared) -> Opt
             answer
         }
         ("GET", path) if path.starts_with("clients/") && path.ends_with("/subscriptions") => {
+            let hold = shared.held_subscriptions.lock().unwrap().take();
+            if let Some(hold) = hold {
+                hold.stop().await;
+            }
             subscriptions(path, &state.lock().unwrap())
         }
         ("DELETE", path) if path.starts_with("clients/") => {
