@@ -67,7 +67,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(300);
 /// Deliveries of one line that are dealt with at once; then others have their turn.
 const ROUNDS: usize = 8;
 /// Calls at a time.
-const CALLS: usize = 8;
+const CALLS: usize = 16;
 /// Least wait for a receipt, so that a line is not looked at without pause.
 const LEAST_WAIT: Duration = Duration::from_millis(10);
 /// EMQX counts expiries in whole seconds.

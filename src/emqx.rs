@@ -47,8 +47,8 @@ pub const STARTING: Duration = Duration::from_secs(60);
 
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LAST_RETRY: Duration = Duration::from_millis(500);
-/// Idle connections kept: as many as kick-outs use at once.
-const IDLE_CONNECTIONS: usize = 8;
+/// Idle connections kept: as many as commands use at once; kick-outs use fewer.
+const IDLE_CONNECTIONS: usize = 16;
 /// How long they are kept: less than EMQX keeps them, so that no call meets one that is being closed.
 const IDLE_TIME: Duration = Duration::from_secs(20);
 /// Largest answer in bytes. A thousand clients with every field that EMQX has come to 2 MB.

@@ -14,6 +14,7 @@ use crate::cli::output::{or_dash, print, table, timestamp};
 use crate::domain::command::CommandPayload;
 use crate::domain::delivery::Confirmation;
 use crate::domain::name::{CapabilityName, DeviceName};
+use crate::fleet::FleetError;
 use crate::fleet::commands::{self, CommandDetails, CommandRow, DeliveryRow, MAX_PAGE, NewCommand};
 use crate::registry::commands::ENDED_CHANNEL;
 use crate::registry::connection::Target;
@@ -24,7 +25,7 @@ const ASKED_BY: &str = "the command line";
 /// Longest time between two looks while a command is waited for: a notice may be lost.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// Commands, what devices are told to do: send, list, show, cancel, pause, resume.
+/// Commands, what devices are told to do: send, list, show, cancel, retry, pause, resume.
 #[derive(Args)]
 pub(super) struct Arguments {
     #[command(subcommand)]
@@ -52,6 +53,14 @@ enum Action {
     Cancel {
         /// Its id.
         id: String,
+    },
+    /// Send a command again to the devices where it failed, as a command of its own.
+    Retry {
+        /// Its id.
+        id: String,
+        /// Wait until it has ended at every device. The exit code is 1 if it failed at any.
+        #[arg(long)]
+        wait: bool,
     },
     /// Send no commands until `resume`; they expire all the same.
     Pause {
@@ -119,6 +128,12 @@ impl Arguments {
                 context.output.result(&details, || text(&details))
             }
             Action::Cancel { id } => cancel(context, &id).await,
+            Action::Retry { id, wait } => {
+                require_api(context)?;
+                let retry =
+                    async |client: &mut Client| commands::retry(client, &id, ASKED_BY).await;
+                ask(context, wait, retry).await
+            }
             Action::Pause { capability } => pause(context, capability.as_ref()).await,
             Action::Resume { capability } => resume(context, capability.as_ref()).await,
         }
@@ -127,11 +142,7 @@ impl Arguments {
 
 impl SendArguments {
     async fn run(self, context: &Context) -> Result<(), CliError> {
-        if context.settings()?.emqx_api()?.is_none() {
-            return Err(CliError::Usage(
-                "commands go over EMQX's REST API; set emqx.api_url, emqx.api_key and emqx.api_secret, here and where fleetgate serves".to_owned(),
-            ));
-        }
+        require_api(context)?;
         let (dry_run, wait) = (self.dry_run, self.wait);
         let command = self.request();
         if dry_run {
@@ -141,7 +152,8 @@ impl SendArguments {
                 format!("It would go to: {}. Nothing was sent.", devices.join(", "))
             });
         }
-        if wait { send_and_wait(context, &command).await } else { send(context, &command).await }
+        let send = async |client: &mut Client| commands::send(client, &command).await;
+        ask(context, wait, send).await
     }
 
     fn request(self) -> NewCommand {
@@ -157,24 +169,35 @@ impl SendArguments {
     }
 }
 
-async fn send(context: &Context, command: &NewCommand) -> Result<(), CliError> {
-    let details = commands::send(&mut context.connect().await?, command).await?;
-    let id = &details.command.id;
-    context.output.result(&details, || {
-        format!(
-            "Command {id} is on its way. To see what becomes of it: fleetgate command show {id}"
-        )
-    })
+fn require_api(context: &Context) -> Result<(), CliError> {
+    if context.settings()?.emqx_api()?.is_some() {
+        return Ok(());
+    }
+    Err(CliError::Usage(
+        "commands go over EMQX's REST API; set emqx.api_url, emqx.api_key and emqx.api_secret, here and where fleetgate serves".to_owned(),
+    ))
 }
 
-/// Listens before it asks, so that no end is missed.
-async fn send_and_wait(context: &Context, command: &NewCommand) -> Result<(), CliError> {
+/// Asks for a command, and waits for its end if that is wanted. Listens before it asks, so that no end is missed.
+async fn ask(
+    context: &Context,
+    wait: bool,
+    asking: impl AsyncFnOnce(&mut Client) -> Result<CommandDetails, FleetError>,
+) -> Result<(), CliError> {
+    let mut client = context.connect().await?;
+    if !wait {
+        let details = asking(&mut client).await?;
+        let id = &details.command.id;
+        return context.output.result(&details, || {
+            format!(
+                "Command {id} is on its way. To see what becomes of it: fleetgate command show {id}"
+            )
+        });
+    }
     let target = Target::new(&context.settings()?.database()?)?;
     let (listener, mut notices) = target.open_listener().await?;
     inspection::listen(&listener, ENDED_CHANNEL).await?;
-    let mut client = context.connect().await?;
-    let asked = commands::send(&mut client, command).await?;
-    let id = asked.command.id;
+    let id = asking(&mut client).await?.command.id;
     let mut told = BTreeSet::new();
     loop {
         let details = commands::show(&client, &id).await?;

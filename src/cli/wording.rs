@@ -133,6 +133,9 @@ fn sentence(thing: &Thing, rule: &Rule) -> String {
                 "its command schema cannot be used: {why}; mend it with `fleetgate capability set`"
             );
         }
+        Rule::NothingToRetry => {
+            return "it has failed at no device so far; see `fleetgate command show`".to_owned();
+        }
         Rule::DeviceDisabled => {
             return "it is disabled and gets no commands; see `fleetgate device enable`".to_owned();
         }

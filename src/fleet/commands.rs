@@ -164,6 +164,34 @@ pub async fn send(
     Ok(details)
 }
 
+/// Asks for a command again, with the same payload and the same time to expire, at the devices where it failed.
+///
+/// # Errors
+/// There is no such command; it has failed nowhere so far; as [`send`].
+pub async fn retry(
+    client: &mut impl GenericClient,
+    id: &str,
+    asked_by: &str,
+) -> Result<CommandDetails, FleetError> {
+    let CommandDetails { command, deliveries } = show(client, id).await?;
+    let thing = Thing::Command(id.to_owned());
+    let failed = deliveries.iter().filter(|delivery| delivery.ended && !delivery.succeeded);
+    let devices: Result<Vec<DeviceName>, _> =
+        failed.map(|delivery| delivery.device.parse()).collect();
+    let parsed = (command.capability.parse(), command.payload.parse(), devices);
+    let (Ok(capability), Ok(payload), Ok(devices)) = parsed else {
+        // Somebody in `psql` has written it.
+        return Err(FleetError::rule(&thing, Rule::Other("it cannot be sent as it is".to_owned())));
+    };
+    if devices.is_empty() {
+        return Err(FleetError::rule(&thing, Rule::NothingToRetry));
+    }
+    let expires_in = Duration::try_from(command.expires_at.duration_since(command.asked_at)).ok();
+    let confirm = Confirmation::of_word(&command.confirm);
+    let asked_by = asked_by.to_owned();
+    send(client, &NewCommand { capability, payload, devices, expires_in, confirm, asked_by }).await
+}
+
 /// Checks a command without sending it: who would get it.
 ///
 /// # Errors

@@ -169,6 +169,8 @@ pub enum Rule {
     Payload(Violation),
     /// The capability's command schema cannot judge the payload: why.
     UnusableSchema(String),
+    /// A command has failed nowhere so far.
+    NothingToRetry,
     /// The device is disabled.
     DeviceDisabled,
     /// The device has no command topic for the capability.
@@ -349,6 +351,7 @@ impl Rule {
             Self::CapabilityInUse(_)
             | Self::CapabilityInRules
             | Self::UnusableSchema(_)
+            | Self::NothingToRetry
             | Self::DeviceDisabled
             | Self::NoCommandTopic(_)
             | Self::Other(_) => ErrorKind::Refused,

@@ -567,6 +567,16 @@ async fn the_command_line_sends_waits_and_shows() {
         assert!(shown.contains(part), "{shown}");
     }
 
+    let again = bench.run(&["command", "retry", id, "--wait"]);
+    bench.acks(&bench.emqx.published(3).await.correlation).await;
+    let (code, stdout, stderr) = again.await.unwrap();
+    assert_eq!((code, stdout.as_str()), (0, "relay: delivered\n"), "{stderr}");
+    let list = bench.run(&["command", "list", "--json"]).await.unwrap();
+    let list: Value = serde_json::from_str(&list.1).unwrap();
+    let newest = list[0]["id"].as_str().unwrap();
+    let nothing = bench.run(&["command", "retry", newest]).await.unwrap();
+    assert!(nothing.0 == 1 && nothing.2.contains("failed at no device"), "{nothing:?}");
+
     for (arguments, code, part) in [
         (
             vec!["command", "send", "switch", "on", "--device", "relay"],
