@@ -120,26 +120,45 @@ CREATE TRIGGER command_deliveries_added
     AFTER INSERT ON command_deliveries REFERENCING NEW TABLE AS changed
     FOR EACH STATEMENT EXECUTE FUNCTION fleetgate_wake_command_line();
 
--- A device that comes online gets what waits for it.
-CREATE FUNCTION fleetgate_wake_commands_of_device() RETURNS trigger
+-- A device that connects gets what waits for it, also one that was online already: it may have subscribed to nothing
+-- so far. So does one that is enabled again, and one that is disabled loses what waits.
+CREATE FUNCTION fleetgate_wake_commands_of_device(device bigint) RETURNS void
     LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     waiting text[];
 BEGIN
     waiting := ARRAY(SELECT DISTINCT fleetgate_command_line(device_id, binding) FROM command_deliveries
-                     WHERE device_id = NEW.id AND ended_at IS NULL);
+                     WHERE device_id = device AND ended_at IS NULL);
     IF cardinality(waiting) > 0 THEN
         PERFORM fleetgate_queue_work('command', waiting, array_fill('{}'::jsonb, ARRAY[cardinality(waiting)]));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION fleetgate_wake_commands_of_device(bigint) IS 'Queues the lines of a device in which commands wait.';
+
+CREATE FUNCTION fleetgate_wake_commands() RETURNS trigger
+    LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    IF TG_TABLE_NAME = 'devices' THEN
+        PERFORM fleetgate_wake_commands_of_device(NEW.id);
+    ELSE
+        PERFORM fleetgate_wake_commands_of_device(NEW.device_id);
     END IF;
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION fleetgate_wake_commands_of_device() IS 'Queues the lines of a device in which commands wait.';
+COMMENT ON FUNCTION fleetgate_wake_commands() IS 'Queues what waits for a device that connects, or that was enabled or disabled.';
 
 CREATE TRIGGER devices_wake_commands
-    AFTER UPDATE OF online, enabled ON devices FOR EACH ROW
-    WHEN ((OLD.online, OLD.enabled) IS DISTINCT FROM (NEW.online, NEW.enabled))
-    EXECUTE FUNCTION fleetgate_wake_commands_of_device();
+    AFTER UPDATE OF enabled ON devices FOR EACH ROW WHEN (OLD.enabled IS DISTINCT FROM NEW.enabled)
+    EXECUTE FUNCTION fleetgate_wake_commands();
+CREATE TRIGGER client_sessions_wake_commands_new
+    AFTER INSERT ON client_sessions FOR EACH ROW WHEN (NEW.open)
+    EXECUTE FUNCTION fleetgate_wake_commands();
+CREATE TRIGGER client_sessions_wake_commands
+    AFTER UPDATE OF connected_at, open ON client_sessions FOR EACH ROW
+    WHEN (NEW.open AND (OLD.connected_at, OLD.open) IS DISTINCT FROM (NEW.connected_at, NEW.open))
+    EXECUTE FUNCTION fleetgate_wake_commands();
 
 -- Facts ---------------------------------------------------------------------------------------
 

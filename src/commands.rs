@@ -17,7 +17,7 @@
 //! not ended. The state is a pure function of what is noted ([`crate::domain::delivery`]). Before a message is
 //! sent, the attempt is committed, and EMQX is asked whether the device has subscribed: a listener to `#` would take the message
 //! for it. That nobody has subscribed is no attempt. What EMQX tells later (written, acknowledged) is noted
-//! by whoever hears it, and wakes the line. So does a device that comes online.
+//! by whoever hears it, and wakes the line. So does a device that connects.
 //!
 //! # Races
 //! - *The acknowledgement comes before EMQX's answer to the publish.* Both are facts; neither waits for the other.
@@ -266,7 +266,8 @@ fn time_until(then: Timestamp, now: Timestamp) -> Duration {
     Duration::try_from(then.duration_since(now)).unwrap_or(Duration::ZERO)
 }
 
-/// Sends a few at a time, which were read at a given time: asks whether each device has subscribed, commits the attempts, publishes, notes the answers.
+/// Sends a few at a time, which were read at a given time: asks whether each device has subscribed, commits the
+/// attempts, publishes, notes the answers.
 async fn send_few(
     client: &Client,
     api: &EmqxApi,
@@ -278,10 +279,16 @@ async fn send_few(
     let mut note = |head: &Head, outcome: Outcome| {
         progress.push((head.line.clone(), Progress::Waits(outcome)));
     };
-    let unheard = |head: &Head| unheard(looks.get(head.line.as_str()).copied().unwrap_or(0));
     // Of PostgreSQL's clock by which it expires, when it was read and what has passed since is known.
     let left =
         |head: &Head| time_until(head.limits.expires_at, head.now).saturating_sub(read.elapsed());
+    let unheard = |head: &Head| {
+        let looks = looks.get(head.line.as_str()).copied().unwrap_or(0);
+        again(
+            unheard_wait(looks).min(left(head)),
+            "the device has not subscribed to its command topic",
+        )
+    };
     let subscribed = join_all(few.iter().map(|(_, to)| has_subscribed(api, to))).await;
     let mut ready = Vec::new();
     for ((head, to), subscribed) in few.iter().zip(subscribed) {
@@ -363,10 +370,9 @@ async fn publish(
     api.publish(&message).await
 }
 
-fn unheard(looked_at: u32) -> Outcome {
-    let place = usize::try_from(looked_at.saturating_sub(1)).unwrap_or(usize::MAX);
-    let wait = UNHEARD_WAITS.get(place).or(UNHEARD_WAITS.last());
-    again(wait.copied().unwrap_or(POLL), "the device has not subscribed to its command topic")
+fn unheard_wait(looks: u32) -> Duration {
+    let place = usize::try_from(looks.saturating_sub(1)).unwrap_or(usize::MAX);
+    UNHEARD_WAITS.get(place).or(UNHEARD_WAITS.last()).copied().unwrap_or(POLL)
 }
 
 fn failed(head: &Head, error: &EmqxError) -> Outcome {

@@ -190,6 +190,20 @@ async fn a_command_waits_until_the_device_itself_has_subscribed() {
     assert_eq!(bench.ended(&id).await.state, "delivered");
 }
 
+/// A device that never seemed to be away connects anew: what waits is tried at once, not when its wait is over.
+#[tokio::test]
+async fn every_connect_wakes_what_waits() {
+    let mut bench = Bench::start().await;
+    bench.online().await;
+    let id = bench.send("1").await;
+    let put_off = "UPDATE work_queue SET due_at = now() + interval '1 hour' WHERE kind = 'command' AND last_error IS NOT NULL";
+    eventually("the line was put off", || async { bench.fleet.sql(put_off, &[]).await == 1 }).await;
+    bench.online_and_subscribed().await;
+    let message = bench.emqx.published(1).await;
+    bench.acks(&message.correlation).await;
+    assert_eq!(bench.ended(&id).await.state, "delivered");
+}
+
 #[tokio::test]
 async fn commands_of_a_line_go_in_their_order_one_at_a_time() {
     let mut bench = Bench::start().await;
