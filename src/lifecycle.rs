@@ -51,17 +51,26 @@ pub fn open_files() -> usize {
     limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
+/// Addresses that must be left beside a thread that is tried: glibc takes up to 128 MiB of them for the memory of a new
+/// thread. Where hardly any is left, the next allocation of any thread ends the process.
+const ROOM_FOR_A_THREAD: usize = 128 << 20;
+
 /// Whether this process may have so many more threads at the same time.
 ///
 /// # Errors
-/// Why the operating system refuses one of them.
+/// Why the operating system refuses one of them, or that there are too few addresses (`ulimit -v`) for its memory.
 pub fn try_threads(count: usize) -> io::Result<()> {
     let all_started = Mutex::new(());
     std::thread::scope(|scope| {
         let starting = lock(&all_started);
-        let mut threads = (0..count)
-            .map(|_| std::thread::Builder::new().spawn_scoped(scope, || drop(lock(&all_started))));
-        let started = threads.try_for_each(|thread| thread.map(drop));
+        let started = (0..count).try_for_each(|_| {
+            // Reserved and given back untouched.
+            let mut room = Vec::<u8>::new();
+            room.try_reserve_exact(ROOM_FOR_A_THREAD).map_err(io::Error::other)?;
+            drop(std::hint::black_box(room));
+            let thread = std::thread::Builder::new();
+            thread.spawn_scoped(scope, || drop(lock(&all_started))).map(drop)
+        });
         drop(starting);
         started
     })
