@@ -48,7 +48,7 @@ use crate::registry::connection::{Target, within};
 use crate::registry::error::RegistryError;
 use crate::registry::session::Guarded;
 use crate::registry::work::Work;
-use crate::work::{Kind, Outcome, POLL};
+use crate::work::{Carried, Kind, Outcome, POLL};
 
 /// How long after a start nothing is sent again that was sent before it.
 pub const GRACE: Duration = Duration::from_secs(30);
@@ -142,26 +142,26 @@ impl Commands {
         GRACE.saturating_sub(self.began.elapsed())
     }
 
-    async fn deal_with(&mut self, batch: &[Work]) -> Result<Vec<Outcome>, RegistryError> {
+    async fn deal_with(&mut self, batch: &[Work]) -> Result<Carried, RegistryError> {
         let client = match self.client.take().filter(|client| !client.is_closed()) {
             Some(client) => client,
             None => self.target.open_guarded().await?,
         };
-        let outcomes = self.send(&client, batch).await?;
+        let (lines, answered) = self.send(&client, batch).await?;
         self.client = Some(client);
-        Ok(batch
-            .iter()
-            .map(|work| outcomes.get(&work.key).cloned().unwrap_or(Outcome::Done))
-            .collect())
+        let outcome = |work: &Work| lines.get(&work.key).cloned().unwrap_or(Outcome::Done);
+        Ok(Carried { outcomes: batch.iter().map(outcome).collect(), answered })
     }
 
-    /// Deals with lines, a round for each of their deliveries: what became of each line that still has one.
+    /// Deals with lines, a round for each of their deliveries: what became of each line that still has one, and whether
+    /// EMQX answered.
     async fn send(
         &self,
         client: &Client,
         batch: &[Work],
-    ) -> Result<BTreeMap<String, Outcome>, RegistryError> {
-        let Some(api) = &self.api else { return Ok(BTreeMap::new()) };
+    ) -> Result<(BTreeMap<String, Outcome>, bool), RegistryError> {
+        let mut answered = false;
+        let Some(api) = &self.api else { return Ok((BTreeMap::new(), answered)) };
         let until = Instant::now() + SENDING;
         let looks: BTreeMap<&str, u32> =
             batch.iter().map(|work| (work.key.as_str(), work.attempts)).collect();
@@ -169,7 +169,7 @@ impl Commands {
         let mut lines: Vec<String> = batch.iter().map(|work| work.key.clone()).collect();
         for _ in 0..ROUNDS {
             let names: Vec<&str> = lines.iter().map(String::as_str).collect();
-            let heads = bounded(registry::heads(client, &names)).await?;
+            let heads = within(QUERY_TIMEOUT, registry::heads(client, &names)).await?;
             let read = Instant::now();
             let round = self.round(&heads);
             self.note_ends(client, &round).await?;
@@ -184,18 +184,24 @@ impl Commands {
                 }
                 for (line, progress) in send_few(client, api, few, &looks, read).await? {
                     match progress {
-                        Progress::Ended => next.push(line),
-                        Progress::Waits(outcome) => drop(outcomes.insert(line, outcome)),
+                        Progress::Ended => {
+                            answered = true;
+                            next.push(line);
+                        }
+                        Progress::Waits(outcome) => {
+                            answered |= !matches!(outcome, Outcome::Away(_));
+                            outcomes.insert(line, outcome);
+                        }
                     }
                 }
             }
             if next.is_empty() {
-                return Ok(outcomes);
+                return Ok((outcomes, answered));
             }
             lines = next;
         }
         outcomes.extend(lines.into_iter().map(|line| (line, again(Duration::ZERO, "goes on"))));
-        Ok(outcomes)
+        Ok((outcomes, answered))
     }
 
     /// Sorts heads by what is to be done about them.
@@ -220,10 +226,10 @@ impl Commands {
 
     async fn note_ends(&self, client: &Client, round: &Round<'_>) -> Result<(), RegistryError> {
         if !round.cancelled.is_empty() {
-            bounded(registry::cancel(client, &round.cancelled)).await?;
+            within(QUERY_TIMEOUT, registry::cancel(client, &round.cancelled)).await?;
         }
         if !round.ended.is_empty() {
-            for seconds in bounded(registry::end(client, &round.ended)).await? {
+            for seconds in within(QUERY_TIMEOUT, registry::end(client, &round.ended)).await? {
                 self.metrics.delivery.observe(seconds);
             }
             self.metrics.ended(round.ended.iter().map(|(_, end, _)| end.word()));
@@ -305,7 +311,8 @@ async fn send_few(
         topic: &to.topic,
         before: head.facts.attempts,
     });
-    let begun = bounded(registry::begin(client, &attempts.collect::<Vec<_>>())).await?;
+    let begun =
+        within(QUERY_TIMEOUT, registry::begin(client, &attempts.collect::<Vec<_>>())).await?;
     let (to_send, overtaken): (Vec<_>, Vec<_>) =
         ready.into_iter().partition(|(head, _)| begun.contains(&head.delivery));
     overtaken.iter().for_each(|(head, _)| note(head, again(Duration::ZERO, "was changed")));
@@ -340,10 +347,10 @@ async fn send_few(
     }
     progress.extend(ended);
     if !published.is_empty() {
-        bounded(registry::published(client, &published)).await?;
+        within(QUERY_TIMEOUT, registry::published(client, &published)).await?;
     }
     if !reached_nobody.is_empty() {
-        bounded(registry::unheard(client, &reached_nobody)).await?;
+        within(QUERY_TIMEOUT, registry::unheard(client, &reached_nobody)).await?;
     }
     Ok(progress)
 }
@@ -392,28 +399,23 @@ impl Kind for Commands {
         self.api.is_some()
     }
 
-    async fn carry_out(&mut self, batch: &[Work]) -> Vec<Outcome> {
-        match self.deal_with(batch).await {
-            Ok(outcomes) => outcomes,
-            Err(error) => {
-                log_throttled!(warn, "commands wait for the database", %error);
-                vec![again(RECONNECT, &error.to_string()); batch.len()]
-            }
-        }
+    async fn carry_out(&mut self, batch: &[Work]) -> Carried {
+        self.deal_with(batch).await.unwrap_or_else(|error| {
+            log_throttled!(warn, "commands wait for the database", %error);
+            let later = again(RECONNECT, &error.to_string());
+            Carried { outcomes: vec![later; batch.len()], answered: false }
+        })
     }
 
     async fn look_after(&mut self, client: &Client) -> Result<Duration, RegistryError> {
         if self.tidy_at <= Instant::now() {
+            self.tidy_at = Instant::now() + TIDY;
             let pruned = registry::prune(client, self.keep, PRUNED_AT_ONCE).await?;
             let is_behind = pruned >= PRUNED_AT_ONCE.unsigned_abs();
-            self.tidy_at = Instant::now() + if is_behind { RECONNECT } else { TIDY };
+            if is_behind {
+                self.tidy_at = Instant::now() + RECONNECT;
+            }
         }
         Ok(POLL)
     }
-}
-
-async fn bounded<T>(
-    query: impl Future<Output = Result<T, RegistryError>>,
-) -> Result<T, RegistryError> {
-    within(QUERY_TIMEOUT, query).await
 }

@@ -15,13 +15,13 @@
 //!
 //! # Design
 //! First this replica's cache forgets the device, then EMQX is called. Few client ids go one by one, many in
-//! bulk. EMQX that is away is not asked for the rest of a batch.
+//! bulk. EMQX that is away is not asked for the rest of a batch, and after [`CALLING`] the rest waits for the next.
 //!
 //! # Races
 //! - *The client logs in again before this replica has heard of the change.* It can't here: the row was
 //!   read, so the change is visible, and the cache forgets the device before EMQX is called.
 //! - *… on another replica, which has not heard of it either.* Its notice left PostgreSQL together with
-//!   ours. The call waits for [`SETTLE`] after the notice, and the client needs a network round trip or
+//!   ours. The call waits for [`SETTLE`] after the row was seen, and the client needs a network round trip or
 //!   two to come back; the window is what the other replica lags beyond that. A replica that is deaf, slow
 //!   or dead then is known by its row, and the session ends the second time (3), whether or not a login is
 //!   known of: its connect event may be what is still missing. What heartbeats cannot see is a notice
@@ -49,7 +49,7 @@ use crate::registry::error::RegistryError;
 use crate::registry::hearing::Hearing;
 use crate::registry::kickouts::{self as registry, Ends, KIND};
 use crate::registry::work::Work;
-use crate::work::{Kind, Outcome, POLL};
+use crate::work::{Carried, Kind, Outcome, POLL};
 
 /// Head start of the other replicas' caches.
 pub const SETTLE: Duration = Duration::from_millis(20);
@@ -65,13 +65,24 @@ const BULK_FROM: usize = 32;
 const BULK: usize = 250;
 /// Calls at a time where they go one by one.
 const CALLS: usize = 8;
+/// Longest time that a batch spends on new calls: with the last of them it ends well within its lease.
+const CALLING: Duration = Duration::from_secs(20);
 /// Time between two looks at kick-outs that were carried out and are not confirmed.
 const CONFIRM: Duration = Duration::from_secs(1);
-/// Time between two looks for what is no longer needed.
+/// Time between two looks for what is no longer needed, and after one of either that failed.
 const TIDY: Duration = Duration::from_secs(60);
 
-/// EMQX's answer, in one word where it did what it was asked.
-type Answer = Result<&'static str, EmqxError>;
+/// What EMQX did, in one word.
+type Answer = Result<&'static str, NotDone>;
+
+/// Why a kick-out is not carried out.
+#[derive(Clone)]
+enum NotDone {
+    /// EMQX's answer, or that there is none.
+    Emqx(EmqxError),
+    /// The rest of the batch took too long for it to be asked.
+    NoTime,
+}
 
 /// See the module documentation.
 pub struct KickOuts {
@@ -82,6 +93,7 @@ pub struct KickOuts {
     hearing: Arc<Hearing>,
     ends: Ends,
     metrics: KickOutMetrics,
+    confirm_at: Instant,
     tidy_at: Instant,
 }
 
@@ -98,21 +110,29 @@ impl KickOuts {
         metrics: KickOutMetrics,
     ) -> Self {
         let ends = Ends { bound, asks_emqx: api.is_some(), max_session };
-        Self { api, cache, hearing, ends, metrics, tidy_at: Instant::now() }
+        let now = Instant::now();
+        Self { api, cache, hearing, ends, metrics, confirm_at: now, tidy_at: now }
     }
 
     fn outcome(&self, work: &Work, answer: Answer) -> Outcome {
-        self.metrics.count(answer.as_ref().map_or("failed", |outcome| outcome), 1);
-        match answer {
-            Ok(_) => Outcome::Done,
-            Err(error) if error.is_emqx_unfit() => Outcome::Away(error.to_string()),
-            Err(error) => {
-                log_throttled!(warn, "EMQX refused a kick-out", client_id = work.key, %error);
-                let attempt = work.attempts.saturating_sub(1);
-                let after = exponential(RETRY_FIRST, RETRY_LONGEST, attempt);
-                Outcome::Again { after, why: error.to_string() }
+        let error = match answer {
+            Ok(outcome) => {
+                self.metrics.count(outcome, 1);
+                return Outcome::Done;
             }
+            Err(NotDone::NoTime) => {
+                let why = "waits for its turn".to_owned();
+                return Outcome::Again { after: Duration::ZERO, why };
+            }
+            Err(NotDone::Emqx(error)) => error,
+        };
+        self.metrics.count("failed", 1);
+        if error.is_emqx_unfit() {
+            return Outcome::Away(error.to_string());
         }
+        log_throttled!(warn, "EMQX refused a kick-out", client_id = work.key, %error);
+        let after = exponential(RETRY_FIRST, RETRY_LONGEST, work.attempts.saturating_sub(1));
+        Outcome::Again { after, why: error.to_string() }
     }
 }
 
@@ -125,19 +145,25 @@ impl Kind for KickOuts {
         self.api.is_some()
     }
 
-    async fn carry_out(&mut self, batch: &[Work]) -> Vec<Outcome> {
-        let Some(api) = &self.api else { return Vec::new() };
+    async fn carry_out(&mut self, batch: &[Work]) -> Carried {
+        let Some(api) = &self.api else {
+            return Carried { outcomes: Vec::new(), answered: false };
+        };
         for device in batch.iter().filter_map(registry::device) {
             self.cache.changed(device);
         }
         let answers = kick_out(api, batch).await;
-        if let Some(error) = answers.iter().find_map(why_unfit)
+        let unfit = || answers.iter().filter_map(why_unfit);
+        if let Some(error) = unfit().next()
             && !(error.is_away() && api.is_awaited())
         {
-            let waiting = answers.iter().filter_map(why_unfit).count();
+            let waiting = unfit().count();
             log_throttled!(warn, "kick-outs wait for EMQX", %error, waiting);
         }
-        batch.iter().zip(answers).map(|(work, answer)| self.outcome(work, answer)).collect()
+        let answered = answers.iter().any(is_answer);
+        let outcomes = batch.iter().zip(answers);
+        let outcomes = outcomes.map(|(work, answer)| self.outcome(work, answer)).collect();
+        Carried { outcomes, answered }
     }
 
     async fn finish(&mut self, client: &Client, done: &[&Work]) -> Result<(), RegistryError> {
@@ -150,6 +176,7 @@ impl Kind for KickOuts {
     /// Drops what is no longer needed, and looks at what was carried out.
     async fn look_after(&mut self, client: &Client) -> Result<Duration, RegistryError> {
         if self.tidy_at <= Instant::now() {
+            self.tidy_at = Instant::now() + TIDY;
             let dropped = registry::drop_unneeded(client, self.ends).await?;
             if dropped > 0 {
                 tracing::info!(
@@ -158,8 +185,11 @@ impl Kind for KickOuts {
                 );
             }
             self.metrics.count("ended_by_itself", dropped);
-            self.tidy_at = Instant::now() + TIDY;
         }
+        if self.confirm_at > Instant::now() {
+            return Ok(POLL);
+        }
+        self.confirm_at = Instant::now() + TIDY;
         let confirmations = registry::confirm(client, ANSWER).await?;
         self.metrics.count("repeated", confirmations.repeated);
         if confirmations.repeated > 0 {
@@ -170,49 +200,79 @@ impl Kind for KickOuts {
                 sessions
             );
         }
+        self.confirm_at = Instant::now();
         Ok(if confirmations.waiting > 0 { CONFIRM } else { POLL })
     }
 }
 
-/// EMQX's answer to each of a batch, in its order.
+/// What became of each of a batch, in its order.
 async fn kick_out(api: &EmqxApi, batch: &[Work]) -> Vec<Answer> {
-    if batch.len() < BULK_FROM {
-        return kick_out_one_by_one(api, batch).await;
-    }
+    let until = Instant::now() + CALLING;
     let mut answers = Vec::with_capacity(batch.len());
+    if batch.len() < BULK_FROM {
+        kick_out_one_by_one(api, batch, until, &mut answers).await;
+        return answers;
+    }
     for chunk in batch.chunks(BULK) {
+        if let Some(why) = why_not_asked(&answers, until) {
+            answers.extend(vec![Err(why); chunk.len()]);
+            continue;
+        }
         let client_ids: Vec<&str> = chunk.iter().map(|work| work.key.as_str()).collect();
-        answers.extend(match api.kick_out_all(&client_ids).await {
-            Ok(()) => vec![Ok("in_bulk"); chunk.len()],
-            Err(error) if error.is_emqx_unfit() => vec![Err(error); chunk.len()],
+        match api.kick_out_all(&client_ids).await {
+            Ok(()) => answers.extend(vec![Ok("in_bulk"); chunk.len()]),
+            Err(error) if error.is_emqx_unfit() => {
+                answers.extend(vec![Err(NotDone::Emqx(error)); chunk.len()]);
+            }
             // One client id that EMQX does not like must not hold up the others.
-            Err(_) => kick_out_one_by_one(api, chunk).await,
-        });
+            Err(_) => kick_out_one_by_one(api, chunk, until, &mut answers).await,
+        }
     }
     answers
 }
 
-/// A few at a time; once EMQX is unfit, the rest is not asked.
-async fn kick_out_one_by_one(api: &EmqxApi, batch: &[Work]) -> Vec<Answer> {
-    let mut answers: Vec<Answer> = Vec::with_capacity(batch.len());
+/// A few at a time.
+async fn kick_out_one_by_one(
+    api: &EmqxApi,
+    batch: &[Work],
+    until: Instant,
+    answers: &mut Vec<Answer>,
+) {
     for few in batch.chunks(CALLS) {
-        let unfit = answers.iter().find_map(why_unfit).cloned();
-        answers.extend(match unfit {
-            Some(error) => vec![Err(error); few.len()],
+        let more = match why_not_asked(answers, until) {
+            Some(why) => vec![Err(why); few.len()],
             None => join_all(few.iter().map(|work| kick_out_one(api, &work.key))).await,
-        });
+        };
+        answers.extend(more);
     }
-    answers
+}
+
+/// Why EMQX is not asked any more, if so: it answers nobody, or there is no time left.
+fn why_not_asked(answers: &[Answer], until: Instant) -> Option<NotDone> {
+    match answers.iter().find_map(why_unfit) {
+        Some(error) => Some(NotDone::Emqx(error.clone())),
+        None if Instant::now() >= until => Some(NotDone::NoTime),
+        None => None,
+    }
 }
 
 async fn kick_out_one(api: &EmqxApi, client_id: &str) -> Answer {
-    api.kick_out(client_id).await.map(|outcome| match outcome {
-        KickOut::Disconnected => "disconnected",
-        KickOut::WasNotThere => "was_not_there",
-    })
+    match api.kick_out(client_id).await {
+        Ok(KickOut::Disconnected) => Ok("disconnected"),
+        Ok(KickOut::WasNotThere) => Ok("was_not_there"),
+        Err(error) => Err(NotDone::Emqx(error)),
+    }
 }
 
 /// Why EMQX can answer nobody, where that is so.
 fn why_unfit(answer: &Answer) -> Option<&EmqxError> {
-    answer.as_ref().err().filter(|error| error.is_emqx_unfit())
+    match answer {
+        Err(NotDone::Emqx(error)) if error.is_emqx_unfit() => Some(error),
+        _ => None,
+    }
+}
+
+/// Whether EMQX answered, whatever it said.
+fn is_answer(answer: &Answer) -> bool {
+    !matches!(answer, Err(NotDone::NoTime)) && why_unfit(answer).is_none()
 }

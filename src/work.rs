@@ -12,7 +12,7 @@
 //!    a kind, no more often than every [`PAUSE_FIRST`] to [`PAUSE_LONGEST`], so that nothing piles up on
 //!    either side.
 //! 4. A row that the other side refuses is tried again after longer and longer waits, which its kind sets, and
-//!    holds up no other row.
+//!    holds up no other row. That the other side is away is no attempt.
 //! 5. A kind that is slow, stuck or failing holds up no other: each has its own worker with its own connection
 //!    to PostgreSQL, its own rows under lease and its own pause. Logins wait for none of them.
 //! 6. One row a kind and key, so what waits is bounded by the keys that there are.
@@ -48,7 +48,7 @@ use crate::logging::log_throttled;
 use crate::metrics::WorkMetrics;
 use crate::registry::connection::{Target, within};
 use crate::registry::error::RegistryError;
-use crate::registry::work::{self, Work};
+use crate::registry::work::{self, Later, Work};
 
 /// Longest time between two looks at the table.
 pub const POLL: Duration = Duration::from_secs(5);
@@ -63,6 +63,15 @@ pub const PAUSE_LONGEST: Duration = Duration::from_secs(5);
 const BATCH: usize = 500;
 const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 const RECONNECT: Duration = Duration::from_secs(1);
+
+/// What became of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Carried {
+    /// What became of each row, in their order.
+    pub outcomes: Vec<Outcome>,
+    /// Whether the other side answered any call. Rows may need none, and those tell nothing about it.
+    pub answered: bool,
+}
 
 /// What became of a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,7 +95,7 @@ pub trait Kind: Send {
     const NAME: &'static str;
     /// What it is called in the log.
     const LOG_NAME: &'static str;
-    /// How long work waits after its notice.
+    /// How long work waits at least after it was seen committed.
     const HEAD_START: Duration = Duration::ZERO;
 
     /// Whether there is anybody to carry it out; if not, rows wait.
@@ -94,8 +103,8 @@ pub trait Kind: Send {
         true
     }
 
-    /// Carries rows out and says what became of each, in their order. Ends within [`LEASE`].
-    fn carry_out(&mut self, batch: &[Work]) -> impl Future<Output = Vec<Outcome>> + Send;
+    /// Carries rows out. Ends within [`LEASE`].
+    fn carry_out(&mut self, batch: &[Work]) -> impl Future<Output = Carried> + Send;
 
     /// Deletes what is done, as [`work::finish`] does.
     fn finish(
@@ -106,8 +115,8 @@ pub trait Kind: Send {
         work::finish(client, Self::NAME, done)
     }
 
-    /// Does what the kind needs besides, within five seconds: at first, and after each turn. Returns when it
-    /// has to come again at the latest.
+    /// Does what the kind needs besides, within five seconds, after each turn of its work. Returns when it has to
+    /// come again at the latest. What fails must not be due again at once: work comes first.
     fn look_after(
         &mut self,
         _client: &Client,
@@ -171,11 +180,11 @@ impl<K: Kind> Worker<K> {
 
     async fn work(&mut self, stop: &CancellationToken) -> Result<(), RegistryError> {
         let client = self.target.open_guarded().await?;
-        bounded(self.kind.look_after(&client)).await?;
         while !stop.is_cancelled() {
             self.carry_out_what_is_due(&client, stop).await?;
-            let longest = bounded(self.kind.look_after(&client)).await?;
-            let (waiting, until_due) = bounded(work::waiting(&*client, K::NAME)).await?;
+            let longest = within(QUERY_TIMEOUT, self.kind.look_after(&client)).await?;
+            let (waiting, until_due) =
+                within(QUERY_TIMEOUT, work::waiting(&*client, K::NAME)).await?;
             self.metrics.waiting(K::NAME, waiting);
             // What is due and was not taken is being changed by somebody: its commit wakes, or a later look.
             let until_due = until_due.filter(|_| self.kind.is_carried_out());
@@ -183,7 +192,7 @@ impl<K: Kind> Worker<K> {
             let wait = self.pause.left().or(until_due).unwrap_or(POLL);
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = self.wake.notified() => tokio::time::sleep(K::HEAD_START).await,
+                () = self.wake.notified() => {}
                 () = tokio::time::sleep(wait.min(longest)) => {}
             }
         }
@@ -199,12 +208,13 @@ impl<K: Kind> Worker<K> {
         while self.kind.is_carried_out() && self.pause.left().is_none() && !stop.is_cancelled() {
             // One is enough to find out whether the other side is back.
             let limit = if self.pause.failures > 0 { 1 } else { BATCH };
-            let batch = bounded(work::lease(client, K::NAME, limit, LEASE)).await?;
+            let batch = within(QUERY_TIMEOUT, work::lease(client, K::NAME, limit, LEASE)).await?;
             if batch.is_empty() {
                 break;
             }
-            let outcomes = self.kind.carry_out(&batch).await;
-            self.settle(client, &batch, &outcomes).await?;
+            tokio::time::sleep(K::HEAD_START).await;
+            let carried = self.kind.carry_out(&batch).await;
+            self.settle(client, &batch, &carried).await?;
         }
         Ok(())
     }
@@ -214,40 +224,37 @@ impl<K: Kind> Worker<K> {
         &mut self,
         client: &Client,
         batch: &[Work],
-        outcomes: &[Outcome],
+        carried: &Carried,
     ) -> Result<(), RegistryError> {
-        let (mut done, mut away, mut why_away) = (Vec::new(), Vec::new(), None);
-        for (work, outcome) in batch.iter().zip(outcomes) {
+        let (mut done, mut later, mut is_away) = (Vec::new(), Vec::new(), false);
+        for (work, outcome) in batch.iter().zip(&carried.outcomes) {
             match outcome {
                 Outcome::Done => done.push(work),
-                Outcome::Away(why) => {
-                    away.push(work);
-                    why_away = Some(why);
-                }
                 Outcome::Again { after, why } => {
-                    bounded(work::postpone(client, K::NAME, &[work], *after, why)).await?;
+                    later.push(Later { work, after: *after, why, was_tried: true });
+                }
+                Outcome::Away(why) => {
+                    is_away = true;
+                    later.push(Later { work, after: Duration::ZERO, why, was_tried: false });
                 }
             }
         }
-        if !done.is_empty() {
-            bounded(self.kind.finish(client, &done)).await?;
-        }
-        if let Some(why) = why_away {
+        if is_away {
             self.pause.lengthen();
-            return bounded(work::postpone(client, K::NAME, &away, Duration::ZERO, why)).await;
+        } else if carried.answered {
+            if self.pause.failures > 0 {
+                log_throttled!(info, "work that waited goes on", work = K::LOG_NAME);
+            }
+            self.pause = Pause::default();
         }
-        if self.pause.failures > 0 {
-            log_throttled!(info, "work that waited goes on", work = K::LOG_NAME);
+        if !done.is_empty() {
+            within(QUERY_TIMEOUT, self.kind.finish(client, &done)).await?;
         }
-        self.pause = Pause::default();
+        if !later.is_empty() {
+            within(QUERY_TIMEOUT, work::postpone(client, K::NAME, &later)).await?;
+        }
         Ok(())
     }
-}
-
-async fn bounded<T>(
-    query: impl Future<Output = Result<T, RegistryError>>,
-) -> Result<T, RegistryError> {
-    within(QUERY_TIMEOUT, query).await
 }
 
 #[cfg(test)]

@@ -71,7 +71,7 @@ pub struct Confirmations {
 
 /// Looks at the kick-outs that were carried out: one whose change every replica has heard of in time is
 /// done. Where one has not, it is put back to be carried out once more, as soon as that replica can
-/// decide by old records no longer (its bound, and `slack` for an answer on its way).
+/// decide by old records no longer (its bound, and `slack` for an answer on its way). At most 10,000 at once.
 ///
 /// # Errors
 /// A database that is away.
@@ -93,7 +93,7 @@ const CONFIRM: &str = "
             WHERE r.id <> k.kicked_by AND NOT fleetgate_cannot_be_stale(r, k.changed_at, k.seen_at)) AS stale
         WHERE stale.bound IS NULL
            OR clock_timestamp() > k.seen_at + stale.bound + $1 * interval '1 second'
-        ORDER BY k.client_id FOR UPDATE OF k SKIP LOCKED),
+        ORDER BY k.client_id LIMIT 10000 FOR UPDATE OF k SKIP LOCKED),
     settled AS (
         DELETE FROM kick_outs_to_confirm AS k USING judged
         WHERE k.client_id = judged.client_id AND k.seen_at = judged.seen_at
@@ -149,7 +149,8 @@ pub struct Ends {
 /// [`CLOCKS_APART`], counted from when the change was seen committed. After that a kick-out goes when its
 /// client's session has ended, or another began, later than enough. Where EMQX is not asked, also when events tell that
 /// no session is open; or, of a client whose sessions nobody tells any more because its device was
-/// removed, once `max_session` is over as well. (A session from before that setting may last longer.)
+/// removed, once `max_session` is over as well. (A session from before that setting may last longer.) At most 10,000
+/// at once.
 ///
 /// # Errors
 /// A database that is away.
@@ -171,7 +172,7 @@ const CLOCKS_APART: Duration = Duration::from_secs(60);
 const SEE: &str = "
     UPDATE work_queue SET seen_at = clock_timestamp() WHERE kind = 'kick_out' AND key IN (
         SELECT key FROM work_queue WHERE kind = 'kick_out' AND seen_at IS NULL
-        ORDER BY key COLLATE \"C\" FOR UPDATE SKIP LOCKED)";
+        ORDER BY key COLLATE \"C\" LIMIT 10000 FOR UPDATE SKIP LOCKED)";
 
 const DROP_UNNEEDED: &str = "
     WITH late AS (
@@ -189,7 +190,7 @@ const DROP_UNNEEDED: &str = "
            OR $3 AND clock_timestamp() > late.enough
               AND NOT coalesce(s.open OR s.inferred, (w.payload ->> 'was_open')::boolean, false)
            OR $3 AND clock_timestamp() > late.enough + $4::float8 * interval '1 second' AND s.open IS NOT TRUE)
-        FOR UPDATE OF w SKIP LOCKED)";
+        LIMIT 10000 FOR UPDATE OF w SKIP LOCKED)";
 
 /// A kick-out that waits, as `doctor` tells.
 #[derive(Debug, Clone)]

@@ -123,26 +123,44 @@ pub async fn finish(
     client.execute(finish, &[&kind, &keys, &changes]).await.map(drop).map_err(on_work())
 }
 
-/// Puts back what could not be done, due again after `wait`, unless there was a newer change.
+/// Work that could not be done.
+pub struct Later<'a> {
+    /// The work.
+    pub work: &'a Work,
+    /// How long to wait before it is due again.
+    pub after: Duration,
+    /// Why.
+    pub why: &'a str,
+    /// Whether this was an attempt.
+    pub was_tried: bool,
+}
+
+/// Puts back what could not be done, unless there was a newer change.
 ///
 /// # Errors
 /// A database that is away.
 pub async fn postpone(
     client: &impl GenericClient,
     kind: &str,
-    failed: &[&Work],
-    wait: Duration,
-    why: &str,
+    later: &[Later<'_>],
 ) -> Result<(), RegistryError> {
-    let (keys, changes) = keys(failed);
+    let keys: Vec<&str> = later.iter().map(|one| one.work.key.as_str()).collect();
+    let changes: Vec<Timestamp> = later.iter().map(|one| one.work.changed_at).collect();
+    let waits: Vec<f64> = later.iter().map(|one| one.after.as_secs_f64()).collect();
+    let reasons: Vec<&str> = later.iter().map(|one| one.why).collect();
+    let tried: Vec<bool> = later.iter().map(|one| one.was_tried).collect();
     let postpone = "
-        UPDATE work_queue SET due_at = now() + $4 * interval '1 second', last_error = $5
-        WHERE kind = $1 AND key IN (
-            SELECT work.key FROM work_queue AS work
-            JOIN unnest($2::text[], $3::timestamptz[]) AS failed (key, changed_at) USING (key, changed_at)
-            WHERE work.kind = $1 FOR UPDATE OF work SKIP LOCKED)";
-    let values: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
-        [&kind, &keys, &changes, &wait.as_secs_f64(), &why];
+        WITH later AS (
+            SELECT work.key, later.wait, later.why, later.tried FROM work_queue AS work
+            JOIN unnest($2::text[], $3::timestamptz[], $4::float8[], $5::text[], $6::boolean[])
+                AS later (key, changed_at, wait, why, tried) USING (key, changed_at)
+            WHERE work.kind = $1 FOR UPDATE OF work SKIP LOCKED)
+        UPDATE work_queue AS work
+        SET due_at = now() + wait * interval '1 second', last_error = why,
+            attempts = CASE WHEN tried THEN attempts ELSE greatest(attempts - 1, 0) END
+        FROM later WHERE work.kind = $1 AND work.key = later.key";
+    let values: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
+        [&kind, &keys, &changes, &waits, &reasons, &tried];
     client.execute(postpone, &values).await.map(drop).map_err(on_work())
 }
 

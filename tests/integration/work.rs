@@ -7,7 +7,7 @@ use fleetgate::metrics::Metrics;
 use fleetgate::registry::connection::Target;
 use fleetgate::registry::error::RegistryError;
 use fleetgate::registry::work::Work;
-use fleetgate::work::{Kind, Outcome, PAUSE_FIRST, POLL, Worker};
+use fleetgate::work::{Carried, Kind, Outcome, PAUSE_FIRST, POLL, Worker};
 use tokio::sync::{Notify, Semaphore};
 use tokio_postgres::Client;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -18,7 +18,7 @@ use crate::support::fleet::Fleet;
 use crate::support::postgres::{TestDatabase, connect, fresh_database};
 
 /// What a test's own kind of work does with a batch.
-type CarryOut = Box<dyn FnMut(&[Work]) -> Vec<Outcome> + Send>;
+type CarryOut = Box<dyn FnMut(&[Work]) -> Carried + Send>;
 
 /// A kind that stops in front of each batch until it may go on.
 struct Held {
@@ -27,13 +27,15 @@ struct Held {
     /// One for each turn.
     turns: Arc<Semaphore>,
     carry_out: CarryOut,
+    /// What it does besides always fails.
+    look_after_fails: bool,
 }
 
 impl Kind for Held {
     const NAME: &'static str = "held";
     const LOG_NAME: &'static str = "held work";
 
-    async fn carry_out(&mut self, batch: &[Work]) -> Vec<Outcome> {
+    async fn carry_out(&mut self, batch: &[Work]) -> Carried {
         self.reached.add_permits(1);
         self.released.acquire().await.unwrap().forget();
         (self.carry_out)(batch)
@@ -41,6 +43,9 @@ impl Kind for Held {
 
     async fn look_after(&mut self, _client: &Client) -> Result<Duration, RegistryError> {
         self.turns.add_permits(1);
+        if self.look_after_fails {
+            return Err(RegistryError::TookTooLong("it always fails".to_owned()));
+        }
         Ok(POLL)
     }
 }
@@ -56,12 +61,17 @@ struct HeldWorker {
 
 impl HeldWorker {
     fn start(database: &TestDatabase, carry_out: CarryOut) -> Self {
+        Self::start_kind(database, carry_out, false)
+    }
+
+    fn start_kind(database: &TestDatabase, carry_out: CarryOut, look_after_fails: bool) -> Self {
         let [reached, released, turns] = [(); 3].map(|()| Arc::new(Semaphore::new(0)));
         let kind = Held {
             reached: reached.clone(),
             released: released.clone(),
             turns: turns.clone(),
             carry_out,
+            look_after_fails,
         };
         let target = Target::new(&config(&database.url).database).unwrap();
         let (wake, stop) = (Arc::new(Notify::new()), CancellationToken::new());
@@ -82,6 +92,15 @@ async fn queue(fleet: &Fleet, rows: i32) {
     fleet.sql(queue, &[&rows]).await;
 }
 
+/// All of a batch ended alike, and the other side answered, or was not asked.
+fn alike(batch: &[Work], outcome: Outcome, answered: bool) -> Carried {
+    Carried { outcomes: vec![outcome; batch.len()], answered }
+}
+
+fn done(batch: &[Work]) -> Carried {
+    alike(batch, Outcome::Done, true)
+}
+
 async fn held(fleet: &Fleet) -> i64 {
     fleet.value("SELECT count(*) FROM work_queue WHERE kind = 'held'").await
 }
@@ -91,7 +110,7 @@ async fn a_kind_that_is_stuck_holds_up_no_kick_out() {
     let emqx = FakeEmqx::start().await;
     let api = emqx.settings();
     let (app, fleet, database) = start_with(|config| config.emqx.api = Some(api)).await;
-    let worker = HeldWorker::start(&database, Box::new(|batch| vec![Outcome::Done; batch.len()]));
+    let worker = HeldWorker::start(&database, Box::new(done));
     queue(&fleet, 1000).await;
     worker.wake.notify_one();
     worker.reached().await;
@@ -124,9 +143,12 @@ async fn one_row_finds_out_whether_the_other_side_is_back() {
     let carry_out = move |batch: &[Work]| {
         let mut sizes = noted.lock().unwrap();
         sizes.push(batch.len());
-        let outcome =
-            if sizes.len() < 4 { Outcome::Away("it is away".to_owned()) } else { Outcome::Done };
-        vec![outcome; batch.len()]
+        match sizes.len() {
+            1..4 => alike(batch, Outcome::Away("it is away".to_owned()), false),
+            // Such a row tells nothing of the other side.
+            4..6 => alike(batch, Outcome::Done, false),
+            _ => done(batch),
+        }
     };
     let worker = HeldWorker::start(&database, Box::new(carry_out));
     worker.released.add_permits(3);
@@ -135,9 +157,25 @@ async fn one_row_finds_out_whether_the_other_side_is_back() {
     }
     let why: String = fleet.value("SELECT min(last_error) FROM work_queue").await;
     assert_eq!(why, "it is away");
-    worker.released.add_permits(2);
+    let attempts: i64 = fleet.value("SELECT sum(attempts) FROM work_queue").await;
+    assert_eq!(attempts, 1, "only the one that is under way is an attempt");
+    worker.released.add_permits(4);
     eventually("all is done", || async { held(&fleet).await == 0 }).await;
-    assert_eq!(*sizes.lock().unwrap(), [20, 1, 1, 1, 19]);
+    assert_eq!(*sizes.lock().unwrap(), [20, 1, 1, 1, 1, 1, 17]);
+}
+
+#[tokio::test]
+async fn work_is_done_whatever_becomes_of_what_the_kind_does_besides() {
+    let database = fresh_database().await;
+    let fleet = Fleet::connect(&database.url).await;
+    let worker = HeldWorker::start_kind(&database, Box::new(done), true);
+    worker.released.add_permits(10);
+    for rows in [1, 5] {
+        queue(&fleet, rows).await;
+        worker.wake.notify_one();
+        eventually("all is done", || async { held(&fleet).await == 0 }).await;
+    }
+    worker.turns.acquire_many(2).await.unwrap().forget();
 }
 
 #[tokio::test]
@@ -151,7 +189,7 @@ async fn what_changed_while_it_was_carried_out_is_carried_out_again() {
     let carry_out = move |batch: &[Work]| {
         let payloads = batch.iter().map(|work| work.payload.to_string());
         noted.lock().unwrap().extend(payloads);
-        vec![Outcome::Done; batch.len()]
+        done(batch)
     };
     let worker = HeldWorker::start(&database, Box::new(carry_out));
     worker.reached().await;
@@ -170,10 +208,10 @@ async fn a_row_that_somebody_is_changing_is_looked_for_now_and_then() {
     let other = connect(&database.url).await;
     other.batch_execute("BEGIN; UPDATE work_queue SET payload = '{\"a\": 1}'").await.unwrap();
     let began = Instant::now();
-    let worker = HeldWorker::start(&database, Box::new(|batch| vec![Outcome::Done; batch.len()]));
+    let worker = HeldWorker::start(&database, Box::new(done));
     worker.released.add_permits(1);
-    // One at first, one after each look.
-    worker.turns.acquire_many(7).await.unwrap().forget();
+    // One after each look.
+    worker.turns.acquire_many(6).await.unwrap().forget();
     assert!(began.elapsed() >= PAUSE_FIRST * 5, "{:?}", began.elapsed());
     other.batch_execute("COMMIT").await.unwrap();
     eventually("it is done", || async { held(&fleet).await == 0 }).await;
