@@ -29,6 +29,7 @@
 //! - *The device disconnects between the two calls.* With a clean session EMQX has no subscriber any more; a persistent
 //!   session keeps the message up to its expiry, which is the command's.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -252,6 +253,9 @@ impl Commands {
                 let receipt = if grace > Duration::ZERO { receipt.min(grace) } else { receipt };
                 Step::Wait(receipt.min(left).max(LEAST_WAIT))
             }
+            (State::Delivered { until }, _) => {
+                Step::Wait(time_until(until, head.now).max(LEAST_WAIT))
+            }
             (State::Queued, Err(why)) => Step::Cancel(*why),
             (State::Queued, Ok(recipient))
                 if recipient.online && !head.paused && left >= LEAST_EXPIRY =>
@@ -326,7 +330,7 @@ async fn send_few(
                 published.push(head.delivery.as_str());
                 match head.limits.confirm {
                     Confirmation::Sent => ended.push((head.line.clone(), Progress::Ended)),
-                    Confirmation::Delivered => {
+                    Confirmation::Delivered | Confirmation::State | Confirmation::Reply => {
                         let wait = head.limits.ack_timeout.min(left(head));
                         note(head, again(wait, "waits for its receipt"));
                     }
@@ -368,11 +372,16 @@ async fn publish(
     to: &Recipient,
     expiry: Duration,
 ) -> Result<Published, EmqxError> {
+    let delivery = &head.delivery;
+    let payload = match head.envelope {
+        true => Cow::Owned(format!("{{\"id\":\"{delivery}\",\"value\":{}}}", head.payload)),
+        false => Cow::Borrowed(head.payload.as_str()),
+    };
     let message = CommandPublish {
         topic: &to.topic,
-        payload: &head.payload,
+        payload: &payload,
         expiry: expiry.max(LEAST_EXPIRY),
-        delivery: &head.delivery,
+        delivery,
     };
     api.publish(&message).await
 }
@@ -410,6 +419,7 @@ impl Kind for Commands {
     async fn look_after(&mut self, client: &Client) -> Result<Duration, RegistryError> {
         if self.tidy_at <= Instant::now() {
             self.tidy_at = Instant::now() + TIDY;
+            registry::await_no_more(client).await?;
             let pruned = registry::prune(client, self.keep, PRUNED_AT_ONCE).await?;
             let is_behind = pruned >= PRUNED_AT_ONCE.unsigned_abs();
             if is_behind {

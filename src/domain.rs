@@ -13,6 +13,7 @@ pub mod event;
 pub mod meta;
 pub mod name;
 pub mod password_hash;
+pub mod reply;
 pub mod rights;
 pub mod schema;
 pub mod topic;

@@ -236,7 +236,9 @@ proptest! {
 mod deliveries {
     use std::time::Duration;
 
-    use fleetgate::domain::delivery::{Confirmation, Facts, Limits, MOST_ATTEMPTS, State};
+    use fleetgate::domain::delivery::{
+        Answer, Confirmation, End, Facts, Limits, MOST_ATTEMPTS, State,
+    };
     use jiff::Timestamp;
     use proptest::prelude::*;
 
@@ -251,6 +253,7 @@ mod deliveries {
         Published,
         Written(u8),
         Acked,
+        Answered(bool),
         Superseded,
         Cancelled,
     }
@@ -269,9 +272,21 @@ mod deliveries {
                 facts.written_qos.get_or_insert(qos);
             }
             Note::Acked => drop(facts.acked_at.get_or_insert(when)),
+            Note::Answered(ok) => drop(facts.answer.get_or_insert(Answer { at: when, ok })),
             Note::Superseded => drop(facts.superseded_at.get_or_insert(when)),
             Note::Cancelled => drop(facts.cancelled_at.get_or_insert(when)),
         }
+    }
+
+    const ANSWER_IN: i64 = 15;
+
+    fn confirmation() -> impl Strategy<Value = Confirmation> {
+        prop::sample::select(vec![
+            Confirmation::Sent,
+            Confirmation::Delivered,
+            Confirmation::State,
+            Confirmation::Reply,
+        ])
     }
 
     fn notes() -> impl Strategy<Value = Vec<(Note, i64)>> {
@@ -280,6 +295,7 @@ mod deliveries {
             Just(Note::Published),
             (0u8..3).prop_map(Note::Written),
             Just(Note::Acked),
+            any::<bool>().prop_map(Note::Answered),
             Just(Note::Superseded),
             Just(Note::Cancelled),
         ];
@@ -291,17 +307,22 @@ mod deliveries {
     }
 
     proptest! {
-        /// Whatever is told, in whatever number: every delivery ends at its expiry at the latest, an end is one that
-        /// was noted, and nothing that is told later changes it.
+        /// Whatever is told, in whatever number: every delivery ends, by its expiry, or by the time that an answer has after
+        /// that; an end is one that was noted; and nothing that is told later changes it, but for an answer that came late.
         #[test]
-        fn every_delivery_ends_once(notes in notes(), sent in any::<bool>(), expiry in 1i64..100) {
-            let confirm = if sent { Confirmation::Sent } else { Confirmation::Delivered };
-            let limits =
-                Limits { expires_at: at(expiry), ack_timeout: Duration::from_secs(10), confirm };
+        fn every_delivery_ends_once(notes in notes(), confirm in confirmation(), expiry in 1i64..100) {
+            let by_answer = matches!(confirm, Confirmation::State | Confirmation::Reply);
+            let last = if by_answer { expiry + ANSWER_IN } else { expiry };
+            let limits = Limits {
+                expires_at: at(expiry),
+                ack_timeout: Duration::from_secs(10),
+                answer_in: Duration::from_secs(ANSWER_IN.unsigned_abs()),
+                confirm,
+            };
             let mut facts = Facts::default();
             let mut ended = None;
             let mut notes = notes.into_iter().peekable();
-            for now in 0..130 {
+            for now in 0..150 {
                 while let Some((kind, when)) = notes.next_if(|(_, when)| *when <= now) {
                     // The worker attempts nothing that has ended.
                     if !matches!(kind, Note::Attempt) || ended.is_none() {
@@ -311,17 +332,32 @@ mod deliveries {
                 let state = facts.state(&limits, at(now));
                 match (ended, state) {
                     (None, State::Ended { end, at: when }) => {
-                        prop_assert!(when <= at(now) && when <= limits.expires_at);
-                        if end.word() == "delivered" {
-                            prop_assert_eq!(Some(when), facts.acked_at);
+                        prop_assert!(when <= at(now) && when <= at(last));
+                        let answer = facts.answer.map(|answer| (answer.at, answer.ok));
+                        match end {
+                            End::Delivered => prop_assert_eq!(Some(when), facts.acked_at),
+                            End::Succeeded => prop_assert_eq!(Some((when, true)), answer),
+                            End::Failed => prop_assert_eq!(Some((when, false)), answer),
+                            End::TimedOut => prop_assert!(answer.is_none()),
+                            _ => {}
                         }
+                        let is_answer = matches!(end, End::Succeeded | End::Failed | End::TimedOut);
+                        prop_assert!(by_answer || !is_answer);
+                        ended = Some(state);
+                    }
+                    (Some(State::Ended { end: End::TimedOut, .. }), State::Ended { end, at: when })
+                        if end != End::TimedOut =>
+                    {
+                        prop_assert!(matches!(end, End::Succeeded | End::Failed), "a late answer");
+                        prop_assert_eq!(Some(when), facts.answer.map(|answer| answer.at));
                         ended = Some(state);
                     }
                     (Some(end), state) => prop_assert_eq!(end, state, "it had ended"),
+                    (None, State::Delivered { until }) => prop_assert!(by_answer && until > at(now)),
                     (None, State::Sent { until }) => prop_assert!(until > at(now)),
                     (None, State::Queued) => {}
                 }
-                prop_assert!(now < expiry || ended.is_some(), "it ends by its expiry");
+                prop_assert!(now < last || ended.is_some(), "it ends in time");
             }
         }
     }

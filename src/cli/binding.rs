@@ -62,6 +62,9 @@ struct AddArguments {
     /// The exact topic the device is commanded on.
     #[arg(long, value_name = "TOPIC")]
     command_topic: Option<TopicName>,
+    /// The exact topic the device answers commands on. The convention has none; AREA/FLOOR/DEVICE/NAME/reply goes with it.
+    #[arg(long, value_name = "TOPIC")]
+    reply_topic: Option<TopicName>,
     /// Its reports hold only what changed: merge each into the last known value (RFC 7396, in the order of the messages' times) instead of replacing it.
     #[arg(long)]
     merge: bool,
@@ -74,6 +77,7 @@ impl AddArguments {
             name: self.name,
             state_topic: self.state_topic,
             command_topic: self.command_topic,
+            reply_topic: self.reply_topic,
             merge: self.merge,
         };
         let mut client = context.connect().await?;
@@ -102,6 +106,12 @@ struct SetArguments {
     /// Let the device be commanded nothing.
     #[arg(long, group = "change", conflicts_with = "command_topic")]
     no_command_topic: bool,
+    /// The exact topic the device answers commands on.
+    #[arg(long, value_name = "TOPIC", group = "change")]
+    reply_topic: Option<TopicName>,
+    /// Let the device answer nothing.
+    #[arg(long, group = "change", conflicts_with = "reply_topic")]
+    no_reply_topic: bool,
     /// Take the conventional topics, as the device is called and where it is now.
     #[arg(long, group = "change",
         conflicts_with_all = ["state_topic", "no_state_topic", "command_topic", "no_command_topic"])]
@@ -120,6 +130,7 @@ impl SetArguments {
             conventional: self.conventional,
             state_topic: value_or_none(self.state_topic, self.no_state_topic),
             command_topic: value_or_none(self.command_topic, self.no_command_topic),
+            reply_topic: value_or_none(self.reply_topic, self.no_reply_topic),
             merge: (self.merge || self.replace).then_some(self.merge),
         };
         let mut client = context.connect().await?;
@@ -159,8 +170,9 @@ pub(super) fn binding_table(bindings: &[BindingRow]) -> String {
             binding.name.clone(),
             or_dash(binding.state_topic.as_deref()),
             or_dash(binding.command_topic.as_deref()),
+            or_dash(binding.reply_topic.as_deref()),
             or_dash(binding.state_topic.as_ref().map(|_| reports(binding.merge))),
         ]
     });
-    table(["NAME", "STATE TOPIC", "COMMAND TOPIC", "REPORTS"], rows)
+    table(["NAME", "STATE TOPIC", "COMMAND TOPIC", "REPLY TOPIC", "REPORTS"], rows)
 }

@@ -76,7 +76,7 @@ struct AddArguments {
 #[derive(Args)]
 #[group(multiple = true)]
 struct CommandOptions {
-    /// What makes a command succeed: that EMQX had a subscriber for it, or that the device acknowledged it.
+    /// What makes a command succeed.
     #[arg(long, value_enum, group = "change")]
     confirm: Option<Confirm>,
     /// When a command expires unless it says otherwise: 30s, 5m, 2h.
@@ -85,6 +85,12 @@ struct CommandOptions {
     /// How long a receipt is waited for before a command is sent again.
     #[arg(long, value_name = "DURATION", value_parser = duration, group = "change")]
     ack_timeout: Option<Duration>,
+    /// How long after its receipt an answer is waited for, where commands are confirmed by state or reply.
+    #[arg(long, value_name = "DURATION", value_parser = duration, group = "change")]
+    answer_in: Option<Duration>,
+    /// Send commands as {"id", "value"}, for devices that see no Correlation Data (MQTT 3.1.1).
+    #[arg(long, value_name = "YES|NO", value_parser = yes_or_no, group = "change")]
+    envelope: Option<bool>,
     /// Let a command replace those of the same device that have not been sent yet, as for a set-point (yes), or let all be sent in their order (no).
     #[arg(long, value_name = "YES|NO", value_parser = yes_or_no, group = "change")]
     only_latest: Option<bool>,
@@ -104,6 +110,8 @@ impl CommandOptions {
             confirm: self.confirm.map(Confirm::confirmation),
             expiry: self.command_expiry,
             ack_timeout: self.ack_timeout,
+            answer_in: self.answer_in,
+            envelope: self.envelope,
             only_latest: self.only_latest,
         }
     }

@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 use crate::cli::arguments::{duration, number};
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
-use crate::cli::output::{or_dash, print, table, timestamp};
+use crate::cli::output::{self, or_dash, print, table, timestamp};
 use crate::domain::command::CommandPayload;
 use crate::domain::delivery::Confirmation;
 use crate::domain::name::{CapabilityName, DeviceName};
@@ -83,6 +83,10 @@ pub(super) enum Confirm {
     Sent,
     /// The device acknowledged it.
     Delivered,
+    /// The device then reported what it was told to be.
+    State,
+    /// The device said so on its reply topic.
+    Reply,
 }
 
 impl Confirm {
@@ -90,6 +94,8 @@ impl Confirm {
         match self {
             Self::Sent => Confirmation::Sent,
             Self::Delivered => Confirmation::Delivered,
+            Self::State => Confirmation::State,
+            Self::Reply => Confirmation::Reply,
         }
     }
 }
@@ -130,8 +136,16 @@ impl Arguments {
             Action::Cancel { id } => cancel(context, &id).await,
             Action::Retry { id, wait } => {
                 require_api(context)?;
-                let retry =
-                    async |client: &mut Client| commands::retry(client, &id, ASKED_BY).await;
+                let retry = async |client: &mut Client| {
+                    let retried = commands::retry(client, &id, ASKED_BY).await?;
+                    if !retried.passed_over.is_empty() {
+                        let devices = retried.passed_over.join(", ");
+                        output::remark(&format!(
+                            "passed over, because they can be sent nothing now: {devices}"
+                        ));
+                    }
+                    Ok(retried.details)
+                };
                 ask(context, wait, retry).await
             }
             Action::Pause { capability } => pause(context, capability.as_ref()).await,
@@ -316,11 +330,13 @@ fn text(details: &CommandDetails) -> String {
             delivery.attempts.to_string(),
             timestamp(delivery.published_at),
             timestamp(delivery.acked_at),
+            timestamp(delivery.answered_at),
             timestamp(delivery.ended_at),
             or_dash(remark(delivery).as_deref()),
         ]
     });
-    let header = ["DEVICE", "STATE", "ATTEMPTS", "SENT", "ACKNOWLEDGED", "ENDED", "REMARK"];
+    let header =
+        ["DEVICE", "STATE", "ATTEMPTS", "SENT", "ACKNOWLEDGED", "ANSWERED", "ENDED", "REMARK"];
     format!(
         "{capability} {}\nAsked by {asked_by} at {}, expires at {}, succeeds when {confirm}.\n\n{}",
         shortened(payload),
@@ -338,7 +354,12 @@ fn remark(delivery: &DeliveryRow) -> Option<String> {
         let seconds = acked.duration_since(ended).as_secs();
         return Some(format!("acknowledged {seconds} s after its end"));
     }
+    if let Some(answer) = &delivery.answer {
+        let late = if delivery.late { "late: " } else { "" };
+        return Some(format!("{late}{}", shortened(answer)));
+    }
     match delivery.state {
+        "timed_out" => Some("it was received, and not answered in time".to_owned()),
         "sent"
             if delivery.ended && delivery.acked_at.is_none() && delivery.written_at.is_some() =>
         {

@@ -90,6 +90,9 @@ fn sentence(thing: &Thing, rule: &Rule) -> String {
         Rule::NothingToMerge => {
             "it has no state topic, so there are no reports to merge; give it one (--state-topic), or leave out --merge"
         }
+        Rule::NothingToReplyTo => {
+            "it has no command topic, so there are no commands to reply to; give it one (--command-topic), or no reply topic"
+        }
         Rule::NulCharacter => "contains U+0000, which PostgreSQL cannot hold; take it out",
         Rule::CapabilityInRules => {
             "routing rules still name this capability; remove those rules first"
@@ -121,6 +124,9 @@ fn sentence(thing: &Thing, rule: &Rule) -> String {
         Rule::AckTimeoutOutOfRange => {
             return "a receipt is waited for 5 seconds at least and 10 minutes at most; choose another --ack-timeout".to_owned();
         }
+        Rule::AnswerInOutOfRange => {
+            return "an answer is waited for 1 second at least and 1 hour at most; choose another --answer-in".to_owned();
+        }
         Rule::Payload(violation) => {
             let place = match violation.pointer.as_str() {
                 "" => String::new(),
@@ -134,7 +140,13 @@ fn sentence(thing: &Thing, rule: &Rule) -> String {
             );
         }
         Rule::NothingToRetry => {
-            return "it has failed at no device so far; see `fleetgate command show`".to_owned();
+            return "there is no device at which it expired, was not deliverable, failed or was not answered; see `fleetgate command show`".to_owned();
+        }
+        Rule::NoDeviceToRetry(devices) => {
+            return format!(
+                "it failed at {}, which can be sent nothing now: gone, disabled, or without the topics for it",
+                devices.join(", ")
+            );
         }
         Rule::DeviceDisabled => {
             return "it is disabled and gets no commands; see `fleetgate device enable`".to_owned();
@@ -142,6 +154,16 @@ fn sentence(thing: &Thing, rule: &Rule) -> String {
         Rule::NoCommandTopic(capability) => {
             return format!(
                 "it has no command topic for \"{capability}\"; give it one with `fleetgate binding add` or `binding set`"
+            );
+        }
+        Rule::NoStateTopic(capability) => {
+            return format!(
+                "the command is confirmed by its state, and it has no state topic for \"{capability}\"; give it one with `fleetgate binding set`, or send with --confirm delivered"
+            );
+        }
+        Rule::NoReplyTopic(capability) => {
+            return format!(
+                "the command is confirmed by its reply, and it has no reply topic for \"{capability}\"; give it one with `fleetgate binding set`, or send with --confirm delivered"
             );
         }
         Rule::Password(rule) => return password(*rule),

@@ -44,6 +44,7 @@ pub fn allow_rules(rights: &Rights) -> impl Iterator<Item = AllowRule<'_>> {
     rights
         .state_topics()
         .iter()
+        .chain(rights.reply_topics())
         .map(literal(Action::Publish))
         .chain(rights.command_topics().iter().map(literal(Action::Subscribe)))
         .chain(publish.map(matching(Action::Publish)))

@@ -4,12 +4,17 @@
 //! off them here and nowhere else:
 //!
 //! ```text
-//! queued ─ attempt ─► sent ─ acknowledged ─► delivered
+//! queued ─ attempt ─► sent ─ acknowledged ─► delivered ─ state or reply ─► succeeded | failed
 //! queued|sent ─ expiry ─► expired            sent, no receipt in the ack timeout ─► queued again, or undeliverable
-//! queued ─ a newer one ─► superseded         queued|sent ─ operator, or a right that is gone ─► cancelled
+//! queued ─ a newer one ─► superseded         any ─ operator, or a right that is gone ─► cancelled
+//! delivered, no answer in time ─► timed out ─ late answer ─► succeeded | failed
 //! ```
 //!
-//! Where several ends are possible, the one that came first is the end. All timestamps are of one clock, that of
+//! Being delivered is the end, unless the command is confirmed by an answer. That it was received, by its receipt or
+//! because it was answered, ends its expiry.
+//!
+//! Where several ends are possible, the one that came first is the end; but an answer is worth more than that it came late.
+//! All timestamps are of one clock, that of
 //! PostgreSQL.
 
 use std::time::Duration;
@@ -26,22 +31,34 @@ pub enum Confirmation {
     Sent,
     /// The device acknowledged it (PUBACK, MQTT 5 §3.4).
     Delivered,
+    /// The device then reported what it was told to be.
+    State,
+    /// The device said so on its reply topic.
+    Reply,
 }
 
 impl Confirmation {
+    const ALL: [Self; 4] = [Self::Sent, Self::Delivered, Self::State, Self::Reply];
+
+    fn is_by_answer(self) -> bool {
+        matches!(self, Self::State | Self::Reply)
+    }
+
     /// As tables, requests and results write it.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
             Self::Sent => "sent",
             Self::Delivered => "delivered",
+            Self::State => "state",
+            Self::Reply => "reply",
         }
     }
 
     /// What a word stands for.
     #[must_use]
     pub fn of_word(word: &str) -> Option<Self> {
-        [Self::Sent, Self::Delivered].into_iter().find(|confirmation| confirmation.word() == word)
+        Self::ALL.into_iter().find(|confirmation| confirmation.word() == word)
     }
 }
 
@@ -52,8 +69,19 @@ pub struct Limits {
     pub expires_at: Timestamp,
     /// How long an attempt waits for its receipt.
     pub ack_timeout: Duration,
+    /// How long after it was received an answer is waited for, where it is confirmed by one.
+    pub answer_in: Duration,
     /// What makes it succeed.
     pub confirm: Confirmation,
+}
+
+/// What a device answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answer {
+    /// When that was noted.
+    pub at: Timestamp,
+    /// Whether it is done.
+    pub ok: bool,
 }
 
 /// What is known of a delivery.
@@ -71,6 +99,8 @@ pub struct Facts {
     pub written_qos: Option<u8>,
     /// When the device acknowledged it.
     pub acked_at: Option<Timestamp>,
+    /// The device's first answer.
+    pub answer: Option<Answer>,
     /// When a newer command took its place.
     pub superseded_at: Option<Timestamp>,
     /// When somebody, or a right that was gone, cancelled it.
@@ -87,6 +117,11 @@ pub enum State {
         /// When it counts as lost.
         until: Timestamp,
     },
+    /// The device has it, and its answer is waited for until then.
+    Delivered {
+        /// When it has timed out.
+        until: Timestamp,
+    },
     /// It has ended.
     Ended {
         /// How.
@@ -99,8 +134,14 @@ pub enum State {
 /// How a delivery ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// The device acknowledged it.
+    /// The device acknowledged it, and that is all that was asked for.
     Delivered,
+    /// The device answered that it is done.
+    Succeeded,
+    /// The device answered that it failed.
+    Failed,
+    /// The device got it, and did not answer in time.
+    TimedOut,
     /// It was handed over, and that is all that was asked for, or all that can be known: the device subscribes with
     /// QoS 0, and gives no receipt.
     Sent,
@@ -116,8 +157,11 @@ pub enum End {
 
 impl End {
     /// Every end.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 9] = [
         Self::Delivered,
+        Self::Succeeded,
+        Self::Failed,
+        Self::TimedOut,
         Self::Sent,
         Self::Expired,
         Self::Undeliverable,
@@ -130,6 +174,9 @@ impl End {
     pub fn word(self) -> &'static str {
         match self {
             Self::Delivered => "delivered",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::TimedOut => "timed_out",
             Self::Sent => "sent",
             Self::Expired => "expired",
             Self::Undeliverable => "undeliverable",
@@ -138,10 +185,16 @@ impl End {
         }
     }
 
+    /// Whether it may be asked for again: nobody decided that it should end so.
+    #[must_use]
+    pub fn may_be_retried(self) -> bool {
+        matches!(self, Self::Expired | Self::Undeliverable | Self::Failed | Self::TimedOut)
+    }
+
     /// Whether what was asked for has happened, as far as it can be known.
     #[must_use]
     pub fn is_success(self) -> bool {
-        matches!(self, Self::Delivered | Self::Sent)
+        matches!(self, Self::Delivered | Self::Sent | Self::Succeeded)
     }
 }
 
@@ -149,42 +202,84 @@ impl Facts {
     /// What has become of the delivery by now.
     #[must_use]
     pub fn state(&self, limits: &Limits, now: Timestamp) -> State {
-        let over = (limits.expires_at <= now).then_some(limits.expires_at);
+        let received = self.received_at(limits);
+        // What ends a delivery that nobody received by then.
+        let unless_received = |at: &Timestamp| *at <= now && received.is_none_or(|then| then > *at);
+        let by_answer = limits.confirm.is_by_answer();
+        let answer = self.answer.filter(|_| by_answer);
+        let answered = match answer {
+            Some(Answer { ok: false, .. }) => End::Failed,
+            _ => End::Succeeded,
+        };
+        let answer_due = received.filter(|_| by_answer).map(|at| later(at, limits.answer_in));
+        let in_time = |answer: &Answer| answer_due.is_none_or(|due| answer.at <= due);
         let ends = [
-            (End::Delivered, self.acked_at),
+            (End::Delivered, self.acked_at.filter(|_| !by_answer)),
             (End::Sent, self.sent_is_all(limits)),
+            (answered, answer.filter(in_time).map(|answer| answer.at)),
             (End::Superseded, self.superseded_at),
             (End::Cancelled, self.cancelled_at),
-            (End::Undeliverable, self.given_up_at(limits).filter(|at| *at <= now)),
-            (End::Expired, over),
+            (End::TimedOut, answer_due.filter(|due| *due <= now)),
+            (End::Undeliverable, self.given_up_at(limits).filter(unless_received)),
+            (End::Expired, Some(limits.expires_at).filter(unless_received)),
         ];
         let ends = ends.into_iter().filter_map(|(end, at)| at.map(|at| (at, end)));
         // Of two at the same time the first in the list: `min_by_key` takes the first of equal ones.
         if let Some((at, end)) = ends.min_by_key(|(at, _)| *at) {
-            return State::Ended { end, at };
+            return match answer {
+                Some(late) if end == End::TimedOut => State::Ended { end: answered, at: late.at },
+                _ => State::Ended { end, at },
+            };
         }
-        match self.receipt_due(limits) {
-            Some(until) if until > now => State::Sent { until },
+        match (answer_due, self.receipt_due(limits)) {
+            (Some(until), _) => State::Delivered { until },
+            (None, Some(until)) if until > now => State::Sent { until },
             _ => State::Queued,
         }
+    }
+
+    /// Whether the answer came after the time that it had.
+    #[must_use]
+    pub fn is_answer_late(&self, limits: &Limits) -> bool {
+        let due = self.received_at(limits).map(|at| later(at, limits.answer_in));
+        self.answer.zip(due).is_some_and(|(answer, due)| answer.at > due)
+    }
+
+    /// When the device is known to have received it: it gave a receipt or an answer; or it was written to its connection,
+    /// where no receipt can come.
+    fn received_at(&self, limits: &Limits) -> Option<Timestamp> {
+        let answered =
+            self.answer.map(|answer| answer.at).filter(|_| limits.confirm.is_by_answer());
+        [self.acked_at, answered, self.written_without_receipt()].into_iter().flatten().min()
+    }
+
+    /// When it was written to the connection of a device that subscribes with QoS 0.
+    fn written_without_receipt(&self) -> Option<Timestamp> {
+        self.written_at.filter(|_| self.written_qos == Some(0))
     }
 
     /// When it was handed over, where that is all that is asked for or can be known.
     fn sent_is_all(&self, limits: &Limits) -> Option<Timestamp> {
         match limits.confirm {
-            Confirmation::Sent => self.published_at,
-            Confirmation::Delivered => self.written_at.filter(|_| self.written_qos == Some(0)),
+            // Written to the connection, so EMQX had a subscriber: its answer may have been lost.
+            Confirmation::Sent => [self.published_at, self.written_at].into_iter().flatten().min(),
+            Confirmation::Delivered => self.written_without_receipt(),
+            Confirmation::State | Confirmation::Reply => None,
         }
     }
 
     /// When the receipt of the newest attempt must have come.
     fn receipt_due(&self, limits: &Limits) -> Option<Timestamp> {
-        self.attempted_at.map(|at| at.saturating_add(limits.ack_timeout).unwrap_or(Timestamp::MAX))
+        self.attempted_at.map(|at| later(at, limits.ack_timeout))
     }
 
     fn given_up_at(&self, limits: &Limits) -> Option<Timestamp> {
         self.receipt_due(limits).filter(|_| self.attempts >= MOST_ATTEMPTS)
     }
+}
+
+fn later(at: Timestamp, duration: Duration) -> Timestamp {
+    at.saturating_add(duration).unwrap_or(Timestamp::MAX)
 }
 
 #[cfg(test)]
@@ -199,6 +294,7 @@ mod tests {
         Limits {
             expires_at: at(60),
             ack_timeout: Duration::from_secs(10),
+            answer_in: Duration::from_secs(5),
             confirm: Confirmation::Delivered,
         }
     }
@@ -258,5 +354,32 @@ mod tests {
         assert_eq!(ended(facts, &sent, 3), Some(("sent", at(1))));
         facts.written_qos = Some(0);
         assert_eq!(ended(facts, &limits(), 3), Some(("sent", at(2))));
+    }
+
+    #[test]
+    fn an_answer_is_waited_for_where_it_confirms() {
+        let reply = Limits { confirm: Confirmation::Reply, ..limits() };
+        let sent = Facts { attempts: 1, attempted_at: Some(at(50)), ..Facts::default() };
+        let acked = Facts { acked_at: Some(at(58)), ..sent };
+        assert_eq!(acked.state(&reply, at(61)), State::Delivered { until: at(63) }, "no expiry");
+        assert_eq!(ended(acked, &reply, 63), Some(("timed_out", at(63))));
+        let answered = |seconds, ok| Some(Answer { at: at(seconds), ok });
+        let ok = Facts { answer: answered(62, true), ..acked };
+        assert_eq!(ended(ok, &reply, 90), Some(("succeeded", at(62))));
+        assert!(!ok.is_answer_late(&reply));
+        let late = Facts { answer: answered(70, false), ..acked };
+        assert_eq!(ended(late, &reply, 90), Some(("failed", at(70))));
+        assert!(late.is_answer_late(&reply));
+        let without_receipt = Facts { answer: answered(55, true), ..sent };
+        assert_eq!(ended(without_receipt, &reply, 90), Some(("succeeded", at(55))));
+        let qos_0 = Facts { written_at: Some(at(51)), written_qos: Some(0), ..sent };
+        assert_eq!(qos_0.state(&reply, at(52)), State::Delivered { until: at(56) });
+        let expired = Facts { answer: answered(61, true), ..sent };
+        assert_eq!(ended(expired, &reply, 90), Some(("expired", at(60))));
+        assert_eq!(
+            ended(late, &limits(), 90),
+            Some(("delivered", at(58))),
+            "its receipt was enough"
+        );
     }
 }

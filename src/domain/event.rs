@@ -113,6 +113,8 @@ pub struct Message<'a> {
     pub payload: Option<Vec<u8>>,
     /// Whether it is a will: the broker publishes it for a client that it has lost.
     pub will: bool,
+    /// Its Correlation Data (MQTT 5 §3.3.2.3.6), where it has some that is text.
+    pub correlation: Option<Cow<'a, str>>,
 }
 
 impl Event<'_> {

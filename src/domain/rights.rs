@@ -30,6 +30,7 @@ pub struct Rights {
     /// For each state topic the bindings that it carries, at the same position.
     reported_bindings: BindingsByTopic,
     command_topics: Box<[TopicName]>,
+    reply_topics: Box<[TopicName]>,
     publish_grants: Box<[TopicFilter]>,
     subscribe_grants: Box<[TopicFilter]>,
 }
@@ -49,9 +50,16 @@ impl Rights {
             state_topics,
             reported_bindings,
             command_topics: sorted(command_topics),
+            reply_topics: Box::default(),
             publish_grants: publish_grants.into(),
             subscribe_grants: subscribe_grants.into(),
         }
+    }
+
+    /// The same with topics that the device answers commands on, in any order.
+    #[must_use]
+    pub fn with_reply_topics(self, reply_topics: Vec<TopicName>) -> Self {
+        Self { reply_topics: sorted(reply_topics), ..self }
     }
 
     /// Topics that the device reports its state on.
@@ -76,7 +84,19 @@ impl Rights {
         &self.command_topics
     }
 
-    /// Filters of topics that the device may publish to besides its state topics.
+    /// Topics that the device answers commands on.
+    #[must_use]
+    pub fn reply_topics(&self) -> &[TopicName] {
+        &self.reply_topics
+    }
+
+    /// Whether the device answers commands on a topic.
+    #[must_use]
+    pub fn replies_on(&self, topic: &str) -> bool {
+        contains(&self.reply_topics, topic)
+    }
+
+    /// Filters of topics that the device may publish to besides its state and reply topics.
     #[must_use]
     pub fn publish_grants(&self) -> &[TopicFilter] {
         &self.publish_grants
@@ -92,6 +112,7 @@ impl Rights {
     #[must_use]
     pub fn may_publish(&self, topic: &str) -> bool {
         contains(&self.state_topics, topic)
+            || self.replies_on(topic)
             || self.publish_grants.iter().any(|grant| filter_matches(grant.as_str(), topic))
     }
 

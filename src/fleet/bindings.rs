@@ -24,6 +24,8 @@ pub struct NewBinding {
     pub state_topic: Option<TopicName>,
     /// Where the device listens.
     pub command_topic: Option<TopicName>,
+    /// Where it answers commands.
+    pub reply_topic: Option<TopicName>,
     /// Whether its reports are merged (RFC 7396) into the last known value instead of replacing it.
     pub merge: bool,
 }
@@ -32,7 +34,7 @@ impl NewBinding {
     /// A binding with the topics of the convention.
     #[must_use]
     pub fn conventional(name: BindingName) -> Self {
-        Self { name, conventional: true, state_topic: None, command_topic: None, merge: false }
+        Self { conventional: true, ..Self::exact(name, None, None) }
     }
 
     /// A binding with exactly these topics.
@@ -42,7 +44,8 @@ impl NewBinding {
         state_topic: Option<TopicName>,
         command_topic: Option<TopicName>,
     ) -> Self {
-        Self { name, conventional: false, state_topic, command_topic, merge: false }
+        let reply_topic = None;
+        Self { name, conventional: false, state_topic, command_topic, reply_topic, merge: false }
     }
 }
 
@@ -55,6 +58,8 @@ pub struct BindingChange {
     pub state_topic: Option<Option<TopicName>>,
     /// Where the device listens.
     pub command_topic: Option<Option<TopicName>>,
+    /// Where it answers commands.
+    pub reply_topic: Option<Option<TopicName>>,
     /// Whether its reports are merged. The value that is known stays: what is merged next is merged into it.
     pub merge: Option<bool>,
 }
@@ -68,6 +73,8 @@ pub struct BindingRow {
     pub state_topic: Option<String>,
     /// Where the device listens.
     pub command_topic: Option<String>,
+    /// Where it answers commands.
+    pub reply_topic: Option<String>,
     /// Whether its reports are merged (RFC 7396) into the last known value instead of replacing it.
     pub merge: bool,
 }
@@ -97,7 +104,9 @@ impl Home<'_> {
         let follows = |topic: &Option<String>, end: &str| {
             topic.as_ref().is_none_or(|topic| *topic == format!("{stem}/{end}"))
         };
-        follows(&binding.state_topic, "state") && follows(&binding.command_topic, "set")
+        follows(&binding.state_topic, "state")
+            && follows(&binding.command_topic, "set")
+            && follows(&binding.reply_topic, "reply")
     }
 
     fn topic(self, binding: &BindingName, end: &str) -> Result<TopicName, FleetError> {
@@ -184,18 +193,22 @@ pub(super) async fn insert(
     if new.merge && state_topic.is_none() {
         return Err(FleetError::rule(&thing, Rule::NothingToMerge));
     }
+    if new.reply_topic.is_some() && command_topic.is_none() {
+        return Err(FleetError::rule(&thing, Rule::NothingToReplyTo));
+    }
     let wanted = BindingRow {
         name: new.name.to_string(),
         state_topic: state_topic.map(|topic| topic.to_string()),
         command_topic: command_topic.map(|topic| topic.to_string()),
+        reply_topic: new.reply_topic.as_ref().map(ToString::to_string),
         merge: new.merge,
     };
     let statement =
-        "INSERT INTO topic_bindings (device_id, name, state_topic, command_topic, merge)
-         VALUES ($1, $2, $3, $4, $5) ON CONFLICT (device_id, name) DO NOTHING";
-    let BindingRow { name, state_topic, command_topic, merge } = &wanted;
+        "INSERT INTO topic_bindings (device_id, name, state_topic, command_topic, reply_topic, merge)
+         VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (device_id, name) DO NOTHING";
+    let BindingRow { name, state_topic, command_topic, reply_topic, merge } = &wanted;
     let inserted = client
-        .execute(statement, &[&device.0, name, state_topic, command_topic, merge])
+        .execute(statement, &[&device.0, name, state_topic, command_topic, reply_topic, merge])
         .await
         .map_err(FleetError::on(&thing))?;
     if inserted == 1 {
@@ -225,7 +238,7 @@ pub(super) async fn list_of(
 ) -> Result<Vec<BindingRow>, FleetError> {
     let rows = client
         .query(
-            "SELECT name, state_topic, command_topic, merge FROM topic_bindings
+            "SELECT name, state_topic, command_topic, reply_topic, merge FROM topic_bindings
              WHERE device_id = $1 ORDER BY name",
             &[&device.0],
         )
@@ -239,6 +252,7 @@ fn binding_row(row: &Row) -> BindingRow {
         name: row.get("name"),
         state_topic: row.get("state_topic"),
         command_topic: row.get("command_topic"),
+        reply_topic: row.get("reply_topic"),
         merge: row.get("merge"),
     }
 }
@@ -269,9 +283,10 @@ pub async fn set(
             "UPDATE topic_bindings SET
                  state_topic = CASE WHEN $3 THEN $4 ELSE state_topic END,
                  command_topic = CASE WHEN $5 THEN $6 ELSE command_topic END,
-                 merge = coalesce($7, merge)
+                 reply_topic = CASE WHEN $7 THEN $8 ELSE reply_topic END,
+                 merge = coalesce($9, merge)
              WHERE device_id = $1 AND name = $2
-             RETURNING name, state_topic, command_topic, merge",
+             RETURNING name, state_topic, command_topic, reply_topic, merge",
             &[
                 &found.id.0,
                 &name.as_str(),
@@ -279,6 +294,8 @@ pub async fn set(
                 &text(&state),
                 &command.is_some(),
                 &text(&command),
+                &change.reply_topic.is_some(),
+                &text(&change.reply_topic),
                 &change.merge,
             ],
         )

@@ -22,6 +22,10 @@ pub struct CommandTerms {
     pub expiry: Duration,
     /// How long its receipt is waited for before it is sent again, in whole seconds: 5 s to 10 min.
     pub ack_timeout: Duration,
+    /// How long an answer is waited for after it was received, where it is confirmed by one, in whole seconds: 1 s to 1 h.
+    pub answer_in: Duration,
+    /// Whether it goes down as `{"id", "value"}`.
+    pub envelope: bool,
     /// Whether one replaces those of the same device that have not been sent yet.
     pub only_latest: bool,
 }
@@ -32,6 +36,8 @@ impl Default for CommandTerms {
             confirm: Confirmation::Delivered,
             expiry: Duration::from_secs(60),
             ack_timeout: Duration::from_secs(30),
+            answer_in: Duration::from_secs(30),
+            envelope: false,
             only_latest: false,
         }
     }
@@ -46,6 +52,10 @@ pub struct TermsChange {
     pub expiry: Option<Duration>,
     /// How long its receipt is waited for.
     pub ack_timeout: Option<Duration>,
+    /// How long its answer is waited for.
+    pub answer_in: Option<Duration>,
+    /// Whether it goes down in an envelope.
+    pub envelope: Option<bool>,
     /// Whether one replaces those before it.
     pub only_latest: Option<bool>,
 }
@@ -59,6 +69,8 @@ impl TermsChange {
             confirm: self.confirm.unwrap_or(default.confirm),
             expiry: self.expiry.unwrap_or(default.expiry),
             ack_timeout: self.ack_timeout.unwrap_or(default.ack_timeout),
+            answer_in: self.answer_in.unwrap_or(default.answer_in),
+            envelope: self.envelope.unwrap_or(default.envelope),
             only_latest: self.only_latest.unwrap_or(default.only_latest),
         }
     }
@@ -121,12 +133,16 @@ pub struct CapabilityRow {
     pub state_schema: Option<Value>,
     /// JSON Schema of its command payload.
     pub command_schema: Option<Value>,
-    /// What makes its commands succeed: `sent` or `delivered`.
+    /// What makes its commands succeed: `sent`, `delivered`, `state` or `reply`.
     pub confirm: String,
     /// Seconds until one expires unless it says otherwise.
     pub command_expiry: i32,
     /// Seconds until one without receipt is sent again.
     pub ack_timeout: i32,
+    /// Seconds after its receipt in which one has to be answered, where it is confirmed by that.
+    pub answer_in: i32,
+    /// Whether one goes down as `{"id", "value"}`.
+    pub envelope: bool,
     /// Whether one replaces those that have not been sent yet.
     pub only_latest: bool,
     /// How many devices have it.
@@ -143,8 +159,8 @@ fn about(name: &CapabilityName) -> Thing {
 /// The rules of `sql/`: a name that is taken or reserved, for one.
 pub async fn add(client: &impl GenericClient, new: &NewCapability) -> Result<(), FleetError> {
     let statement = "INSERT INTO capabilities (name, description, state_schema, command_schema,
-             confirm, command_expiry, ack_timeout, only_latest)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+             confirm, command_expiry, ack_timeout, answer_in, envelope, only_latest)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
     let NewCapability { name, description, state_schema, command_schema, commands } = new;
     let added = client
         .execute(
@@ -157,6 +173,8 @@ pub async fn add(client: &impl GenericClient, new: &NewCapability) -> Result<(),
                 &commands.confirm.word(),
                 &seconds(commands.expiry),
                 &seconds(commands.ack_timeout),
+                &seconds(commands.answer_in),
+                &commands.envelope,
                 &commands.only_latest,
             ],
         )
@@ -165,7 +183,7 @@ pub async fn add(client: &impl GenericClient, new: &NewCapability) -> Result<(),
 }
 
 const SELECT: &str = "SELECT name, description, state_schema, command_schema,
-        confirm, command_expiry, ack_timeout, only_latest,
+        confirm, command_expiry, ack_timeout, answer_in, envelope, only_latest,
         (SELECT count(*) FROM device_capabilities WHERE capability = capabilities.name) AS devices
     FROM capabilities";
 
@@ -206,6 +224,8 @@ fn capability_row(row: &Row) -> Result<CapabilityRow, FleetError> {
         confirm: row.get("confirm"),
         command_expiry: row.get("command_expiry"),
         ack_timeout: row.get("ack_timeout"),
+        answer_in: row.get("answer_in"),
+        envelope: row.get("envelope"),
         only_latest: row.get("only_latest"),
         devices: row.get("devices"),
         name,
@@ -226,7 +246,8 @@ pub async fn set(
              state_schema = CASE WHEN $3 THEN $4 ELSE state_schema END,
              command_schema = CASE WHEN $5 THEN $6 ELSE command_schema END,
              confirm = coalesce($7, confirm), command_expiry = coalesce($8, command_expiry),
-             ack_timeout = coalesce($9, ack_timeout), only_latest = coalesce($10, only_latest)
+             ack_timeout = coalesce($9, ack_timeout), only_latest = coalesce($10, only_latest),
+             answer_in = coalesce($11, answer_in), envelope = coalesce($12, envelope)
          WHERE name = $1";
     client
         .execute(
@@ -242,6 +263,8 @@ pub async fn set(
                 &change.commands.expiry.map(seconds),
                 &change.commands.ack_timeout.map(seconds),
                 &change.commands.only_latest,
+                &change.commands.answer_in.map(seconds),
+                &change.commands.envelope,
             ],
         )
         .await

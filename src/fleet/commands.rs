@@ -57,7 +57,7 @@ pub struct CommandRow {
     pub asked_at: Timestamp,
     /// When it expires.
     pub expires_at: Timestamp,
-    /// What makes it succeed: `sent` or `delivered`.
+    /// What makes it succeed: `sent`, `delivered`, `state` or `reply`.
     pub confirm: String,
     /// How many devices it goes to.
     pub devices: i64,
@@ -94,8 +94,17 @@ pub struct DeliveryRow {
     pub written_at: Option<Timestamp>,
     /// When the device acknowledged it; this may be after the end.
     pub acked_at: Option<Timestamp>,
+    /// When the device's answer was noted: a report that confirms it, or a reply.
+    pub answered_at: Option<Timestamp>,
+    /// Whether the answer came after the time that it had.
+    pub late: bool,
+    /// What the device replied.
+    pub answer: Option<String>,
     /// Why it was cancelled, or why it has not been sent yet.
     pub reason: Option<String>,
+    /// How it ended.
+    #[serde(skip)]
+    pub end: Option<End>,
 }
 
 /// A command with what became of it.
@@ -124,19 +133,41 @@ pub async fn send(
     let thing = about(&new.capability);
     let transaction = client.transaction().await.map_err(FleetError::on(&thing))?;
     let capability = check(&transaction, new).await?;
-    let devices = recipients(&transaction, new).await?;
+    let devices = recipients(&transaction, new, &capability).await?;
+    let devices = devices.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let id = insert(&transaction, new, &capability, &devices).await?;
+    let details = show(&transaction, &id).await?;
+    transaction.commit().await.map_err(FleetError::on(&thing))?;
+    Ok(details)
+}
+
+/// A device that a command goes to.
+struct To {
+    id: i64,
+    name: DeviceName,
+}
+
+/// Stores a command and its deliveries, which wakes whoever sends them; returns its id. The caller has a transaction open.
+async fn insert(
+    client: &impl GenericClient,
+    new: &NewCommand,
+    capability: &CapabilityRow,
+    devices: &[To],
+) -> Result<String, FleetError> {
+    let thing = about(&new.capability);
+    let ids: Vec<i64> = devices.iter().map(|device| device.id).collect();
+    let names: Vec<&str> = devices.iter().map(|device| device.name.as_str()).collect();
     if capability.only_latest {
-        supersede(&transaction, new, &devices).await?;
+        supersede(client, new, &ids).await?;
     }
     let usual = Duration::from_secs(u64::from(capability.command_expiry.unsigned_abs()));
     let expires_in = new.expires_in.unwrap_or(usual);
-    let statement = "INSERT INTO commands (id, capability, payload, asked_by, expires_at, confirm, ack_timeout)
-         VALUES (gen_random_uuid(), $1, $2, $3, clock_timestamp() + $4 * interval '1 second', $5, $6)
+    let statement = "INSERT INTO commands (id, capability, payload, asked_by, expires_at, confirm, ack_timeout, answer_in, envelope)
+         VALUES (gen_random_uuid(), $1, $2, $3, clock_timestamp() + $4 * interval '1 second', $5, $6, $7, $8)
          RETURNING id::text";
-    let confirm = new.confirm.map(Confirmation::word);
-    let confirm = confirm.unwrap_or(&capability.confirm);
+    let confirm = confirm(new, capability);
     let (name, payload) = (new.capability.as_str(), new.payload.as_str());
-    let row = transaction
+    let row = client
         .query_one(
             statement,
             &[
@@ -146,36 +177,56 @@ pub async fn send(
                 &expires_in.as_secs_f64(),
                 &confirm,
                 &capability.ack_timeout,
+                &capability.answer_in,
+                &capability.envelope,
             ],
         )
         .await
         .map_err(FleetError::on(&thing))?;
     let id: String = row.get(0);
-    let names: Vec<&str> = new.devices.iter().map(DeviceName::as_str).collect();
-    let statement = "INSERT INTO command_deliveries (command_id, device_id, device_name, binding)
-         SELECT $1::text::uuid, device, name, $2
+    let statement = "INSERT INTO command_deliveries (command_id, device_id, device_name, binding, awaits_report)
+         SELECT $1::text::uuid, device, name, $2, $5
          FROM unnest($3::bigint[], $4::text[]) WITH ORDINALITY AS it (device, name, place) ORDER BY place";
-    transaction
-        .execute(statement, &[&id, &name, &devices, &names])
+    let awaits_report = confirm == Confirmation::State.word();
+    client
+        .execute(statement, &[&id, &name, &ids, &names, &awaits_report])
         .await
         .map_err(FleetError::on(&thing))?;
-    let details = show(&transaction, &id).await?;
-    transaction.commit().await.map_err(FleetError::on(&thing))?;
-    Ok(details)
+    Ok(id)
 }
 
-/// Asks for a command again, with the same payload and the same time to expire, at the devices where it failed.
+/// What makes the command succeed, in its word.
+fn confirm<'a>(new: &NewCommand, capability: &'a CapabilityRow) -> &'a str {
+    match new.confirm {
+        Some(confirm) => confirm.word(),
+        None => &capability.confirm,
+    }
+}
+
+/// A command that was asked for again.
+#[derive(Debug, Clone, Serialize)]
+pub struct Retried {
+    /// The new command.
+    #[serde(flatten)]
+    pub details: CommandDetails,
+    /// Devices where the old one failed that can be sent nothing now: gone, disabled, or without the topics for it.
+    pub passed_over: Vec<String>,
+}
+
+/// Asks for a command again, with the same payload and the same time to expire, at the devices where it expired, was
+/// not deliverable, failed or was not answered; not where somebody cancelled it, or a newer one took its place.
 ///
 /// # Errors
-/// There is no such command; it has failed nowhere so far; as [`send`].
+/// There is no such command; there is no device where it may be sent again; as [`send`].
 pub async fn retry(
     client: &mut impl GenericClient,
     id: &str,
     asked_by: &str,
-) -> Result<CommandDetails, FleetError> {
-    let CommandDetails { command, deliveries } = show(client, id).await?;
+) -> Result<Retried, FleetError> {
     let thing = Thing::Command(id.to_owned());
-    let failed = deliveries.iter().filter(|delivery| delivery.ended && !delivery.succeeded);
+    let transaction = client.transaction().await.map_err(FleetError::on(&thing))?;
+    let CommandDetails { command, deliveries } = show(&transaction, id).await?;
+    let failed = deliveries.iter().filter(|delivery| delivery.end.is_some_and(End::may_be_retried));
     let devices: Result<Vec<DeviceName>, _> =
         failed.map(|delivery| delivery.device.parse()).collect();
     let parsed = (command.capability.parse(), command.payload.parse(), devices);
@@ -189,7 +240,23 @@ pub async fn retry(
     let expires_in = Duration::try_from(command.expires_at.duration_since(command.asked_at)).ok();
     let confirm = Confirmation::of_word(&command.confirm);
     let asked_by = asked_by.to_owned();
-    send(client, &NewCommand { capability, payload, devices, expires_in, confirm, asked_by }).await
+    let new = NewCommand { capability, payload, devices, expires_in, confirm, asked_by };
+    let capability = check(&transaction, &new).await?;
+    let (mut to, mut passed_over) = (Vec::new(), Vec::new());
+    for (name, device) in new.devices.iter().zip(recipients(&transaction, &new, &capability).await?)
+    {
+        match device {
+            Ok(device) => to.push(device),
+            Err(_) => passed_over.push(name.to_string()),
+        }
+    }
+    if to.is_empty() {
+        return Err(FleetError::rule(&thing, Rule::NoDeviceToRetry(passed_over)));
+    }
+    let id = insert(&transaction, &new, &capability, &to).await?;
+    let details = show(&transaction, &id).await?;
+    transaction.commit().await.map_err(FleetError::on(&thing))?;
+    Ok(Retried { details, passed_over })
 }
 
 /// Checks a command without sending it: who would get it.
@@ -202,8 +269,9 @@ pub async fn check_only(
 ) -> Result<(), FleetError> {
     let thing = about(&new.capability);
     let transaction = client.transaction().await.map_err(FleetError::on(&thing))?;
-    check(&transaction, new).await?;
-    recipients(&transaction, new).await.map(drop)
+    let capability = check(&transaction, new).await?;
+    let devices = recipients(&transaction, new, &capability).await?;
+    devices.into_iter().collect::<Result<Vec<_>, _>>().map(drop)
 }
 
 /// The capability, if the command may be asked for.
@@ -230,32 +298,37 @@ async fn check(client: &impl GenericClient, new: &NewCommand) -> Result<Capabili
     Ok(capability)
 }
 
-/// The rows of the devices, in their order.
-async fn recipients(client: &impl GenericClient, new: &NewCommand) -> Result<Vec<i64>, FleetError> {
+/// The devices, in their order; of each that cannot get the command the reason.
+async fn recipients(
+    client: &impl GenericClient,
+    new: &NewCommand,
+    capability: &CapabilityRow,
+) -> Result<Vec<Result<To, FleetError>>, FleetError> {
     let thing = about(&new.capability);
     let names: Vec<&str> = new.devices.iter().map(DeviceName::as_str).collect();
-    let statement = "SELECT device.id, device.enabled, binding.command_topic IS NOT NULL
+    let statement = "SELECT device.id, device.enabled, binding.command_topic IS NOT NULL,
+             binding.state_topic IS NOT NULL, binding.reply_topic IS NOT NULL
          FROM unnest($1::text[]) WITH ORDINALITY AS it (name, place)
          LEFT JOIN devices AS device ON device.name = it.name
          LEFT JOIN topic_bindings AS binding ON binding.device_id = device.id AND binding.capability = $2
          ORDER BY place";
     let rows = client.query(statement, &[&names, &new.capability.as_str()]).await;
     let rows = rows.map_err(FleetError::on(&thing))?;
-    let mut devices = Vec::with_capacity(rows.len());
-    for (name, row) in new.devices.iter().zip(rows) {
+    let confirm = Confirmation::of_word(confirm(new, capability));
+    let to = |name: &DeviceName, row: &Row| {
         let device = Thing::Device(name.clone());
-        let id: Option<i64> = row.get(0);
-        let Some(id) = id else { return Err(FleetError::NotFound(device)) };
-        if row.get::<_, Option<bool>>(1) != Some(true) {
-            return Err(FleetError::rule(&device, Rule::DeviceDisabled));
-        }
-        if row.get::<_, Option<bool>>(2) != Some(true) {
-            let rule = Rule::NoCommandTopic(new.capability.clone());
-            return Err(FleetError::rule(&device, rule));
-        }
-        devices.push(id);
-    }
-    Ok(devices)
+        let Some(id) = row.get(0) else { return Err(FleetError::NotFound(device)) };
+        let is = |column: usize| row.get::<_, Option<bool>>(column) == Some(true);
+        let rule = match confirm {
+            _ if !is(1) => Rule::DeviceDisabled,
+            _ if !is(2) => Rule::NoCommandTopic(new.capability.clone()),
+            Some(Confirmation::State) if !is(3) => Rule::NoStateTopic(new.capability.clone()),
+            Some(Confirmation::Reply) if !is(4) => Rule::NoReplyTopic(new.capability.clone()),
+            _ => return Ok(To { id, name: name.clone() }),
+        };
+        Err(FleetError::rule(&device, rule))
+    };
+    Ok(new.devices.iter().zip(&rows).map(|(name, row)| to(name, row)).collect())
 }
 
 /// Lets a command take the place of those of its devices that nobody has tried to send yet.
@@ -277,7 +350,7 @@ const COMMANDS: &str = "
     FROM commands AS command
     CROSS JOIN LATERAL (
         SELECT count(*) AS devices, count(*) FILTER (WHERE ended_at IS NULL) AS open,
-               count(*) FILTER (WHERE ended_as IN ('delivered', 'sent')) AS succeeded
+               count(*) FILTER (WHERE ended_as IN ('delivered', 'sent', 'succeeded')) AS succeeded
         FROM command_deliveries WHERE command_id = command.id) AS counts";
 
 fn command_row(row: &Row) -> CommandRow {
@@ -330,7 +403,8 @@ pub async fn show(client: &impl GenericClient, id: &str) -> Result<CommandDetail
     let row = row.ok_or_else(|| FleetError::NotFound(thing.clone()))?;
     let statement = "SELECT delivery.id::text AS id, device_name, binding, topic, attempts, attempted_at,
              published_at, written_at, written_qos, acked_at, superseded_at, cancelled_at, cancelled_why,
-             ended_at, ended_as, last_error, expires_at, confirm, ack_timeout, clock_timestamp() AS now
+             answered_at, answered_ok, answer, ended_at, ended_as, last_error, expires_at, confirm, ack_timeout,
+             answer_in, clock_timestamp() AS now
          FROM command_deliveries AS delivery JOIN commands AS command ON command.id = command_id
          WHERE command_id = $1::text::uuid ORDER BY position";
     let rows = client.query(statement, &[&id]).await.map_err(FleetError::on(&thing))?;
@@ -339,16 +413,17 @@ pub async fn show(client: &impl GenericClient, id: &str) -> Result<CommandDetail
 }
 
 fn delivery_row(row: &Row) -> Result<DeliveryRow, FleetError> {
-    let facts = facts(row);
+    let (facts, limits) = (facts(row), limits(row)?);
     let noted: Option<&str> = row.get("ended_as");
     let noted = noted.and_then(|word| End::ALL.into_iter().find(|end| end.word() == word));
     // What is noted as the end stays; before that the state is read off the facts.
     let (state, end) = match noted.map_or_else(
-        || limits(row).map(|limits| facts.state(&limits, row.get("now"))),
-        |end| Ok(State::Ended { end, at: row.get("ended_at") }),
-    )? {
+        || facts.state(&limits, row.get("now")),
+        |end| State::Ended { end, at: row.get("ended_at") },
+    ) {
         State::Queued => ("queued", None),
         State::Sent { .. } => ("sent", None),
+        State::Delivered { .. } => ("delivered", None),
         State::Ended { end, at } => (end.word(), Some((end, at))),
     };
     let cancelled: Option<String> = row.get("cancelled_why");
@@ -365,6 +440,10 @@ fn delivery_row(row: &Row) -> Result<DeliveryRow, FleetError> {
         published_at: facts.published_at,
         written_at: facts.written_at,
         acked_at: facts.acked_at,
+        answered_at: facts.answer.map(|answer| answer.at),
+        late: facts.is_answer_late(&limits),
+        answer: row.get("answer"),
+        end: end.map(|(end, _)| end),
         reason: cancelled.or_else(|| row.get("last_error")),
     })
 }
@@ -375,7 +454,9 @@ fn delivery_row(row: &Row) -> Result<DeliveryRow, FleetError> {
 /// There is no such command.
 pub async fn cancel(client: &impl GenericClient, id: &str, by: &str) -> Result<u64, FleetError> {
     let thing = Thing::Command(id.to_owned());
-    show(client, id).await?;
+    if !is_id(id) {
+        return Err(FleetError::NotFound(thing));
+    }
     let statement = "WITH cancelled AS (
              UPDATE command_deliveries SET cancelled_at = clock_timestamp(), cancelled_why = 'by ' || $2
              WHERE command_id = $1::text::uuid AND ended_at IS NULL AND cancelled_at IS NULL
@@ -385,9 +466,13 @@ pub async fn cancel(client: &impl GenericClient, id: &str, by: &str) -> Result<u
                  array_agg(DISTINCT fleetgate_command_line(device_id, binding)),
                  array_fill('{}'::jsonb, ARRAY[count(DISTINCT (device_id, binding))::integer]))
              FROM cancelled HAVING count(*) > 0)
-         SELECT (SELECT count(*) FROM cancelled), (SELECT count(*) FROM woken)";
+         SELECT (SELECT count(*) FROM cancelled), (SELECT count(*) FROM woken),
+                EXISTS (SELECT FROM commands WHERE id = $1::text::uuid)";
     let row = client.query_one(statement, &[&id, &by]).await.map_err(FleetError::on(&thing))?;
-    Ok(row.get::<_, i64>(0).unsigned_abs())
+    match row.get(2) {
+        true => Ok(row.get::<_, i64>(0).unsigned_abs()),
+        false => Err(FleetError::NotFound(thing)),
+    }
 }
 
 /// Keeps the commands of a capability, or all, from being sent until [`resume`]. They expire all the same, and
@@ -400,14 +485,17 @@ pub async fn pause(
     capability: Option<&CapabilityName>,
     by: &str,
 ) -> Result<(), FleetError> {
-    if let Some(capability) = capability {
-        capabilities::show(client, capability).await?;
+    let statement = "WITH known AS (SELECT FROM capabilities WHERE name = $1 FOR KEY SHARE),
+         paused AS (
+             INSERT INTO command_pauses (capability, paused_by)
+             SELECT $1, $2 WHERE $1 = '' OR EXISTS (SELECT FROM known) ON CONFLICT DO NOTHING)
+         SELECT $1 = '' OR EXISTS (SELECT FROM known)";
+    let name = capability.map_or("", CapabilityName::as_str);
+    let row = client.query_one(statement, &[&name, &by]).await;
+    match (row.map_err(RegistryError::on("the pause of commands"))?.get(0), capability) {
+        (false, Some(capability)) => Err(FleetError::NotFound(about(capability))),
+        _ => Ok(()),
     }
-    let statement =
-        "INSERT INTO command_pauses (capability, paused_by) VALUES ($1, $2) ON CONFLICT DO NOTHING";
-    let capability = capability.map_or("", CapabilityName::as_str);
-    let paused = client.execute(statement, &[&capability, &by]).await;
-    Ok(paused.map(drop).map_err(RegistryError::on("the pause of commands"))?)
 }
 
 /// Lets commands of a capability, or all, be sent again, and wakes them. Tells whether they were paused.

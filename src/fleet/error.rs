@@ -140,6 +140,8 @@ pub enum Rule {
     NoTopic,
     /// A binding without state topic has no reports to merge.
     NothingToMerge,
+    /// A binding without command topic has no commands to reply to.
+    NothingToReplyTo,
     /// The device has no area or no floor, so there are no conventional topics.
     NoConventionalTopics,
     /// A conventional topic is not a topic.
@@ -165,16 +167,24 @@ pub enum Rule {
     ExpiryOutOfRange,
     /// A receipt would be waited for too shortly or too long (5 s to 10 min).
     AckTimeoutOutOfRange,
+    /// An answer would be waited for too shortly or too long (1 s to 1 h).
+    AnswerInOutOfRange,
     /// A payload breaks the capability's command schema.
     Payload(Violation),
     /// The capability's command schema cannot judge the payload: why.
     UnusableSchema(String),
     /// A command has failed nowhere so far.
     NothingToRetry,
+    /// None of the devices at which a command failed can be sent anything now.
+    NoDeviceToRetry(Vec<String>),
     /// The device is disabled.
     DeviceDisabled,
     /// The device has no command topic for the capability.
     NoCommandTopic(CapabilityName),
+    /// The command is confirmed by the device's state, and it has no state topic for the capability.
+    NoStateTopic(CapabilityName),
+    /// The command is confirmed by a reply, and the device has no reply topic for the capability.
+    NoReplyTopic(CapabilityName),
     /// A rule that has no name here: PostgreSQL's own words.
     Other(String),
 }
@@ -200,6 +210,10 @@ pub enum Field {
     StateTopic,
     /// The command topic.
     CommandTopic,
+    /// The reply topic.
+    ReplyTopic,
+    /// How long an answer is waited for.
+    AnswerIn,
     /// The payload.
     Payload,
     /// The expiry.
@@ -220,6 +234,8 @@ impl Field {
             Self::CommandSchema => "command_schema",
             Self::StateTopic => "state_topic",
             Self::CommandTopic => "command_topic",
+            Self::ReplyTopic => "reply_topic",
+            Self::AnswerIn => "answer_in",
             Self::Payload => "payload",
             Self::Expiry => "expires_in",
         }
@@ -303,6 +319,7 @@ impl Rule {
             "device_credentials_period" => Self::EndsBeforeItBegins,
             "capabilities_command_expiry_range" => Self::ExpiryOutOfRange,
             "capabilities_ack_timeout_range" => Self::AckTimeoutOutOfRange,
+            "capabilities_answer_in_range" => Self::AnswerInOutOfRange,
             "capabilities_pkey" => Self::CapabilityExists,
             "capabilities_name_reserved" => Self::ReservedCapability,
             "capabilities_state_schema_form" => Self::NotASchema(Field::StateSchema),
@@ -311,6 +328,8 @@ impl Rule {
             "topic_bindings_pkey" => Self::BindingDiffers,
             "topic_bindings_state_topic_form" => Self::NotATopic(Field::StateTopic),
             "topic_bindings_command_topic_form" => Self::NotATopic(Field::CommandTopic),
+            "topic_bindings_reply_topic_form" => Self::NotATopic(Field::ReplyTopic),
+            "topic_bindings_reply_to_commands" => Self::NothingToReplyTo,
             "topic_bindings_some_topic" => Self::NoTopic,
             "topic_grants_topic_filter_form" => Self::NotAFilter,
             "routing_rules_capability" => Self::CapabilityInRules,
@@ -339,6 +358,7 @@ impl Rule {
             | Self::NotAFilter
             | Self::NoTopic
             | Self::NothingToMerge
+            | Self::NothingToReplyTo
             | Self::NoConventionalTopics
             | Self::ConventionalTopic { .. }
             | Self::Password(_)
@@ -346,14 +366,18 @@ impl Rule {
             | Self::TooManyDevices(_)
             | Self::ExpiryOutOfRange
             | Self::AckTimeoutOutOfRange
+            | Self::AnswerInOutOfRange
             | Self::Payload(_)
             | Self::NulCharacter => ErrorKind::Invalid,
             Self::CapabilityInUse(_)
             | Self::CapabilityInRules
             | Self::UnusableSchema(_)
             | Self::NothingToRetry
+            | Self::NoDeviceToRetry(_)
             | Self::DeviceDisabled
             | Self::NoCommandTopic(_)
+            | Self::NoStateTopic(_)
+            | Self::NoReplyTopic(_)
             | Self::Other(_) => ErrorKind::Refused,
         }
     }
@@ -369,6 +393,8 @@ impl Rule {
             }
             Self::ClientIdTaken => Some(Field::ClientId),
             Self::NothingToMerge => Some(Field::StateTopic),
+            Self::NothingToReplyTo => Some(Field::CommandTopic),
+            Self::AnswerInOutOfRange => Some(Field::AnswerIn),
             Self::Payload(_) => Some(Field::Payload),
             Self::ExpiryOutOfRange => Some(Field::Expiry),
             _ => None,

@@ -90,6 +90,9 @@ impl Ingest {
         if device.kind.is_service() {
             return Ok((IngestOutcome::Service, None));
         }
+        if device.rights.replies_on(&message.topic) {
+            self.note_reply(device, &message).await?;
+        }
         let bindings = device.rights.reported_bindings(&message.topic);
         let payload = message.payload.as_deref();
         let outcome = match (bindings, payload.filter(|bytes| bytes.len() <= self.max_payload)) {

@@ -1,9 +1,10 @@
-//! What EMQX tells of a command's message: a fact about its delivery, committed before the answer.
+//! What is heard of a command: a fact about its delivery, committed before the answer.
 
 use futures_util::FutureExt;
 
-use crate::domain::device::DeviceId;
-use crate::domain::event::{CommandMessage, Event, MessageFate};
+use crate::domain::device::{DeviceId, DeviceRecord};
+use crate::domain::event::{CommandMessage, Event, Message, MessageFate};
+use crate::domain::reply::Reply;
 use crate::ingest::{Ingest, IngestError, IngestOutcome};
 use crate::registry::commands::{self, Fact};
 
@@ -23,24 +24,43 @@ impl Ingest {
             return Ok(IngestOutcome::ForeignClientId);
         }
         let fact = match message.fate {
-            MessageFate::Written { qos } => Fact::Written(qos),
-            MessageFate::Acknowledged => Fact::Acknowledged,
+            MessageFate::Written { qos } => Fact::Written { qos, stamp: message.at },
+            MessageFate::Acknowledged => Fact::Acknowledged { stamp: message.at },
             // Its ack timeout, or its expiry, comes anyway.
             MessageFate::Dropped => return Ok(IngestOutcome::Seen),
         };
-        let subject: (String, DeviceId, Fact) =
-            (message.delivery.clone().into_owned(), device.id, fact);
+        match self.note(&message.delivery, device.id, fact).await? {
+            true => Ok(IngestOutcome::Written),
+            false => Ok(IngestOutcome::NoDelivery),
+        }
+    }
+
+    /// Notes what a message on a reply topic says of a command; the message may be a report besides.
+    pub(super) async fn note_reply(
+        &self,
+        device: &DeviceRecord,
+        message: &Message<'_>,
+    ) -> Result<(), IngestError> {
+        let Some(Reply { delivery, ok, text }) = Reply::read(message) else { return Ok(()) };
+        let fact = Fact::Answered { ok, answer: text };
+        self.note(&delivery, device.id, fact).await.map(drop)
+    }
+
+    /// Whether the device has such a delivery.
+    async fn note(
+        &self,
+        delivery: &str,
+        device: DeviceId,
+        fact: Fact,
+    ) -> Result<bool, IngestError> {
+        let subject: (String, DeviceId, Fact) = (delivery.to_owned(), device, fact);
         let noted = self.postgres.change(&subject, |(delivery, device, fact), client| {
             let client: &tokio_postgres::Client = client;
-            commands::note(client, delivery, *device, *fact).boxed()
+            commands::note(client, delivery, *device, fact).boxed()
         });
-        match noted.await {
-            Ok(true) => Ok(IngestOutcome::Written),
-            Ok(false) => Ok(IngestOutcome::NoDelivery),
-            Err(error) if error.is_about_data() => {
-                Err(IngestError::Refused(error.to_string().into()))
-            }
-            Err(error) => Err(IngestError::NotCommitted(error.to_string().into())),
-        }
+        noted.await.map_err(|error| match error.is_about_data() {
+            true => IngestError::Refused(error.to_string().into()),
+            false => IngestError::NotCommitted(error.to_string().into()),
+        })
     }
 }

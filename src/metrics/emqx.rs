@@ -144,12 +144,23 @@ impl Adder<'_> {
             &["state"],
         )?;
         // From the start, so that the first one is an increase.
-        for state in ["delivered", "sent", "expired", "undeliverable", "superseded", "cancelled"] {
+        let states = [
+            "delivered",
+            "succeeded",
+            "failed",
+            "timed_out",
+            "sent",
+            "expired",
+            "undeliverable",
+            "superseded",
+            "cancelled",
+        ];
+        for state in states {
             ended.with_label_values(&[state]);
         }
         let delivery = HistogramOpts::new(
             "fleetgate_command_delivery_seconds",
-            "From when a command was asked for to the device's acknowledgement; devices that were offline are waited for.",
+            "From when a command was asked for to the device's acknowledgement, or its answer where that confirms it; devices that were offline are waited for.",
         );
         let delivery = delivery.buckets(DELAY_SECONDS.to_vec());
         Ok(CommandMetrics { ended, delivery: self.add(Histogram::with_opts(delivery)?)? })

@@ -251,6 +251,7 @@ impl Weighter<DeviceName, Stamped<Arc<DeviceRecord>>> for BySize {
         let parts = known.value.credentials.len()
             + rights.state_topics().len()
             + rights.command_topics().len()
+            + rights.reply_topics().len()
             + rights.publish_grants().len()
             + rights.subscribe_grants().len();
         1 + u64::try_from(parts / PARTS_PER_ENTRY).unwrap_or(u64::MAX - 1)

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio_postgres::{GenericClient, Row};
 
-use crate::domain::delivery::{Confirmation, End, Facts, Limits};
+use crate::domain::delivery::{Answer, Confirmation, End, Facts, Limits};
 use crate::domain::device::DeviceId;
 use crate::registry::error::RegistryError;
 
@@ -27,6 +27,8 @@ pub struct Head {
     pub limits: Limits,
     /// JSON for the device.
     pub payload: String,
+    /// Whether it goes down as `{"id", "value"}`.
+    pub envelope: bool,
     /// Where to send it; or why it can be sent no more.
     pub recipient: Result<Recipient, Unable>,
     /// Whether commands of its capability are paused.
@@ -86,7 +88,7 @@ pub async fn heads(
 
 const HEADS: &str = "
     SELECT line.key, head.id::text AS delivery, head.*, command.expires_at, command.ack_timeout,
-           command.confirm, command.payload, device.id IS NOT NULL AS device_is_there,
+           command.answer_in, command.confirm, command.envelope, command.payload, device.id IS NOT NULL AS device_is_there,
            device.effective_client_id, device.enabled, device.online, binding.command_topic,
            EXISTS (SELECT FROM command_pauses AS pause
                    WHERE pause.capability IN ('', command.capability)) AS paused,
@@ -119,6 +121,7 @@ fn head(row: &Row) -> Result<Head, RegistryError> {
         facts: facts(row),
         limits: limits(row)?,
         payload: row.get("payload"),
+        envelope: row.get("envelope"),
         recipient,
         paused: row.get("paused"),
         now: row.get("now"),
@@ -136,9 +139,16 @@ pub(crate) fn facts(row: &Row) -> Facts {
             .get::<_, Option<i16>>("written_qos")
             .and_then(|qos| u8::try_from(qos).ok()),
         acked_at: row.get("acked_at"),
+        answer: answer(row),
         superseded_at: row.get("superseded_at"),
         cancelled_at: row.get("cancelled_at"),
     }
+}
+
+fn answer(row: &Row) -> Option<Answer> {
+    let (at, ok): (Option<Timestamp>, Option<bool>) =
+        (row.get("answered_at"), row.get("answered_ok"));
+    Some(Answer { at: at?, ok: ok? })
 }
 
 /// The limits of a row of `commands`.
@@ -148,12 +158,16 @@ pub(crate) fn limits(row: &Row) -> Result<Limits, RegistryError> {
         thing: "a command".to_owned(),
         message: format!("its confirm {confirm:?} is unknown to this release"),
     })?;
-    let ack_timeout = u64::from(row.get::<_, i32>("ack_timeout").unsigned_abs());
-    let ack_timeout = Duration::from_secs(ack_timeout);
-    Ok(Limits { expires_at: row.get("expires_at"), ack_timeout, confirm })
+    let seconds = |column| Duration::from_secs(u64::from(row.get::<_, i32>(column).unsigned_abs()));
+    Ok(Limits {
+        expires_at: row.get("expires_at"),
+        ack_timeout: seconds("ack_timeout"),
+        answer_in: seconds("answer_in"),
+        confirm,
+    })
 }
 
-/// Notes ends, and announces them. Returns how long each that was delivered took since it was asked for, in seconds.
+/// Notes ends, and announces them. Returns how long each that the device received took since it was asked for, in seconds.
 ///
 /// # Errors
 /// A database that is away.
@@ -176,7 +190,7 @@ const END: &str = "
         RETURNING command_id, ended_at, ended_as),
     told AS MATERIALIZED (
         SELECT command_id, pg_notify('fleetgate_command', command_id::text) FROM ended GROUP BY command_id)
-    SELECT CASE WHEN ended_as = 'delivered'
+    SELECT CASE WHEN ended_as IN ('delivered', 'succeeded', 'failed')
                THEN extract(epoch FROM ended_at - asked_at)::float8 END
     FROM ended JOIN told USING (command_id) JOIN commands AS command ON command.id = command_id";
 
@@ -264,13 +278,28 @@ pub async fn unheard(
     client.execute(unheard, &[&ids, &reasons]).await.map(drop).map_err(on_commands())
 }
 
-/// What EMQX tells of a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What is heard of a delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fact {
-    /// It was written to the device's connection, with this QoS.
-    Written(u8),
+    /// It was written to the device's connection.
+    Written {
+        /// With this QoS.
+        qos: u8,
+        /// When, by the broker's clock.
+        stamp: Timestamp,
+    },
     /// The device acknowledged it.
-    Acknowledged,
+    Acknowledged {
+        /// When, by the broker's clock.
+        stamp: Timestamp,
+    },
+    /// The device replied.
+    Answered {
+        /// Whether it is done.
+        ok: bool,
+        /// What it said, at most [`crate::domain::reply::MAX_REPLY_BYTES`].
+        answer: String,
+    },
 }
 
 /// Notes a fact about a delivery to a device; `false` when that device has no such delivery. The id comes from the
@@ -282,17 +311,21 @@ pub async fn note(
     client: &impl GenericClient,
     delivery: &str,
     device: DeviceId,
-    fact: Fact,
+    fact: &Fact,
 ) -> Result<bool, RegistryError> {
     if !is_id(delivery) {
         return Ok(false);
     }
-    let (word, qos) = match fact {
-        Fact::Written(qos) => ("written", Some(i16::from(qos))),
-        Fact::Acknowledged => ("acked", None),
+    let (word, qos, stamp, reply) = match fact {
+        Fact::Written { qos, stamp } => ("written", Some(i16::from(*qos)), Some(*stamp), None),
+        Fact::Acknowledged { stamp } => ("acked", None, Some(*stamp), None),
+        Fact::Answered { ok, answer } => ("answered", None, None, Some((*ok, answer.as_str()))),
     };
-    let statement = "SELECT fleetgate_note_command($1::text::uuid, $2, $3, $4)";
-    let row = client.query_one(statement, &[&delivery, &device.0, &word, &qos]).await;
+    let (ok, answer) = reply.unzip();
+    let statement = "SELECT fleetgate_note_command_fact($1::text::uuid, $2, $3, $4, $5, $6, $7)";
+    let row = client
+        .query_one(statement, &[&delivery, &device.0, &word, &qos, &stamp, &ok, &answer])
+        .await;
     Ok(row.map_err(on_commands())?.get(0))
 }
 
@@ -304,6 +337,32 @@ pub fn is_id(text: &str) -> bool {
             8 | 13 | 18 | 23 => byte == b'-',
             _ => byte.is_ascii_hexdigit(),
         })
+}
+
+/// Notes reports of what commands told their devices to be. The reports are written by now.
+///
+/// # Errors
+/// A database that is away.
+pub async fn note_reports(
+    client: &impl GenericClient,
+    device_ids: &[i64],
+    bindings: &[&str],
+    reports: &[&str],
+    stamps: &[Timestamp],
+) -> Result<(), RegistryError> {
+    let statement = "SELECT fleetgate_note_command_reports($1, $2, $3::text[]::jsonb[], $4)";
+    let noted = client.execute(statement, &[&device_ids, &bindings, &reports, &stamps]).await;
+    noted.map(drop).map_err(on_commands())
+}
+
+/// Lets no report confirm commands any more that ended more than an hour ago: every batch of events looks for such.
+///
+/// # Errors
+/// A database that is away.
+pub async fn await_no_more(client: &impl GenericClient) -> Result<(), RegistryError> {
+    let statement = "UPDATE command_deliveries SET awaits_report = false
+         WHERE awaits_report AND ended_at < now() - interval '1 hour'";
+    client.execute(statement, &[]).await.map(drop).map_err(on_commands())
 }
 
 /// Deletes at most `most` commands that were asked for and ended longer than `keep` ago; returns how many.

@@ -27,7 +27,7 @@ pub const LOOK_UP: &str = "
               (extract(epoch FROM c.not_before) * 1000000)::bigint,
               (extract(epoch FROM c.expires_at) * 1000000)::bigint) ORDER BY c.id)
          FROM device_credentials c WHERE c.device_id = d.id AND c.revoked_at IS NULL) AS credentials,
-      (SELECT json_agg(json_build_array(b.name, b.state_topic, b.command_topic, b.merge))
+      (SELECT json_agg(json_build_array(b.name, b.state_topic, b.command_topic, b.merge, b.reply_topic))
          FROM topic_bindings b WHERE b.device_id = d.id) AS bindings,
       (SELECT json_agg(json_build_array(g.action, g.topic_filter))
          FROM topic_grants g WHERE g.device_id = d.id) AS grants
@@ -157,18 +157,18 @@ fn stored_hash(device: &DeviceName, id: i64, hash: &str) -> Option<PasswordHash>
         .ok()
 }
 
-/// `[name, state_topic, command_topic, merge]`
-type BindingRow = (Box<str>, Option<String>, Option<String>, bool);
+/// `[name, state_topic, command_topic, merge, reply_topic]`
+type BindingRow = (Box<str>, Option<String>, Option<String>, bool, Option<String>);
 /// `[action, topic_filter]`
 type GrantRow = (String, String);
 
 fn rights(device: &DeviceName, bindings: Vec<BindingRow>, grants: Vec<GrantRow>) -> Rights {
-    let (state, command): (Vec<_>, Vec<_>) = bindings
-        .into_iter()
-        .map(|(binding, state, command, merge)| {
-            ((ReportedBinding { binding, merge }, state), command)
-        })
-        .unzip();
+    let (mut state, mut command, mut reply) = (Vec::new(), Vec::new(), Vec::new());
+    for (binding, state_topic, command_topic, merge, reply_topic) in bindings {
+        state.push((ReportedBinding { binding, merge }, state_topic));
+        command.extend(command_topic);
+        reply.extend(reply_topic);
+    }
     let state = state
         .into_iter()
         .filter_map(|(reported, topic)| Some((readable_one(device, &topic?)?, reported)));
@@ -176,13 +176,14 @@ fn rights(device: &DeviceName, bindings: Vec<BindingRow>, grants: Vec<GrantRow>)
         grants.into_iter().partition(|(action, _)| action == "publish");
     Rights::new(
         state.collect(),
-        readable(device, command.into_iter().flatten()),
+        readable(device, command.into_iter()),
         readable(device, publish.into_iter().map(|(_, filter)| filter)),
         readable(
             device,
             subscribe.into_iter().filter(|(action, _)| action == "subscribe").map(|(_, f)| f),
         ),
     )
+    .with_reply_topics(readable(device, reply.into_iter()))
 }
 
 fn readable<T>(device: &DeviceName, topics: impl Iterator<Item = String>) -> Vec<T>

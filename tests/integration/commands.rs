@@ -19,17 +19,17 @@ use crate::support::postgres::{TestDatabase, as_owner, connect, fresh_database};
 use crate::support::serve::Serve;
 use crate::support::wire::{Connection, post};
 
-struct Bench {
-    emqx: FakeEmqx,
-    app: TestApp,
-    fleet: Fleet,
-    database: TestDatabase,
-    client: Client,
+pub(crate) struct Bench {
+    pub(crate) emqx: FakeEmqx,
+    pub(crate) app: TestApp,
+    pub(crate) fleet: Fleet,
+    pub(crate) database: TestDatabase,
+    pub(crate) client: Client,
 }
 
 impl Bench {
     /// A device `relay` with a capability `switch`, whose command topic is `relay/set`.
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let emqx = FakeEmqx::start().await;
         let api = emqx.settings();
         let (app, fleet, database) = start_with(|config| config.emqx.api = Some(api)).await;
@@ -40,61 +40,68 @@ impl Bench {
     }
 
     /// The device connects, and EMQX knows and tells it.
-    async fn online(&self) {
+    pub(crate) async fn online(&self) {
         let at = now();
         self.emqx.connect("relay", "relay", at);
         assert_eq!(self.app.event(&connected("relay", "relay", at)).await.status, 204);
     }
 
-    async fn online_and_subscribed(&self) {
+    pub(crate) async fn online_and_subscribed(&self) {
         self.emqx.subscribe("relay", "relay/set", 1);
         self.online().await;
     }
 
-    async fn tells(&self, event: &str, client_id: &str, name: &str, delivery: &str, qos: u8) {
+    pub(crate) async fn tells(
+        &self,
+        event: &str,
+        client_id: &str,
+        name: &str,
+        delivery: &str,
+        qos: u8,
+    ) {
         let answer = self.app.event(&command(event, client_id, name, delivery, qos)).await;
         assert_eq!(answer.status, 204);
     }
 
-    async fn acks(&self, delivery: &str) {
+    pub(crate) async fn acks(&self, delivery: &str) {
         self.tells("message.acked", "relay", "relay", delivery, 1).await;
     }
 
-    async fn send(&mut self, payload: &str) -> String {
+    pub(crate) async fn send(&mut self, payload: &str) -> String {
         self.send_new(new(payload)).await
     }
 
-    async fn send_new(&mut self, new: NewCommand) -> String {
+    pub(crate) async fn send_new(&mut self, new: NewCommand) -> String {
         commands::send(&mut self.client, &new).await.unwrap().command.id
     }
 
-    async fn delivery(&self, id: &str) -> DeliveryRow {
+    pub(crate) async fn delivery(&self, id: &str) -> DeliveryRow {
         let details = commands::show(&self.client, id).await.unwrap();
         let [delivery] = details.deliveries.try_into().unwrap();
         delivery
     }
 
     /// Waits until the delivery has ended, and noted so.
-    async fn ended(&self, id: &str) -> DeliveryRow {
+    pub(crate) async fn ended(&self, id: &str) -> DeliveryRow {
         eventually("the delivery has ended", || async { self.is_noted(id).await }).await;
         self.delivery(id).await
     }
 
-    async fn is_noted(&self, id: &str) -> bool {
+    pub(crate) async fn is_noted(&self, id: &str) -> bool {
         let noted = "SELECT bool_and(ended_at IS NOT NULL) FROM command_deliveries WHERE command_id = $1::text::uuid";
         self.client.query_one(noted, &[&id]).await.unwrap().get(0)
     }
 
-    async fn sql(&self, statement: &str) {
+    pub(crate) async fn sql(&self, statement: &str) {
         self.client.batch_execute(statement).await.unwrap();
     }
 }
 
-fn name(text: &str) -> DeviceName {
+pub(crate) fn name(text: &str) -> DeviceName {
     text.parse().unwrap()
 }
 
-fn new(payload: &str) -> NewCommand {
+pub(crate) fn new(payload: &str) -> NewCommand {
     NewCommand {
         capability: "switch".parse().unwrap(),
         payload: payload.parse().unwrap(),
@@ -581,6 +588,16 @@ async fn the_command_line_sends_waits_and_shows() {
         assert!(shown.contains(part), "{shown}");
     }
 
+    let decided = bench.run(&["command", "retry", id]).await.unwrap();
+    assert!(decided.0 == 1 && decided.2.contains("there is no device at which"), "{decided:?}");
+
+    bench.run(&["command", "pause"]).await.unwrap();
+    let expired = bench.run(&[&send[..], &["--expires", "2s", "--wait"]].concat()).await.unwrap();
+    assert_eq!((expired.0, expired.1.as_str()), (1, "relay: expired\n"), "{}", expired.2);
+    bench.run(&["command", "resume"]).await.unwrap();
+    let list = bench.run(&["command", "list", "--json"]).await.unwrap();
+    let list: Value = serde_json::from_str(&list.1).unwrap();
+    let id = list[0]["id"].as_str().unwrap();
     let again = bench.run(&["command", "retry", id, "--wait"]);
     bench.acks(&bench.emqx.published(3).await.correlation).await;
     let (code, stdout, stderr) = again.await.unwrap();
@@ -589,7 +606,7 @@ async fn the_command_line_sends_waits_and_shows() {
     let list: Value = serde_json::from_str(&list.1).unwrap();
     let newest = list[0]["id"].as_str().unwrap();
     let nothing = bench.run(&["command", "retry", newest]).await.unwrap();
-    assert!(nothing.0 == 1 && nothing.2.contains("failed at no device"), "{nothing:?}");
+    assert!(nothing.0 == 1 && nothing.2.contains("there is no device at which"), "{nothing:?}");
 
     for (arguments, code, part) in [
         (
@@ -608,6 +625,12 @@ async fn the_command_line_sends_waits_and_shows() {
         (vec!["command", "show", "nonsense"], 3, "command list"),
         (vec!["capability", "set", "switch", "--ack-timeout", "1s"], 2, "5 seconds"),
         (vec!["capability", "set", "switch", "--only-latest", "maybe"], 2, "yes or no"),
+        (vec!["capability", "set", "switch", "--answer-in", "2h"], 2, "1 hour"),
+        (
+            vec!["command", "send", "switch", "1", "--device", "relay", "--confirm", "reply"],
+            1,
+            "no reply topic",
+        ),
     ] {
         let (is, _, stderr) = bench.run(&arguments).await.unwrap();
         assert_eq!(is, code, "{arguments:?}: {stderr}");

@@ -168,11 +168,13 @@ impl Target {
         rule("rule for presence", "rules/fleetgate_presence", "fleetgate_presence", sql)
     }
 
-    /// What is published. `base64_encode` keeps bytes that are no text; `client_attrs` tells a will.
+    /// What is published. `base64_encode` keeps bytes that are no text; `client_attrs` tells a will,
+    /// Correlation Data which command a device replies to.
     #[must_use]
     pub fn message_rule(&self) -> Resource {
         let sql = "SELECT event, id, clientid, username, client_attrs, topic, \
-                   base64_encode(payload) as payload_base64, publish_received_at, node FROM \"#\" \
+                   base64_encode(payload) as payload_base64, publish_received_at, \
+                   pub_props.'Correlation-Data' as correlation, node FROM \"#\" \
                    WHERE clientid <> 'http_api'";
         rule("rule for messages", "rules/fleetgate_messages", "fleetgate_messages", sql)
     }

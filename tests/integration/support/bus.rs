@@ -39,7 +39,6 @@ pub(crate) fn message(name: &str, topic: &str, at: i64, id: &str, payload: &str)
     })
 }
 
-/// Everything that events write, as one JSON document. `noted_at` is PostgreSQL's own clock.
 /// What becomes of a command's message at a client: `message.delivered` or `message.acked`.
 pub(crate) fn command(event: &str, client_id: &str, name: &str, delivery: &str, qos: u8) -> Value {
     json!({
@@ -49,6 +48,7 @@ pub(crate) fn command(event: &str, client_id: &str, name: &str, delivery: &str, 
     })
 }
 
+/// Everything that events write, as one JSON document. `noted_at` is PostgreSQL's own clock.
 pub(crate) async fn rows(fleet: &Fleet) -> Value {
     fleet
         .value(

@@ -126,6 +126,7 @@ pub fn parse(body: &[u8]) -> Result<ParsedEvent<'_>, Malformed> {
             received_at: time(body.publish_received_at, "publish_received_at")?,
             payload: payload(body.payload_base64, body.payload)?,
             will: body.client_attrs == Attributes::None,
+            correlation: body.correlation,
         }),
         "message.delivered" | "message.acked" | "delivery.dropped" => {
             // Not everything that is published over the REST API is a command.
