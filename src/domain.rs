@@ -16,5 +16,6 @@ pub mod password_hash;
 pub mod reply;
 pub mod rights;
 pub mod schema;
+pub mod selector;
 pub mod topic;
 pub mod value;
