@@ -36,6 +36,7 @@ pub mod replicas;
 pub mod reports;
 pub mod roles;
 pub mod schemas;
+pub mod selector;
 mod server;
 pub mod session;
 mod single_flight;

@@ -14,6 +14,7 @@ use crate::cli::output::{or_dash, remark, shell_word, table, timestamp, yes_no};
 use crate::cli::questions::confirm;
 use crate::config::suggestion::nearest;
 use crate::domain::name::{DeviceKind, DeviceName};
+use crate::domain::selector::Selector;
 use crate::fleet::devices::{self, DeviceChange, DeviceFilter, DeviceRow, MAX_PAGE};
 
 /// Devices: add, set, list, show, enable, disable, remove.
@@ -125,6 +126,9 @@ struct ListArguments {
     /// Only those disabled.
     #[arg(long)]
     disabled: bool,
+    /// Only those that this selector means: area=lab,kind in (relay,plug),!floor,state/temperature>25, or JSON; docs/SELECTORS.md has it all.
+    #[arg(long)]
+    selector: Option<Selector>,
     /// Begin after this name.
     #[arg(long, value_name = "NAME")]
     after: Option<String>,
@@ -155,6 +159,7 @@ impl ListArguments {
             kind: self.kind,
             online: either(self.online, self.offline),
             enabled: either(self.enabled, self.disabled),
+            selector: self.selector.unwrap_or_default(),
             after: self.after,
         }
     }

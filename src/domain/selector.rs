@@ -1,97 +1,82 @@
-//! Selectors: which devices are meant. The grammar with examples is in `docs/SELECTORS.md`.
+//! Selectors: which devices are meant. One small JSON object, an AND of its members; `docs/SELECTORS.md` tells the
+//! grammar, and `fleetgate_selector_problem` in `sql/` checks the same.
 //!
-//! A selector is one small JSON object, and all of its fields must hold; `{}` means every device. It is parsed
-//! once, by [`json`] or, in its short form, by [`text`]. [`Selector::selects`] is what it means;
-//! `fleet/selectors.rs` compiles it to SQL, and `fleetgate_selector_problem` of `sql/V9` refuses in the
-//! database what is refused here. Tests hold the three to one another (`tests/integration/selectors.rs`).
+//! A test is true or false and nothing between: on what is absent or of another type it is false, and `not` is its exact
+//! complement. Numbers compare by value, whatever their number of digits.
 
-mod decimal;
 mod evaluate;
 mod json;
-mod pointer;
 mod text;
 
 use std::fmt;
-use std::str::FromStr;
+use std::time::Duration;
 
+use serde_json::{Number, Value};
 use thiserror::Error;
 
-pub use decimal::Decimal;
-pub use evaluate::Candidate;
-pub use pointer::{Pointer, position};
+use crate::domain::name::{BindingName, CapabilityName};
 
-/// Most bytes of a selector: of its text, and of the JSON that PostgreSQL makes of it.
+pub use evaluate::{Report, Subject};
+
+/// Longest selector in bytes, as it is written.
 pub const MAX_BYTES: usize = 4096;
-/// How deep `any` and `not` may be nested.
+/// How deep `any` and `not` go, the selector itself counted.
 pub const MAX_DEPTH: usize = 4;
-/// Most tests that a selector may have.
+/// Most tests of a selector.
 pub const MAX_TESTS: usize = 32;
-/// Most entries of a list of values.
+/// Most values of a list.
 pub const MAX_LIST: usize = 100;
 /// Most selectors of an `any`.
 pub const MAX_ANY: usize = 8;
+/// Longest text that a test compares with, in bytes.
+pub const MAX_TEXT_BYTES: usize = 1024;
 
-/// Why a text or JSON is not a selector.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{} {message}", if pointer.is_empty() { "the selector" } else { pointer })]
-pub struct SelectorError {
-    /// JSON pointer to what is wrong; empty for the selector as a whole.
-    pub pointer: String,
-    /// What would be right, to go on after the pointer.
-    pub message: String,
+/// Which devices are meant: those for which every test holds.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Selector {
+    tests: Vec<Test>,
 }
 
-/// Which devices: those for which all tests hold.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Selector(Vec<Test>);
-
-/// A test of a device.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One member of a selector.
+#[derive(Debug, Clone, PartialEq)]
 pub enum Test {
-    /// Of a text.
+    /// A text of the device's own row.
     Text(TextField, TextTest),
     /// It has all of these capabilities.
-    Capabilities(Vec<String>),
-    /// It is online, or it is not.
+    Capabilities(Vec<CapabilityName>),
+    /// Whether it is online.
     Online(bool),
-    /// It is enabled, or it is not.
+    /// Whether it is enabled.
     Enabled(bool),
     /// When it was last heard.
     Seen(Seen),
-    /// Of a value in its meta.
+    /// A value in its meta.
     Meta(Pointer, ValueTest),
-    /// Of its last known values.
-    State {
-        /// The binding.
-        binding: String,
-        /// Where in the binding's value.
-        pointer: Pointer,
-        /// The test.
-        test: ValueTest,
-    },
-    /// One of these selectors holds.
+    /// A value in the last report of a binding.
+    State(BindingName, Pointer, ValueTest),
+    /// One of these at least.
     Any(Vec<Selector>),
-    /// The selector does not hold.
+    /// Not this.
     Not(Selector),
 }
 
-/// A text of a device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A text of a device's row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TextField {
     /// Its name.
     Name,
-    /// What it is.
+    /// Its kind.
     Kind,
-    /// Where it is.
+    /// Its area, if it has one.
     Area,
-    /// Where it is.
+    /// Its floor, if it has one.
     Floor,
 }
 
 impl TextField {
     const ALL: [Self; 4] = [Self::Name, Self::Kind, Self::Area, Self::Floor];
 
-    /// Its name in selectors.
+    /// As selectors write it, and the column.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -101,187 +86,384 @@ impl TextField {
             Self::Floor => "floor",
         }
     }
+
+    fn of_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|field| field.word() == word)
+    }
 }
 
-/// A test of a text that may be absent.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What a text must be.
+#[derive(Debug, Clone, PartialEq)]
 pub enum TextTest {
-    /// It is this one.
-    Equals(String),
-    /// It is one of these.
+    /// One of these names.
     OneOf(Vec<String>),
-    /// There is none.
+    /// Not there.
     Absent,
-    /// It begins with this.
+    /// All of these.
+    All(Vec<TextCheck>),
+}
+
+/// One member of an object that tests a text.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TextCheck {
+    /// It begins so.
     Prefix(String),
-    /// The test does not hold.
-    Not(Box<Self>),
+    /// Not this.
+    Not(TextTest),
 }
 
 /// When a device was last heard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seen {
-    /// At most so long ago.
+    /// Within so much time before now.
     Within(Age),
-    /// Longer ago, or never.
+    /// Before that, or never.
     Before(Age),
 }
 
-/// A length of time in whole seconds: `30s`, `5m`, `2h` or `7d`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Age(u32);
+/// What a value must be.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ValueTest {
+    /// One of these.
+    OneOf(Vec<Scalar>),
+    /// All of these.
+    All(Vec<ValueCheck>),
+}
 
-impl Age {
-    /// The longest: 3650 days.
-    pub const MAX_SECONDS: u32 = 3650 * 86_400;
-    const UNITS: [(char, u32); 4] = [('d', 86_400), ('h', 3600), ('m', 60), ('s', 1)];
+/// One member of an object that tests a value.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ValueCheck {
+    /// Whether it is there.
+    Exists(bool),
+    /// It is a number, and compares so.
+    Compare(Comparison, Number),
+    /// It was reported within so much time before now; of states alone.
+    Within(Age),
+    /// Not this.
+    Not(ValueTest),
+}
 
-    /// In seconds.
+/// How a number compares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Comparison {
+    /// Less than.
+    Lt,
+    /// At most.
+    Le,
+    /// Greater than.
+    Gt,
+    /// At least.
+    Ge,
+}
+
+impl Comparison {
+    const ALL: [Self; 4] = [Self::Lt, Self::Le, Self::Gt, Self::Ge];
+
+    /// As JSON writes it.
     #[must_use]
-    pub fn seconds(self) -> u32 {
-        self.0
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Lt => "lt",
+            Self::Le => "le",
+            Self::Gt => "gt",
+            Self::Ge => "ge",
+        }
     }
 
+    /// As SQL and the text form write it.
+    #[must_use]
+    pub fn operator(self) -> &'static str {
+        match self {
+            Self::Lt => "<",
+            Self::Le => "<=",
+            Self::Gt => ">",
+            Self::Ge => ">=",
+        }
+    }
+}
+
+/// A JSON value that is no array and no object.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Scalar {
+    /// `null`: it is there, and null.
+    Null,
+    /// A boolean.
+    Bool(bool),
+    /// A number; every digit is kept.
+    Number(Number),
+    /// A text.
+    Text(String),
+}
+
+impl Scalar {
+    /// As JSON.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        match self {
+            Self::Null => Value::Null,
+            Self::Bool(value) => Value::Bool(*value),
+            Self::Number(number) => Value::Number(number.clone()),
+            Self::Text(text) => Value::String(text.clone()),
+        }
+    }
+}
+
+/// A JSON Pointer (RFC 6901) by its tokens; none: the whole document.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pointer(Vec<String>);
+
+impl Pointer {
+    /// Reads a pointer: empty, or tokens each with a slash in front.
+    ///
+    /// # Errors
+    /// Why it is none.
+    fn parse(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            return Ok(Self::default());
+        }
+        let Some(rest) = text.strip_prefix('/') else {
+            return Err("is not a JSON Pointer; write /member, with a slash in front".to_owned());
+        };
+        rest.split('/').map(token).collect::<Option<_>>().map(Self).ok_or_else(|| {
+            "is not a JSON Pointer: ~ is written ~0, and / within a name ~1".to_owned()
+        })
+    }
+
+    /// Its tokens, unescaped.
+    #[must_use]
+    pub fn tokens(&self) -> &[String] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Pointer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|token| write!(f, "/{}", escaped(token)))
+    }
+}
+
+fn escaped(token: &str) -> String {
+    token.replace('~', "~0").replace('/', "~1")
+}
+
+fn token(text: &str) -> Option<String> {
+    let mut token = String::with_capacity(text.len());
+    let mut characters = text.chars();
+    while let Some(c) = characters.next() {
+        token.push(match c {
+            '~' => match characters.next()? {
+                '0' => '~',
+                '1' => '/',
+                _ => return None,
+            },
+            c => c,
+        });
+    }
+    Some(token)
+}
+
+/// The place in an array that a token names (RFC 6901 §4): no sign, no zero in front. `None` for a token that names
+/// only members of objects, and for a place that no array in PostgreSQL has.
+#[must_use]
+pub fn array_index(token: &str) -> Option<i32> {
+    let is_plain = token == "0" || !token.starts_with('0');
+    let digits = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_digit());
+    (is_plain && digits).then(|| token.parse().ok()).flatten()
+}
+
+/// A span of time as it was written: digits and `s`, `m`, `h` or `d`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Age {
+    count: u32,
+    unit: char,
+}
+
+impl Age {
     fn parse(text: &str) -> Option<Self> {
-        let (unit, seconds) = Self::UNITS.into_iter().find(|(unit, _)| text.ends_with(*unit))?;
-        let digits = text.strip_suffix(unit)?;
-        let is_plain = digits.bytes().all(|byte| byte.is_ascii_digit()) && !digits.starts_with('0');
-        let count = digits.parse::<u32>().ok().filter(|_| is_plain)?;
-        count.checked_mul(seconds).filter(|age| *age <= Self::MAX_SECONDS).map(Self)
+        let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+        let is_number =
+            (1..=6).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+        let unit = unit.chars().next().filter(|unit| "smhd".contains(*unit))?;
+        is_number.then(|| digits.parse().ok()).flatten().map(|count| Self { count, unit })
+    }
+
+    /// The span itself.
+    #[must_use]
+    pub fn duration(self) -> Duration {
+        let seconds = match self.unit {
+            's' => 1,
+            'm' => 60,
+            'h' => 60 * 60,
+            _ => 24 * 60 * 60,
+        };
+        Duration::from_secs(u64::from(self.count) * seconds)
     }
 }
 
 impl fmt::Display for Age {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let whole = Self::UNITS.into_iter().find(|(_, seconds)| self.0.is_multiple_of(*seconds));
-        let (unit, seconds) = whole.unwrap_or(('s', 1));
-        write!(f, "{}{unit}", self.0 / seconds)
+        write!(f, "{}{}", self.count, self.unit)
     }
 }
 
-/// A test of a JSON value that may be absent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ValueTest {
-    /// It is this one.
-    Equals(Scalar),
-    /// It is one of these.
-    OneOf(Vec<Scalar>),
-    /// All of these hold.
-    All(Vec<Member>),
-}
-
-/// A JSON value that is neither array nor object.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Scalar {
-    /// A string.
-    Text(String),
-    /// A number.
-    Number(Decimal),
-    /// `true` or `false`.
-    Bool(bool),
-    /// `null`.
-    Null,
-}
-
-/// A part of a [`ValueTest::All`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Member {
-    /// There is a value, or there is none.
-    Exists(bool),
-    /// It is a number, and compares so.
-    Compare(Comparison, Decimal),
-    /// It was reported at most so long ago. Only of state.
-    Within(Age),
-    /// The test does not hold.
-    Not(Box<ValueTest>),
-}
-
-/// How a number is compared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Comparison {
-    /// `lt`
-    Less,
-    /// `le`
-    LessOrEqual,
-    /// `gt`
-    Greater,
-    /// `ge`
-    GreaterOrEqual,
-}
-
-impl Comparison {
-    const ALL: [Self; 4] = [Self::Less, Self::LessOrEqual, Self::Greater, Self::GreaterOrEqual];
-
-    /// Its name in JSON.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Less => "lt",
-            Self::LessOrEqual => "le",
-            Self::Greater => "gt",
-            Self::GreaterOrEqual => "ge",
-        }
-    }
-
-    /// Its sign in the short form and in SQL.
-    #[must_use]
-    pub fn sign(self) -> &'static str {
-        match self {
-            Self::Less => "<",
-            Self::LessOrEqual => "<=",
-            Self::Greater => ">",
-            Self::GreaterOrEqual => ">=",
-        }
-    }
+/// Why a text is not a selector: where, and what would be right.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{}{message}", if .pointer.is_empty() { String::new() } else { format!("{pointer}: ") })]
+pub struct SelectorError {
+    /// A JSON Pointer into the selector; of the text form the part that is meant.
+    pub pointer: String,
+    /// What is wrong, and what would be right.
+    pub message: String,
 }
 
 impl Selector {
-    /// The tests, all of which must hold, in the order of the grammar.
+    /// Its tests, all of which have to hold.
     #[must_use]
     pub fn tests(&self) -> &[Test] {
-        &self.0
+        &self.tests
     }
 
-    /// Whether it says anything about `enabled`, at any depth: where commands choose, only enabled devices are
-    /// meant otherwise.
+    /// Whether it says anything of whether devices are enabled, at any place.
     #[must_use]
     pub fn mentions_enabled(&self) -> bool {
-        self.0.iter().any(|test| match test {
+        self.tests.iter().any(|test| match test {
             Test::Enabled(_) => true,
             Test::Any(selectors) => selectors.iter().any(Self::mentions_enabled),
             Test::Not(selector) => selector.mentions_enabled(),
             _ => false,
         })
     }
-}
 
-/// JSON if it begins with `{`, otherwise the short form.
-impl FromStr for Selector {
-    type Err = SelectorError;
-
-    fn from_str(text: &str) -> Result<Self, SelectorError> {
-        let text = text.trim();
-        let whole = |message| SelectorError { pointer: String::new(), message };
-        if text.len() > MAX_BYTES {
-            return Err(whole(json::too_large(text.len())));
-        }
-        match text.chars().next() {
-            None => Err(whole("is empty; write {} for all devices".to_owned())),
-            Some('{') => json::parse(text),
-            Some(_) => text::parse(text),
-        }
-    }
-}
-
-/// The short form where it can say it, otherwise JSON.
-impl fmt::Display for Selector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match text::write(self) {
-            Some(text) => f.write_str(&text),
-            None => write!(f, "{}", self.to_json()),
-        }
+    /// The same, and one more test.
+    #[must_use]
+    pub fn and(mut self, test: Test) -> Self {
+        self.tests.push(test);
+        self
     }
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(text: &str) -> Value {
+        text.parse::<Selector>().unwrap_or_else(|error| panic!("{text}: {error}")).to_json()
+    }
+
+    fn refused(text: &str) -> String {
+        text.parse::<Selector>().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_text_form_says_what_json_says() {
+        let text =
+            "area=lab,kind in (relay,plug),!floor,meta/fw=\"1.2\",state/temperature>25,online";
+        let expected = json!({"area": "lab", "kind": ["relay", "plug"], "floor": null, "meta": {"/fw": "1.2"},
+            "state": {"temperature": {"gt": 25}}, "online": true});
+        assert_eq!(read(text), expected);
+        assert_eq!(read(&expected.to_string()), expected);
+        for (text, expected) in [
+            ("", json!({})),
+            ("area", json!({"area": {"not": null}})),
+            ("!online , enabled", json!({"online": false, "enabled": true})),
+            ("area != lab", json!({"area": {"not": "lab"}})),
+            ("area notin (a, \"b c\")", json!({"area": {"not": ["a", "b c"]}})),
+            ("capability=a,capability=b,capability=c", json!({"capability": ["a", "b", "c"]})),
+            (
+                "meta/a=1,meta/b=true,meta/c=null,meta/d=x",
+                json!({"meta": {"/a": 1, "/b": true, "/c": null, "/d": "x"}}),
+            ),
+            ("meta/a/b>=1.5,meta/a/b<2", json!({"meta": {"/a/b": {"ge": 1.5, "lt": 2}}})),
+            (
+                "state/t,!state/u/x",
+                json!({"state": {"t": {"exists": true}, "u/x": {"exists": false}}}),
+            ),
+            ("seen<5m", json!({"seen": {"within": "5m"}})),
+            ("seen>7d", json!({"seen": {"before": "7d"}})),
+            ("kind=1", json!({"kind": "1"})),
+        ] {
+            assert_eq!(read(text).to_string(), expected.to_string(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_the_text_form_cannot_say_is_shown_as_json() {
+        for (json, text) in [
+            (json!({}), "{}"),
+            (json!({"name": {"prefix": "a"}}), "{\"name\":{\"prefix\":\"a\"}}"),
+            (json!({"meta": {"/a b": 1}}), "{\"meta\":{\"/a b\":1}}"),
+            (json!({"meta": {"": 1}}), "{\"meta\":{\"\":1}}"),
+            (json!({"area": "1 a"}), "area=\"1 a\""),
+            (json!({"meta": {"/a": "1"}}), "meta/a=\"1\""),
+            (json!({"meta": {"/a": ["x", 1, null]}}), "meta/a in (x,1,null)"),
+            (json!({"state": {"t": {"gt": 1, "not": 7}}}), "state/t>1,state/t!=7"),
+            (
+                json!({"capability": ["a", "b"], "online": false}),
+                "capability=a,capability=b,!online",
+            ),
+        ] {
+            let selector = Selector::from_json(&json).unwrap();
+            assert_eq!(selector.to_string(), text);
+            assert_eq!(text.parse::<Selector>().unwrap(), selector);
+        }
+    }
+
+    #[test]
+    fn errors_say_where_and_what_would_be_right() {
+        let long = format!("{{\"area\": [\"a\"{}]}}", ",\"a\"".repeat(2000));
+        for (text, part) in [
+            ("{", "is not JSON"),
+            ("colour=red", "/colour: is not a field of a selector; there are name, kind"),
+            ("area=a/b", "/area: the name contains '/'"),
+            ("area in (a", "separated by commas, and end with )"),
+            ("area=", "a value is missing"),
+            ("in in (in)", "/in: is not a field"),
+            ("area=a b", "tests are separated by commas"),
+            ("area=a,", "tests are separated by commas"),
+            ("=a", "begins with a field"),
+            ("area=a,area=b", "area is tested twice"),
+            ("meta/a=1,meta/a=2", "meta/a is tested twice"),
+            ("area>5", "/area/gt: is not a test of a text"),
+            ("state/t>warm", "/state/t/gt: must be a number"),
+            ("capability in (a,b)", "write capability=a,capability=b"),
+            ("seen=5m", "must be {\"within\": \"5m\"}"),
+            ("online=maybe", "/online: must be true or false"),
+            ("meta/a=\"x", "is not a text in quotes"),
+            ("{\"meta\": {\"fw\": 1}}", "/meta/fw: is not a JSON Pointer; write /member"),
+            ("{\"meta\": {\"/~2\": 1}}", "~ is written ~0"),
+            ("{\"meta\": {\"/a\": {\"within\": \"5m\"}}}", "/meta/~1a/within: is not a test"),
+            ("{\"state\": {\"t\": {\"within\": \"5 m\"}}}", "must be a span of time"),
+            (
+                "{\"not\": {\"not\": {\"not\": {\"not\": {}}}}}",
+                "/not/not/not/not: is nested too deep",
+            ),
+            ("{\"any\": []}", "/any: must be a list of 1 to 8 selectors"),
+            ("{\"name\": \"\\u0000\"}", "holds U+0000"),
+            ("{\"meta\": {\"/a\": 1e200000}}", "more digits than PostgreSQL"),
+            ("[]", "is not a field"),
+            (long.as_str(), "at most 4096"),
+        ] {
+            let error = refused(text);
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn array_places_are_those_of_rfc_6901() {
+        for (token, place) in [
+            ("0", Some(0)),
+            ("10", Some(10)),
+            ("01", None),
+            ("-1", None),
+            ("", None),
+            ("+1", None),
+            ("-", None),
+            ("1 ", None),
+            ("99999999999", None),
+        ] {
+            assert_eq!(array_index(token), place, "{token}");
+        }
+    }
+}

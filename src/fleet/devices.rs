@@ -3,11 +3,13 @@
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{GenericClient, Row};
 
 use crate::domain::device::DeviceId;
 use crate::domain::meta::Meta;
 use crate::domain::name::{CapabilityName, ClientId, DeviceKind, DeviceName, PlaceName};
+use crate::domain::selector::Selector;
 use crate::fleet::bindings::{self, BindingRow, Home, NewBinding};
 use crate::fleet::capabilities;
 use crate::fleet::credentials::{self, CredentialRow, NewCredential, Terms};
@@ -16,6 +18,7 @@ use crate::fleet::error::{FleetError, Thing};
 use crate::fleet::grants::{self, GrantRow};
 use crate::fleet::sessions::{self, SessionRow};
 use crate::registry::error::RegistryError;
+use crate::registry::selector::Condition;
 
 /// Most devices that one page of a list holds.
 pub const MAX_PAGE: u16 = 1000;
@@ -158,6 +161,8 @@ pub struct DeviceFilter {
     pub online: Option<bool>,
     /// Only those enabled, or only those not.
     pub enabled: Option<bool>,
+    /// Only those for which it holds.
+    pub selector: Selector,
     /// Only those whose name comes after this one in the order of bytes.
     pub after: Option<String>,
 }
@@ -233,28 +238,34 @@ pub async fn list(
     filter: &DeviceFilter,
     limit: u16,
 ) -> Result<Vec<DeviceRow>, FleetError> {
+    let condition = Condition::of(&filter.selector, 7);
+    let statement = format!(
+        "SELECT device.*, last_seen
+         FROM devices AS device LEFT JOIN device_state AS heard ON heard.device_id = device.id
+         WHERE ($1::text IS NULL OR area = $1)
+           AND ($2::text IS NULL OR floor = $2)
+           AND ($3::text IS NULL OR kind = $3)
+           AND ($4::boolean IS NULL OR online = $4)
+           AND ($5::boolean IS NULL OR enabled = $5)
+           AND ($6::text IS NULL OR name > $6)
+           AND {}
+         ORDER BY name
+         LIMIT $7",
+        condition.sql()
+    );
+    let limit = i64::from(limit.min(MAX_PAGE));
+    let mut values: Vec<&(dyn ToSql + Sync)> = vec![
+        &filter.area,
+        &filter.floor,
+        &filter.kind,
+        &filter.online,
+        &filter.enabled,
+        &filter.after,
+        &limit,
+    ];
+    values.extend(condition.parameters());
     let rows = client
-        .query(
-            "SELECT devices.*, last_seen
-             FROM devices LEFT JOIN device_state ON device_state.device_id = devices.id
-             WHERE ($1::text IS NULL OR area = $1)
-               AND ($2::text IS NULL OR floor = $2)
-               AND ($3::text IS NULL OR kind = $3)
-               AND ($4::boolean IS NULL OR online = $4)
-               AND ($5::boolean IS NULL OR enabled = $5)
-               AND ($6::text IS NULL OR name > $6)
-             ORDER BY name
-             LIMIT $7",
-            &[
-                &filter.area,
-                &filter.floor,
-                &filter.kind,
-                &filter.online,
-                &filter.enabled,
-                &filter.after,
-                &i64::from(limit.min(MAX_PAGE)),
-            ],
-        )
+        .query(&statement, &values)
         .await
         .map_err(RegistryError::on("the list of devices"))?;
     rows.iter().map(device_row).collect()

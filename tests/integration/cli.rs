@@ -364,6 +364,18 @@ async fn devices_are_listed_switched_and_removed() {
     assert_eq!((page["devices"].as_array().unwrap().len(), page["next"].as_str()), (2, Some("b")));
     let page = fleet.run("--json device list --after b --area lab --offline --enabled").ok().json();
     assert_eq!((page["devices"][0]["name"].as_str(), page["next"].as_str()), (Some("c"), None));
+    let selected = |selector: &str| {
+        let devices = fleet.run(&format!("--json device list --selector {selector}")).ok().json();
+        let names = devices["devices"].as_array().unwrap().iter();
+        names
+            .map(|device| device["name"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    assert_eq!(selected("area=lab,name!=b"), "a c");
+    assert_eq!(selected(r#"{"name":{"prefix":"b"}}"#), "b");
+    let wrong = "device list --selector colour=red";
+    fleet.run(wrong).failed(2, &["/colour: is not a field", "name, kind"]);
     fleet.run("device list --limit 0").failed(2, &["--limit", "from 1 to 1000"]);
     fleet.run("--config nowhere.toml check-config --config other.toml").failed(2, &["other.toml"]);
     fleet.run("--config nowhere.toml --config other.toml check-config").failed(2, &["other.toml"]);

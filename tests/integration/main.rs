@@ -48,6 +48,7 @@ mod revocation;
 mod roles;
 mod schema;
 mod secrets;
+mod selectors;
 mod start;
 mod state;
 mod strangers;

@@ -1,112 +1,122 @@
-//! Whether a selector holds for a device: what `fleet/selectors.rs` has PostgreSQL compute for a whole fleet.
-//!
-//! Two-valued: a test on what is absent or of another type is false, and `not` is the exact complement.
+//! Whether a selector holds for a device: what the SQL that it compiles to has to agree with.
 
-use jiff::{SignedDuration, Timestamp};
-use serde_json::Value;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Comparison, Decimal, Member, Scalar, Seen, Selector, Test, TextField, TextTest};
-use super::{Pointer, ValueTest};
+use jiff::Timestamp;
+use serde_json::{Number, Value};
 
-/// What a selector looks at in a device.
+use crate::domain::selector::{
+    Age, Comparison, Pointer, Scalar, Seen, Selector, Test, TextCheck, TextField, TextTest,
+    ValueCheck, ValueTest, array_index,
+};
+
+/// What is known of a device.
 #[derive(Debug, Clone)]
-pub struct Candidate {
+pub struct Subject {
     /// Its name.
     pub name: String,
-    /// What it is.
+    /// Its kind.
     pub kind: String,
-    /// Where it is.
+    /// Its area.
     pub area: Option<String>,
-    /// Where it is.
+    /// Its floor.
     pub floor: Option<String>,
-    /// What it can do.
-    pub capabilities: Vec<String>,
+    /// Its capabilities.
+    pub capabilities: BTreeSet<String>,
     /// Whether it is online.
     pub online: bool,
-    /// Whether it may use the bus.
+    /// Whether it is enabled.
     pub enabled: bool,
     /// When it was last heard.
-    pub last_seen: Option<Timestamp>,
-    /// What is noted about it.
+    pub seen: Option<Timestamp>,
+    /// What an administrator noted.
     pub meta: Value,
-    /// Its last known values by binding, as `device_state.state` holds them.
-    pub state: Value,
+    /// Its last reports by binding.
+    pub state: BTreeMap<String, Report>,
+}
+
+/// The last report of a binding.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// The value; `None`: it was cleared.
+    pub value: Option<Value>,
+    /// When it was reported.
+    pub at: Timestamp,
 }
 
 impl Selector {
-    /// Whether the device is one of those selected, at a time.
+    /// Whether every test holds for the device at this time.
     #[must_use]
-    pub fn selects(&self, device: &Candidate, now: Timestamp) -> bool {
-        self.tests().iter().all(|test| test.holds(device, now))
+    pub fn holds(&self, device: &Subject, now: Timestamp) -> bool {
+        self.tests.iter().all(|test| test.holds(device, now))
     }
 }
 
 impl Test {
-    fn holds(&self, device: &Candidate, now: Timestamp) -> bool {
+    fn holds(&self, device: &Subject, now: Timestamp) -> bool {
         match self {
             Self::Text(field, test) => test.holds(match field {
                 TextField::Name => Some(&device.name),
                 TextField::Kind => Some(&device.kind),
-                TextField::Area => device.area.as_ref(),
-                TextField::Floor => device.floor.as_ref(),
+                TextField::Area => device.area.as_deref(),
+                TextField::Floor => device.floor.as_deref(),
             }),
-            Self::Capabilities(all) => all.iter().all(|one| device.capabilities.contains(one)),
+            Self::Capabilities(names) => {
+                names.iter().all(|name| device.capabilities.contains(name.as_str()))
+            }
             Self::Online(online) => device.online == *online,
             Self::Enabled(enabled) => device.enabled == *enabled,
-            Self::Seen(seen) => {
-                let (Seen::Within(age) | Seen::Before(age)) = seen;
-                let since = now - SignedDuration::from_secs(age.seconds().into());
-                let is_within = device.last_seen.is_some_and(|last| last >= since);
-                is_within == matches!(seen, Seen::Within(_))
+            Self::Seen(Seen::Within(age)) => {
+                device.seen.is_some_and(|seen| seen >= before(now, *age))
             }
-            Self::Meta(pointer, test) => {
-                test.holds(&Found { value: pointer.find(&device.meta), at: None }, now)
+            Self::Seen(Seen::Before(age)) => {
+                device.seen.is_none_or(|seen| seen < before(now, *age))
             }
-            Self::State { binding, pointer, test } => {
-                test.holds(&Found::in_state(&device.state, binding, pointer), now)
+            Self::Meta(pointer, test) => test.holds(find(&device.meta, pointer), None, now),
+            Self::State(binding, pointer, test) => {
+                let report = device.state.get(binding.as_str());
+                let value = report.and_then(|report| find(report.value.as_ref()?, pointer));
+                test.holds(value, report.map(|report| report.at), now)
             }
-            Self::Any(selectors) => selectors.iter().any(|one| one.selects(device, now)),
-            Self::Not(selector) => !selector.selects(device, now),
+            Self::Any(selectors) => selectors.iter().any(|selector| selector.holds(device, now)),
+            Self::Not(selector) => !selector.holds(device, now),
         }
     }
+}
+
+fn before(now: Timestamp, age: Age) -> Timestamp {
+    now.saturating_sub(age.duration()).unwrap_or(Timestamp::MIN)
 }
 
 impl TextTest {
-    fn holds(&self, text: Option<&String>) -> bool {
+    fn holds(&self, text: Option<&str>) -> bool {
         match self {
-            Self::Equals(wanted) => text == Some(wanted),
-            Self::OneOf(wanted) => text.is_some_and(|text| wanted.contains(text)),
+            Self::OneOf(texts) => text.is_some_and(|text| texts.iter().any(|one| one == text)),
             Self::Absent => text.is_none(),
-            Self::Prefix(prefix) => text.is_some_and(|text| text.starts_with(prefix)),
-            Self::Not(test) => !test.holds(text),
-        }
-    }
-}
-
-/// A value of a device, and for state when it was reported.
-struct Found<'a> {
-    value: Option<&'a Value>,
-    at: Option<&'a Value>,
-}
-
-impl<'a> Found<'a> {
-    fn in_state(state: &'a Value, binding: &str, pointer: &Pointer) -> Self {
-        let entry = state.as_object().and_then(|state| state.get(binding)?.as_object());
-        Self {
-            value: entry.and_then(|entry| pointer.find(entry.get("value")?)),
-            at: entry.and_then(|entry| entry.get("at")),
+            Self::All(checks) => checks.iter().all(|check| match check {
+                TextCheck::Prefix(prefix) => text.is_some_and(|text| text.starts_with(prefix)),
+                TextCheck::Not(test) => !test.holds(text),
+            }),
         }
     }
 }
 
 impl ValueTest {
-    fn holds(&self, found: &Found<'_>, now: Timestamp) -> bool {
+    fn holds(&self, value: Option<&Value>, at: Option<Timestamp>, now: Timestamp) -> bool {
         match self {
-            Self::Equals(wanted) => found.value.is_some_and(|value| wanted.equals(value)),
-            Self::OneOf(wanted) => {
-                found.value.is_some_and(|value| wanted.iter().any(|one| one.equals(value)))
+            Self::OneOf(scalars) => {
+                value.is_some_and(|value| scalars.iter().any(|scalar| scalar.equals(value)))
             }
-            Self::All(members) => members.iter().all(|member| member.holds(found, now)),
+            Self::All(checks) => checks.iter().all(|check| match check {
+                ValueCheck::Exists(exists) => value.is_some() == *exists,
+                ValueCheck::Compare(how, number) => match value {
+                    Some(Value::Number(value)) => how.holds(compare(value, number)),
+                    _ => false,
+                },
+                ValueCheck::Within(age) => at.is_some_and(|at| at >= before(now, *age)),
+                ValueCheck::Not(test) => !test.holds(value, at, now),
+            }),
         }
     }
 }
@@ -114,37 +124,104 @@ impl ValueTest {
 impl Scalar {
     fn equals(&self, value: &Value) -> bool {
         match (self, value) {
-            (Self::Text(wanted), Value::String(text)) => wanted == text,
-            (Self::Number(wanted), Value::Number(number)) => *wanted == Decimal::of(number),
-            (Self::Bool(wanted), Value::Bool(value)) => wanted == value,
             (Self::Null, Value::Null) => true,
+            (Self::Bool(a), Value::Bool(b)) => a == b,
+            (Self::Number(a), Value::Number(b)) => compare(a, b).is_eq(),
+            (Self::Text(a), Value::String(b)) => a == b,
             _ => false,
         }
     }
 }
 
-impl Member {
-    fn holds(&self, found: &Found<'_>, now: Timestamp) -> bool {
+impl Comparison {
+    fn holds(self, order: Ordering) -> bool {
         match self {
-            Self::Exists(exists) => found.value.is_some() == *exists,
-            Self::Compare(comparison, bound) => {
-                let Some(Value::Number(number)) = found.value else { return false };
-                let number = Decimal::of(number);
-                match comparison {
-                    Comparison::Less => number < *bound,
-                    Comparison::LessOrEqual => number <= *bound,
-                    Comparison::Greater => number > *bound,
-                    Comparison::GreaterOrEqual => number >= *bound,
-                }
-            }
-            Self::Within(age) => {
-                let Some(Value::Number(at)) = found.at.filter(|_| found.value.is_some()) else {
-                    return false;
-                };
-                let since = now.as_millisecond() - i64::from(age.seconds()) * 1000;
-                Decimal::of(at) >= Decimal::from(since)
-            }
-            Self::Not(test) => !test.holds(found, now),
+            Self::Lt => order.is_lt(),
+            Self::Le => order.is_le(),
+            Self::Gt => order.is_gt(),
+            Self::Ge => order.is_ge(),
+        }
+    }
+}
+
+/// The value that a pointer names (RFC 6901).
+fn find<'a>(document: &'a Value, pointer: &Pointer) -> Option<&'a Value> {
+    pointer.tokens().iter().try_fold(document, |value, token| match value {
+        Value::Object(members) => members.get(token),
+        Value::Array(values) => values.get(usize::try_from(array_index(token)?).ok()?),
+        _ => None,
+    })
+}
+
+/// Compares by value, to the last digit.
+fn compare(a: &Number, b: &Number) -> Ordering {
+    let (a, b) = (Decimal::read(&a.to_string()), Decimal::read(&b.to_string()));
+    match (a.negative, b.negative) {
+        (false, true) => Ordering::Greater,
+        (true, false) => Ordering::Less,
+        (false, false) => a.compare_magnitude(&b),
+        (true, true) => b.compare_magnitude(&a),
+    }
+}
+
+/// 0.`digits` × 10^`exponent`, without zeros at either end of the digits; zero has none and is not negative.
+struct Decimal {
+    negative: bool,
+    digits: String,
+    exponent: i64,
+}
+
+impl Decimal {
+    /// Reads a number of JSON.
+    fn read(text: &str) -> Self {
+        let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
+        let exponent: i64 = exponent.parse().unwrap_or(0);
+        let (negative, mantissa) =
+            mantissa.strip_prefix('-').map_or((false, mantissa), |rest| (true, rest));
+        let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+        let all = format!("{whole}{fraction}");
+        let digits = all.trim_start_matches('0');
+        let zeros = i64::try_from(all.len() - digits.len()).unwrap_or(0);
+        let exponent = exponent + i64::try_from(whole.len()).unwrap_or(0) - zeros;
+        match digits.trim_end_matches('0') {
+            "" => Self { negative: false, digits: String::new(), exponent: i64::MIN },
+            digits => Self { negative, digits: digits.to_owned(), exponent },
+        }
+    }
+
+    fn compare_magnitude(&self, other: &Self) -> Ordering {
+        (self.exponent, &self.digits).cmp(&(other.exponent, &other.digits))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_compare_by_value() {
+        let order = |a: &str, b: &str| {
+            compare(&serde_json::from_str(a).unwrap(), &serde_json::from_str(b).unwrap())
+        };
+        for (a, b) in [("1", "1.0"), ("1e2", "100"), ("0", "-0"), ("0.001", "1E-3"), ("0e9", "0")] {
+            assert!(order(a, b).is_eq(), "{a} {b}");
+        }
+        let rising = [
+            "-1e400",
+            "-2",
+            "-1.5",
+            "-0.01",
+            "0",
+            "1e-400",
+            "0.5",
+            "9007199254740992",
+            "9007199254740993",
+            "1e400",
+            "2e400",
+        ];
+        for pair in rising.windows(2) {
+            assert!(order(pair[0], pair[1]).is_lt(), "{pair:?}");
+            assert!(order(pair[1], pair[0]).is_gt(), "{pair:?}");
         }
     }
 }

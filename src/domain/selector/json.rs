@@ -1,444 +1,454 @@
-//! Selectors as JSON. The same rules in the same words are in `sql/V9__selectors.sql`, and
-//! `tests/integration/selectors.rs` holds the two to each other.
+//! Selectors as JSON, which is what is stored.
+
+use std::str::FromStr;
 
 use serde_json::{Map, Value};
 
-use super::decimal::jsonb_length;
-use super::pointer::escaped;
-use super::{Age, Comparison, Decimal, MAX_ANY, MAX_BYTES, MAX_DEPTH, MAX_LIST, MAX_TESTS, Member};
-use super::{Pointer, Scalar, Seen, Selector, SelectorError, Test, TextField, TextTest, ValueTest};
 use crate::domain::name::check_name;
+use crate::domain::selector::{
+    Age, Comparison, MAX_ANY, MAX_BYTES, MAX_DEPTH, MAX_LIST, MAX_TESTS, MAX_TEXT_BYTES, Pointer,
+    Scalar, Seen, Selector, SelectorError, Test, TextCheck, TextField, TextTest, ValueCheck,
+    ValueTest, escaped, text,
+};
 use crate::domain::value::StateValue;
 
-/// Reads a text that is JSON.
-pub(super) fn parse(text: &str) -> Result<Selector, SelectorError> {
-    let whole = |message| SelectorError { pointer: String::new(), message };
-    if let Some(why) = StateValue::read(text.as_bytes()).and_then(|value| value.as_text()) {
-        return Err(whole(format!("cannot be stored: {}", why.why())));
-    }
-    let value: Value = serde_json::from_str(text)
-        .map_err(|error| whole(format!("is not valid JSON ({error})")))?;
-    Selector::from_json(&value)
-}
+const FIELDS: &str =
+    "name, kind, area, floor, capability, online, enabled, seen, meta, state, any, not";
+const AGE: &str = "must be a span of time such as \"30s\", \"5m\", \"2h\" or \"7d\"";
 
-/// What is said of a selector with too many bytes.
-pub(super) fn too_large(bytes: impl std::fmt::Display) -> String {
-    format!("has {bytes} bytes; at most {MAX_BYTES} are allowed")
+impl FromStr for Selector {
+    type Err = SelectorError;
+
+    /// Reads a selector in either form: JSON, which begins with `{`, or text.
+    fn from_str(selector: &str) -> Result<Self, SelectorError> {
+        let selector = selector.trim();
+        let about_all = |message: String| SelectorError { pointer: String::new(), message };
+        if selector.len() > MAX_BYTES {
+            let length = selector.len();
+            return Err(about_all(format!("has {length} bytes; at most {MAX_BYTES} are allowed")));
+        }
+        let json = match selector.starts_with('{') {
+            true => serde_json::from_str(selector)
+                .map_err(|error| about_all(format!("is not JSON: {error}")))?,
+            false => text::read(selector)?,
+        };
+        Self::from_json(&json)
+    }
 }
 
 impl Selector {
-    /// Reads a selector from JSON.
+    /// Reads a selector from JSON of any length.
     ///
     /// # Errors
-    /// The first rule of the grammar that it breaks, and where.
-    pub fn from_json(value: &Value) -> Result<Self, SelectorError> {
-        let mut reader = Reader { pointer: String::new(), tests: 0, depth: 0 };
-        let bytes = jsonb_bytes(value);
-        if bytes > i64::try_from(MAX_BYTES).unwrap_or(i64::MAX) {
-            return Err(reader.error(too_large(bytes)));
+    /// The first thing that is wrong with it.
+    pub fn from_json(json: &Value) -> Result<Self, SelectorError> {
+        let about_all =
+            |message: &str| SelectorError { pointer: String::new(), message: message.to_owned() };
+        let stored = StateValue::read(json.to_string().as_bytes());
+        if let Some(why) = stored.and_then(|value| value.as_text()) {
+            return Err(about_all(&format!("cannot be stored: {}", why.why())));
         }
-        let selector = reader.selector(value)?;
-        if reader.tests > MAX_TESTS {
-            let tests = reader.tests;
-            return Err(reader.error(format!("has {tests} tests; at most {MAX_TESTS} are allowed")));
-        }
-        Ok(selector)
+        let mut reader = Reader { tests: 0, at: Vec::new() };
+        reader.selector(json, 1)
     }
 
-    /// The selector as JSON: one value for all selectors that say the same in the same way.
+    /// As it is stored.
     #[must_use]
     pub fn to_json(&self) -> Value {
-        let mut fields = Map::new();
-        let mut meta = Map::new();
-        let mut state = Map::new();
-        for test in self.tests() {
+        let mut members = Map::new();
+        for test in &self.tests {
             let (field, value) = match test {
                 Test::Text(field, test) => (field.word(), text_test(test)),
-                Test::Capabilities(all) => ("capability", Value::from(all.clone())),
-                Test::Online(online) => ("online", Value::from(*online)),
-                Test::Enabled(enabled) => ("enabled", Value::from(*enabled)),
-                Test::Seen(Seen::Within(age)) => ("seen", object("within", age.to_string())),
-                Test::Seen(Seen::Before(age)) => ("seen", object("before", age.to_string())),
+                Test::Capabilities(names) => {
+                    ("capability", list(names.iter().map(|name| name.as_str().into())))
+                }
+                Test::Online(online) => ("online", Value::Bool(*online)),
+                Test::Enabled(enabled) => ("enabled", Value::Bool(*enabled)),
+                Test::Seen(Seen::Within(age)) => ("seen", member("within", age.to_string().into())),
+                Test::Seen(Seen::Before(age)) => ("seen", member("before", age.to_string().into())),
                 Test::Meta(pointer, test) => {
-                    meta.insert(pointer.to_string(), value_test(test));
+                    add(&mut members, "meta", pointer.to_string(), value_test(test));
                     continue;
                 }
-                Test::State { binding, pointer, test } => {
-                    state.insert(format!("{binding}{pointer}"), value_test(test));
+                Test::State(binding, pointer, test) => {
+                    add(&mut members, "state", format!("{binding}{pointer}"), value_test(test));
                     continue;
                 }
                 Test::Any(selectors) => {
-                    ("any", selectors.iter().map(Self::to_json).collect::<Vec<_>>().into())
+                    ("any", Value::Array(selectors.iter().map(Self::to_json).collect()))
                 }
                 Test::Not(selector) => ("not", selector.to_json()),
             };
-            fields.insert(field.to_owned(), value);
+            members.insert(field.to_owned(), value);
         }
-        for (field, tests) in [("meta", meta), ("state", state)] {
-            if !tests.is_empty() {
-                fields.insert(field.to_owned(), tests.into());
-            }
-        }
-        fields.into()
+        Value::Object(members)
     }
 }
 
-fn object(name: &str, value: impl Into<Value>) -> Value {
-    Map::from_iter([(name.to_owned(), value.into())]).into()
+fn member(name: &str, value: Value) -> Value {
+    Value::Object(Map::from_iter([(name.to_owned(), value)]))
+}
+
+fn add(members: &mut Map<String, Value>, field: &str, key: String, test: Value) {
+    let tests = members.entry(field).or_insert_with(|| Value::Object(Map::new()));
+    if let Value::Object(tests) = tests {
+        tests.insert(key, test);
+    }
+}
+
+/// One value stands for itself.
+fn list(values: impl Iterator<Item = Value>) -> Value {
+    let mut values: Vec<Value> = values.collect();
+    match (values.pop(), values.is_empty()) {
+        (Some(value), true) => value,
+        (last, _) => {
+            values.extend(last);
+            Value::Array(values)
+        }
+    }
 }
 
 fn text_test(test: &TextTest) -> Value {
     match test {
-        TextTest::Equals(text) => text.as_str().into(),
-        TextTest::OneOf(texts) => texts.clone().into(),
+        TextTest::OneOf(texts) => list(texts.iter().map(|text| text.as_str().into())),
         TextTest::Absent => Value::Null,
-        TextTest::Prefix(prefix) => object("prefix", prefix.as_str()),
-        TextTest::Not(test) => object("not", text_test(test)),
+        TextTest::All(checks) => Value::Object(
+            checks
+                .iter()
+                .map(|check| match check {
+                    TextCheck::Prefix(prefix) => ("prefix".to_owned(), prefix.as_str().into()),
+                    TextCheck::Not(test) => ("not".to_owned(), text_test(test)),
+                })
+                .collect(),
+        ),
     }
 }
 
 fn value_test(test: &ValueTest) -> Value {
     match test {
-        ValueTest::Equals(scalar) => scalar.to_json(),
-        ValueTest::OneOf(scalars) => scalars.iter().map(Scalar::to_json).collect::<Vec<_>>().into(),
-        ValueTest::All(members) => Value::Object(members.iter().map(member).collect()),
+        ValueTest::OneOf(scalars) => list(scalars.iter().map(Scalar::to_json)),
+        ValueTest::All(checks) => Value::Object(
+            checks
+                .iter()
+                .map(|check| match check {
+                    ValueCheck::Exists(exists) => ("exists".to_owned(), Value::Bool(*exists)),
+                    ValueCheck::Compare(how, number) => {
+                        (how.word().to_owned(), Value::Number(number.clone()))
+                    }
+                    ValueCheck::Within(age) => ("within".to_owned(), age.to_string().into()),
+                    ValueCheck::Not(test) => ("not".to_owned(), value_test(test)),
+                })
+                .collect(),
+        ),
     }
 }
 
-fn member(member: &Member) -> (String, Value) {
-    let (name, value) = match member {
-        Member::Exists(exists) => ("exists", Value::from(*exists)),
-        Member::Compare(comparison, bound) => (comparison.word(), bound.to_json()),
-        Member::Within(age) => ("within", age.to_string().into()),
-        Member::Not(test) => ("not", value_test(test)),
-    };
-    (name.to_owned(), value)
-}
-
-impl Decimal {
-    /// The number as JSON, without an exponent.
-    #[must_use]
-    pub fn to_json(&self) -> Value {
-        // What it writes is a number.
-        self.to_string().parse::<serde_json::Number>().map_or(Value::Null, Value::Number)
-    }
-}
-
-impl Scalar {
-    /// The value as JSON.
-    #[must_use]
-    pub fn to_json(&self) -> Value {
-        match self {
-            Self::Text(text) => text.as_str().into(),
-            Self::Number(number) => number.to_json(),
-            Self::Bool(value) => (*value).into(),
-            Self::Null => Value::Null,
-        }
-    }
-
-    fn of(value: &Value) -> Option<Self> {
-        match value {
-            Value::String(text) => Some(Self::Text(text.clone())),
-            Value::Number(number) => Some(Self::Number(Decimal::of(number))),
-            Value::Bool(value) => Some(Self::Bool(*value)),
-            Value::Null => Some(Self::Null),
-            Value::Array(_) | Value::Object(_) => None,
-        }
-    }
-}
-
-const OBJECT: &str = r#"must be a JSON object, such as {"area": "lab"}"#;
-const UNKNOWN_FIELD: &str = "is not a field of a selector; the fields are name, kind, area, floor, capability, online, enabled, seen, meta, state, any and not";
-const TEXT_TEST: &str =
-    r#"must be a text, a list of texts, null, {"prefix": text} or {"not": test}"#;
-const TEXT: &str = "must be a text";
-const CAPABILITY: &str = "must be a text or a list of texts";
-const BOOLEAN: &str = "must be true or false";
-const SEEN: &str = r#"must be {"within": time} or {"before": time}"#;
-const TIME: &str =
-    r#"must be a time such as "30s", "5m", "2h" or "7d": a whole number, at most 3650 days"#;
-const META: &str = r#"must be an object of tests, such as {"/fw": "1.2"}"#;
-const STATE: &str = r#"must be an object of tests, such as {"temperature": {"gt": 25}}"#;
-const POINTER: &str = r#"is not a JSON pointer; write something like "/fw" (~1 for /, ~0 for ~)"#;
-const BINDING: &str = r#"is not a binding with or without a JSON pointer; write something like "temperature" or "climate/temperature""#;
-const VALUE_TEST: &str = "must be a text, a number, true, false, null, a list of these, or an object with one or more of exists, lt, le, gt, ge, not and (under state) within";
-const SCALAR: &str = "must be a text, a number, true, false or null";
-const UNKNOWN_MEMBER: &str =
-    "is not a test; the tests are exists, lt, le, gt, ge, not and (under state) within";
-const NUMBER: &str = "must be a number";
-const NUL: &str = "contains U+0000, which PostgreSQL cannot hold";
-
-/// Reads a selector from its top to its leaves.
+/// Reads JSON, and knows where it is.
 struct Reader {
-    /// Where it is.
-    pointer: String,
-    /// How many tests there were.
     tests: usize,
-    /// How many `any` and `not` are around.
-    depth: usize,
+    at: Vec<String>,
 }
 
 type Read<T> = Result<T, SelectorError>;
 
 impl Reader {
-    fn error(&self, message: impl Into<String>) -> SelectorError {
-        SelectorError { pointer: self.pointer.clone(), message: message.into() }
+    fn error<T>(&self, message: impl Into<String>) -> Read<T> {
+        let pointer = self.at.iter().map(|token| format!("/{}", escaped(token))).collect();
+        Err(SelectorError { pointer, message: message.into() })
     }
 
-    /// Reads what is below a name or position.
-    fn below<T>(&mut self, token: &str, read: impl FnOnce(&mut Self) -> Read<T>) -> Read<T> {
-        let length = self.pointer.len();
-        self.pointer.push('/');
-        self.pointer.push_str(&escaped(token));
-        let value = read(self)?;
-        self.pointer.truncate(length);
-        Ok(value)
+    /// Reads a part of what is read.
+    fn within<T>(&mut self, token: &str, read: impl FnOnce(&mut Self) -> Read<T>) -> Read<T> {
+        self.at.push(token.to_owned());
+        let part = read(self)?;
+        self.at.pop();
+        Ok(part)
     }
 
-    /// Reads what is in an `any` or `not`.
-    fn nested<T>(&mut self, read: impl FnOnce(&mut Self) -> Read<T>) -> Read<T> {
-        self.depth += 1;
-        if self.depth > MAX_DEPTH {
-            return Err(self.error(format!("is nested too deep; any and not go {MAX_DEPTH} deep")));
+    fn count(&mut self) -> Read<()> {
+        self.tests += 1;
+        match self.tests > MAX_TESTS {
+            true => Err(SelectorError {
+                pointer: String::new(),
+                message: format!("has too many tests; a selector has at most {MAX_TESTS}"),
+            }),
+            false => Ok(()),
         }
-        let value = read(self)?;
-        self.depth -= 1;
-        Ok(value)
     }
 
-    fn list<T>(
-        &mut self,
-        values: &[Value],
-        most: usize,
-        mut read: impl FnMut(&mut Self, &Value) -> Read<T>,
-    ) -> Read<Vec<T>> {
-        if values.is_empty() || values.len() > most {
-            return Err(self.error(format!("must have 1 to {most} entries")));
-        }
-        let values = values.iter().enumerate();
-        values.map(|(at, value)| self.below(&at.to_string(), |it| read(it, value))).collect()
-    }
-
-    fn selector(&mut self, value: &Value) -> Read<Selector> {
-        let Value::Object(fields) = value else { return Err(self.error(OBJECT)) };
-        let mut tests = Vec::new();
-        let known = ["capability", "online", "enabled", "seen", "meta", "state", "any", "not"];
-        let known = TextField::ALL.map(TextField::word).into_iter().chain(known);
-        let known: Vec<&str> = known.collect();
-        if let Some(unknown) = fields.keys().find(|name| !known.contains(&name.as_str())) {
-            return self.below(unknown, |it| Err(it.error(UNKNOWN_FIELD)));
-        }
-        for field in known {
-            if let Some(value) = fields.get(field) {
-                self.below(field, |it| it.field(field, value, &mut tests))?;
+    fn deeper(&self, depth: usize) -> Read<usize> {
+        match depth < MAX_DEPTH {
+            true => Ok(depth + 1),
+            false => {
+                self.error(format!("is nested too deep; any and not go {MAX_DEPTH} levels deep"))
             }
         }
-        Ok(Selector(tests))
     }
 
-    fn field(&mut self, field: &str, value: &Value, tests: &mut Vec<Test>) -> Read<()> {
-        let test = match field {
-            "capability" => Test::Capabilities(self.capabilities(value)?),
+    fn selector(&mut self, json: &Value, depth: usize) -> Read<Selector> {
+        let Value::Object(members) = json else {
+            return self.error("must be a selector, a JSON object such as {\"area\": \"lab\"}");
+        };
+        let mut tests = Vec::new();
+        for (field, value) in members {
+            self.within(field, |reader| reader.field(field, value, depth, &mut tests))?;
+        }
+        Ok(Selector { tests })
+    }
+
+    fn field(
+        &mut self,
+        field: &str,
+        value: &Value,
+        depth: usize,
+        tests: &mut Vec<Test>,
+    ) -> Read<()> {
+        if let Some(field) = TextField::of_word(field) {
+            tests.push(Test::Text(field, self.text_test(value, depth)?));
+            return Ok(());
+        }
+        tests.push(match field {
+            "capability" => {
+                self.count()?;
+                Test::Capabilities(self.capabilities(value)?)
+            }
             "online" => Test::Online(self.boolean(value)?),
             "enabled" => Test::Enabled(self.boolean(value)?),
             "seen" => Test::Seen(self.seen(value)?),
-            "meta" => return self.values(value, META, |it, key, test| it.meta(key, test), tests),
-            "state" => {
-                return self.values(value, STATE, |it, key, test| it.state(key, test), tests);
+            "meta" | "state" => return self.values(field, value, depth, tests),
+            "any" => Test::Any(self.any(value, depth)?),
+            "not" => {
+                let depth = self.deeper(depth)?;
+                Test::Not(self.selector(value, depth)?)
             }
-            "any" => Test::Any(self.nested(|it| match value {
-                Value::Array(values) => it.list(values, MAX_ANY, Self::selector),
-                _ => Err(it.error(format!("must be a list of 1 to {MAX_ANY} selectors"))),
-            })?),
-            "not" => Test::Not(self.nested(|it| it.selector(value))?),
-            word => {
-                let field = TextField::ALL.into_iter().find(|field| field.word() == word);
-                let field = field.ok_or_else(|| self.error(UNKNOWN_FIELD))?;
-                Test::Text(field, self.text_test(value)?)
-            }
-        };
-        tests.push(test);
+            _ => return self.error(format!("is not a field of a selector; there are {FIELDS}")),
+        });
         Ok(())
     }
 
-    fn text(&self, value: &Value, otherwise: &str) -> Read<String> {
-        match value {
-            Value::String(text) if text.contains('\0') => Err(self.error(NUL)),
-            Value::String(text) => Ok(text.clone()),
-            _ => Err(self.error(otherwise)),
+    fn any(&mut self, value: &Value, depth: usize) -> Read<Vec<Selector>> {
+        let depth = self.deeper(depth)?;
+        let Value::Array(selectors) = value else {
+            return self.error("must be a list of selectors");
+        };
+        if !(1..=MAX_ANY).contains(&selectors.len()) {
+            return self.error(format!("must be a list of 1 to {MAX_ANY} selectors"));
         }
+        let read = |(place, selector): (usize, &Value)| {
+            self.within(&place.to_string(), |reader| reader.selector(selector, depth))
+        };
+        selectors.iter().enumerate().map(read).collect()
     }
 
     fn boolean(&mut self, value: &Value) -> Read<bool> {
-        self.tests += 1;
-        value.as_bool().ok_or_else(|| self.error(BOOLEAN))
+        self.count()?;
+        value.as_bool().map_or_else(|| self.error("must be true or false"), Ok)
     }
 
-    fn text_test(&mut self, value: &Value) -> Read<TextTest> {
-        if let Some((name, inner)) = single(value) {
-            return self.below(name, |it| match name {
-                "prefix" => {
-                    it.tests += 1;
-                    Ok(TextTest::Prefix(it.text(inner, TEXT)?))
-                }
-                "not" => it.nested(|it| Ok(TextTest::Not(Box::new(it.text_test(inner)?)))),
-                _ => Err(it.error("is not a test of a text; the tests are prefix and not")),
-            });
-        }
-        self.tests += 1;
+    fn capabilities(&mut self, value: &Value) -> Read<Vec<crate::domain::name::CapabilityName>> {
+        let one = |reader: &Self, value: &Value| match value {
+            Value::String(name) => match name.parse() {
+                Ok(name) => Ok(name),
+                Err(why) => reader.error(format!("the name {why}")),
+            },
+            _ => reader.error("must be the name of a capability, or a list of them"),
+        };
         match value {
-            Value::Null => Ok(TextTest::Absent),
             Value::Array(values) => {
-                self.list(values, MAX_LIST, |it, value| it.text(value, TEXT)).map(TextTest::OneOf)
+                self.check_length(values)?;
+                values.iter().map(|value| one(self, value)).collect()
             }
-            _ => self.text(value, TEXT_TEST).map(TextTest::Equals),
+            value => Ok(vec![one(self, value)?]),
         }
     }
 
-    fn capabilities(&mut self, value: &Value) -> Read<Vec<String>> {
-        self.tests += 1;
+    fn check_length(&self, values: &[Value]) -> Read<()> {
+        match (1..=MAX_LIST).contains(&values.len()) {
+            true => Ok(()),
+            false => self.error(format!("must be a list of 1 to {MAX_LIST} values")),
+        }
+    }
+
+    fn text_test(&mut self, value: &Value, depth: usize) -> Read<TextTest> {
         match value {
-            Value::Array(values) => self.list(values, MAX_LIST, |it, value| it.text(value, TEXT)),
-            _ => Ok(vec![self.text(value, CAPABILITY)?]),
+            Value::Null => {
+                self.count()?;
+                Ok(TextTest::Absent)
+            }
+            Value::String(_) => {
+                self.count()?;
+                Ok(TextTest::OneOf(vec![self.name(value)?]))
+            }
+            Value::Array(values) => {
+                self.count()?;
+                self.check_length(values)?;
+                values.iter().map(|value| self.name(value)).collect::<Read<_>>().map(TextTest::OneOf)
+            }
+            Value::Object(members) if !members.is_empty() => {
+                let read = |(name, value): (&String, &Value)| {
+                    self.within(name, |reader| match name.as_str() {
+                        "prefix" => reader.prefix(value).map(TextCheck::Prefix),
+                        "not" => {
+                            let depth = reader.deeper(depth)?;
+                            reader.text_test(value, depth).map(TextCheck::Not)
+                        }
+                        _ => reader.error("is not a test of a text; there are prefix and not"),
+                    })
+                };
+                members.iter().map(read).collect::<Read<_>>().map(TextTest::All)
+            }
+            _ => self.error(
+                "must be a text, a list of texts, null (absent), {\"prefix\": \"x\"} or {\"not\": …}",
+            ),
         }
     }
 
-    fn age(&self, value: &Value) -> Read<Age> {
-        value.as_str().and_then(Age::parse).ok_or_else(|| self.error(TIME))
+    fn name(&self, value: &Value) -> Read<String> {
+        let Value::String(name) = value else {
+            return self.error("must be a text, or a list of texts");
+        };
+        match check_name(name) {
+            Ok(()) => Ok(name.clone()),
+            Err(why) => self.error(format!("the name {why}")),
+        }
+    }
+
+    fn prefix(&mut self, value: &Value) -> Read<String> {
+        self.count()?;
+        match value {
+            Value::String(prefix) if (1..=MAX_TEXT_BYTES).contains(&prefix.len()) => {
+                Ok(prefix.clone())
+            }
+            _ => self.error(format!("must be a text of 1 to {MAX_TEXT_BYTES} bytes")),
+        }
     }
 
     fn seen(&mut self, value: &Value) -> Read<Seen> {
-        self.tests += 1;
-        match single(value) {
-            Some(("within", age)) => self.below("within", |it| it.age(age)).map(Seen::Within),
-            Some(("before", age)) => self.below("before", |it| it.age(age)).map(Seen::Before),
-            _ => Err(self.error(SEEN)),
-        }
+        self.count()?;
+        let one = value.as_object().filter(|members| members.len() == 1);
+        let seen = one.and_then(|members| {
+            let (name, age) = members.iter().next()?;
+            let age = age.as_str().and_then(Age::parse)?;
+            match name.as_str() {
+                "within" => Some(Seen::Within(age)),
+                "before" => Some(Seen::Before(age)),
+                _ => None,
+            }
+        });
+        let right = "must be {\"within\": \"5m\"} or {\"before\": \"7d\"}";
+        seen.map_or_else(|| self.error(right), Ok)
     }
 
-    /// Reads the tests of meta or state, in the order of their keys.
+    fn age(&self, value: &Value) -> Read<Age> {
+        value.as_str().and_then(Age::parse).map_or_else(|| self.error(AGE), Ok)
+    }
+
     fn values(
         &mut self,
+        field: &str,
         value: &Value,
-        otherwise: &str,
-        mut read: impl FnMut(&mut Self, &str, &Value) -> Read<Test>,
+        depth: usize,
         tests: &mut Vec<Test>,
     ) -> Read<()> {
-        let named = value.as_object().filter(|named| !named.is_empty());
-        let named = named.ok_or_else(|| self.error(otherwise))?;
-        let mut named: Vec<(&String, &Value)> = named.iter().collect();
-        named.sort_by_key(|(key, _)| *key);
-        for (key, value) in named {
-            tests.push(self.below(key, |it| read(it, key, value))?);
+        let is_state = field == "state";
+        let members = value.as_object().filter(|members| !members.is_empty());
+        let Some(members) = members else {
+            return self.error(match is_state {
+                true => {
+                    "must be an object of tests by binding, such as {\"temperature\": {\"gt\": 25}}"
+                }
+                false => "must be an object of tests by JSON Pointer, such as {\"/room\": \"101\"}",
+            });
+        };
+        for (key, value) in members {
+            let test = self.within(key, |reader| {
+                let slash = if is_state { key.find('/').unwrap_or(key.len()) } else { 0 };
+                let (binding, pointer) = key.split_at_checked(slash).unwrap_or((key, ""));
+                let pointer = Pointer::parse(pointer).or_else(|why| reader.error(why))?;
+                let test = reader.value_test(value, is_state, depth)?;
+                if !is_state {
+                    return Ok(Test::Meta(pointer, test));
+                }
+                match binding.parse() {
+                    Ok(binding) => Ok(Test::State(binding, pointer, test)),
+                    Err(why) => reader.error(format!("the binding's name {why}")),
+                }
+            })?;
+            tests.push(test);
         }
         Ok(())
     }
 
-    fn meta(&mut self, key: &str, value: &Value) -> Read<Test> {
-        let pointer = Pointer::parse(key).filter(|_| !key.contains('\0'));
-        let pointer = pointer.ok_or_else(|| self.error(POINTER))?;
-        Ok(Test::Meta(pointer, self.value_test(value, false)?))
-    }
-
-    fn state(&mut self, key: &str, value: &Value) -> Read<Test> {
-        let (binding, pointer) = key.split_at(key.find('/').unwrap_or(key.len()));
-        let pointer = Pointer::parse(pointer).filter(|_| check_name(binding).is_ok());
-        let pointer = pointer.filter(|_| !key.contains('\0')).ok_or_else(|| self.error(BINDING))?;
-        let test = self.value_test(value, true)?;
-        Ok(Test::State { binding: binding.to_owned(), pointer, test })
-    }
-
-    fn scalar(&self, value: &Value, otherwise: &str) -> Read<Scalar> {
-        match Scalar::of(value) {
-            Some(Scalar::Text(text)) if text.contains('\0') => Err(self.error(NUL)),
-            Some(scalar) => Ok(scalar),
-            None => Err(self.error(otherwise)),
-        }
-    }
-
-    fn value_test(&mut self, value: &Value, of_state: bool) -> Read<ValueTest> {
+    fn value_test(&mut self, value: &Value, is_state: bool, depth: usize) -> Read<ValueTest> {
         match value {
-            Value::Object(members) if !members.is_empty() => {
-                let known = ["exists"].into_iter().chain(Comparison::ALL.map(Comparison::word));
-                let known = known.chain(of_state.then_some("within")).chain(["not"]);
-                let known: Vec<&str> = known.collect();
-                if let Some(unknown) = members.keys().find(|name| !known.contains(&name.as_str())) {
-                    return self.below(unknown, |it| Err(it.error(UNKNOWN_MEMBER)));
-                }
-                let known = known.into_iter();
-                let members = known.filter_map(|name| Some((name, members.get(name)?)));
-                members
-                    .map(|(name, value)| self.below(name, |it| it.member(name, value, of_state)))
-                    .collect::<Read<_>>()
-                    .map(ValueTest::All)
-            }
             Value::Array(values) => {
-                self.tests += 1;
-                self.list(values, MAX_LIST, |it, value| it.scalar(value, SCALAR))
+                self.count()?;
+                self.check_length(values)?;
+                values
+                    .iter()
+                    .map(|value| self.scalar(value))
+                    .collect::<Read<_>>()
                     .map(ValueTest::OneOf)
             }
-            _ => {
-                self.tests += 1;
-                self.scalar(value, VALUE_TEST).map(ValueTest::Equals)
+            Value::Object(members) if !members.is_empty() => {
+                let read = |(name, value): (&String, &Value)| {
+                    self.within(name, |reader| reader.value_check(name, value, is_state, depth))
+                };
+                members.iter().map(read).collect::<Read<_>>().map(ValueTest::All)
+            }
+            Value::Object(_) => {
+                self.error("must name at least one test, such as {\"exists\": true}")
+            }
+            scalar => {
+                self.count()?;
+                Ok(ValueTest::OneOf(vec![self.scalar(scalar)?]))
             }
         }
     }
 
-    fn member(&mut self, name: &str, value: &Value, of_state: bool) -> Read<Member> {
+    fn value_check(
+        &mut self,
+        name: &str,
+        value: &Value,
+        is_state: bool,
+        depth: usize,
+    ) -> Read<ValueCheck> {
         if name == "not" {
-            let test = self.nested(|it| it.value_test(value, of_state))?;
-            return Ok(Member::Not(Box::new(test)));
+            let depth = self.deeper(depth)?;
+            return self.value_test(value, is_state, depth).map(ValueCheck::Not);
         }
-        if name == "exists" {
-            return self.boolean(value).map(Member::Exists);
+        self.count()?;
+        if let Some(how) = Comparison::ALL.into_iter().find(|how| how.word() == name) {
+            return match value {
+                Value::Number(number) => Ok(ValueCheck::Compare(how, number.clone())),
+                _ => self.error("must be a number"),
+            };
         }
-        self.tests += 1;
-        if name == "within" {
-            return self.age(value).map(Member::Within);
+        match name {
+            "exists" => match value {
+                Value::Bool(exists) => Ok(ValueCheck::Exists(*exists)),
+                _ => self.error("must be true or false"),
+            },
+            "within" if is_state => self.age(value).map(ValueCheck::Within),
+            _ if is_state => self.error(
+                "is not a test of a value; there are exists, lt, le, gt, ge, within and not",
+            ),
+            _ => self.error("is not a test of a value; there are exists, lt, le, gt, ge and not"),
         }
-        let comparison = Comparison::ALL.into_iter().find(|comparison| comparison.word() == name);
-        match (comparison, value) {
-            (Some(comparison), Value::Number(bound)) => {
-                Ok(Member::Compare(comparison, Decimal::of(bound)))
+    }
+
+    fn scalar(&self, value: &Value) -> Read<Scalar> {
+        match value {
+            Value::Null => Ok(Scalar::Null),
+            Value::Bool(value) => Ok(Scalar::Bool(*value)),
+            Value::Number(number) => Ok(Scalar::Number(number.clone())),
+            Value::String(text) if text.len() <= MAX_TEXT_BYTES => Ok(Scalar::Text(text.clone())),
+            Value::String(_) => {
+                self.error(format!("must be a text of at most {MAX_TEXT_BYTES} bytes"))
             }
-            (Some(_), _) => Err(self.error(NUMBER)),
-            (None, _) => Err(self.error(UNKNOWN_MEMBER)),
+            Value::Array(_) | Value::Object(_) => {
+                self.error("must be a text, a number, true, false or null")
+            }
         }
     }
-}
-
-/// The one member of an object that has one.
-fn single(value: &Value) -> Option<(&str, &Value)> {
-    let object = value.as_object().filter(|object| object.len() == 1)?;
-    object.iter().next().map(|(name, value)| (name.as_str(), value))
-}
-
-/// How many bytes PostgreSQL's text of the value as `jsonb` has: the database measures that.
-fn jsonb_bytes(value: &Value) -> i64 {
-    // `[` and `]`, or `{` and `}`; between two, a comma and a space.
-    let around = |count: usize| {
-        if count == 0 { 2 } else { 2 * i64::try_from(count).unwrap_or(i64::MAX / 4) }
-    };
-    match value {
-        Value::Number(number) => jsonb_length(number),
-        Value::Array(values) => {
-            values.iter().map(jsonb_bytes).fold(around(values.len()), i64::saturating_add)
-        }
-        Value::Object(members) => members
-            .iter()
-            .map(|(name, value)| {
-                text_bytes(name).saturating_add(2).saturating_add(jsonb_bytes(value))
-            })
-            .fold(around(members.len()), i64::saturating_add),
-        other => text_bytes_of(other),
-    }
-}
-
-fn text_bytes(text: &str) -> i64 {
-    text_bytes_of(&Value::from(text))
-}
-
-/// Texts and words: PostgreSQL writes them as serde_json does.
-fn text_bytes_of(value: &Value) -> i64 {
-    i64::try_from(value.to_string().len()).unwrap_or(i64::MAX)
 }

@@ -1,360 +1,331 @@
-//! The short form of selectors, as Kubernetes has it: `area=lab,kind in (relay,plug),!floor,meta/fw="1.2"`.
+//! The text form: an AND of simple tests, `area=lab,kind in (relay,plug),!floor,meta/fw="1.2",state/temperature>25,online`.
 //!
-//! It is read into JSON, so that all rules have one place.
+//! It is read into the JSON that says the same, and so are its errors. What it cannot say is shown as JSON.
 
-use serde_json::{Map, Value};
+use std::fmt;
 
-use super::ValueTest;
-use super::{Comparison, Member, Scalar, Selector, SelectorError, Test, TextField, TextTest};
+use serde_json::{Map, Value, json};
 
-/// What is between two commas, shown where one cannot be read.
-const EXAMPLE: &str =
-    r#"area=lab,kind in (relay,plug),!floor,meta/fw="1.2",state/temperature>25,online"#;
+use crate::domain::selector::{
+    Comparison, Pointer, Scalar, Seen, Selector, SelectorError, Test, TextCheck, TextTest,
+    ValueCheck, ValueTest,
+};
 
-fn error(message: String) -> SelectorError {
-    SelectorError { pointer: String::new(), message }
+/// What separates the parts of a test; a key or a value that holds any of it needs its quotes, or JSON.
+const SPECIAL: [char; 10] = ['=', '!', '<', '>', ',', '(', ')', '"', '\\', '{'];
+/// The longest first: `<=` is not `<`.
+const OPERATORS: [(&str, Operator); 8] = [
+    ("!=", Operator::Not),
+    ("<=", Operator::Compare(Comparison::Le)),
+    (">=", Operator::Compare(Comparison::Ge)),
+    ("<", Operator::Compare(Comparison::Lt)),
+    (">", Operator::Compare(Comparison::Gt)),
+    ("=", Operator::Is),
+    ("notin", Operator::NotIn),
+    ("in", Operator::In),
+];
+
+#[derive(Clone, Copy)]
+enum Operator {
+    Is,
+    Not,
+    In,
+    NotIn,
+    Compare(Comparison),
 }
 
-/// Reads the short form.
-pub(super) fn parse(text: &str) -> Result<Selector, SelectorError> {
-    let mut fields = Map::new();
-    let mut rest = Rest(text);
-    loop {
-        let (key, says) = rest.term()?;
-        add(&mut fields, key, says)?;
-        rest.skip_space();
-        if rest.0.is_empty() {
-            return Selector::from_json(&fields.into());
-        }
-        if !rest.take(",") {
-            return Err(rest.unexpected());
-        }
-    }
-}
-
-/// What a term says about its key.
-enum Says {
-    Present,
-    Absent,
-    Equals(Word),
-    Differs(Word),
-    In(Vec<Word>),
-    NotIn(Vec<Word>),
-    Compares(Comparison, Word),
-}
-
-/// A value as it was written.
-enum Word {
-    Quoted(String),
-    Plain(String),
-}
-
-impl Word {
-    fn text(self) -> Value {
-        let (Self::Quoted(text) | Self::Plain(text)) = self;
-        text.into()
-    }
-
-    /// Under `meta/` and `state/`: what is not quoted and looks like a number, `true` or `false` is that.
-    fn typed(self) -> Value {
-        match self {
-            Self::Quoted(text) => text.into(),
-            Self::Plain(text) => match serde_json::from_str(&text) {
-                Ok(value @ (Value::Number(_) | Value::Bool(_))) => value,
-                _ => text.into(),
-            },
+/// Reads the text form into JSON. Whether fields and values are right is for whoever reads that.
+///
+/// # Errors
+/// A part that is no test.
+pub(super) fn read(text: &str) -> Result<Value, SelectorError> {
+    let mut reader = Reader { rest: text };
+    let mut selector = Map::new();
+    reader.skip_space();
+    while !reader.rest.is_empty() {
+        let before = reader.rest;
+        let (key, value) = reader.test()?;
+        let part = before.strip_suffix(reader.rest).unwrap_or(before).trim_end();
+        put(&mut selector, &key, value).map_err(|message| about(part, message))?;
+        reader.skip_space();
+        if !reader.rest.is_empty() && (!reader.skip(",") || reader.is_at_end()) {
+            return Err(about(reader.rest, "tests are separated by commas".to_owned()));
         }
     }
+    Ok(Value::Object(selector))
 }
 
-/// What has not been read so far.
-struct Rest<'a>(&'a str);
+fn about(part: &str, message: String) -> SelectorError {
+    let part: String = part.chars().take(60).collect();
+    SelectorError { pointer: if part.is_empty() { part } else { format!("{part:?}") }, message }
+}
 
-impl<'a> Rest<'a> {
+/// Adds a test to what is there already.
+fn put(selector: &mut Map<String, Value>, key: &str, value: Value) -> Result<(), String> {
+    let twice = || format!("{key} is tested twice; write one test, or JSON");
+    let (field, key_within) = match key.split_once('/') {
+        Some(("meta", pointer)) => ("meta", Some(format!("/{pointer}"))),
+        Some(("state", path)) => ("state", Some(path.to_owned())),
+        _ => (key, None),
+    };
+    let (tests, key) = match &key_within {
+        None => (selector, field),
+        Some(key) => match selector.entry(field).or_insert_with(|| json!({})) {
+            Value::Object(tests) => (tests, key.as_str()),
+            _ => return Err(twice()),
+        },
+    };
+    match (tests.get_mut(key), value) {
+        (None, value) => drop(tests.insert(key.to_owned(), value)),
+        (Some(Value::Object(known)), Value::Object(more)) if key_within.is_some() => {
+            for (name, value) in more {
+                if known.insert(name, value).is_some() {
+                    return Err(twice());
+                }
+            }
+        }
+        (Some(known), more) if field == "capability" => {
+            *known = json!([known.take(), more]);
+            if let Value::Array(values) = known
+                && let Some(Value::Array(first)) = values.first_mut()
+            {
+                let mut all = std::mem::take(first);
+                all.extend(values.pop());
+                *values = all;
+            }
+        }
+        _ => return Err(twice()),
+    }
+    Ok(())
+}
+
+struct Reader<'a> {
+    rest: &'a str,
+}
+
+impl<'a> Reader<'a> {
     fn skip_space(&mut self) {
-        self.0 = self.0.trim_start();
+        self.rest = self.rest.trim_start();
     }
 
-    fn take(&mut self, mark: &str) -> bool {
-        let rest = self.0.strip_prefix(mark);
-        self.0 = rest.unwrap_or(self.0);
+    fn skip(&mut self, text: &str) -> bool {
+        let rest = self.rest.strip_prefix(text);
+        self.rest = rest.unwrap_or(self.rest);
         rest.is_some()
     }
 
-    fn unexpected(&self) -> SelectorError {
-        let place = match self.0.chars().take(20).collect::<String>() {
-            place if place.is_empty() => "its end".to_owned(),
-            place => format!("{place:?}"),
+    fn is_at_end(&mut self) -> bool {
+        self.skip_space();
+        self.rest.is_empty()
+    }
+
+    fn error<T>(&self, message: &str) -> Result<T, SelectorError> {
+        Err(about(self.rest, message.to_owned()))
+    }
+
+    /// A key with what it is to be, as JSON.
+    fn test(&mut self) -> Result<(String, Value), SelectorError> {
+        let negated = self.skip("!");
+        let key = self.word();
+        if key.is_empty() {
+            return self.error("a test begins with a field, such as area=lab");
+        }
+        let is_value = key.starts_with("meta/") || key.starts_with("state/");
+        let is_flag = matches!(key, "online" | "enabled");
+        self.skip_space();
+        let operator = OPERATORS.into_iter().find(|(sign, _)| self.is_operator(sign));
+        let Some((sign, operator)) = operator.filter(|_| !negated) else {
+            let value = match (is_value, is_flag, negated) {
+                (true, _, _) => json!({"exists": !negated}),
+                (_, true, _) => Value::Bool(!negated),
+                (_, _, true) => Value::Null,
+                (_, _, false) => json!({"not": null}),
+            };
+            return Ok((key.to_owned(), value));
         };
-        error(format!("cannot be read at {place}; write something like {EXAMPLE}, or JSON"))
+        self.skip(sign);
+        self.skip_space();
+        let value = match operator {
+            Operator::Is if is_flag => self.value(true)?,
+            Operator::Is => self.value(is_value)?,
+            Operator::Not => json!({"not": self.value(is_value)?}),
+            Operator::In => self.list(is_value)?,
+            Operator::NotIn => json!({"not": self.list(is_value)?}),
+            Operator::Compare(Comparison::Lt) if key == "seen" => {
+                json!({"within": self.value(false)?})
+            }
+            Operator::Compare(Comparison::Gt) if key == "seen" => {
+                json!({"before": self.value(false)?})
+            }
+            Operator::Compare(how) => json!({how.word(): self.value(true)?}),
+        };
+        if key == "capability" && matches!(operator, Operator::In) {
+            return self.error(
+                "a device has all capabilities that are named; write capability=a,capability=b",
+            );
+        }
+        Ok((key.to_owned(), value))
     }
 
-    /// Takes characters without a meaning of their own.
-    fn word(&mut self) -> Result<&'a str, SelectorError> {
-        let end = self.0.find(|c| !is_plain(c)).unwrap_or(self.0.len());
-        let (word, rest) = self.0.split_at(end);
+    /// Whether this operator comes next; a word is one only with a list behind it.
+    fn is_operator(&self, sign: &str) -> bool {
+        let Some(rest) = self.rest.strip_prefix(sign) else { return false };
+        !sign.starts_with(char::is_alphabetic) || rest.trim_start().starts_with('(')
+    }
+
+    /// Everything up to white space or a special character.
+    fn word(&mut self) -> &'a str {
+        let end = self.rest.find(|c: char| c.is_whitespace() || SPECIAL.contains(&c));
+        let (word, rest) =
+            self.rest.split_at_checked(end.unwrap_or(self.rest.len())).unwrap_or_default();
+        self.rest = rest;
+        word
+    }
+
+    /// A value: in quotes a text; without them, where values have types, what JSON takes it for.
+    fn value(&mut self, is_typed: bool) -> Result<Value, SelectorError> {
+        self.skip_space();
+        if self.rest.starts_with('"') {
+            let mut values = serde_json::Deserializer::from_str(self.rest).into_iter::<String>();
+            let Some(Ok(text)) = values.next() else {
+                return self.error("is not a text in quotes, as JSON has them");
+            };
+            self.rest = self.rest.get(values.byte_offset()..).unwrap_or_default();
+            return Ok(Value::String(text));
+        }
+        let word = self.word();
         if word.is_empty() {
-            return Err(self.unexpected());
+            return self.error("a value is missing here");
         }
-        self.0 = rest;
-        Ok(word)
+        let typed = serde_json::from_str(word).ok().filter(|_| is_typed);
+        Ok(typed.unwrap_or_else(|| Value::String(word.to_owned())))
     }
 
-    fn value(&mut self) -> Result<Word, SelectorError> {
+    fn list(&mut self, is_typed: bool) -> Result<Value, SelectorError> {
         self.skip_space();
-        if !self.0.starts_with('"') {
-            return Ok(Word::Plain(self.word()?.to_owned()));
-        }
-        let mut strings = serde_json::Deserializer::from_str(self.0).into_iter::<String>();
-        let Some(Ok(text)) = strings.next() else { return Err(self.unexpected()) };
-        self.0 = self.0.get(strings.byte_offset()..).unwrap_or_default();
-        Ok(Word::Quoted(text))
-    }
-
-    fn values(&mut self) -> Result<Vec<Word>, SelectorError> {
-        self.skip_space();
-        if !self.take("(") {
-            return Err(self.unexpected());
+        if !self.skip("(") {
+            return self.error("a list is missing here, such as (relay,plug)");
         }
         let mut values = Vec::new();
         loop {
-            values.push(self.value()?);
+            values.push(self.value(is_typed)?);
             self.skip_space();
-            if self.take(")") {
-                return Ok(values);
+            if self.skip(")") {
+                return Ok(Value::Array(values));
             }
-            if !self.take(",") {
-                return Err(self.unexpected());
+            if !self.skip(",") {
+                return self.error("values of a list are separated by commas, and end with )");
             }
         }
     }
+}
 
-    fn term(&mut self) -> Result<(&'a str, Says), SelectorError> {
-        self.skip_space();
-        if self.take("!") {
-            return Ok((self.word()?, Says::Absent));
+/// The text form where it can say the same, else JSON.
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts: Option<Vec<String>> = self.tests.iter().map(test).collect();
+        let text = parts.map(|parts| parts.join(","));
+        // Not where two tests are about the same, which is then said in another way.
+        match text.filter(|text| read(text).is_ok_and(|json| json == self.to_json())) {
+            Some(text) if !text.is_empty() => f.write_str(&text),
+            _ => write!(f, "{}", self.to_json()),
         }
-        let key = self.word()?;
-        self.skip_space();
-        let says = if self.0.is_empty() || self.0.starts_with(',') {
-            Says::Present
-        } else if self.take("!=") {
-            Says::Differs(self.value()?)
-        } else if self.take("=") {
-            Says::Equals(self.value()?)
-        } else if let Some(comparison) = self.comparison() {
-            Says::Compares(comparison, self.value()?)
-        } else {
-            let before = self.0;
-            match self.word()? {
-                "in" => Says::In(self.values()?),
-                "notin" => Says::NotIn(self.values()?),
-                _ => return Err(Rest(before).unexpected()),
-            }
-        };
-        Ok((key, says))
-    }
-
-    fn comparison(&mut self) -> Option<Comparison> {
-        // The longer signs first.
-        let all = [
-            Comparison::LessOrEqual,
-            Comparison::GreaterOrEqual,
-            Comparison::Less,
-            Comparison::Greater,
-        ];
-        all.into_iter().find(|comparison| self.take(comparison.sign()))
     }
 }
 
-fn is_plain(c: char) -> bool {
-    !c.is_whitespace()
-        && !c.is_control()
-        && !matches!(c, ',' | '(' | ')' | '"' | '=' | '!' | '<' | '>')
-}
-
-fn object(name: &str, value: impl Into<Value>) -> Value {
-    Map::from_iter([(name.to_owned(), value.into())]).into()
-}
-
-/// Adds what a term says to the fields of a selector.
-fn add(fields: &mut Map<String, Value>, key: &str, says: Says) -> Result<(), SelectorError> {
-    let twice = || error(format!("tests {key:?} twice; only JSON can say what that means"));
-    if let Some((field @ ("meta" | "state"), name)) = key.split_once('/') {
-        let name = if field == "meta" { format!("/{name}") } else { name.to_owned() };
-        let tests = fields.entry(field).or_insert_with(|| Map::new().into());
-        // Nothing else puts anything there.
-        let Value::Object(tests) = tests else { return Err(twice()) };
-        return match (tests.get_mut(&name), value_test(says)) {
-            (None, test) => {
-                tests.insert(name, test);
-                Ok(())
-            }
-            (Some(Value::Object(known)), Value::Object(more))
-                if more.keys().all(|name| !known.contains_key(name)) =>
-            {
-                known.extend(more);
-                Ok(())
-            }
-            _ => Err(twice()),
-        };
-    }
-    let only_json = |example: &str| {
-        error(format!("cannot test {key:?} in this form; write JSON, such as {example}"))
-    };
-    let test = match (key, says) {
-        ("online" | "enabled", Says::Present) => true.into(),
-        ("online" | "enabled", Says::Absent) => false.into(),
-        ("online" | "enabled", _) => {
-            return Err(error(format!("has a value for {key:?}; write {key} or !{key}")));
-        }
-        ("capability", Says::Equals(word)) => {
-            let all = fields.entry(key).or_insert_with(|| Value::Array(Vec::new()));
-            if let Value::Array(all) = all {
-                all.push(word.text());
-            }
-            return Ok(());
-        }
-        ("capability", _) => {
-            return Err(error(
-                "can only say which capabilities a device has: capability=relay; write JSON for the rest"
-                    .to_owned(),
-            ));
-        }
-        ("meta", _) => {
-            return Err(only_json(r#"{"meta": {"": {"exists": true}}}, or a name: meta/fw"#));
-        }
-        ("state", _) => {
-            return Err(only_json(
-                r#"{"state": {"temperature": {"gt": 25}}}, or a binding: state/temperature"#,
-            ));
-        }
-        ("seen", _) => return Err(only_json(r#"{"seen": {"within": "5m"}}"#)),
-        ("any", _) => return Err(only_json(r#"{"any": [{"area": "lab"}, {"kind": "relay"}]}"#)),
-        ("not", _) => return Err(only_json(r#"{"not": {"area": "lab"}}"#)),
-        (_, says) => text_test(key, says)?,
-    };
-    match fields.insert(key.to_owned(), test) {
-        None => Ok(()),
-        Some(_) => Err(twice()),
-    }
-}
-
-fn value_test(says: Says) -> Value {
-    let all = |words: Vec<Word>| words.into_iter().map(Word::typed).collect::<Vec<_>>();
-    match says {
-        Says::Present => object("exists", true),
-        Says::Absent => object("exists", false),
-        Says::Equals(word) => word.typed(),
-        Says::Differs(word) => object("not", word.typed()),
-        Says::In(words) => all(words).into(),
-        Says::NotIn(words) => object("not", all(words)),
-        Says::Compares(comparison, word) => object(comparison.word(), word.typed()),
-    }
-}
-
-fn text_test(key: &str, says: Says) -> Result<Value, SelectorError> {
-    let all = |words: Vec<Word>| words.into_iter().map(Word::text).collect::<Vec<_>>();
-    Ok(match says {
-        Says::Present => object("not", Value::Null),
-        Says::Absent => Value::Null,
-        Says::Equals(word) => word.text(),
-        Says::Differs(word) => object("not", word.text()),
-        Says::In(words) => all(words).into(),
-        Says::NotIn(words) => object("not", all(words)),
-        Says::Compares(..) => {
-            return Err(error(format!(
-                "compares {key:?}; only values under meta/ and state/ can be compared"
-            )));
-        }
-    })
-}
-
-/// Writes the short form; `None` where it cannot say it.
-pub(super) fn write(selector: &Selector) -> Option<String> {
-    let terms: Option<Vec<Vec<String>>> = selector.tests().iter().map(terms).collect();
-    let text = terms?.concat().join(",");
-    (!text.is_empty() && text.len() <= super::MAX_BYTES).then_some(text)
-}
-
-fn terms(test: &Test) -> Option<Vec<String>> {
-    let flag =
-        |name: &str, holds: bool| Some(vec![format!("{}{name}", if holds { "" } else { "!" })]);
+fn test(test: &Test) -> Option<String> {
     match test {
-        Test::Text(field, test) => Some(vec![text_term(*field, test)?]),
-        Test::Capabilities(all) => {
-            Some(all.iter().map(|one| format!("capability={}", text_word(one))).collect())
+        Test::Text(field, test) => text_test(field.word(), test),
+        Test::Capabilities(names) => {
+            let each =
+                names.iter().map(|name| format!("capability={}", shown(name.as_str(), false)));
+            Some(each.collect::<Vec<_>>().join(","))
         }
-        Test::Online(online) => flag("online", *online),
-        Test::Enabled(enabled) => flag("enabled", *enabled),
-        Test::Meta(pointer, test) => {
-            let key = format!("meta{pointer}");
-            value_terms(&key, test).filter(|_| key != "meta" && key.chars().all(is_plain))
+        Test::Online(online) => Some(flag("online", *online)),
+        Test::Enabled(enabled) => Some(flag("enabled", *enabled)),
+        Test::Seen(Seen::Within(age)) => Some(format!("seen<{age}")),
+        Test::Seen(Seen::Before(age)) => Some(format!("seen>{age}")),
+        Test::Meta(pointer, test) => value_test(&key("meta", pointer)?, test),
+        Test::State(binding, pointer, test) => {
+            value_test(&key(&format!("state/{binding}"), pointer)?, test)
         }
-        Test::State { binding, pointer, test } => {
-            let key = format!("state/{binding}{pointer}");
-            value_terms(&key, test).filter(|_| key.chars().all(is_plain))
-        }
-        Test::Seen(_) | Test::Any(_) | Test::Not(_) => None,
+        Test::Any(_) | Test::Not(_) => None,
     }
 }
 
-fn text_term(field: TextField, test: &TextTest) -> Option<String> {
-    let key = field.word();
-    let list =
-        |texts: &[String]| texts.iter().map(|text| text_word(text)).collect::<Vec<_>>().join(",");
-    Some(match test {
-        TextTest::Equals(text) => format!("{key}={}", text_word(text)),
-        TextTest::OneOf(texts) => format!("{key} in ({})", list(texts)),
-        TextTest::Absent => format!("!{key}"),
-        TextTest::Prefix(_) => return None,
-        TextTest::Not(test) => match &**test {
-            TextTest::Absent => key.to_owned(),
-            TextTest::Equals(text) => format!("{key}!={}", text_word(text)),
-            TextTest::OneOf(texts) => format!("{key} notin ({})", list(texts)),
-            TextTest::Prefix(_) | TextTest::Not(_) => return None,
+fn flag(word: &str, value: bool) -> String {
+    if value { word.to_owned() } else { format!("!{word}") }
+}
+
+/// A key that needs no quotes.
+fn key(field: &str, pointer: &Pointer) -> Option<String> {
+    let key = format!("{field}{pointer}");
+    let is_plain = !key.contains(|c: char| c.is_whitespace() || SPECIAL.contains(&c));
+    (is_plain && (field != "meta" || !pointer.tokens().is_empty())).then_some(key)
+}
+
+fn text_test(field: &str, test: &TextTest) -> Option<String> {
+    match test {
+        TextTest::OneOf(texts) => Some(match texts.as_slice() {
+            [text] => format!("{field}={}", shown(text, false)),
+            texts => format!("{field} in ({})", texts_of(texts)),
+        }),
+        TextTest::Absent => Some(format!("!{field}")),
+        TextTest::All(checks) => match checks.as_slice() {
+            [TextCheck::Not(TextTest::Absent)] => Some(field.to_owned()),
+            [TextCheck::Not(TextTest::OneOf(texts))] => Some(match texts.as_slice() {
+                [text] => format!("{field}!={}", shown(text, false)),
+                texts => format!("{field} notin ({})", texts_of(texts)),
+            }),
+            _ => None,
         },
-    })
+    }
 }
 
-fn value_terms(key: &str, test: &ValueTest) -> Option<Vec<String>> {
-    let list = |scalars: &[Scalar]| {
-        Some(scalars.iter().map(typed_word).collect::<Option<Vec<_>>>()?.join(","))
-    };
-    let term = |member: &Member| {
-        Some(match member {
-            Member::Exists(true) => key.to_owned(),
-            Member::Exists(false) => format!("!{key}"),
-            Member::Compare(comparison, bound) => format!("{key}{}{bound}", comparison.sign()),
-            Member::Within(_) => return None,
-            Member::Not(test) => match &**test {
-                ValueTest::Equals(scalar) => format!("{key}!={}", typed_word(scalar)?),
-                ValueTest::OneOf(scalars) => format!("{key} notin ({})", list(scalars)?),
-                ValueTest::All(_) => return None,
-            },
-        })
-    };
+fn texts_of(texts: &[String]) -> String {
+    texts.iter().map(|text| shown(text, false)).collect::<Vec<_>>().join(",")
+}
+
+fn value_test(key: &str, test: &ValueTest) -> Option<String> {
+    let scalars = |scalars: &[Scalar]| scalars.iter().map(scalar).collect::<Vec<_>>().join(",");
     match test {
-        ValueTest::Equals(scalar) => Some(vec![format!("{key}={}", typed_word(scalar)?)]),
-        ValueTest::OneOf(scalars) => Some(vec![format!("{key} in ({})", list(scalars)?)]),
-        ValueTest::All(members) => members.iter().map(term).collect(),
+        ValueTest::OneOf(values) => Some(match values.as_slice() {
+            [value] => format!("{key}={}", scalar(value)),
+            values => format!("{key} in ({})", scalars(values)),
+        }),
+        ValueTest::All(checks) => {
+            let parts: Option<Vec<String>> = checks
+                .iter()
+                .map(|check| match check {
+                    ValueCheck::Exists(exists) => Some(flag(key, *exists)),
+                    ValueCheck::Compare(how, number) => {
+                        Some(format!("{key}{}{number}", how.operator()))
+                    }
+                    ValueCheck::Not(ValueTest::OneOf(values)) => Some(match values.as_slice() {
+                        [value] => format!("{key}!={}", scalar(value)),
+                        values => format!("{key} notin ({})", scalars(values)),
+                    }),
+                    ValueCheck::Within(_) | ValueCheck::Not(ValueTest::All(_)) => None,
+                })
+                .collect();
+            parts.map(|parts| parts.join(","))
+        }
     }
 }
 
-fn text_word(text: &str) -> String {
-    let is_plain = !text.is_empty() && text.chars().all(is_plain);
-    if is_plain { text.to_owned() } else { quoted(text) }
-}
-
-fn typed_word(scalar: &Scalar) -> Option<String> {
+fn scalar(scalar: &Scalar) -> String {
     match scalar {
-        Scalar::Text(text) => Some(quoted(text)),
-        Scalar::Number(number) => Some(number.to_string()),
-        Scalar::Bool(value) => Some(value.to_string()),
-        Scalar::Null => None,
+        Scalar::Text(text) => shown(text, true),
+        other => other.to_json().to_string(),
     }
 }
 
-fn quoted(text: &str) -> String {
-    Value::from(text).to_string()
+/// A text, in quotes where it would be read as something else without them.
+fn shown(text: &str, is_typed: bool) -> String {
+    let special = |c: char| c.is_whitespace() || c.is_control() || SPECIAL.contains(&c);
+    let is_json = is_typed && serde_json::from_str::<Value>(text).is_ok();
+    match text.is_empty() || text.contains(special) || is_json {
+        true => Value::String(text.to_owned()).to_string(),
+        false => text.to_owned(),
+    }
 }
