@@ -27,6 +27,7 @@ mod timestamp;
 
 mod output;
 mod questions;
+mod rule;
 mod secrets;
 mod serve;
 mod sweep;
@@ -77,6 +78,7 @@ enum Action {
     Grant(grant::Arguments),
     Capability(capability::Arguments),
     Command(command::Arguments),
+    Rule(rule::Arguments),
     Lock(lock::Arguments),
     Token(token::TokenArgs),
     Certificate(certificate::Arguments),
@@ -101,6 +103,7 @@ impl Action {
             Self::Grant(arguments) => context.block_on(arguments.run(context)),
             Self::Capability(arguments) => context.block_on(arguments.run(context)),
             Self::Command(arguments) => context.block_on(arguments.run(context)),
+            Self::Rule(arguments) => context.block_on(arguments.run(context)),
             Self::Lock(arguments) => context.block_on(arguments.run(context)),
             Self::Token(arguments) => {
                 Ok(token::run(&arguments, &context.sources(), context.output.json)?)

@@ -15,6 +15,7 @@ pub mod name;
 pub mod password_hash;
 pub mod reply;
 pub mod rights;
+pub mod routing;
 pub mod schema;
 pub mod selector;
 pub mod topic;

@@ -22,6 +22,8 @@ mod document;
 pub mod error;
 pub mod grants;
 pub mod locks;
+pub mod routing;
+pub mod rules;
 pub mod sessions;
 pub mod tokens;
 

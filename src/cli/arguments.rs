@@ -1,17 +1,22 @@
 //! What several commands read from the command line, with words that say what is expected.
 
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::str::FromStr;
 use std::time::Duration;
 
 use jiff::{Span, SpanTotal, Unit};
 
 /// A parser of whole numbers within a range.
-pub(super) fn number(
-    range: RangeInclusive<u16>,
-) -> impl Fn(&str) -> Result<u16, String> + Clone + Send + Sync + 'static {
+pub(super) fn number<T>(
+    range: RangeInclusive<T>,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static
+where
+    T: FromStr + PartialOrd + Display + Clone + Send + Sync + 'static,
+{
     move |text| {
-        let number = text.trim().parse::<u16>().ok().filter(|number| range.contains(number));
+        let number = text.trim().parse::<T>().ok().filter(|number| range.contains(number));
         number.ok_or_else(|| {
             format!("write a whole number from {} to {}", range.start(), range.end())
         })

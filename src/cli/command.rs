@@ -11,11 +11,14 @@ use crate::cli::arguments::{duration, number};
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::output::{self, or_dash, print, table, timestamp};
+use crate::cli::rule::devices_in_words;
 use crate::domain::command::CommandPayload;
 use crate::domain::delivery::Confirmation;
-use crate::domain::name::{CapabilityName, DeviceName};
+use crate::domain::name::{CapabilityName, DeviceName, RuleName};
+use crate::domain::selector::Selector;
 use crate::fleet::FleetError;
 use crate::fleet::commands::{self, CommandDetails, CommandRow, DeliveryRow, MAX_PAGE, NewCommand};
+use crate::fleet::routing::To;
 use crate::registry::commands::ENDED_CHANNEL;
 use crate::registry::connection::Target;
 use crate::registry::inspection;
@@ -100,16 +103,22 @@ impl Confirm {
     }
 }
 
-/// Send a command to devices, down the command topic of each. It waits for devices that are offline until it expires.
+/// Send a command to devices, down the command topic of each: those that are named, that a selector means or that a routing rule chooses. It waits for devices that are offline until it expires.
 #[derive(Args)]
 struct SendArguments {
     /// What to do: a capability of the devices.
     capability: CapabilityName,
     /// How: JSON, such as '"on"', 21.5 or '{"level": 3}'.
     payload: CommandPayload,
-    /// A device. May be repeated.
-    #[arg(long = "device", value_name = "NAME", required = true)]
+    /// A device. May be repeated. Without this option, --selector and --rule, the capability's routing rules choose.
+    #[arg(long = "device", value_name = "NAME", group = "to")]
     devices: Vec<DeviceName>,
+    /// Every device that can get it and that this selector means: area=lab,online, or JSON; docs/SELECTORS.md has it all.
+    #[arg(long, group = "to")]
+    selector: Option<Selector>,
+    /// Whom this routing rule chooses.
+    #[arg(long, value_name = "NAME", group = "to")]
+    rule: Option<RuleName>,
     /// When it expires: 30s, 5m, 2h. Without this option, as the capability says (60 s).
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     expires: Option<Duration>,
@@ -160,10 +169,11 @@ impl SendArguments {
         let (dry_run, wait) = (self.dry_run, self.wait);
         let command = self.request();
         if dry_run {
-            commands::check_only(&mut context.connect().await?, &command).await?;
-            let devices: Vec<&str> = command.devices.iter().map(DeviceName::as_str).collect();
-            return context.output.result(&json!({"devices": devices}), || {
-                format!("It would go to: {}. Nothing was sent.", devices.join(", "))
+            let choice = commands::check_only(&mut context.connect().await?, &command).await?;
+            return context.output.result(&choice, || {
+                let by = choice.rule.as_ref().map(|rule| format!(", by rule \"{rule}\""));
+                let (devices, by) = (devices_in_words(&choice), by.unwrap_or_default());
+                format!("It would go to {devices}{by}. Nothing was sent.")
             });
         }
         let send = async |client: &mut Client| commands::send(client, &command).await;
@@ -172,10 +182,18 @@ impl SendArguments {
 
     fn request(self) -> NewCommand {
         let mut seen = BTreeSet::new();
+        let devices: Vec<_> =
+            self.devices.into_iter().filter(|name| seen.insert(name.clone())).collect();
+        let to = match (self.selector, self.rule) {
+            (Some(selector), _) => To::Selector(selector),
+            (None, Some(rule)) => To::Rule(rule),
+            (None, None) if devices.is_empty() => To::Rules,
+            (None, None) => To::Devices(devices),
+        };
         NewCommand {
             capability: self.capability,
             payload: self.payload,
-            devices: self.devices.into_iter().filter(|name| seen.insert(name.clone())).collect(),
+            to,
             expires_in: self.expires,
             confirm: self.confirm.map(Confirm::confirmation),
             asked_by: ASKED_BY.to_owned(),
@@ -321,8 +339,17 @@ fn shortened(payload: &str) -> String {
 }
 
 fn text(details: &CommandDetails) -> String {
-    let CommandRow { capability, payload, asked_by, asked_at, expires_at, confirm, .. } =
-        &details.command;
+    let CommandRow {
+        capability,
+        payload,
+        asked_by,
+        asked_at,
+        expires_at,
+        confirm,
+        rule,
+        selector,
+        ..
+    } = &details.command;
     let rows = details.deliveries.iter().map(|delivery| {
         [
             delivery.device.clone(),
@@ -337,8 +364,13 @@ fn text(details: &CommandDetails) -> String {
     });
     let header =
         ["DEVICE", "STATE", "ATTEMPTS", "SENT", "ACKNOWLEDGED", "ANSWERED", "ENDED", "REMARK"];
+    let chosen = match (rule, selector) {
+        (Some(rule), _) => format!("Its devices were chosen by rule \"{rule}\".\n"),
+        (None, Some(selector)) => format!("Its devices were chosen by the selector {selector}.\n"),
+        (None, None) => String::new(),
+    };
     format!(
-        "{capability} {}\nAsked by {asked_by} at {}, expires at {}, succeeds when {confirm}.\n\n{}",
+        "{capability} {}\nAsked by {asked_by} at {}, expires at {}, confirmed by: {confirm}.\n{chosen}\n{}",
         shortened(payload),
         timestamp(Some(*asked_at)),
         timestamp(Some(*expires_at)),

@@ -1,9 +1,9 @@
 //! Errors of the fleet, in words that say what to do.
 
 use crate::fleet::FleetError;
-use crate::fleet::commands::MAX_DELIVERIES;
 use crate::fleet::credentials::{MAX_PASSWORD_BYTES, MIN_PASSWORD_CHARACTERS};
 use crate::fleet::error::{ErrorKind, Field, PasswordRule, Rule, Thing};
+use crate::fleet::routing::MAX_DELIVERIES;
 
 /// What failed, on which thing, and what to do.
 pub(super) fn in_words(error: &FleetError) -> String {
@@ -47,6 +47,7 @@ fn not_found(thing: &Thing) -> String {
         Thing::GrantId(_) => (thing.to_string(), "fleetgate grant list DEVICE`"),
         Thing::Credential(_) => (thing.to_string(), "fleetgate credential list DEVICE`"),
         Thing::Command(_) => (thing.to_string(), "fleetgate command list`"),
+        Thing::Rule(_) => (thing.to_string(), "fleetgate rule list`"),
         Thing::NewCredential(_) => (thing.to_string(), "fleetgate device list`"),
     };
     format!("there is no {what}; see `{remedy}")
@@ -58,6 +59,19 @@ fn sentence(thing: &Thing, rule: &Rule) -> String {
         Rule::ClientIdTaken => {
             "another device connects with this client id; give one of the two another client id"
         }
+        Rule::RuleExists => {
+            "a routing rule of this name exists already; choose another name, or change it with `fleetgate rule set`"
+        }
+        Rule::RuleDisabled => {
+            "it is disabled; enable it with `fleetgate rule enable`, or choose others"
+        }
+        Rule::NoMatch => {
+            "no device can get it: none that is meant is enabled and has the command topic that it needs; try the selector with `fleetgate device list --selector`, a rule with `fleetgate rule test`"
+        }
+        Rule::NoRules => {
+            "no enabled routing rule says who gets its commands; give --device, --selector, or a rule with `fleetgate rule add`"
+        }
+        Rule::PriorityOutOfRange => "a priority is a number from -1000000 to 1000000",
         Rule::CapabilityExists => "a capability of this name exists already; choose another name",
         Rule::BindingDiffers => {
             "the device has a binding of this name already, which says something else; change it with `fleetgate binding set`, or remove it first"
@@ -164,6 +178,15 @@ fn sentence(thing: &Thing, rule: &Rule) -> String {
         Rule::NoReplyTopic(capability) => {
             return format!(
                 "the command is confirmed by its reply, and it has no reply topic for \"{capability}\"; give it one with `fleetgate binding set`, or send with --confirm delivered"
+            );
+        }
+        Rule::RuleOfAnotherCapability(capability) => {
+            return format!("it is for commands of \"{capability}\"; see `fleetgate rule list`");
+        }
+        Rule::NotASelector(words) => return format!("{words}; see docs/SELECTORS.md"),
+        Rule::UnusableSelector(why) => {
+            return format!(
+                "its selector cannot be used: {why}; mend it with `fleetgate rule set --selector`"
             );
         }
         Rule::Password(rule) => return password(*rule),

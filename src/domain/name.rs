@@ -135,6 +135,10 @@ name_type! {
     PlaceName, check_name
 }
 name_type! {
+    /// A routing rule's name.
+    RuleName, check_name
+}
+name_type! {
     /// A binding's name: that of the capability it carries, or [`BindingName::MAIN`].
     BindingName, check_name
 }

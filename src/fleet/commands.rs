@@ -15,11 +15,10 @@ use crate::domain::name::{CapabilityName, DeviceName};
 use crate::domain::schema::StateSchema;
 use crate::fleet::capabilities::{self, CapabilityRow};
 use crate::fleet::error::{FleetError, Rule, Thing};
+use crate::fleet::routing::{self, Choice, Chosen, MAX_DELIVERIES, Needs, Route, To};
 use crate::registry::commands::{facts, is_id, limits};
 use crate::registry::error::RegistryError;
 
-/// Most devices that one command goes to.
-pub const MAX_DELIVERIES: usize = 10_000;
 /// Shortest and longest time until a command expires.
 pub const EXPIRY: (Duration, Duration) =
     (Duration::from_secs(1), Duration::from_secs(30 * 24 * 60 * 60));
@@ -32,8 +31,8 @@ pub struct NewCommand {
     pub capability: CapabilityName,
     /// How.
     pub payload: CommandPayload,
-    /// The devices.
-    pub devices: Vec<DeviceName>,
+    /// Whom it is for.
+    pub to: To,
     /// How long it may take; `None`: as the capability says.
     pub expires_in: Option<Duration>,
     /// What makes it succeed; `None`: as the capability says.
@@ -59,6 +58,10 @@ pub struct CommandRow {
     pub expires_at: Timestamp,
     /// What makes it succeed: `sent`, `delivered`, `state` or `reply`.
     pub confirm: String,
+    /// The routing rule that chose the devices, by its name of then.
+    pub rule: Option<String>,
+    /// The selector that chose them, as JSON.
+    pub selector: Option<String>,
     /// How many devices it goes to.
     pub devices: i64,
     /// How many of these have not ended.
@@ -133,18 +136,11 @@ pub async fn send(
     let thing = about(&new.capability);
     let transaction = client.transaction().await.map_err(FleetError::on(&thing))?;
     let capability = check(&transaction, new).await?;
-    let devices = recipients(&transaction, new, &capability).await?;
-    let devices = devices.into_iter().collect::<Result<Vec<_>, _>>()?;
-    let id = insert(&transaction, new, &capability, &devices).await?;
+    let choice = choose(&transaction, new, &capability).await?;
+    let id = insert(&transaction, new, &capability, &choice).await?;
     let details = show(&transaction, &id).await?;
     transaction.commit().await.map_err(FleetError::on(&thing))?;
     Ok(details)
-}
-
-/// A device that a command goes to.
-struct To {
-    id: i64,
-    name: DeviceName,
 }
 
 /// Stores a command and its deliveries, which wakes whoever sends them; returns its id. The caller has a transaction open.
@@ -152,18 +148,19 @@ async fn insert(
     client: &impl GenericClient,
     new: &NewCommand,
     capability: &CapabilityRow,
-    devices: &[To],
+    choice: &Choice,
 ) -> Result<String, FleetError> {
     let thing = about(&new.capability);
-    let ids: Vec<i64> = devices.iter().map(|device| device.id).collect();
-    let names: Vec<&str> = devices.iter().map(|device| device.name.as_str()).collect();
+    let ids: Vec<i64> = choice.devices.iter().map(|device| device.id).collect();
+    let names: Vec<&str> = choice.devices.iter().map(|device| device.name.as_str()).collect();
+    let selector = choice.selector.as_ref().map(|selector| selector.to_json().to_string());
     if capability.only_latest {
         supersede(client, new, &ids).await?;
     }
     let usual = Duration::from_secs(u64::from(capability.command_expiry.unsigned_abs()));
     let expires_in = new.expires_in.unwrap_or(usual);
-    let statement = "INSERT INTO commands (id, capability, payload, asked_by, expires_at, confirm, ack_timeout, answer_in, envelope)
-         VALUES (gen_random_uuid(), $1, $2, $3, clock_timestamp() + $4 * interval '1 second', $5, $6, $7, $8)
+    let statement = "INSERT INTO commands (id, capability, payload, asked_by, expires_at, confirm, ack_timeout, answer_in, envelope, rule, selector)
+         VALUES (gen_random_uuid(), $1, $2, $3, clock_timestamp() + $4 * interval '1 second', $5, $6, $7, $8, $9, $10::text::jsonb)
          RETURNING id::text";
     let confirm = confirm(new, capability);
     let (name, payload) = (new.capability.as_str(), new.payload.as_str());
@@ -179,6 +176,8 @@ async fn insert(
                 &capability.ack_timeout,
                 &capability.answer_in,
                 &capability.envelope,
+                &choice.rule,
+                &selector,
             ],
         )
         .await
@@ -240,48 +239,50 @@ pub async fn retry(
     let expires_in = Duration::try_from(command.expires_at.duration_since(command.asked_at)).ok();
     let confirm = Confirmation::of_word(&command.confirm);
     let asked_by = asked_by.to_owned();
-    let new = NewCommand { capability, payload, devices, expires_in, confirm, asked_by };
+    let to = To::Devices(devices.clone());
+    let new = NewCommand { capability, payload, to, expires_in, confirm, asked_by };
     let capability = check(&transaction, &new).await?;
-    let (mut to, mut passed_over) = (Vec::new(), Vec::new());
-    for (name, device) in new.devices.iter().zip(recipients(&transaction, &new, &capability).await?)
-    {
+    let (mut choice, mut passed_over) = (Choice::default(), Vec::new());
+    let found = recipients(&transaction, &new, &devices, &capability).await?;
+    for (name, device) in devices.iter().zip(found) {
         match device {
-            Ok(device) => to.push(device),
+            Ok(device) => choice.devices.push(device),
             Err(_) => passed_over.push(name.to_string()),
         }
     }
-    if to.is_empty() {
+    if choice.devices.is_empty() {
         return Err(FleetError::rule(&thing, Rule::NoDeviceToRetry(passed_over)));
     }
-    let id = insert(&transaction, &new, &capability, &to).await?;
+    let id = insert(&transaction, &new, &capability, &choice).await?;
     let details = show(&transaction, &id).await?;
     transaction.commit().await.map_err(FleetError::on(&thing))?;
     Ok(Retried { details, passed_over })
 }
 
-/// Checks a command without sending it: who would get it.
+/// Checks a command without sending it, and tells who would get it.
 ///
 /// # Errors
 /// As [`send`].
 pub async fn check_only(
     client: &mut impl GenericClient,
     new: &NewCommand,
-) -> Result<(), FleetError> {
+) -> Result<Choice, FleetError> {
     let thing = about(&new.capability);
     let transaction = client.transaction().await.map_err(FleetError::on(&thing))?;
     let capability = check(&transaction, new).await?;
-    let devices = recipients(&transaction, new, &capability).await?;
-    devices.into_iter().collect::<Result<Vec<_>, _>>().map(drop)
+    choose(&transaction, new, &capability).await
 }
 
 /// The capability, if the command may be asked for.
 async fn check(client: &impl GenericClient, new: &NewCommand) -> Result<CapabilityRow, FleetError> {
     let thing = about(&new.capability);
-    if new.devices.is_empty() {
-        return Err(FleetError::rule(&thing, Rule::NoDevices));
-    }
-    if new.devices.len() > MAX_DELIVERIES {
-        return Err(FleetError::rule(&thing, Rule::TooManyDevices(new.devices.len())));
+    if let To::Devices(devices) = &new.to {
+        if devices.is_empty() {
+            return Err(FleetError::rule(&thing, Rule::NoDevices));
+        }
+        if devices.len() > MAX_DELIVERIES {
+            return Err(FleetError::rule(&thing, Rule::TooManyDevices(devices.len())));
+        }
     }
     if new.expires_in.is_some_and(|expiry| expiry < EXPIRY.0 || expiry > EXPIRY.1) {
         return Err(FleetError::rule(&thing, Rule::ExpiryOutOfRange));
@@ -302,33 +303,57 @@ async fn check(client: &impl GenericClient, new: &NewCommand) -> Result<Capabili
 async fn recipients(
     client: &impl GenericClient,
     new: &NewCommand,
+    devices: &[DeviceName],
     capability: &CapabilityRow,
-) -> Result<Vec<Result<To, FleetError>>, FleetError> {
+) -> Result<Vec<Result<Chosen, FleetError>>, FleetError> {
     let thing = about(&new.capability);
-    let names: Vec<&str> = new.devices.iter().map(DeviceName::as_str).collect();
+    let names: Vec<&str> = devices.iter().map(DeviceName::as_str).collect();
     let statement = "SELECT device.id, device.enabled, binding.command_topic IS NOT NULL,
-             binding.state_topic IS NOT NULL, binding.reply_topic IS NOT NULL
+             binding.state_topic IS NOT NULL, binding.reply_topic IS NOT NULL, device.online
          FROM unnest($1::text[]) WITH ORDINALITY AS it (name, place)
          LEFT JOIN devices AS device ON device.name = it.name
          LEFT JOIN topic_bindings AS binding ON binding.device_id = device.id AND binding.capability = $2
          ORDER BY place";
     let rows = client.query(statement, &[&names, &new.capability.as_str()]).await;
     let rows = rows.map_err(FleetError::on(&thing))?;
-    let confirm = Confirmation::of_word(confirm(new, capability));
+    let needs = needs(new, capability);
     let to = |name: &DeviceName, row: &Row| {
         let device = Thing::Device(name.clone());
         let Some(id) = row.get(0) else { return Err(FleetError::NotFound(device)) };
         let is = |column: usize| row.get::<_, Option<bool>>(column) == Some(true);
-        let rule = match confirm {
-            _ if !is(1) => Rule::DeviceDisabled,
-            _ if !is(2) => Rule::NoCommandTopic(new.capability.clone()),
-            Some(Confirmation::State) if !is(3) => Rule::NoStateTopic(new.capability.clone()),
-            Some(Confirmation::Reply) if !is(4) => Rule::NoReplyTopic(new.capability.clone()),
-            _ => return Ok(To { id, name: name.clone() }),
+        let rule = match () {
+            () if !is(1) => Rule::DeviceDisabled,
+            () if !is(2) => Rule::NoCommandTopic(new.capability.clone()),
+            () if needs.state_topic && !is(3) => Rule::NoStateTopic(new.capability.clone()),
+            () if needs.reply_topic && !is(4) => Rule::NoReplyTopic(new.capability.clone()),
+            () => return Ok(Chosen { id, name: name.to_string(), online: is(5) }),
         };
         Err(FleetError::rule(&device, rule))
     };
-    Ok(new.devices.iter().zip(&rows).map(|(name, row)| to(name, row)).collect())
+    Ok(devices.iter().zip(&rows).map(|(name, row)| to(name, row)).collect())
+}
+
+fn needs(new: &NewCommand, capability: &CapabilityRow) -> Needs {
+    Needs::for_confirmation(Confirmation::of_word(confirm(new, capability)))
+}
+
+/// Who gets a command.
+async fn choose(
+    client: &impl GenericClient,
+    new: &NewCommand,
+    capability: &CapabilityRow,
+) -> Result<Choice, FleetError> {
+    let route = match &new.to {
+        To::Devices(devices) => {
+            let found = recipients(client, new, devices, capability).await?;
+            let devices = found.into_iter().collect::<Result<_, _>>()?;
+            return Ok(Choice { devices, ..Choice::default() });
+        }
+        To::Selector(selector) => Route::Selector(selector),
+        To::Rule(rule) => Route::Rule(rule),
+        To::Rules => Route::Rules,
+    };
+    routing::route(client, &new.capability, route, needs(new, capability)).await
 }
 
 /// Lets a command take the place of those of its devices that nobody has tried to send yet.
@@ -346,7 +371,7 @@ async fn supersede(
 
 const COMMANDS: &str = "
     SELECT command.id::text AS id, capability, payload, asked_by, asked_at, expires_at, confirm, ack_timeout,
-           counts.devices, counts.open, counts.succeeded
+           rule, selector::text AS selector, counts.devices, counts.open, counts.succeeded
     FROM commands AS command
     CROSS JOIN LATERAL (
         SELECT count(*) AS devices, count(*) FILTER (WHERE ended_at IS NULL) AS open,
@@ -362,6 +387,8 @@ fn command_row(row: &Row) -> CommandRow {
         asked_at: row.get("asked_at"),
         expires_at: row.get("expires_at"),
         confirm: row.get("confirm"),
+        rule: row.get("rule"),
+        selector: row.get("selector"),
         devices: row.get("devices"),
         open: row.get("open"),
         succeeded: row.get("succeeded"),

@@ -79,6 +79,8 @@ pub enum Thing {
     NewCredential(&'static str),
     /// A command, by its id.
     Command(String),
+    /// A routing rule, by its name.
+    Rule(String),
 }
 
 impl fmt::Display for Thing {
@@ -94,6 +96,7 @@ impl fmt::Display for Thing {
             Self::Credential(id) => write!(f, "credential {}", id.0),
             Self::NewCredential(kind) => write!(f, "the new {kind}"),
             Self::Command(id) => write!(f, "command {id:?}"),
+            Self::Rule(name) => write!(f, "rule {name:?}"),
         }
     }
 }
@@ -161,7 +164,7 @@ pub enum Rule {
     CapabilityInRules,
     /// A command names no device.
     NoDevices,
-    /// A command goes to so many devices, more than [`crate::fleet::commands::MAX_DELIVERIES`].
+    /// A command goes to so many devices, more than [`crate::fleet::routing::MAX_DELIVERIES`].
     TooManyDevices(usize),
     /// A command would expire too soon or too late ([`crate::fleet::commands::EXPIRY`]).
     ExpiryOutOfRange,
@@ -185,6 +188,22 @@ pub enum Rule {
     NoStateTopic(CapabilityName),
     /// The command is confirmed by a reply, and the device has no reply topic for the capability.
     NoReplyTopic(CapabilityName),
+    /// No device can get the command, of those that are meant.
+    NoMatch,
+    /// The capability has no enabled routing rule.
+    NoRules,
+    /// The routing rule is disabled.
+    RuleDisabled,
+    /// The routing rule is for this other capability.
+    RuleOfAnotherCapability(String),
+    /// Another routing rule has the name.
+    RuleExists,
+    /// A priority is out of [`crate::fleet::rules::PRIORITY`].
+    PriorityOutOfRange,
+    /// A selector is not valid: what PostgreSQL says of it.
+    NotASelector(String),
+    /// The routing rule's stored selector or strategy cannot be used: why.
+    UnusableSelector(String),
     /// A rule that has no name here: PostgreSQL's own words.
     Other(String),
 }
@@ -218,6 +237,10 @@ pub enum Field {
     Payload,
     /// The expiry.
     Expiry,
+    /// The selector.
+    Selector,
+    /// The priority.
+    Priority,
 }
 
 impl Field {
@@ -238,6 +261,8 @@ impl Field {
             Self::AnswerIn => "answer_in",
             Self::Payload => "payload",
             Self::Expiry => "expires_in",
+            Self::Selector => "selector",
+            Self::Priority => "priority",
         }
     }
 }
@@ -332,6 +357,10 @@ impl Rule {
             "topic_bindings_reply_to_commands" => Self::NothingToReplyTo,
             "topic_bindings_some_topic" => Self::NoTopic,
             "topic_grants_topic_filter_form" => Self::NotAFilter,
+            "routing_rules_name_unique" => Self::RuleExists,
+            "routing_rules_name_form" => Self::NotAName(Field::Name),
+            "routing_rules_priority_range" => Self::PriorityOutOfRange,
+            "selector" => Self::NotASelector(violation.message.clone()),
             "routing_rules_capability" => Self::CapabilityInRules,
             _ => Self::Other(violation.message.clone()),
         }
@@ -343,7 +372,8 @@ impl Rule {
             | Self::ClientIdTaken
             | Self::IdentityTaken(_)
             | Self::CapabilityExists
-            | Self::BindingDiffers => ErrorKind::Conflict,
+            | Self::BindingDiffers
+            | Self::RuleExists => ErrorKind::Conflict,
             Self::NotAName(_)
             | Self::ReservedName(_)
             | Self::ReservedCapability
@@ -368,6 +398,9 @@ impl Rule {
             | Self::AckTimeoutOutOfRange
             | Self::AnswerInOutOfRange
             | Self::Payload(_)
+            | Self::PriorityOutOfRange
+            | Self::NotASelector(_)
+            | Self::RuleOfAnotherCapability(_)
             | Self::NulCharacter => ErrorKind::Invalid,
             Self::CapabilityInUse(_)
             | Self::CapabilityInRules
@@ -378,6 +411,10 @@ impl Rule {
             | Self::NoCommandTopic(_)
             | Self::NoStateTopic(_)
             | Self::NoReplyTopic(_)
+            | Self::NoMatch
+            | Self::NoRules
+            | Self::RuleDisabled
+            | Self::UnusableSelector(_)
             | Self::Other(_) => ErrorKind::Refused,
         }
     }
@@ -388,15 +425,18 @@ impl Rule {
             | Self::ReservedName(field)
             | Self::NotASchema(field)
             | Self::NotATopic(field) => Some(*field),
-            Self::NameTaken | Self::CapabilityExists | Self::ReservedCapability => {
-                Some(Field::Name)
-            }
+            Self::NameTaken
+            | Self::CapabilityExists
+            | Self::ReservedCapability
+            | Self::RuleExists => Some(Field::Name),
             Self::ClientIdTaken => Some(Field::ClientId),
             Self::NothingToMerge => Some(Field::StateTopic),
             Self::NothingToReplyTo => Some(Field::CommandTopic),
             Self::AnswerInOutOfRange => Some(Field::AnswerIn),
             Self::Payload(_) => Some(Field::Payload),
             Self::ExpiryOutOfRange => Some(Field::Expiry),
+            Self::NotASelector(_) => Some(Field::Selector),
+            Self::PriorityOutOfRange => Some(Field::Priority),
             _ => None,
         }
     }

@@ -7,6 +7,7 @@ use fleetgate::domain::name::DeviceName;
 use fleetgate::fleet::FleetError;
 use fleetgate::fleet::commands::{self, DeliveryRow, NewCommand};
 use fleetgate::fleet::error::{ErrorKind, Field, Rule};
+use fleetgate::fleet::routing::To;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
@@ -105,7 +106,7 @@ pub(crate) fn new(payload: &str) -> NewCommand {
     NewCommand {
         capability: "switch".parse().unwrap(),
         payload: payload.parse().unwrap(),
-        devices: vec![name("relay")],
+        to: To::Devices(vec![name("relay")]),
         expires_in: None,
         confirm: None,
         asked_by: "a test".to_owned(),
@@ -326,7 +327,7 @@ async fn what_changes_while_commands_wait_is_minded() {
         bench.fleet.sql("INSERT INTO device_capabilities SELECT id, 'switch' FROM devices WHERE name = 'other' ON CONFLICT DO NOTHING", &[]).await;
         bench.fleet.sql("INSERT INTO topic_bindings (device_id, name, command_topic) SELECT id, 'switch', 'other/set' FROM devices WHERE name = 'other'
              ON CONFLICT (device_id, name) DO UPDATE SET command_topic = 'other/set'", &[]).await;
-        let waiting = NewCommand { devices: vec![name("other")], ..new("1") };
+        let waiting = NewCommand { to: To::Devices(vec![name("other")]), ..new("1") };
         let id = bench.send_new(waiting).await;
         bench.sql(statement).await;
         // Whatever wakes the line next finds it.
@@ -479,13 +480,13 @@ async fn a_command_that_breaks_a_rule_is_refused_and_nothing_is_stored() {
     let unknown = refuse(NewCommand { capability: "fly".parse().unwrap(), ..fine() }).await;
     assert_eq!(unknown.kind(), ErrorKind::NotFound);
     let nobody =
-        refuse(NewCommand { devices: vec![name("relay"), name("nobody")], ..fine() }).await;
+        refuse(NewCommand { to: To::Devices(vec![name("relay"), name("nobody")]), ..fine() }).await;
     assert_eq!(nobody.kind(), ErrorKind::NotFound);
-    let none = refuse(NewCommand { devices: Vec::new(), ..fine() }).await;
+    let none = refuse(NewCommand { to: To::Devices(Vec::new()), ..fine() }).await;
     assert!(matches!(none, FleetError::Rule { rule: Rule::NoDevices, .. }));
-    let off = refuse(NewCommand { devices: vec![name("off")], ..fine() }).await;
+    let off = refuse(NewCommand { to: To::Devices(vec![name("off")]), ..fine() }).await;
     assert!(matches!(off, FleetError::Rule { rule: Rule::DeviceDisabled, .. }));
-    let bare = refuse(NewCommand { devices: vec![name("bare")], ..fine() }).await;
+    let bare = refuse(NewCommand { to: To::Devices(vec![name("bare")]), ..fine() }).await;
     assert!(matches!(bare, FleetError::Rule { rule: Rule::NoCommandTopic(_), .. }));
     for seconds in [0, 31 * 24 * 3600] {
         let expiry = Some(Duration::from_secs(seconds));
@@ -560,7 +561,11 @@ async fn the_command_line_sends_waits_and_shows() {
     let bench = Bench::start().await;
     let send = ["command", "send", "switch", "\"on\"", "--device", "relay"];
     let dry = bench.run(&[&send[..], &["--dry-run"]].concat()).await.unwrap();
-    assert_eq!((dry.0, dry.1.contains("It would go to: relay")), (0, true), "{dry:?}");
+    assert_eq!(
+        (dry.0, dry.1.contains("It would go to 1 device: relay (offline).")),
+        (0, true),
+        "{dry:?}"
+    );
 
     let waiting = bench.run(&[&send[..], &["--wait", "--device", "relay"]].concat());
     bench.online_and_subscribed().await;
@@ -614,7 +619,7 @@ async fn the_command_line_sends_waits_and_shows() {
             2,
             "a text needs its quotes",
         ),
-        (vec!["command", "send", "switch", "1"], 2, "--device"),
+        (vec!["command", "send", "switch", "1"], 1, "give --device, --selector, or a rule"),
         (
             vec!["command", "send", "switch", "1", "--device", "relay", "--expires", "31d"],
             2,
@@ -786,7 +791,7 @@ async fn each_recorded_run_ends_in_the_right_state() {
     fleet.bind("relay-1", "switch", None, Some("lab/1/relay-1/switch/set")).await;
     for recording in recordings {
         for (scenario, state, ended) in RECORDED {
-            let to = NewCommand { devices: vec![name("relay-1")], ..new("\"on\"") };
+            let to = NewCommand { to: To::Devices(vec![name("relay-1")]), ..new("\"on\"") };
             let id = commands::send(&mut client, &to).await.unwrap().command.id;
             let attempt = "UPDATE command_deliveries SET attempts = 1, attempted_at = now() WHERE attempts = 0";
             client.execute(attempt, &[]).await.unwrap();

@@ -46,6 +46,7 @@ mod requests;
 mod reserved;
 mod revocation;
 mod roles;
+mod rules;
 mod schema;
 mod secrets;
 mod selectors;

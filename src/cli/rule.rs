@@ -1,0 +1,230 @@
+//! `fleetgate rule`
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::json;
+
+use crate::cli::arguments::number;
+use crate::cli::context::Context;
+use crate::cli::error::CliError;
+use crate::cli::output::{table, yes_no};
+use crate::domain::name::{CapabilityName, RuleName};
+use crate::domain::routing::Strategy;
+use crate::domain::selector::Selector;
+use crate::fleet::routing::Choice;
+use crate::fleet::rules::{self, NewRule, PRIORITY, RuleChange, RuleRow, Trial};
+
+/// Routing rules, which say which devices get a capability's commands: add, set, list, show, test, enable, disable, remove.
+#[derive(Args)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    Add(AddArguments),
+    Set(SetArguments),
+    /// List rules in the order in which they are asked.
+    List {
+        /// Only those of this capability.
+        #[arg(long)]
+        capability: Option<CapabilityName>,
+    },
+    /// Show a rule.
+    Show {
+        /// Its name.
+        name: RuleName,
+    },
+    /// Tell who would get a command by a rule now, and whether another rule decides before it. Sends nothing.
+    Test {
+        /// Its name.
+        name: RuleName,
+    },
+    /// Ask a rule again.
+    Enable {
+        /// Its name.
+        name: RuleName,
+    },
+    /// Pass a rule over.
+    Disable {
+        /// Its name.
+        name: RuleName,
+    },
+    /// Remove a rule. Commands that it has routed go on.
+    Remove {
+        /// Its name.
+        name: RuleName,
+    },
+}
+
+impl Arguments {
+    pub(super) async fn run(self, context: &Context) -> Result<(), CliError> {
+        match self.action {
+            Action::Add(arguments) => arguments.run(context).await,
+            Action::Set(arguments) => arguments.run(context).await,
+            Action::List { capability } => {
+                let found = rules::list(&context.connect().await?, capability.as_ref()).await?;
+                context.output.result(&found, || rule_table(&found))
+            }
+            Action::Show { name } => {
+                let rule = rules::show(&context.connect().await?, &name).await?;
+                context.output.result(&rule, || rule_table(std::slice::from_ref(&rule)))
+            }
+            Action::Test { name } => test(context, &name).await,
+            Action::Enable { name } => set_enabled(context, &name, true).await,
+            Action::Disable { name } => set_enabled(context, &name, false).await,
+            Action::Remove { name } => {
+                rules::remove(&context.connect().await?, &name).await?;
+                let result = json!({"name": name.as_str(), "removed": true});
+                context.output.result(&result, || format!("Rule \"{name}\" is removed."))
+            }
+        }
+    }
+}
+
+/// Which of the devices that match get a command.
+#[derive(Clone, Copy, ValueEnum)]
+enum Which {
+    /// Every one.
+    All,
+    /// One: an online one if there is one, and of those the one that was commanded longest ago.
+    Any,
+    /// The first by name.
+    First,
+}
+
+impl Which {
+    fn strategy(self) -> Strategy {
+        match self {
+            Self::All => Strategy::All,
+            Self::Any => Strategy::Any,
+            Self::First => Strategy::First,
+        }
+    }
+}
+
+/// Add a rule. Of a capability's rules, the highest priority first, the first that yields a device decides.
+#[derive(Args)]
+struct AddArguments {
+    /// Its name.
+    name: RuleName,
+    /// Whose commands it routes.
+    #[arg(long)]
+    capability: CapabilityName,
+    /// Which devices: area=lab,kind in (relay,plug),online, or JSON; docs/SELECTORS.md has it all. Without this option every device that has the capability.
+    #[arg(long)]
+    selector: Option<Selector>,
+    /// Which of them.
+    #[arg(long, value_enum, default_value = "all")]
+    strategy: Which,
+    /// The higher is asked first.
+    #[arg(long, default_value_t = 0, value_parser = number(PRIORITY.0..=PRIORITY.1), allow_negative_numbers = true)]
+    priority: i32,
+}
+
+impl AddArguments {
+    async fn run(self, context: &Context) -> Result<(), CliError> {
+        let rule = NewRule {
+            name: self.name,
+            capability: self.capability,
+            selector: self.selector.unwrap_or_default(),
+            strategy: self.strategy.strategy(),
+            priority: self.priority,
+        };
+        let row = rules::add(&context.connect().await?, &rule).await?;
+        context.output.result(&row, || {
+            let name = &row.name;
+            format!("Rule \"{name}\" is added. To see whom it chooses: fleetgate rule test {name}")
+        })
+    }
+}
+
+/// Change a rule.
+#[derive(Args)]
+#[command(group = clap::ArgGroup::new("change").multiple(true).required(true))]
+struct SetArguments {
+    /// Its name.
+    name: RuleName,
+    /// Which devices.
+    #[arg(long, group = "change")]
+    selector: Option<Selector>,
+    /// Which of them.
+    #[arg(long, value_enum, group = "change")]
+    strategy: Option<Which>,
+    /// The higher is asked first.
+    #[arg(long, value_parser = number(PRIORITY.0..=PRIORITY.1), allow_negative_numbers = true, group = "change")]
+    priority: Option<i32>,
+}
+
+impl SetArguments {
+    async fn run(self, context: &Context) -> Result<(), CliError> {
+        let change = RuleChange {
+            selector: self.selector,
+            strategy: self.strategy.map(Which::strategy),
+            priority: self.priority,
+            enabled: None,
+        };
+        let row = rules::set(&context.connect().await?, &self.name, &change).await?;
+        context.output.result(&row, || rule_table(std::slice::from_ref(&row)))
+    }
+}
+
+async fn set_enabled(context: &Context, name: &RuleName, enabled: bool) -> Result<(), CliError> {
+    let change = RuleChange { enabled: Some(enabled), ..RuleChange::default() };
+    let row = rules::set(&context.connect().await?, name, &change).await?;
+    context.output.result(&row, || {
+        format!("Rule \"{name}\" is {}.", if enabled { "enabled" } else { "disabled" })
+    })
+}
+
+async fn test(context: &Context, name: &RuleName) -> Result<(), CliError> {
+    let client = context.connect().await?;
+    let Trial { rule, choice, preceded_by } = rules::test(&client, name).await?;
+    let result = json!({"rule": rule, "devices": choice.devices, "preceded_by": preceded_by});
+    context.output.result(&result, || {
+        let mut text = match choice.devices.len() {
+            0 => "It yields no device.".to_owned(),
+            _ => format!("It yields {}.", devices_in_words(&choice)),
+        };
+        if !rule.enabled {
+            text.push_str(" It is disabled, and passed over.");
+        } else if let Some(other) = preceded_by {
+            text.push_str(&format!(
+                " It is not asked: rule \"{other}\" comes before it and yields devices."
+            ));
+        }
+        text
+    })
+}
+
+/// Most devices that a sentence names.
+const NAMED: usize = 20;
+
+/// Devices in a sentence, the first of them by name.
+pub(super) fn devices_in_words(choice: &Choice) -> String {
+    let named = choice.devices.iter().take(NAMED).map(|device| match device.online {
+        true => device.name.clone(),
+        false => format!("{} (offline)", device.name),
+    });
+    let names = named.collect::<Vec<_>>().join(", ");
+    match choice.devices.len() {
+        1 => format!("1 device: {names}"),
+        count if count <= NAMED => format!("{count} devices: {names}"),
+        count => format!("{count} devices: {names} and {} more", count - NAMED),
+    }
+}
+
+fn rule_table(rules: &[RuleRow]) -> String {
+    let rows = rules.iter().map(|rule| {
+        let selector = rule.parsed_selector().map(|selector| selector.to_string());
+        [
+            rule.name.clone(),
+            rule.capability.clone(),
+            rule.priority.to_string(),
+            yes_no(rule.enabled),
+            rule.strategy.clone(),
+            selector.unwrap_or_else(|_| rule.selector.to_string()),
+        ]
+    });
+    table(["NAME", "CAPABILITY", "PRIORITY", "ENABLED", "STRATEGY", "SELECTOR"], rows)
+}

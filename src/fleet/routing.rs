@@ -1,0 +1,199 @@
+//! Who gets a command: devices that are named, that a selector means, or that the capability's routing rules choose.
+
+use serde::Serialize;
+use tokio_postgres::GenericClient;
+use tokio_postgres::types::ToSql;
+
+use crate::domain::delivery::Confirmation;
+use crate::domain::name::{CapabilityName, DeviceName, RuleName};
+use crate::domain::routing::Strategy;
+use crate::domain::selector::Selector;
+use crate::fleet::capabilities;
+use crate::fleet::error::{FleetError, Rule, Thing};
+use crate::fleet::rules;
+use crate::registry::error::RegistryError;
+use crate::registry::selector::Condition;
+
+/// Most devices that one command goes to.
+pub const MAX_DELIVERIES: usize = 10_000;
+
+/// Whom a command is for.
+#[derive(Debug, Clone)]
+pub enum To {
+    /// These, each of them: one that cannot get it is an error.
+    Devices(Vec<DeviceName>),
+    /// Every device that can get it and for which this holds.
+    Selector(Selector),
+    /// Whom this rule chooses.
+    Rule(RuleName),
+    /// Whom the capability's rules choose.
+    Rules,
+}
+
+/// A device that gets a command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Chosen {
+    /// Its row.
+    #[serde(skip)]
+    pub id: i64,
+    /// Its name.
+    pub name: String,
+    /// Whether it is online.
+    pub online: bool,
+}
+
+/// Who gets a command, and why.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Choice {
+    /// The devices.
+    pub devices: Vec<Chosen>,
+    /// The rule that chose them.
+    pub rule: Option<String>,
+    /// The selector that did.
+    #[serde(skip)]
+    pub selector: Option<Selector>,
+}
+
+/// What a binding needs for a command to be confirmed.
+#[derive(Debug, Clone, Copy)]
+pub struct Needs {
+    pub(super) state_topic: bool,
+    pub(super) reply_topic: bool,
+}
+
+impl Needs {
+    pub(super) fn for_confirmation(confirm: Option<Confirmation>) -> Self {
+        Self {
+            state_topic: confirm == Some(Confirmation::State),
+            reply_topic: confirm == Some(Confirmation::Reply),
+        }
+    }
+
+    /// What commands of a capability need unless they say otherwise.
+    pub(super) async fn of(
+        client: &impl GenericClient,
+        capability: &CapabilityName,
+    ) -> Result<Self, FleetError> {
+        let capability = capabilities::show(client, capability).await?;
+        Ok(Self::for_confirmation(Confirmation::of_word(&capability.confirm)))
+    }
+}
+
+/// Chooses among the devices that can get a command of the capability and for which the selector holds: enabled, with a
+/// command topic for it, and what confirming needs. For `any`, whoever chooses for the same capability waits until the
+/// caller's transaction has ended, so that two commands at a time do not choose the same device.
+///
+/// # Errors
+/// More than [`MAX_DELIVERIES`]; a database that is away.
+pub(super) async fn choose(
+    client: &impl GenericClient,
+    capability: &CapabilityName,
+    selector: &Selector,
+    strategy: Strategy,
+    needs: Needs,
+) -> Result<Choice, FleetError> {
+    let thing = Thing::Capability(capability.clone());
+    if strategy == Strategy::Any {
+        // Of the database, not of a row: who serves may not lock capabilities.
+        let lock = "SELECT pg_advisory_xact_lock(hashtextextended('fleetgate any ' || $1, 0))";
+        let locked = client.execute(lock, &[&capability.as_str()]).await;
+        locked.map_err(FleetError::on(&thing))?;
+    }
+    let (order, limit) = match strategy {
+        Strategy::All => ("device.name", MAX_DELIVERIES + 1),
+        Strategy::First => ("device.name", 1),
+        // Positions grow with time: the least of the newest is the device that was commanded longest ago.
+        Strategy::Any => (
+            "device.online DESC, (SELECT max(position) FROM command_deliveries
+                 WHERE device_id = device.id AND binding = can.capability) NULLS FIRST, device.name",
+            1,
+        ),
+    };
+    let condition = Condition::of(selector, 4);
+    let statement = format!(
+        "SELECT device.id, device.name, device.online
+         FROM device_capabilities AS can
+         JOIN devices AS device ON device.id = can.device_id
+         JOIN topic_bindings AS binding ON binding.device_id = device.id AND binding.name = can.capability
+         LEFT JOIN device_state AS heard ON heard.device_id = device.id
+         WHERE can.capability = $1 AND device.enabled AND binding.command_topic IS NOT NULL
+           AND (NOT $2 OR binding.state_topic IS NOT NULL) AND (NOT $3 OR binding.reply_topic IS NOT NULL)
+           AND {}
+         ORDER BY {order} LIMIT $4",
+        condition.sql()
+    );
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let name = capability.as_str();
+    let mut values: Vec<&(dyn ToSql + Sync)> =
+        vec![&name, &needs.state_topic, &needs.reply_topic, &limit];
+    values.extend(condition.parameters());
+    let rows = client.query(&statement, &values).await;
+    let rows = rows.map_err(RegistryError::on("the devices that a selector means"))?;
+    if rows.len() > MAX_DELIVERIES {
+        return Err(FleetError::rule(&thing, Rule::TooManyDevices(rows.len())));
+    }
+    let chosen =
+        |row: &tokio_postgres::Row| Chosen { id: row.get(0), name: row.get(1), online: row.get(2) };
+    Ok(Choice {
+        devices: rows.iter().map(chosen).collect(),
+        rule: None,
+        selector: Some(selector.clone()),
+    })
+}
+
+/// Whom a selector or rules choose; at least one device.
+///
+/// # Errors
+/// As [`choose`]; no device can get it; there is no such rule, it is disabled, or of another capability; the
+/// capability has no enabled rule.
+pub(super) async fn route(
+    client: &impl GenericClient,
+    capability: &CapabilityName,
+    to: Route<'_>,
+    needs: Needs,
+) -> Result<Choice, FleetError> {
+    let thing = Thing::Capability(capability.clone());
+    let rules = match to {
+        Route::Selector(selector) => {
+            let choice = choose(client, capability, selector, Strategy::All, needs).await?;
+            if choice.devices.is_empty() {
+                return Err(FleetError::rule(&thing, Rule::NoMatch));
+            }
+            return Ok(choice);
+        }
+        Route::Rule(name) => {
+            let rule = rules::show(client, name).await?;
+            if rule.capability != capability.as_str() {
+                let wrong = Rule::RuleOfAnotherCapability(rule.capability.clone());
+                return Err(FleetError::rule(&rule.thing(), wrong));
+            }
+            if !rule.enabled {
+                return Err(FleetError::rule(&rule.thing(), Rule::RuleDisabled));
+            }
+            vec![rule]
+        }
+        Route::Rules => {
+            let mut rules = rules::list(client, Some(capability)).await?;
+            rules.retain(|rule| rule.enabled);
+            rules
+        }
+    };
+    if rules.is_empty() {
+        return Err(FleetError::rule(&thing, Rule::NoRules));
+    }
+    for rule in rules {
+        let (selector, strategy) = rule.parsed()?;
+        let choice = choose(client, capability, &selector, strategy, needs).await?;
+        if !choice.devices.is_empty() {
+            return Ok(Choice { rule: Some(rule.name), ..choice });
+        }
+    }
+    Err(FleetError::rule(&thing, Rule::NoMatch))
+}
+
+/// What chooses.
+pub(super) enum Route<'a> {
+    Selector(&'a Selector),
+    Rule(&'a RuleName),
+    Rules,
+}
