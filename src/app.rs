@@ -47,7 +47,7 @@ use crate::registry::freshness::Freshness;
 use crate::registry::pool::Postgres;
 use crate::registry::schemas::SchemaCache;
 use crate::registry::work::WorkNotices;
-use crate::registry::{commands, kickouts};
+use crate::registry::{commands, kickouts, requests};
 
 /// Most threads that move PostgreSQL connections along; they hardly ever compute.
 const REGISTRY_THREADS: usize = 2;
@@ -153,7 +153,11 @@ impl App {
         ));
         let schemas = Arc::new(SchemaCache::new(postgres.clone(), freshness.clone()));
         let mut work = WorkNotices::default();
-        let wake = Wake { kick_outs: work.of(kickouts::KIND), commands: work.of(commands::KIND) };
+        let wake = Wake {
+            kick_outs: work.of(kickouts::KIND),
+            commands: work.of(commands::KIND),
+            requests: work.of(requests::KIND),
+        };
         let (limits, lock_feed, lock_keeper) =
             locks(config, &postgres, &freshness, &metrics, &clock);
         let listener = ChangeListener::new(

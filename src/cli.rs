@@ -50,7 +50,7 @@ Exit codes:
   0  done
   1  failed, or refused by a rule; nothing was changed that the message does not name
   2  wrong usage: an unknown option, a bad value, a wrong configuration
-  3  there is no such device, credential, binding, grant or capability
+  3  there is no such device, credential, binding, grant, capability, rule or command
   4  the database cannot be reached";
 
 /// Device authentication, authorization and presence for EMQX over a PostgreSQL registry.

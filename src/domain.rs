@@ -14,6 +14,7 @@ pub mod meta;
 pub mod name;
 pub mod password_hash;
 pub mod reply;
+pub mod request;
 pub mod rights;
 pub mod routing;
 pub mod schema;

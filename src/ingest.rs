@@ -54,6 +54,7 @@
 mod classify;
 mod command;
 mod queue;
+mod request;
 mod slow;
 mod writer;
 
@@ -68,6 +69,7 @@ use crate::domain::device::DeviceId;
 use crate::domain::event::{Event, EventKind};
 use crate::metrics::EventMetrics;
 use crate::registry::cache::{CacheError, DeviceCache};
+use crate::registry::error::RegistryError;
 use crate::registry::pool::Postgres;
 use crate::registry::presence::SessionChange;
 use crate::registry::reports::DeviceUpdate;
@@ -99,6 +101,14 @@ pub enum IngestError {
 }
 
 impl IngestError {
+    /// What PostgreSQL said while one event was written.
+    fn of(error: &RegistryError) -> Self {
+        match error.is_about_data() {
+            true => Self::Refused(error.to_string().into()),
+            false => Self::NotCommitted(error.to_string().into()),
+        }
+    }
+
     /// The outcome as metrics name it.
     #[must_use]
     pub fn label(&self) -> &'static str {

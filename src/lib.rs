@@ -39,6 +39,7 @@ pub mod presence;
 pub mod provision;
 pub mod read_file;
 pub mod registry;
+pub mod requests;
 pub mod secret;
 pub mod sweep;
 pub mod tls;

@@ -17,7 +17,9 @@ mod limits;
 mod registry;
 
 pub use connections::ConnectionMetrics;
-pub use emqx::{CommandMetrics, EmqxMetrics, KickOutMetrics, SweepMetrics, WorkMetrics};
+pub use emqx::{
+    CommandMetrics, EmqxMetrics, KickOutMetrics, RequestMetrics, SweepMetrics, WorkMetrics,
+};
 pub use events::EventMetrics;
 pub use hash::HashMetrics;
 pub use limits::LimitMetrics;
@@ -137,6 +139,8 @@ pub struct Metrics {
     pub kick_outs: KickOutMetrics,
     /// Commands.
     pub commands: CommandMetrics,
+    /// What services ask for over MQTT.
+    pub requests: RequestMetrics,
     /// Sweeps.
     pub sweep: SweepMetrics,
     cache_entries: IntGaugeVec,
@@ -184,6 +188,7 @@ impl Metrics {
             emqx: add.emqx()?,
             kick_outs: add.kick_outs()?,
             commands: add.commands()?,
+            requests: add.requests()?,
             work: add.work()?,
             sweep: add.sweep()?,
             cache_entries: add.gauges(

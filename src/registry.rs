@@ -34,6 +34,7 @@ pub mod presence;
 pub mod probe;
 pub mod replicas;
 pub mod reports;
+pub mod requests;
 pub mod roles;
 pub mod schemas;
 pub mod selector;

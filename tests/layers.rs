@@ -52,6 +52,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "logging",
             "metrics",
             "registry",
+            "requests",
             "secret",
             "sweep",
             "work",
@@ -61,6 +62,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     // The order of sessions is a part of taking events in, with a name of its own.
     ("ingest", &["config", "domain", "logging", "metrics", "presence", "registry"]),
     ("presence", &["domain", "registry"]),
+    ("requests", &["domain", "emqx", "fleet", "logging", "metrics", "registry", "work"]),
     // What is done to the fleet. Of authn it takes only what a token looks like: no password may.
     ("fleet", &["authn", "domain", "registry", "secret"]),
     ("provision", &["authn", "secret", "write_file"]),

@@ -28,6 +28,7 @@ use crate::registry::migrate::{migrate, schema_version};
 use crate::registry::pool::Postgres;
 use crate::registry::roles::missing_privileges;
 use crate::registry::{probe, replicas};
+use crate::requests::Requests;
 use crate::sweep::Sweeper;
 use crate::work::Worker;
 
@@ -44,6 +45,7 @@ const POSTGRES_STARTING: Duration = Duration::from_secs(60);
 pub(super) struct Broker {
     kick_outs: Worker<KickOuts>,
     commands: Worker<Commands>,
+    requests: Worker<Requests>,
     sweeper: Sweeper,
 }
 
@@ -51,6 +53,7 @@ pub(super) struct Broker {
 pub(super) struct Wake {
     pub(super) kick_outs: Arc<Notify>,
     pub(super) commands: Arc<Notify>,
+    pub(super) requests: Arc<Notify>,
 }
 
 pub(super) fn broker(
@@ -76,11 +79,14 @@ pub(super) fn broker(
     let commands =
         Commands::new(api.clone(), target.clone(), config.commands.keep, metrics.commands.clone());
     let commands = Worker::new(commands, target.clone(), wake.commands, metrics.work.clone());
+    let requests =
+        Requests::new(api.clone(), target.clone(), config.commands.keep, metrics.requests.clone());
+    let requests = Worker::new(requests, target.clone(), wake.requests, metrics.work.clone());
     let interval = config.emqx.sweep_interval;
     let keep = config.ingest.keep_sessions;
     let target = target.clone().for_background();
     let sweeper = Sweeper::new(target, api, interval, keep, clock.clone(), metrics.sweep.clone());
-    Ok(Broker { kick_outs, commands, sweeper })
+    Ok(Broker { kick_outs, commands, requests, sweeper })
 }
 
 /// The limits on guessing, the way on which changes of locks come to them, and who keeps them in step with
@@ -126,7 +132,7 @@ pub(super) async fn keep_registry(
         }
     }
     tracing::info!(%address, "serving");
-    let Broker { kick_outs, commands, sweeper } = broker;
+    let Broker { kick_outs, commands, requests, sweeper } = broker;
     let hearing = listener.hearing();
     // Others have to know of this replica before it keeps anything.
     replicas::tell(&postgres, &freshness, &hearing).await;
@@ -137,6 +143,7 @@ pub(super) async fn keep_registry(
         lock_keeper.run(end.clone()),
         kick_outs.run(end.clone()),
         commands.run(end.clone()),
+        requests.run(end.clone()),
         sweeper.run(end)
     );
     Ok(())

@@ -43,7 +43,7 @@ struct IssueArguments {
     #[arg(long, value_name = "DIR", default_value = "/secrets")]
     directory: PathBuf,
     /// Days until it ends.
-    #[arg(long, default_value_t = 365, value_parser = number(1..=3650))]
+    #[arg(long, default_value_t = 365, value_parser = number(1_u16..=3650))]
     days: u16,
     /// Where NAME.pem, NAME.key and ca.pem are written. Only ca.pem may be there, and then the same.
     #[arg(long, value_name = "DIR", default_value = ".")]

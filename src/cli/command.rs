@@ -197,6 +197,7 @@ impl SendArguments {
             expires_in: self.expires,
             confirm: self.confirm.map(Confirm::confirmation),
             asked_by: ASKED_BY.to_owned(),
+            requested: None,
         }
     }
 }

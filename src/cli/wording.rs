@@ -2,7 +2,7 @@
 
 use crate::fleet::FleetError;
 use crate::fleet::credentials::{MAX_PASSWORD_BYTES, MIN_PASSWORD_CHARACTERS};
-use crate::fleet::error::{ErrorKind, Field, PasswordRule, Rule, Thing};
+use crate::fleet::error::{Field, PasswordRule, Rule, Thing};
 use crate::fleet::routing::MAX_DELIVERIES;
 
 /// What failed, on which thing, and what to do.
@@ -16,14 +16,7 @@ pub(super) fn in_words(error: &FleetError) -> String {
 
 /// The kind as `--json` tells it.
 pub(super) fn kind(error: &FleetError) -> &'static str {
-    match error.kind() {
-        ErrorKind::NotFound => "not_found",
-        ErrorKind::Conflict => "conflict",
-        ErrorKind::Invalid => "invalid",
-        ErrorKind::Refused => "refused",
-        ErrorKind::Unavailable => "unreachable",
-        ErrorKind::Failed => "database",
-    }
+    error.kind().word()
 }
 
 fn not_found(thing: &Thing) -> String {
@@ -98,6 +91,10 @@ fn sentence(thing: &Thing, rule: &Rule) -> String {
         Rule::NotAFilter => {
             "is not a valid topic filter for a grant: + and # stand alone in their level, # only at the end; no $share/, $delayed/ or other prefix that says how; not beginning with \"eq \"; no ${, no %u or %c without a letter or digit behind it (write the device's own name)"
         }
+        Rule::ReservedTopic => {
+            "topics below fleetgate/ are where services ask for commands and hear results; choose another topic"
+        }
+        Rule::AlreadyExpired => "it has expired by now",
         Rule::NoTopic => {
             "a binding needs a state topic, a command topic or both; give at least one"
         }

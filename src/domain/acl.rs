@@ -3,6 +3,7 @@
 //! Only allow rules are sent; what none of them allows comes to `/emqx/authz` (docs/EMQX.md). So a
 //! right may be missing here, but nothing here may be wider than what [`Rights`] says.
 
+use crate::domain::request::{COMMANDS, FLEETGATE};
 use crate::domain::rights::Rights;
 use crate::domain::topic::{TopicFilter, TopicName};
 
@@ -39,7 +40,8 @@ pub struct AllowRule<'a> {
 
 /// The rules that carry a device's rights into EMQX, exact topics first.
 pub fn allow_rules(rights: &Rights) -> impl Iterator<Item = AllowRule<'_>> {
-    let publish = rights.publish_grants().iter().filter(|grant| grant.is_exact_in_emqx());
+    let publish = rights.publish_grants().iter();
+    let publish = publish.filter(|grant| grant.is_exact_in_emqx() && !may_match_results(grant));
     let subscribe = rights.subscribe_grants().iter().filter(|grant| grant.is_exact_in_emqx());
     rights
         .state_topics()
@@ -49,6 +51,11 @@ pub fn allow_rules(rights: &Rights) -> impl Iterator<Item = AllowRule<'_>> {
         .chain(rights.command_topics().iter().map(literal(Action::Subscribe)))
         .chain(publish.map(matching(Action::Publish)))
         .chain(subscribe.map(matching(Action::Subscribe)))
+}
+
+/// Whether a grant could be taken for the right to publish results, which nobody has: Fleetgate decides then.
+fn may_match_results(grant: &TopicFilter) -> bool {
+    grant.as_str().starts_with(FLEETGATE) && !grant.as_str().starts_with(COMMANDS)
 }
 
 fn literal<'a>(action: Action) -> impl Fn(&'a TopicName) -> AllowRule<'a> {

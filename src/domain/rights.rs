@@ -1,5 +1,6 @@
 //! What a device may do on the bus.
 
+use crate::domain::request::{COMMANDS, RESULTS};
 use crate::domain::topic::{TopicFilter, TopicName, filter_matches, grant_covers};
 
 /// A binding whose state a topic carries.
@@ -108,9 +109,23 @@ impl Rights {
         &self.subscribe_grants
     }
 
-    /// Whether the device may publish to a topic name. The topic must be well formed.
+    /// Whether a service may ask for commands by publishing to a topic. A grant has to say so: that for `#` commands nothing.
+    #[must_use]
+    pub fn may_command(&self, topic: &str) -> bool {
+        let says_so = |grant: &&TopicFilter| grant.as_str().starts_with(COMMANDS);
+        self.publish_grants
+            .iter()
+            .filter(says_so)
+            .any(|grant| filter_matches(grant.as_str(), topic))
+    }
+
+    /// Whether the device may publish to a topic name. The topic must be well formed. Results are published by Fleetgate
+    /// alone, whatever grants say.
     #[must_use]
     pub fn may_publish(&self, topic: &str) -> bool {
+        if topic.starts_with(RESULTS) {
+            return false;
+        }
         contains(&self.state_topics, topic)
             || self.replies_on(topic)
             || self.publish_grants.iter().any(|grant| filter_matches(grant.as_str(), topic))

@@ -279,7 +279,9 @@ pub struct Age {
 }
 
 impl Age {
-    fn parse(text: &str) -> Option<Self> {
+    /// Reads a span; `None` for anything else.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
         let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
         let is_number =
             (1..=6).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());

@@ -75,6 +75,30 @@ impl EmqxApi {
         })
     }
 
+    /// Publishes a result with QoS 1, never retained, whether somebody has subscribed to it or not.
+    ///
+    /// # Errors
+    /// When EMQX did not take it, or it is not known whether it did.
+    pub async fn publish_result(
+        &self,
+        topic: &str,
+        payload: &str,
+        expiry: Duration,
+    ) -> Result<(), EmqxError> {
+        let body = json!({
+            "topic": topic,
+            "payload": payload,
+            "qos": 1,
+            "retain": false,
+            "properties": {
+                "message_expiry_interval": expiry.as_secs(),
+                "content_type": "application/json",
+            },
+        });
+        let request = self.request(Method::POST, "publish").json(&body);
+        self.call("publish", request).await.map(drop)
+    }
+
     /// The subscriptions of a client; `None` when it is not connected.
     ///
     /// # Errors

@@ -39,6 +39,17 @@ pub struct NewCommand {
     pub confirm: Option<Confirmation>,
     /// Who asks.
     pub asked_by: String,
+    /// A service's request, which may have been made earlier.
+    pub requested: Option<Requested>,
+}
+
+/// A service's request.
+#[derive(Debug, Clone, Copy)]
+pub struct Requested {
+    /// The service's row.
+    pub service: i64,
+    /// When EMQX received it: its time to expire counts from then, and its order is by it.
+    pub at: Timestamp,
 }
 
 /// A command as lists show it.
@@ -154,18 +165,18 @@ async fn insert(
     let ids: Vec<i64> = choice.devices.iter().map(|device| device.id).collect();
     let names: Vec<&str> = choice.devices.iter().map(|device| device.name.as_str()).collect();
     let selector = choice.selector.as_ref().map(|selector| selector.to_json().to_string());
-    if capability.only_latest {
-        supersede(client, new, &ids).await?;
-    }
     let usual = Duration::from_secs(u64::from(capability.command_expiry.unsigned_abs()));
     let expires_in = new.expires_in.unwrap_or(usual);
-    let statement = "INSERT INTO commands (id, capability, payload, asked_by, expires_at, confirm, ack_timeout, answer_in, envelope, rule, selector)
-         VALUES (gen_random_uuid(), $1, $2, $3, clock_timestamp() + $4 * interval '1 second', $5, $6, $7, $8, $9, $10::text::jsonb)
+    let (service, at) = new.requested.map(|requested| (requested.service, requested.at)).unzip();
+    let statement = "INSERT INTO commands (id, capability, payload, asked_by, asked_at, expires_at, confirm, ack_timeout, answer_in, envelope, rule, selector, service_id)
+         SELECT gen_random_uuid(), $1, $2, $3, at, at + $4 * interval '1 second', $5, $6, $7, $8, $9, $10::text::jsonb, $11
+         FROM (SELECT coalesce($12, clock_timestamp()) AS at) AS asked
+         WHERE at + $4 * interval '1 second' > clock_timestamp()
          RETURNING id::text";
     let confirm = confirm(new, capability);
     let (name, payload) = (new.capability.as_str(), new.payload.as_str());
     let row = client
-        .query_one(
+        .query_opt(
             statement,
             &[
                 &name,
@@ -178,19 +189,26 @@ async fn insert(
                 &capability.envelope,
                 &choice.rule,
                 &selector,
+                &service,
+                &at,
             ],
         )
         .await
         .map_err(FleetError::on(&thing))?;
+    let row = row.ok_or_else(|| FleetError::rule(&thing, Rule::AlreadyExpired))?;
     let id: String = row.get(0);
-    let statement = "INSERT INTO command_deliveries (command_id, device_id, device_name, binding, awaits_report)
-         SELECT $1::text::uuid, device, name, $2, $5
-         FROM unnest($3::bigint[], $4::text[]) WITH ORDINALITY AS it (device, name, place) ORDER BY place";
+    let statement = "INSERT INTO command_deliveries (command_id, device_id, device_name, binding, awaits_report, asked_at)
+         SELECT command.id, device, name, $2, $5, command.asked_at
+         FROM unnest($3::bigint[], $4::text[]) WITH ORDINALITY AS it (device, name, place)
+         JOIN commands AS command ON command.id = $1::text::uuid ORDER BY place";
     let awaits_report = confirm == Confirmation::State.word();
     client
         .execute(statement, &[&id, &name, &ids, &names, &awaits_report])
         .await
         .map_err(FleetError::on(&thing))?;
+    if capability.only_latest {
+        supersede(client, &thing, &id).await?;
+    }
     Ok(id)
 }
 
@@ -240,7 +258,8 @@ pub async fn retry(
     let confirm = Confirmation::of_word(&command.confirm);
     let asked_by = asked_by.to_owned();
     let to = To::Devices(devices.clone());
-    let new = NewCommand { capability, payload, to, expires_in, confirm, asked_by };
+    let requested = None;
+    let new = NewCommand { capability, payload, to, expires_in, confirm, asked_by, requested };
     let capability = check(&transaction, &new).await?;
     let (mut choice, mut passed_over) = (Choice::default(), Vec::new());
     let found = recipients(&transaction, &new, &devices, &capability).await?;
@@ -356,17 +375,17 @@ async fn choose(
     routing::route(client, &new.capability, route, needs(new, capability)).await
 }
 
-/// Lets a command take the place of those of its devices that nobody has tried to send yet.
-async fn supersede(
-    client: &impl GenericClient,
-    new: &NewCommand,
-    devices: &[i64],
-) -> Result<(), FleetError> {
-    let statement = "UPDATE command_deliveries SET superseded_at = clock_timestamp()
-         WHERE device_id = ANY($1) AND binding = $2 AND ended_at IS NULL AND attempts = 0
-           AND superseded_at IS NULL AND cancelled_at IS NULL";
-    let superseded = client.execute(statement, &[&devices, &new.capability.as_str()]).await;
-    superseded.map(drop).map_err(FleetError::on(&about(&new.capability)))
+/// Lets a command take the place of those in its lines that were asked for earlier and that nobody has tried to send yet;
+/// and gives it up where one that was asked for later is there already.
+async fn supersede(client: &impl GenericClient, thing: &Thing, id: &str) -> Result<(), FleetError> {
+    let statement = "UPDATE command_deliveries AS older SET superseded_at = clock_timestamp()
+         WHERE (device_id, binding) IN (SELECT device_id, binding FROM command_deliveries WHERE command_id = $1::text::uuid)
+           AND ended_at IS NULL AND attempts = 0 AND superseded_at IS NULL AND cancelled_at IS NULL
+           AND EXISTS (SELECT FROM command_deliveries AS newer
+               WHERE newer.device_id = older.device_id AND newer.binding = older.binding AND newer.cancelled_at IS NULL
+                 AND (newer.asked_at, newer.position) > (older.asked_at, older.position))";
+    let superseded = client.execute(statement, &[&id]).await;
+    superseded.map(drop).map_err(FleetError::on(thing))
 }
 
 const COMMANDS: &str = "

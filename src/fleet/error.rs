@@ -137,6 +137,8 @@ pub enum Rule {
     NotASchema(Field),
     /// A text is not a topic of a binding.
     NotATopic(Field),
+    /// A topic is below `fleetgate/`, where services ask for commands.
+    ReservedTopic,
     /// A text is not a topic filter of a grant.
     NotAFilter,
     /// A binding has no topic.
@@ -168,6 +170,8 @@ pub enum Rule {
     TooManyDevices(usize),
     /// A command would expire too soon or too late ([`crate::fleet::commands::EXPIRY`]).
     ExpiryOutOfRange,
+    /// A command that was asked for earlier has expired by now.
+    AlreadyExpired,
     /// A receipt would be waited for too shortly or too long (5 s to 10 min).
     AckTimeoutOutOfRange,
     /// An answer would be waited for too shortly or too long (1 s to 1 h).
@@ -282,6 +286,21 @@ pub enum PasswordRule {
     TokenShape,
 }
 
+impl ErrorKind {
+    /// As results write it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::NotFound => "not_found",
+            Self::Conflict => "conflict",
+            Self::Invalid => "invalid",
+            Self::Refused => "refused",
+            Self::Unavailable => "unreachable",
+            Self::Failed => "database",
+        }
+    }
+}
+
 impl FleetError {
     /// Its kind.
     #[must_use]
@@ -355,6 +374,7 @@ impl Rule {
             "topic_bindings_command_topic_form" => Self::NotATopic(Field::CommandTopic),
             "topic_bindings_reply_topic_form" => Self::NotATopic(Field::ReplyTopic),
             "topic_bindings_reply_to_commands" => Self::NothingToReplyTo,
+            "topic_bindings_reserved" => Self::ReservedTopic,
             "topic_bindings_some_topic" => Self::NoTopic,
             "topic_grants_topic_filter_form" => Self::NotAFilter,
             "routing_rules_name_unique" => Self::RuleExists,
@@ -364,6 +384,21 @@ impl Rule {
             "routing_rules_capability" => Self::CapabilityInRules,
             _ => Self::Other(violation.message.clone()),
         }
+    }
+
+    /// Its name, as results write it: `no_command_topic`.
+    #[must_use]
+    pub fn word(&self) -> String {
+        let name = format!("{self:?}");
+        let name = name.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
+        let mut word = String::new();
+        for c in name.chars() {
+            if c.is_ascii_uppercase() && !word.is_empty() {
+                word.push('_');
+            }
+            word.push(c.to_ascii_lowercase());
+        }
+        word
     }
 
     fn kind(&self) -> ErrorKind {
@@ -386,6 +421,7 @@ impl Rule {
             | Self::NotASchema(_)
             | Self::NotATopic(_)
             | Self::NotAFilter
+            | Self::ReservedTopic
             | Self::NoTopic
             | Self::NothingToMerge
             | Self::NothingToReplyTo
@@ -395,6 +431,7 @@ impl Rule {
             | Self::NoDevices
             | Self::TooManyDevices(_)
             | Self::ExpiryOutOfRange
+            | Self::AlreadyExpired
             | Self::AckTimeoutOutOfRange
             | Self::AnswerInOutOfRange
             | Self::Payload(_)

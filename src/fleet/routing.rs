@@ -102,9 +102,8 @@ pub(super) async fn choose(
     let (order, limit) = match strategy {
         Strategy::All => ("device.name", MAX_DELIVERIES + 1),
         Strategy::First => ("device.name", 1),
-        // Positions grow with time: the least of the newest is the device that was commanded longest ago.
         Strategy::Any => (
-            "device.online DESC, (SELECT max(position) FROM command_deliveries
+            "device.online DESC, (SELECT max(asked_at) FROM command_deliveries
                  WHERE device_id = device.id AND binding = can.capability) NULLS FIRST, device.name",
             1,
         ),

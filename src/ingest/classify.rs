@@ -31,6 +31,12 @@ pub enum IngestOutcome {
     Disabled,
     /// What became of a message that is no command of this device.
     NoDelivery,
+    /// A service's request for a command; it is committed.
+    Request,
+    /// A service's request for a command that it may not ask for.
+    NotEntitled,
+    /// A service's request for a command, while too many of it wait. It is dropped.
+    TooManyRequests,
 }
 
 impl IngestOutcome {
@@ -47,6 +53,9 @@ impl IngestOutcome {
             Self::ForeignClientId => "foreign_client_id",
             Self::Disabled => "disabled",
             Self::NoDelivery => "no_delivery",
+            Self::Request => "request",
+            Self::NotEntitled => "not_entitled",
+            Self::TooManyRequests => "too_many_requests",
         }
     }
 }
@@ -88,7 +97,8 @@ impl Ingest {
         mut update: DeviceUpdate,
     ) -> Result<(IngestOutcome, Option<Change>), IngestError> {
         if device.kind.is_service() {
-            return Ok((IngestOutcome::Service, None));
+            let request = self.take_request(device, &message).await?;
+            return Ok((request.unwrap_or(IngestOutcome::Service), None));
         }
         if device.rights.replies_on(&message.topic) {
             self.note_reply(device, &message).await?;

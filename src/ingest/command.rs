@@ -58,9 +58,6 @@ impl Ingest {
             let client: &tokio_postgres::Client = client;
             commands::note(client, delivery, *device, fact).boxed()
         });
-        noted.await.map_err(|error| match error.is_about_data() {
-            true => IngestError::Refused(error.to_string().into()),
-            false => IngestError::NotCommitted(error.to_string().into()),
-        })
+        noted.await.map_err(|error| IngestError::of(&error))
     }
 }

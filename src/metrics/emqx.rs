@@ -69,6 +69,19 @@ impl CommandMetrics {
     }
 }
 
+/// What services ask for over MQTT.
+#[derive(Clone)]
+pub struct RequestMetrics {
+    answered: IntCounterVec,
+}
+
+impl RequestMetrics {
+    /// Counts an answer, by its word.
+    pub fn answered(&self, answer: &str) {
+        self.answered.with_label_values(&[answer]).inc();
+    }
+}
+
 /// Comparisons of the registry with EMQX's list of clients.
 #[derive(Clone)]
 pub struct SweepMetrics {
@@ -164,6 +177,18 @@ impl Adder<'_> {
         );
         let delivery = delivery.buckets(DELAY_SECONDS.to_vec());
         Ok(CommandMetrics { ended, delivery: self.add(Histogram::with_opts(delivery)?)? })
+    }
+
+    pub(super) fn requests(&self) -> Result<RequestMetrics, Error> {
+        let answered = self.counters(
+            "fleetgate_command_requests_total",
+            "Commands that services asked for over MQTT, by what they were told. expired: it came too late.",
+            &["answer"],
+        )?;
+        for answer in ["accepted", "expired", "refused"] {
+            answered.with_label_values(&[answer]);
+        }
+        Ok(RequestMetrics { answered })
     }
 
     pub(super) fn sweep(&self) -> Result<SweepMetrics, Error> {

@@ -56,6 +56,8 @@ pub enum Unable {
     Disabled,
     /// The device has the capability, or its command topic, no longer.
     NoTopic,
+    /// The service that asked for it may not ask for it any more.
+    NotAllowed,
 }
 
 impl Unable {
@@ -66,6 +68,7 @@ impl Unable {
             Self::NoDevice => "the device was removed",
             Self::Disabled => "the device is disabled",
             Self::NoTopic => "the device has no command topic for it any more",
+            Self::NotAllowed => "the service that asked for it may not ask for it any more",
         }
     }
 }
@@ -89,6 +92,7 @@ pub async fn heads(
 const HEADS: &str = "
     SELECT line.key, head.id::text AS delivery, head.*, command.expires_at, command.ack_timeout,
            command.answer_in, command.confirm, command.envelope, command.payload, device.id IS NOT NULL AS device_is_there,
+           command.service_id IS NULL OR fleetgate_may_command(command.service_id, command.capability) AS asker_may,
            device.effective_client_id, device.enabled, device.online, binding.command_topic,
            EXISTS (SELECT FROM command_pauses AS pause
                    WHERE pause.capability IN ('', command.capability)) AS paused,
@@ -98,7 +102,8 @@ const HEADS: &str = "
         SELECT * FROM command_deliveries
         WHERE device_id = split_part(key, '/', 1)::bigint AND ended_at IS NULL
           AND binding = substr(key, strpos(key, '/') + 1)
-        ORDER BY position LIMIT 1) AS head
+        -- What is under way comes first: one that was asked for earlier may have arrived later.
+        ORDER BY attempts > 0 DESC, asked_at, position LIMIT 1) AS head
     JOIN commands AS command ON command.id = head.command_id
     LEFT JOIN devices AS device ON device.id = head.device_id
     LEFT JOIN topic_bindings AS binding
@@ -107,6 +112,7 @@ const HEADS: &str = "
 fn head(row: &Row) -> Result<Head, RegistryError> {
     let recipient = match (row.get("device_is_there"), row.get("command_topic")) {
         (false, _) => Err(Unable::NoDevice),
+        _ if !row.get::<_, bool>("asker_may") => Err(Unable::NotAllowed),
         (true, _) if row.get::<_, Option<bool>>("enabled") != Some(true) => Err(Unable::Disabled),
         (true, None) => Err(Unable::NoTopic),
         (true, Some(topic)) => Ok(Recipient {
@@ -189,10 +195,16 @@ const END: &str = "
         WHERE delivery.id = it.id::uuid AND ended_at IS NULL
         RETURNING command_id, ended_at, ended_as),
     told AS MATERIALIZED (
-        SELECT command_id, pg_notify('fleetgate_command', command_id::text) FROM ended GROUP BY command_id)
+        SELECT command_id, pg_notify('fleetgate_command', command_id::text) FROM ended GROUP BY command_id),
+    -- Whoever deals with requests looks whether all have ended.
+    asked AS (
+        SELECT fleetgate_queue_work('command_request', array_agg(key), array_agg('{}'::jsonb))
+        FROM (SELECT DISTINCT lpad(service_id::text, 19, '0') AS key
+              FROM ended JOIN command_requests USING (command_id)) AS service HAVING count(*) > 0)
     SELECT CASE WHEN ended_as IN ('delivered', 'succeeded', 'failed')
                THEN extract(epoch FROM ended_at - asked_at)::float8 END
-    FROM ended JOIN told USING (command_id) JOIN commands AS command ON command.id = command_id";
+    FROM ended JOIN told USING (command_id) JOIN commands AS command ON command.id = command_id
+    WHERE (SELECT count(*) FROM asked) >= 0";
 
 /// Cancels deliveries, each with the reason.
 ///

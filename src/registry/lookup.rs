@@ -12,8 +12,9 @@ use crate::domain::credential::{
     CertificateUse, Credential, CredentialId, Proof, ValidUntil, Validity,
 };
 use crate::domain::device::{DeviceId, DeviceRecord};
-use crate::domain::name::{DeviceName, NameError};
+use crate::domain::name::{DeviceKind, DeviceName, NameError};
 use crate::domain::password_hash::PasswordHash;
+use crate::domain::request::RESULTS;
 use crate::domain::rights::{ReportedBinding, Rights};
 use crate::logging::log_throttled;
 use crate::registry::error::RegistryError;
@@ -93,6 +94,7 @@ fn record(name: &DeviceName, row: &Row) -> Result<DeviceRecord, RegistryError> {
             .unwrap_or_default(),
         rights: rights(
             name,
+            kind == DeviceKind::SERVICE,
             bindings.map(|Json(rows)| rows).unwrap_or_default(),
             grants.map(|Json(rows)| rows).unwrap_or_default(),
         ),
@@ -162,7 +164,14 @@ type BindingRow = (Box<str>, Option<String>, Option<String>, bool, Option<String
 /// `[action, topic_filter]`
 type GrantRow = (String, String);
 
-fn rights(device: &DeviceName, bindings: Vec<BindingRow>, grants: Vec<GrantRow>) -> Rights {
+fn rights(
+    device: &DeviceName,
+    is_service: bool,
+    bindings: Vec<BindingRow>,
+    grants: Vec<GrantRow>,
+) -> Rights {
+    // A service hears what becomes of the commands that it asks for.
+    let results = is_service.then(|| format!("{RESULTS}{device}/#"));
     let (mut state, mut command, mut reply) = (Vec::new(), Vec::new(), Vec::new());
     for (binding, state_topic, command_topic, merge, reply_topic) in bindings {
         state.push((ReportedBinding { binding, merge }, state_topic));
@@ -180,7 +189,11 @@ fn rights(device: &DeviceName, bindings: Vec<BindingRow>, grants: Vec<GrantRow>)
         readable(device, publish.into_iter().map(|(_, filter)| filter)),
         readable(
             device,
-            subscribe.into_iter().filter(|(action, _)| action == "subscribe").map(|(_, f)| f),
+            subscribe
+                .into_iter()
+                .filter(|(action, _)| action == "subscribe")
+                .map(|(_, filter)| filter)
+                .chain(results),
         ),
     )
     .with_reply_topics(readable(device, reply.into_iter()))

@@ -18,7 +18,7 @@ use crate::secret::Secret;
 const ALL: &str = "SELECT,INSERT,UPDATE,DELETE";
 
 /// Every table: what `serve` needs on it, and what the commands that change devices need besides.
-const TABLES: [(&str, &str, &str); 22] = [
+const TABLES: [(&str, &str, &str); 23] = [
     (HISTORY, "SELECT", ""),
     ("serving_roles", "", ""),
     ("devices", "SELECT,UPDATE", "INSERT,DELETE"),
@@ -26,8 +26,8 @@ const TABLES: [(&str, &str, &str); 22] = [
     ("topic_bindings", "SELECT", "INSERT,UPDATE,DELETE"),
     ("topic_grants", "SELECT", "INSERT,UPDATE,DELETE"),
     ("capabilities", "SELECT", "INSERT,UPDATE,DELETE"),
-    ("device_capabilities", "", ALL),
-    ("routing_rules", "", ALL),
+    ("device_capabilities", "SELECT", "INSERT,UPDATE,DELETE"),
+    ("routing_rules", "SELECT", "INSERT,UPDATE,DELETE"),
     ("device_state", "SELECT,INSERT,UPDATE", ""),
     ("presence_sweeps", "SELECT,INSERT,UPDATE", ""),
     ("client_sessions", ALL, ""),
@@ -36,8 +36,9 @@ const TABLES: [(&str, &str, &str); 22] = [
     ("replicas", ALL, ""),
     ("session_pruning", ALL, ""),
     ("shared_addresses", ALL, ""),
-    ("commands", "SELECT,DELETE", "INSERT"),
-    ("command_deliveries", "SELECT,UPDATE,DELETE", "INSERT"),
+    ("commands", "SELECT,INSERT,DELETE", ""),
+    ("command_deliveries", ALL, ""),
+    ("command_requests", ALL, ""),
     ("command_pauses", "SELECT", "INSERT,DELETE"),
     ("untrusted_timestamps", ALL, ""),
     ("work_queue", ALL, ""),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use fleetgate::config::Config;
 use fleetgate::domain::delivery::Confirmation;
 use fleetgate::domain::name::DeviceName;
 use fleetgate::fleet::FleetError;
@@ -31,9 +32,17 @@ pub(crate) struct Bench {
 impl Bench {
     /// A device `relay` with a capability `switch`, whose command topic is `relay/set`.
     pub(crate) async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
         let emqx = FakeEmqx::start().await;
         let api = emqx.settings();
-        let (app, fleet, database) = start_with(|config| config.emqx.api = Some(api)).await;
+        let (app, fleet, database) = start_with(|config| {
+            config.emqx.api = Some(api);
+            change(config);
+        })
+        .await;
         fleet.device("relay").await;
         fleet.bind("relay", "switch", Some("relay/state"), Some("relay/set")).await;
         let client = connect(&as_owner(&database.url)).await;
@@ -110,6 +119,7 @@ pub(crate) fn new(payload: &str) -> NewCommand {
         expires_in: None,
         confirm: None,
         asked_by: "a test".to_owned(),
+        requested: None,
     }
 }
 

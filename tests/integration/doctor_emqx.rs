@@ -122,7 +122,7 @@ async fn a_broker_of_6_2_that_remembers_nothing_is_well() {
 /// A broker that differs: what is done to it, the check that tells, how, and a word of it.
 type Fault = (fn(&mut Broker), &'static str, Status, &'static str);
 
-const FAULTS: [Fault; 22] = [
+const FAULTS: [Fault; 23] = [
     (
         |b| caches_off(b).logins["node_cache"]["enable"] = json!(true),
         "EMQX authenticator",
@@ -222,6 +222,12 @@ const FAULTS: [Fault; 22] = [
         "EMQX rules",
         Status::Failure,
         "no rule for presence",
+    ),
+    (
+        |b| drop(b.rules.remove("fleetgate_commands")),
+        "EMQX rules",
+        Status::Failure,
+        "no rule for commands",
     ),
     (
         |b| b.rules["fleetgate_messages"]["enable"] = json!(false),

@@ -78,6 +78,7 @@ async fn the_answer_carries_attributes_expiry_and_rights() {
         rule("subscribe", "eq dash/set"),
         rule("subscribe", "lab/+/temp"),
         rule("subscribe", "lab/#"),
+        rule("subscribe", "fleetgate/results/dash/#"),
     ];
     expected.sort_by_key(ToString::to_string);
     assert_eq!(rules, expected, "what EMQX would widen stays with the authorizer");

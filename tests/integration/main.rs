@@ -9,6 +9,7 @@
 
 mod answers;
 mod apply;
+mod asked_over_mqtt;
 mod cache;
 mod capabilities;
 mod certificates;

@@ -123,9 +123,9 @@ async fn connections(client: &Client, pool_size: usize) -> Result<Finding, Regis
     Ok(room(pool_size + OWN_CONNECTIONS, inspection::connection_limit(client).await?))
 }
 
-/// Beside its pool a replica needs one connection that listens, one that proves that, one that ends
-/// sessions and one that sweeps.
-const OWN_CONNECTIONS: usize = 4;
+/// Beside its pool a replica needs one connection that listens, one that proves that, one that sweeps; of the work queue one
+/// for kick-outs, two for commands and two for requests (what waits, and what is done).
+const OWN_CONNECTIONS: usize = 8;
 
 fn room(needed: usize, available: usize) -> Finding {
     let found = format!(

@@ -105,8 +105,9 @@ impl Broker<'_> {
                 self.reporting(check, Step::Action, is).await
             }
             RULES => {
-                let steps = [Step::PresenceRule, Step::MessageRule];
-                let found = "connects, disconnects and messages are reported";
+                let steps = [Step::PresenceRule, Step::MessageRule, Step::CommandRule];
+                let found =
+                    "connects, disconnects, messages and what becomes of commands are reported";
                 Ok(or_ok(check, found, self.judge(check, &steps).await?))
             }
             TOKEN => evidence::token(check, self.api).await.map(|finding| vec![finding]),
