@@ -143,19 +143,14 @@ async fn deal_with_next(
             Err(FleetError::Rule { rule: Rule::AlreadyExpired, .. }) => {
                 ("expired", None, json!({"state": "expired"}))
             }
-            Err(FleetError::Registry(error)) if is_temporary(&error) => return Err(error),
+            Err(FleetError::Registry(error)) if error.may_pass() => return Err(error),
+            // One that PostgreSQL fails on for good must not hold up the next.
             Err(error) => ("refused", None, refused(&error)),
         },
     };
     registry::answer(&transaction, request.id, command.as_deref(), &answer).await?;
     transaction.commit().await.map_err(on_request())?;
     Ok(Some(word))
-}
-
-/// Whether another try may do better. A request that PostgreSQL fails on for good must not hold up the next.
-fn is_temporary(error: &RegistryError) -> bool {
-    error.is_unreachable()
-        || matches!(error, RegistryError::TookTooLong(_) | RegistryError::SessionUnfit(_))
 }
 
 /// The command that a request asks for; or what the service is told instead.

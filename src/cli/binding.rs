@@ -1,6 +1,7 @@
 //! `fleetgate binding`
 
 use clap::{Args, Subcommand};
+use serde::Serialize;
 use serde_json::json;
 
 use crate::cli::arguments::value_or_none;
@@ -82,7 +83,9 @@ impl AddArguments {
         };
         let mut client = context.connect().await?;
         let row = bindings::add(&mut client, &self.device, &binding).await?.into_inner();
-        context.output.result(&row, || binding_table(std::slice::from_ref(&row)))
+        context
+            .output
+            .result(&of_device(&self.device, &row), || binding_table(std::slice::from_ref(&row)))
     }
 }
 
@@ -135,8 +138,22 @@ impl SetArguments {
         };
         let mut client = context.connect().await?;
         let row = bindings::set(&mut client, &self.device, &self.name, &change).await?;
-        context.output.result(&row, || binding_table(std::slice::from_ref(&row)))
+        context
+            .output
+            .result(&of_device(&self.device, &row), || binding_table(std::slice::from_ref(&row)))
     }
+}
+
+/// A binding with its device, for programs.
+#[derive(Serialize)]
+struct OfDevice<'a> {
+    device: &'a str,
+    #[serde(flatten)]
+    binding: &'a BindingRow,
+}
+
+fn of_device<'a>(device: &'a DeviceName, binding: &'a BindingRow) -> OfDevice<'a> {
+    OfDevice { device: device.as_str(), binding }
 }
 
 async fn list(context: &Context, device: &DeviceName) -> Result<(), CliError> {

@@ -129,11 +129,8 @@ impl AddArguments {
             commands: self.commands.change().terms(),
         };
         let client = context.connect().await?;
-        capabilities::add(&client, &capability).await?;
-        let name = &capability.name;
-        let result = json!({"name": name.as_str(), "description": capability.description,
-            "state_schema": capability.state_schema, "command_schema": capability.command_schema});
-        context.output.result(&result, || format!("Capability \"{name}\" is added."))
+        let row = capabilities::add(&client, &capability).await?;
+        context.output.result(&row, || format!("Capability \"{}\" is added.", row.name))
     }
 }
 
@@ -207,9 +204,18 @@ fn capability_table(capabilities: &[CapabilityRow]) -> String {
             capability.name.clone(),
             yes_no(capability.state_schema.is_some()),
             yes_no(capability.command_schema.is_some()),
+            commands(capability),
             capability.devices.to_string(),
             capability.description.clone(),
         ]
     });
-    table(["NAME", "STATE SCHEMA", "COMMAND SCHEMA", "DEVICES", "DESCRIPTION"], rows)
+    table(["NAME", "STATE SCHEMA", "COMMAND SCHEMA", "COMMANDS", "DEVICES", "DESCRIPTION"], rows)
+}
+
+/// How its commands are sent, in a few words.
+fn commands(capability: &CapabilityRow) -> String {
+    let CapabilityRow { confirm, command_expiry, only_latest, envelope, .. } = capability;
+    let latest = if *only_latest { ", only latest" } else { "" };
+    let envelope = if *envelope { ", in an envelope" } else { "" };
+    format!("{confirm} in {command_expiry} s{latest}{envelope}")
 }

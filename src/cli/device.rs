@@ -15,7 +15,7 @@ use crate::cli::questions::confirm;
 use crate::config::suggestion::nearest;
 use crate::domain::name::{DeviceKind, DeviceName};
 use crate::domain::selector::Selector;
-use crate::fleet::devices::{self, DeviceChange, DeviceFilter, DeviceRow, MAX_PAGE};
+use crate::fleet::devices::{self, DeviceFilter, DeviceRow, MAX_PAGE};
 
 /// Devices: add, set, list, show, enable, disable, remove.
 #[derive(Args)]
@@ -65,9 +65,7 @@ impl Arguments {
 }
 
 async fn set_enabled(context: &Context, name: &DeviceName, enabled: bool) -> Result<(), CliError> {
-    let mut client = context.connect().await?;
-    let change = DeviceChange { enabled: Some(enabled), ..DeviceChange::default() };
-    devices::set(&mut client, name, &change).await?;
+    devices::set_enabled(&context.connect().await?, name, enabled).await?;
     context.output.result(&json!({"name": name.as_str(), "enabled": enabled}), || {
         format!("Device \"{name}\" is {}.", if enabled { "enabled" } else { "disabled" })
     })

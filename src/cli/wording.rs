@@ -99,7 +99,7 @@ fn sentence(thing: &Thing, rule: &Rule) -> String {
             "a binding needs a state topic, a command topic or both; give at least one"
         }
         Rule::NothingToMerge => {
-            "it has no state topic, so there are no reports to merge; give it one (--state-topic), or leave out --merge"
+            "it has no state topic, so there are no reports to merge; give it one (--state-topic), or leave out --merge (a binding that merges: --replace)"
         }
         Rule::NothingToReplyTo => {
             "it has no command topic, so there are no commands to reply to; give it one (--command-topic), or no reply topic"
@@ -131,6 +131,9 @@ fn sentence(thing: &Thing, rule: &Rule) -> String {
         }
         Rule::ExpiryOutOfRange => {
             return "a command expires after 1 second at the earliest and 30 days at the latest; choose another --expires".to_owned();
+        }
+        Rule::CommandExpiryOutOfRange => {
+            return "commands expire after 1 second at the earliest and 30 days at the latest; choose another --command-expiry".to_owned();
         }
         Rule::AckTimeoutOutOfRange => {
             return "a receipt is waited for 5 seconds at least and 10 minutes at most; choose another --ack-timeout".to_owned();
@@ -211,7 +214,7 @@ fn no_conventional_topics(thing: &Thing) -> String {
         _ => ("<device>", "<binding>"),
     };
     format!(
-        "its conventional topics are <area>/<floor>/{device}/{binding}/state and …/set, but device {device:?} has no area or no floor; give both (--area, --floor), or the topics themselves (--state-topic, --command-topic)"
+        "its conventional topics are <area>/<floor>/{device}/{binding}/state and …/set, but device {device:?} has no area or no floor; give it both (`fleetgate device set {device} --area AREA --floor FLOOR`; --area and --floor where it is added), or the topics themselves (--state-topic, --command-topic)"
     )
 }
 

@@ -271,6 +271,11 @@ pub async fn set(
     let transaction = client.transaction().await.map_err(FleetError::on(&thing))?;
     let found = devices::lock(&transaction, device).await?;
     let (mut state, mut command) = (change.state_topic.clone(), change.command_topic.clone());
+    let is_there = "SELECT FROM topic_bindings WHERE device_id = $1 AND name = $2";
+    let is_there = transaction.query_opt(is_there, &[&found.id.0, &name.as_str()]).await;
+    if is_there.map_err(FleetError::on(&thing))?.is_none() {
+        return Err(FleetError::NotFound(thing));
+    }
     if change.conventional {
         let topics = conventional_topics(&transaction, found.home(), name).await?;
         (state, command) = (Some(topics.0), Some(topics.1));
@@ -319,15 +324,20 @@ pub async fn remove(
     name: &BindingName,
 ) -> Result<(), FleetError> {
     let thing = Thing::Binding { device: device.clone(), name: name.clone() };
-    let id = devices::find(client, device).await?;
     // The binding of a capability goes with it (ON DELETE CASCADE).
     let statement = match name.capability() {
-        None => "DELETE FROM topic_bindings WHERE device_id = $1 AND name = $2",
-        Some(_) => "DELETE FROM device_capabilities WHERE device_id = $1 AND capability = $2",
+        None => {
+            "DELETE FROM topic_bindings AS bound USING devices
+             WHERE devices.id = device_id AND devices.name = $1 AND bound.name = $2"
+        }
+        Some(_) => {
+            "DELETE FROM device_capabilities USING devices
+             WHERE devices.id = device_id AND name = $1 AND capability = $2"
+        }
     };
-    let removed = client.execute(statement, &[&id.0, &name.as_str()]).await;
+    let removed = client.execute(statement, &[&device.as_str(), &name.as_str()]).await;
     match removed.map_err(FleetError::on(&thing))? {
-        0 => Err(FleetError::NotFound(thing)),
+        0 => Err(devices::find(client, device).await.err().unwrap_or(FleetError::NotFound(thing))),
         _ => Ok(()),
     }
 }

@@ -157,14 +157,20 @@ fn about(name: &CapabilityName) -> Thing {
 ///
 /// # Errors
 /// The rules of `sql/`: a name that is taken or reserved, for one.
-pub async fn add(client: &impl GenericClient, new: &NewCapability) -> Result<(), FleetError> {
-    let statement = "INSERT INTO capabilities (name, description, state_schema, command_schema,
+pub async fn add(
+    client: &impl GenericClient,
+    new: &NewCapability,
+) -> Result<CapabilityRow, FleetError> {
+    let statement = format!(
+        "INSERT INTO capabilities (name, description, state_schema, command_schema,
              confirm, command_expiry, ack_timeout, answer_in, envelope, only_latest)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+         RETURNING {COLUMNS}"
+    );
     let NewCapability { name, description, state_schema, command_schema, commands } = new;
     let added = client
-        .execute(
-            statement,
+        .query_one(
+            &statement,
             &[
                 &name.as_str(),
                 description,
@@ -179,13 +185,12 @@ pub async fn add(client: &impl GenericClient, new: &NewCapability) -> Result<(),
             ],
         )
         .await;
-    added.map(drop).map_err(FleetError::on(&about(name)))
+    capability_row(&added.map_err(FleetError::on(&about(name)))?)
 }
 
-const SELECT: &str = "SELECT name, description, state_schema, command_schema,
+const COLUMNS: &str = "name, description, state_schema, command_schema,
         confirm, command_expiry, ack_timeout, answer_in, envelope, only_latest,
-        (SELECT count(*) FROM device_capabilities WHERE capability = capabilities.name) AS devices
-    FROM capabilities";
+        (SELECT count(*) FROM device_capabilities WHERE capability = capabilities.name) AS devices";
 
 /// Lists all capabilities by name.
 ///
@@ -193,7 +198,7 @@ const SELECT: &str = "SELECT name, description, state_schema, command_schema,
 /// A database that is away.
 pub async fn list(client: &impl GenericClient) -> Result<Vec<CapabilityRow>, FleetError> {
     let rows = client
-        .query(&format!("{SELECT} ORDER BY name"), &[])
+        .query(&format!("SELECT {COLUMNS} FROM capabilities ORDER BY name"), &[])
         .await
         .map_err(RegistryError::on("the list of capabilities"))?;
     rows.iter().map(capability_row).collect()
@@ -208,7 +213,10 @@ pub async fn show(
     name: &CapabilityName,
 ) -> Result<CapabilityRow, FleetError> {
     let row = client
-        .query_opt(&format!("{SELECT} WHERE name = $1"), &[&name.as_str()])
+        .query_opt(
+            &format!("SELECT {COLUMNS} FROM capabilities WHERE name = $1"),
+            &[&name.as_str()],
+        )
         .await
         .map_err(FleetError::on(&about(name)))?;
     capability_row(&row.ok_or_else(|| FleetError::NotFound(about(name)))?)
@@ -242,16 +250,18 @@ pub async fn set(
     name: &CapabilityName,
     change: &CapabilityChange,
 ) -> Result<CapabilityRow, FleetError> {
-    let statement = "UPDATE capabilities SET description = coalesce($2, description),
+    let statement = format!(
+        "UPDATE capabilities SET description = coalesce($2, description),
              state_schema = CASE WHEN $3 THEN $4 ELSE state_schema END,
              command_schema = CASE WHEN $5 THEN $6 ELSE command_schema END,
              confirm = coalesce($7, confirm), command_expiry = coalesce($8, command_expiry),
              ack_timeout = coalesce($9, ack_timeout), only_latest = coalesce($10, only_latest),
              answer_in = coalesce($11, answer_in), envelope = coalesce($12, envelope)
-         WHERE name = $1";
-    client
-        .execute(
-            statement,
+         WHERE name = $1 RETURNING {COLUMNS}"
+    );
+    let row = client
+        .query_opt(
+            &statement,
             &[
                 &name.as_str(),
                 &change.description,
@@ -269,7 +279,7 @@ pub async fn set(
         )
         .await
         .map_err(FleetError::on(&about(name)))?;
-    show(client, name).await
+    capability_row(&row.ok_or_else(|| FleetError::NotFound(about(name)))?)
 }
 
 /// Removes a capability.
@@ -277,15 +287,18 @@ pub async fn set(
 /// # Errors
 /// There is no such capability; devices have it, or routing rules name it.
 pub async fn remove(client: &impl GenericClient, name: &CapabilityName) -> Result<(), FleetError> {
-    let devices = show(client, name).await?.devices;
-    if devices > 0 {
-        return Err(FleetError::rule(&about(name), Rule::CapabilityInUse(Some(devices))));
-    }
-    let statement = "DELETE FROM capabilities WHERE name = $1";
-    let removed = client.execute(statement, &[&name.as_str()]).await;
-    match removed.map_err(FleetError::on(&about(name)))? {
-        0 => Err(FleetError::NotFound(about(name))),
-        _ => Ok(()),
+    // In one statement, and without its schemas: one that cannot be read can be removed.
+    let statement = "WITH used AS (SELECT count(*) AS devices FROM device_capabilities WHERE capability = $1),
+         removed AS (DELETE FROM capabilities USING used WHERE name = $1 AND used.devices = 0 RETURNING 1)
+         SELECT devices, EXISTS (SELECT FROM removed) FROM used";
+    let row = client.query_one(statement, &[&name.as_str()]).await;
+    let row = row.map_err(FleetError::on(&about(name)))?;
+    match (row.get(0), row.get(1)) {
+        (_, true) => Ok(()),
+        (0, false) => Err(FleetError::NotFound(about(name))),
+        (devices, false) => {
+            Err(FleetError::rule(&about(name), Rule::CapabilityInUse(Some(devices))))
+        }
     }
 }
 

@@ -152,12 +152,12 @@ pub async fn add(
     terms: &Terms,
 ) -> Result<CredentialId, FleetError> {
     let id = devices::find(client, device).await?;
-    insert(client, id, credential, terms).await
+    insert(client, (id, device), credential, terms).await
 }
 
 pub(super) async fn insert(
     client: &impl GenericClient,
-    device: DeviceId,
+    (id, device): (DeviceId, &DeviceName),
     credential: &NewCredential,
     terms: &Terms,
 ) -> Result<CredentialId, FleetError> {
@@ -169,7 +169,7 @@ pub(super) async fn insert(
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
              RETURNING id",
             &[
-                &device.0,
+                &id.0,
                 &credential.kind(),
                 &credential.hash(),
                 &common_name,
@@ -180,7 +180,7 @@ pub(super) async fn insert(
             ],
         )
         .await
-        .map_err(FleetError::on(&Thing::NewCredential(credential.kind())))?;
+        .map_err(FleetError::on_part_of(device, &Thing::NewCredential(credential.kind())))?;
     Ok(CredentialId(row.get(0)))
 }
 

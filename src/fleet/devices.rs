@@ -195,7 +195,7 @@ pub async fn add(
         bindings::insert(&transaction, id, home, binding).await?;
     }
     if let Some((credential, terms)) = &new.credential {
-        credentials::insert(&transaction, id, credential, terms).await?;
+        credentials::insert(&transaction, (id, &new.name), credential, terms).await?;
     }
     let details = show(&transaction, &new.name).await?;
     transaction.commit().await.map_err(FleetError::on(&thing))?;
@@ -402,6 +402,24 @@ pub async fn set(
         .collect();
     transaction.commit().await.map_err(FleetError::on(&thing))?;
     Ok(Changed { details, left_behind })
+}
+
+/// Lets a device use the bus, or refuses its logins and all of its rights; its sessions end then, by trigger. This reads
+/// nothing else of the device, so that one whose row cannot be read can be disabled.
+///
+/// # Errors
+/// There is no such device.
+pub async fn set_enabled(
+    client: &impl GenericClient,
+    name: &DeviceName,
+    enabled: bool,
+) -> Result<(), FleetError> {
+    let statement = "UPDATE devices SET enabled = $2 WHERE name = $1";
+    let changed = client.execute(statement, &[&name.as_str(), &enabled]).await;
+    match changed.map_err(FleetError::on(&about(name)))? {
+        0 => Err(FleetError::NotFound(about(name))),
+        _ => Ok(()),
+    }
 }
 
 async fn update(

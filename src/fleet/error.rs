@@ -11,7 +11,8 @@ use crate::domain::schema::Violation;
 use crate::domain::topic::{TopicError, TopicFilter};
 use crate::registry::error::{self as registry, RegistryError};
 
-/// Why an operation was not done. Nothing was changed then. Made for programs: the command line says it in
+/// Why an operation was not done. Nothing was changed then, unless the connection to PostgreSQL broke while the change was
+/// being committed: then it is unknown. Made for programs: the command line says it in
 /// words (`src/cli/wording.rs`).
 #[derive(Debug, Error)]
 pub enum FleetError {
@@ -170,6 +171,8 @@ pub enum Rule {
     TooManyDevices(usize),
     /// A command would expire too soon or too late ([`crate::fleet::commands::EXPIRY`]).
     ExpiryOutOfRange,
+    /// The expiry that a capability's commands have unless they say otherwise is out of [`crate::fleet::commands::EXPIRY`].
+    CommandExpiryOutOfRange,
     /// A command that was asked for earlier has expired by now.
     AlreadyExpired,
     /// A receipt would be waited for too shortly or too long (5 s to 10 min).
@@ -241,6 +244,22 @@ pub enum Field {
     Payload,
     /// The expiry.
     Expiry,
+    /// The expiry of a capability's commands.
+    CommandExpiry,
+    /// How long a receipt is waited for.
+    AckTimeout,
+    /// What is noted about a device.
+    Meta,
+    /// What a credential is called.
+    Label,
+    /// The common name of a certificate.
+    CommonName,
+    /// When a credential expires.
+    ExpiresAt,
+    /// The topic filter of a grant.
+    TopicFilter,
+    /// A chosen password.
+    Password,
     /// The selector.
     Selector,
     /// The priority.
@@ -265,6 +284,14 @@ impl Field {
             Self::AnswerIn => "answer_in",
             Self::Payload => "payload",
             Self::Expiry => "expires_in",
+            Self::CommandExpiry => "command_expiry",
+            Self::AckTimeout => "ack_timeout",
+            Self::Meta => "meta",
+            Self::Label => "label",
+            Self::CommonName => "common_name",
+            Self::ExpiresAt => "expires_at",
+            Self::TopicFilter => "topic_filter",
+            Self::Password => "password",
             Self::Selector => "selector",
             Self::Priority => "priority",
         }
@@ -308,7 +335,10 @@ impl FleetError {
         match self {
             Self::NotFound(_) => ErrorKind::NotFound,
             Self::Rule { rule, .. } => rule.kind(),
-            Self::Registry(error) if error.is_unreachable() => ErrorKind::Unavailable,
+            Self::Registry(RegistryError::BadData(_) | RegistryError::NulCharacter(_)) => {
+                ErrorKind::Invalid
+            }
+            Self::Registry(error) if error.may_pass() => ErrorKind::Unavailable,
             Self::Registry(_) => ErrorKind::Failed,
         }
     }
@@ -325,6 +355,23 @@ impl FleetError {
     /// A rule about a thing.
     pub(super) fn rule(thing: &Thing, rule: Rule) -> Self {
         Self::Rule { thing: thing.clone(), rule }
+    }
+
+    /// The same of a thing that belongs to a device: the device may have been removed meanwhile.
+    pub(super) fn on_part_of(
+        device: &DeviceName,
+        thing: &Thing,
+    ) -> impl FnOnce(tokio_postgres::Error) -> Self {
+        let device = device.clone();
+        let on = Self::on(thing);
+        move |error| {
+            let constraint =
+                error.as_db_error().and_then(tokio_postgres::error::DbError::constraint);
+            match constraint.is_some_and(|name| name.ends_with("_device_id_fkey")) {
+                true => Self::NotFound(Thing::Device(device)),
+                false => on(error),
+            }
+        }
     }
 
     /// What PostgreSQL said while a thing was worked on.
@@ -361,7 +408,7 @@ impl Rule {
             "device_credentials_label_form" => Self::NotALabel,
             "device_credentials_timestamps" => Self::TimestampOutOfRange,
             "device_credentials_period" => Self::EndsBeforeItBegins,
-            "capabilities_command_expiry_range" => Self::ExpiryOutOfRange,
+            "capabilities_command_expiry_range" => Self::CommandExpiryOutOfRange,
             "capabilities_ack_timeout_range" => Self::AckTimeoutOutOfRange,
             "capabilities_answer_in_range" => Self::AnswerInOutOfRange,
             "capabilities_pkey" => Self::CapabilityExists,
@@ -432,6 +479,7 @@ impl Rule {
             | Self::TooManyDevices(_)
             | Self::ExpiryOutOfRange
             | Self::AlreadyExpired
+            | Self::CommandExpiryOutOfRange
             | Self::AckTimeoutOutOfRange
             | Self::AnswerInOutOfRange
             | Self::Payload(_)
@@ -472,6 +520,14 @@ impl Rule {
             Self::AnswerInOutOfRange => Some(Field::AnswerIn),
             Self::Payload(_) => Some(Field::Payload),
             Self::ExpiryOutOfRange => Some(Field::Expiry),
+            Self::CommandExpiryOutOfRange => Some(Field::CommandExpiry),
+            Self::AckTimeoutOutOfRange => Some(Field::AckTimeout),
+            Self::NotAnObject => Some(Field::Meta),
+            Self::NotALabel => Some(Field::Label),
+            Self::NotACommonName => Some(Field::CommonName),
+            Self::EndsBeforeItBegins => Some(Field::ExpiresAt),
+            Self::NotAFilter => Some(Field::TopicFilter),
+            Self::Password(_) => Some(Field::Password),
             Self::NotASelector(_) => Some(Field::Selector),
             Self::PriorityOutOfRange => Some(Field::Priority),
             _ => None,

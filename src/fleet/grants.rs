@@ -49,7 +49,7 @@ pub async fn add(
         let row = client
             .query_opt(statement, &[&id.0, &action.word(), &filter.as_str()])
             .await
-            .map_err(FleetError::on(&thing))?;
+            .map_err(FleetError::on_part_of(device, &thing))?;
         // None: another transaction has added or removed the same since this statement began.
         match row.map(|row| (row.get(0), row.get(1))) {
             Some((id, true)) => return Ok(Added::New(id)),
@@ -113,11 +113,15 @@ pub async fn remove_of(
     filter: &TopicFilter,
 ) -> Result<(), FleetError> {
     let thing = about(device, action, filter);
-    let id = devices::find(client, device).await?;
-    let statement =
-        "DELETE FROM topic_grants WHERE device_id = $1 AND action = $2 AND topic_filter = $3";
-    let removed = client.execute(statement, &[&id.0, &action.word(), &filter.as_str()]).await;
-    found(removed.map_err(FleetError::on(&thing))?, thing)
+    let statement = "DELETE FROM topic_grants USING devices
+         WHERE devices.id = device_id AND name = $1 AND action = $2 AND topic_filter = $3";
+    let values: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
+        [&device.as_str(), &action.word(), &filter.as_str()];
+    let removed = client.execute(statement, &values).await.map_err(FleetError::on(&thing))?;
+    if removed == 0 {
+        devices::find(client, device).await?;
+    }
+    found(removed, thing)
 }
 
 fn found(removed: u64, thing: Thing) -> Result<(), FleetError> {

@@ -122,6 +122,12 @@ impl RegistryError {
         matches!(self, Self::Unreachable(_) | Self::TookTooLong(_) | Self::SessionUnfit(_))
     }
 
+    /// Whether the same may succeed later: PostgreSQL is back, or nobody gets in the way.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        self.is_unreachable() || matches!(self, Self::Interrupted(_))
+    }
+
     /// Whether PostgreSQL objects to what it was given, so that giving it again cannot help.
     #[must_use]
     pub fn is_about_data(&self) -> bool {

@@ -214,7 +214,7 @@ async fn a_device_is_changed_and_its_topics_are_moved_by_a_word() {
     let moved = moved.json();
     let place = (&moved["name"], &moved["area"], &moved["floor"], &moved["client_id"]);
     assert_eq!(place, (&"t2".into(), &"roof".into(), &"2".into(), &"c:2".into()));
-    assert_eq!(moved["unconventional"], serde_json::json!(["main"]));
+    assert_eq!(moved["left_behind"], serde_json::json!(["main"]));
     assert_eq!(moved["bindings"][0]["state_topic"], "lab/2/t1/main/state");
     let bound = fleet.run("--json binding set t2 main --conventional").ok().json();
     assert_eq!(bound["command_topic"], "roof/2/t2/main/set");

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use crate::support::app::eventually;
 use crate::support::database::Database;
+use crate::support::postgres::{as_owner, connect, fresh_database};
 use fleetgate::domain::acl::Action;
 use fleetgate::domain::credential::{CertificateUse, CredentialId};
 use fleetgate::domain::name::{BindingName, CapabilityName, DeviceName};
@@ -441,4 +443,55 @@ async fn a_database_without_the_schema_says_to_migrate() {
     let client = Database::empty().await.connect().await;
     let missing = devices::show(&client, &name("a")).await.unwrap_err();
     assert!(matches!(missing, FleetError::Registry(RegistryError::SchemaMissing)), "{missing:?}");
+}
+
+/// Somebody has written JSON in `psql` that Fleetgate cannot read: such a device can be disabled, and such a capability
+/// removed, all the same.
+#[tokio::test]
+async fn what_cannot_be_read_can_be_disabled_and_removed() {
+    let database = fresh_database().await;
+    let client = connect(&as_owner(&database.url)).await;
+    let deep = format!("{}1{}", "{\"a\": ".repeat(200), "}".repeat(200));
+    let statements = "INSERT INTO devices (name, kind) VALUES ('t', 'sensor');
+         INSERT INTO capabilities (name) VALUES ('heat')";
+    client.batch_execute(statements).await.unwrap();
+    client.execute("UPDATE devices SET meta = $1::text::jsonb", &[&deep]).await.unwrap();
+    client
+        .execute("UPDATE capabilities SET state_schema = $1::text::jsonb", &[&deep])
+        .await
+        .unwrap();
+    let (device, heat) = (name("t"), "heat".parse().unwrap());
+    assert!(devices::show(&client, &device).await.is_err());
+    devices::set_enabled(&client, &device, false).await.unwrap();
+    let enabled = client.query_one("SELECT enabled FROM devices", &[]).await.unwrap();
+    assert!(!enabled.get::<_, bool>(0));
+    let unknown = devices::set_enabled(&client, &name("nobody"), true).await.unwrap_err();
+    assert_eq!(unknown.kind(), ErrorKind::NotFound);
+    assert!(capabilities::show(&client, &heat).await.is_err());
+    capabilities::remove(&client, &heat).await.unwrap();
+    let gone = capabilities::remove(&client, &heat).await.unwrap_err();
+    assert_eq!(gone.kind(), ErrorKind::NotFound);
+}
+
+/// A device that is removed while something is added to it: that there is no such device is what is said.
+#[tokio::test]
+async fn a_device_that_is_removed_meanwhile_is_not_found() {
+    let database = fresh_database().await;
+    let client = connect(&as_owner(&database.url)).await;
+    let mut other = connect(&as_owner(&database.url)).await;
+    client.batch_execute("INSERT INTO devices (name, kind) VALUES ('t', 'sensor')").await.unwrap();
+    let removing = other.transaction().await.unwrap();
+    removing.batch_execute("DELETE FROM devices").await.unwrap();
+    let adding = tokio::spawn(async move {
+        grants::add(&client, &name("t"), Action::Publish, &"a/#".parse().unwrap()).await
+    });
+    let watcher = connect(&as_owner(&database.url)).await;
+    eventually("it waits for the removal", || async {
+        let waiting = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)";
+        watcher.query_one(waiting, &[]).await.unwrap().get(0)
+    })
+    .await;
+    removing.commit().await.unwrap();
+    let gone = adding.await.unwrap().unwrap_err();
+    assert!(matches!(gone, FleetError::NotFound(Thing::Device(_))), "{gone:?}");
 }

@@ -51,7 +51,7 @@ pub(super) struct Arguments {
 struct Shown<'a> {
     #[serde(flatten)]
     details: &'a DeviceDetails,
-    unconventional: &'a [String],
+    left_behind: &'a [String],
 }
 
 impl Arguments {
@@ -69,7 +69,7 @@ impl Arguments {
         let changed = devices::set(&mut client, &self.name, &change).await?;
         change.kind.iter().for_each(warn_of_misspelt_service);
         let Changed { details, left_behind } = &changed;
-        let result = Shown { details, unconventional: left_behind };
+        let result = Shown { details, left_behind };
         context.output.result(&result, || format!("Changed.\n{}", show::text(details)))?;
         left_behind.iter().for_each(|binding| stays(&details.device.name, binding));
         Ok(())

@@ -156,7 +156,7 @@ impl Fleet {
         let mut client = self.operations().await;
         if let Some(capability) = binding.capability() {
             match capabilities::add(&*client, &NewCapability::new(capability)).await {
-                Ok(()) | Err(FleetError::Rule { rule: Rule::CapabilityExists, .. }) => {}
+                Ok(_) | Err(FleetError::Rule { rule: Rule::CapabilityExists, .. }) => {}
                 Err(error) => panic!("{error}"),
             }
         }
