@@ -66,6 +66,23 @@ fn sentence(thing: &Thing, rule: &Rule) -> String {
         }
         Rule::PriorityOutOfRange => "a priority is a number from -1000000 to 1000000",
         Rule::CapabilityExists => "a capability of this name exists already; choose another name",
+        Rule::GatewayIsItself => "a device cannot be its own gateway; choose another device",
+        Rule::GatewayIsService => "a service cannot be a gateway; choose another device",
+        Rule::GatewayIsChild => {
+            "the gateway is behind a gateway itself; choose the device that connects to the broker"
+        }
+        Rule::HasChildren => {
+            "other devices are behind it; take it from them first with `fleetgate device set NAME --no-gateway`, or give them another --gateway"
+        }
+        Rule::ServiceBehindGateway => {
+            "a service connects by itself and cannot be behind a gateway; choose another kind, or no gateway"
+        }
+        Rule::CredentialBehindGateway => {
+            "a device behind a gateway logs in through it and has no valid credential of its own; revoke it with `fleetgate credential revoke`, or take the gateway away with `fleetgate device set NAME --no-gateway`"
+        }
+        Rule::AvailabilityWithoutGateway => {
+            "only a device behind a gateway has an availability topic; give it one (--gateway), or no availability topic"
+        }
         Rule::BindingDiffers => {
             "the device has a binding of this name already, which says something else; change it with `fleetgate binding set`, or remove it first"
         }

@@ -3,6 +3,9 @@
 use crate::domain::request::{COMMANDS, RESULTS};
 use crate::domain::topic::{TopicFilter, TopicName, filter_matches, grant_covers};
 
+/// The name under which a child's availability stands among its last known values; no binding can have it.
+pub const AVAILABILITY: &str = "$availability";
+
 /// A binding whose state a topic carries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReportedBinding {

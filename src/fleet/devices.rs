@@ -9,7 +9,9 @@ use tokio_postgres::{GenericClient, Row};
 use crate::domain::device::DeviceId;
 use crate::domain::meta::Meta;
 use crate::domain::name::{CapabilityName, ClientId, DeviceKind, DeviceName, PlaceName};
+use crate::domain::rights::AVAILABILITY;
 use crate::domain::selector::Selector;
+use crate::domain::topic::TopicName;
 use crate::fleet::bindings::{self, BindingRow, Home, NewBinding};
 use crate::fleet::capabilities;
 use crate::fleet::credentials::{self, CredentialRow, NewCredential, Terms};
@@ -35,6 +37,10 @@ pub struct NewDevice {
     pub floor: Option<PlaceName>,
     /// What it is.
     pub kind: DeviceKind,
+    /// The device whose MQTT client speaks for it.
+    pub gateway: Option<DeviceName>,
+    /// Where its gateway says whether it reaches it.
+    pub availability_topic: Option<TopicName>,
     /// Whether it may use the bus.
     pub enabled: bool,
     /// What is noted about it.
@@ -57,6 +63,8 @@ impl NewDevice {
             client_id: None,
             area: None,
             floor: None,
+            gateway: None,
+            availability_topic: None,
             enabled: true,
             meta: Meta::default(),
             capabilities: Vec::new(),
@@ -79,6 +87,10 @@ pub struct DeviceChange {
     pub floor: Option<Option<PlaceName>>,
     /// What it is.
     pub kind: Option<DeviceKind>,
+    /// The device whose MQTT client speaks for it. Without one it has no availability topic either.
+    pub gateway: Option<Option<DeviceName>>,
+    /// Where its gateway says whether it reaches it.
+    pub availability_topic: Option<Option<TopicName>>,
     /// Whether it may use the bus.
     pub enabled: Option<bool>,
     /// What is noted about it, as a whole.
@@ -101,7 +113,12 @@ pub struct DeviceRow {
     pub floor: Option<String>,
     /// What it is.
     pub kind: String,
-    /// Whether one of its sessions is open.
+    /// The device whose MQTT client speaks for it.
+    pub gateway: Option<String>,
+    /// Where its gateway says whether it reaches it.
+    pub availability_topic: Option<String>,
+    /// Whether one of its sessions is open; of a device behind a gateway, whether the gateway is online and did not
+    /// last say that it is offline.
     pub online: bool,
     /// Whether it may use the bus.
     pub enabled: bool,
@@ -124,6 +141,11 @@ pub struct DeviceDetails {
     /// Last known values by binding name, each with `at` (ms since 1970), the message's `id` and,
     /// unless it was cleared, its `value`.
     pub state: Value,
+    /// What its gateway last said of its availability: `at`, the message's `id` and, unless it was cleared, a `value`
+    /// with the `topic` and the `state`, `online` or `offline`.
+    pub availability: Option<Value>,
+    /// The devices behind it, by name.
+    pub children: Vec<String>,
     /// The newest report that broke its capability's schema: `at`, `binding`, `pointer`, `message`.
     pub last_violation: Option<Value>,
     /// What it can do.
@@ -182,7 +204,8 @@ pub async fn add(
 ) -> Result<DeviceDetails, FleetError> {
     let thing = about(&new.name);
     let transaction = client.transaction().await.map_err(FleetError::on(&thing))?;
-    let id = insert(&transaction, new, &thing).await?;
+    let gateway = find_gateway(&transaction, new.gateway.as_ref()).await?;
+    let id = insert(&transaction, new, gateway, &thing).await?;
     for capability in &new.capabilities {
         capabilities::give(&transaction, id, capability).await?;
     }
@@ -205,10 +228,11 @@ pub async fn add(
 async fn insert(
     client: &impl GenericClient,
     new: &NewDevice,
+    gateway: Option<DeviceId>,
     thing: &Thing,
 ) -> Result<DeviceId, FleetError> {
-    let statement = "INSERT INTO devices (name, client_id, area, floor, kind, enabled, meta)
-         VALUES ($1, $2, $3, $4, $5, $6, $7)
+    let statement = "INSERT INTO devices (name, client_id, area, floor, kind, enabled, meta, gateway, availability_topic)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
          RETURNING id";
     let row = client
         .query_one(
@@ -221,11 +245,23 @@ async fn insert(
                 &new.kind.as_str(),
                 &new.enabled,
                 &new.meta.as_value(),
+                &gateway.map(|gateway| gateway.0),
+                &new.availability_topic.as_ref().map(TopicName::as_str),
             ],
         )
         .await
         .map_err(FleetError::on(thing))?;
     Ok(DeviceId(row.get(0)))
+}
+
+async fn find_gateway(
+    client: &impl GenericClient,
+    gateway: Option<&DeviceName>,
+) -> Result<Option<DeviceId>, FleetError> {
+    match gateway {
+        Some(gateway) => find(client, gateway).await.map(Some),
+        None => Ok(None),
+    }
 }
 
 /// Lists devices by name, at most `limit` and at most [`MAX_PAGE`] of them. The next page begins
@@ -240,16 +276,16 @@ pub async fn list(
 ) -> Result<Vec<DeviceRow>, FleetError> {
     let condition = Condition::of(&filter.selector, 7);
     let statement = format!(
-        "SELECT device.*, last_seen
+        "SELECT {ROW}, last_seen
          FROM devices AS device LEFT JOIN device_state AS heard ON heard.device_id = device.id
-         WHERE ($1::text IS NULL OR area = $1)
-           AND ($2::text IS NULL OR floor = $2)
-           AND ($3::text IS NULL OR kind = $3)
-           AND ($4::boolean IS NULL OR online = $4)
-           AND ($5::boolean IS NULL OR enabled = $5)
-           AND ($6::text IS NULL OR name > $6)
+         WHERE ($1::text IS NULL OR device.area = $1)
+           AND ($2::text IS NULL OR device.floor = $2)
+           AND ($3::text IS NULL OR device.kind = $3)
+           AND ($4::boolean IS NULL OR $4 = (SELECT online FROM device_presence WHERE device_id = device.id))
+           AND ($5::boolean IS NULL OR device.enabled = $5)
+           AND ($6::text IS NULL OR device.name > $6)
            AND {}
-         ORDER BY name
+         ORDER BY device.name
          LIMIT $7",
         condition.sql()
     );
@@ -271,6 +307,13 @@ pub async fn list(
     rows.iter().map(device_row).collect()
 }
 
+/// The columns of a [`DeviceRow`] but `last_seen`, of a row `device` of `devices`.
+const ROW: &str =
+    "device.id, device.name, device.effective_client_id, device.area, device.floor, device.kind,
+    device.enabled, device.meta, device.created_at, device.updated_at, device.availability_topic,
+    (SELECT name FROM devices AS gateway WHERE gateway.id = device.gateway) AS gateway,
+    (SELECT online FROM device_presence WHERE device_id = device.id) AS online";
+
 fn device_row(row: &Row) -> Result<DeviceRow, FleetError> {
     let name: String = row.get("name");
     Ok(DeviceRow {
@@ -281,6 +324,8 @@ fn device_row(row: &Row) -> Result<DeviceRow, FleetError> {
         area: row.get("area"),
         floor: row.get("floor"),
         kind: row.get("kind"),
+        gateway: row.get("gateway"),
+        availability_topic: row.get("availability_topic"),
         online: row.get("online"),
         enabled: row.get("enabled"),
         last_seen: row.get("last_seen"),
@@ -300,11 +345,16 @@ pub async fn show(
     let thing = about(name);
     let row = client
         .query_opt(
-            "SELECT devices.*, last_seen, coalesce(state, '{}') AS state, last_violation,
-                    ARRAY(SELECT capability FROM device_capabilities
-                          WHERE device_id = devices.id ORDER BY capability) AS capabilities
-             FROM devices LEFT JOIN device_state ON device_state.device_id = devices.id
-             WHERE name = $1",
+            &format!(
+                "SELECT {ROW}, last_seen, coalesce(state, '{{}}') - '{AVAILABILITY}' AS state,
+                        state -> '{AVAILABILITY}' AS availability, last_violation,
+                        ARRAY(SELECT capability FROM device_capabilities
+                              WHERE device_id = device.id ORDER BY capability) AS capabilities,
+                        ARRAY(SELECT name FROM devices AS child
+                              WHERE child.gateway = device.id ORDER BY name) AS children
+                 FROM devices AS device LEFT JOIN device_state AS heard ON heard.device_id = device.id
+                 WHERE device.name = $1"
+            ),
             &[&name.as_str()],
         )
         .await
@@ -315,6 +365,8 @@ pub async fn show(
     Ok(DeviceDetails {
         device,
         state: document(&row, &thing.to_string(), "state")?.unwrap_or_default(),
+        availability: document(&row, &thing.to_string(), "availability")?,
+        children: row.get("children"),
         last_violation: document(&row, &thing.to_string(), "last_violation")?,
         capabilities: row.get("capabilities"),
         bindings: bindings::list_of(client, id).await?,
@@ -389,7 +441,9 @@ pub async fn set(
     let was_conventional = bound.iter().filter(|binding| before.is_convention_of(binding));
 
     let new_name = change.name.as_ref().unwrap_or(name);
-    update(&transaction, id, change, &thing).await?;
+    let gateway =
+        find_gateway(&transaction, change.gateway.as_ref().and_then(Option::as_ref)).await?;
+    update(&transaction, id, change, gateway, &thing).await?;
     let details = show(&transaction, new_name).await?;
     let after = Home {
         device: new_name,
@@ -426,6 +480,7 @@ async fn update(
     client: &impl GenericClient,
     id: DeviceId,
     change: &DeviceChange,
+    gateway: Option<DeviceId>,
     thing: &Thing,
 ) -> Result<(), FleetError> {
     let statement = "UPDATE devices SET
@@ -435,7 +490,9 @@ async fn update(
             floor = CASE WHEN $7 THEN $8 ELSE floor END,
             kind = coalesce($9, kind),
             enabled = coalesce($10, enabled),
-            meta = coalesce($11, meta)
+            meta = coalesce($11, meta),
+            gateway = CASE WHEN $12 THEN $13 ELSE gateway END,
+            availability_topic = CASE WHEN $14 THEN $15 WHEN $12 AND $13::bigint IS NULL THEN NULL ELSE availability_topic END
          WHERE id = $1";
     client
         .execute(
@@ -452,6 +509,10 @@ async fn update(
                 &change.kind.as_ref().map(DeviceKind::as_str),
                 &change.enabled,
                 &change.meta.as_ref().map(Meta::as_value),
+                &change.gateway.is_some(),
+                &gateway.map(|gateway| gateway.0),
+                &change.availability_topic.is_some(),
+                &change.availability_topic.as_ref().and_then(Option::as_ref).map(TopicName::as_str),
             ],
         )
         .await
@@ -462,7 +523,7 @@ async fn update(
 /// Removes a device with all that belongs to it. Its sessions end, by trigger.
 ///
 /// # Errors
-/// There is no such device.
+/// There is no such device, or others are behind it.
 pub async fn remove(client: &impl GenericClient, name: &DeviceName) -> Result<(), FleetError> {
     let removed = client
         .execute("DELETE FROM devices WHERE name = $1", &[&name.as_str()])

@@ -112,6 +112,20 @@ pub enum Rule {
     /// A service may open the client id, or it could open another device's: PostgreSQL's own words, which name
     /// the other device.
     IdentityTaken(String),
+    /// The gateway is the device itself.
+    GatewayIsItself,
+    /// The gateway is a service.
+    GatewayIsService,
+    /// The gateway is behind a gateway itself.
+    GatewayIsChild,
+    /// Other devices are behind the device.
+    HasChildren,
+    /// A service cannot be behind a gateway.
+    ServiceBehindGateway,
+    /// A device behind a gateway has no valid credential.
+    CredentialBehindGateway,
+    /// Only of a device behind a gateway it is told whether it is available.
+    AvailabilityWithoutGateway,
     /// A capability of the name exists.
     CapabilityExists,
     /// The device has a binding of the name that says something else.
@@ -238,6 +252,10 @@ pub enum Field {
     CommandTopic,
     /// The reply topic.
     ReplyTopic,
+    /// The gateway.
+    Gateway,
+    /// The availability topic.
+    AvailabilityTopic,
     /// How long an answer is waited for.
     AnswerIn,
     /// The payload.
@@ -281,6 +299,8 @@ impl Field {
             Self::StateTopic => "state_topic",
             Self::CommandTopic => "command_topic",
             Self::ReplyTopic => "reply_topic",
+            Self::Gateway => "gateway",
+            Self::AvailabilityTopic => "availability_topic",
             Self::AnswerIn => "answer_in",
             Self::Payload => "payload",
             Self::Expiry => "expires_in",
@@ -393,6 +413,16 @@ impl Rule {
             "devices_name_unique" => Self::NameTaken,
             "devices_client_id_unique" => Self::ClientIdTaken,
             "devices_identity" => Self::IdentityTaken(violation.message.clone()),
+            "devices_gateway_itself" => Self::GatewayIsItself,
+            "devices_gateway_service" => Self::GatewayIsService,
+            "devices_gateway_of_child" => Self::GatewayIsChild,
+            "devices_gateway" | "devices_gateway_children" => Self::HasChildren,
+            "devices_child_service" => Self::ServiceBehindGateway,
+            "devices_child_credential" | "device_credentials_of_child" => {
+                Self::CredentialBehindGateway
+            }
+            "devices_availability_topic_form" => Self::NotATopic(Field::AvailabilityTopic),
+            "devices_availability_of_child" => Self::AvailabilityWithoutGateway,
             "devices_name_form" | "capabilities_name_form" | "topic_bindings_name_form" => {
                 Self::NotAName(Field::Name)
             }
@@ -459,6 +489,11 @@ impl Rule {
             Self::NotAName(_)
             | Self::ReservedName(_)
             | Self::ReservedCapability
+            | Self::GatewayIsItself
+            | Self::GatewayIsService
+            | Self::GatewayIsChild
+            | Self::ServiceBehindGateway
+            | Self::AvailabilityWithoutGateway
             | Self::NotAnObject
             | Self::NotAHash
             | Self::NotACommonName
@@ -487,7 +522,9 @@ impl Rule {
             | Self::NotASelector(_)
             | Self::RuleOfAnotherCapability(_)
             | Self::NulCharacter => ErrorKind::Invalid,
-            Self::CapabilityInUse(_)
+            Self::HasChildren
+            | Self::CredentialBehindGateway
+            | Self::CapabilityInUse(_)
             | Self::CapabilityInRules
             | Self::UnusableSchema(_)
             | Self::NothingToRetry
@@ -515,6 +552,11 @@ impl Rule {
             | Self::ReservedCapability
             | Self::RuleExists => Some(Field::Name),
             Self::ClientIdTaken => Some(Field::ClientId),
+            Self::GatewayIsItself
+            | Self::GatewayIsService
+            | Self::GatewayIsChild
+            | Self::ServiceBehindGateway => Some(Field::Gateway),
+            Self::AvailabilityWithoutGateway => Some(Field::AvailabilityTopic),
             Self::NothingToMerge => Some(Field::StateTopic),
             Self::NothingToReplyTo => Some(Field::CommandTopic),
             Self::AnswerInOutOfRange => Some(Field::AnswerIn),

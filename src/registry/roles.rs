@@ -17,8 +17,8 @@ use crate::secret::Secret;
 /// Every privilege on rows.
 const ALL: &str = "SELECT,INSERT,UPDATE,DELETE";
 
-/// Every table: what `serve` needs on it, and what the commands that change devices need besides.
-const TABLES: [(&str, &str, &str); 23] = [
+/// Every table and view: what `serve` needs on it, and what the commands that change devices need besides.
+const TABLES: [(&str, &str, &str); 24] = [
     (HISTORY, "SELECT", ""),
     ("serving_roles", "", ""),
     ("devices", "SELECT,UPDATE", "INSERT,DELETE"),
@@ -29,6 +29,7 @@ const TABLES: [(&str, &str, &str); 23] = [
     ("device_capabilities", "SELECT", "INSERT,UPDATE,DELETE"),
     ("routing_rules", "SELECT", "INSERT,UPDATE,DELETE"),
     ("device_state", "SELECT,INSERT,UPDATE", ""),
+    ("device_presence", "SELECT", ""),
     ("presence_sweeps", "SELECT,INSERT,UPDATE", ""),
     ("client_sessions", ALL, ""),
     ("kick_outs_to_confirm", ALL, ""),

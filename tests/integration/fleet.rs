@@ -166,6 +166,7 @@ async fn a_device_is_changed_field_by_field_and_keeps_its_topics() {
         kind: Some("probe".parse().unwrap()),
         enabled: Some(false),
         meta: Some(r#"{"n": 1.50}"#.parse().unwrap()),
+        ..DeviceChange::default()
     };
     let changed = devices::set(&mut client, &thermo.name, &change).await.unwrap();
     let device = &changed.details.device;

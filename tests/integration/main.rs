@@ -30,6 +30,7 @@ mod events;
 mod failover;
 mod faults;
 mod fleet;
+mod gateways;
 mod health;
 mod kick_outs;
 mod load;

@@ -36,6 +36,12 @@ pub(super) struct Arguments {
     /// Its MQTT client id, where that is not its name.
     #[arg(long)]
     client_id: Option<ClientId>,
+    /// The device whose MQTT client speaks for it, such as a Zigbee bridge. It then logs in by no credential of its own.
+    #[arg(long, value_name = "NAME")]
+    gateway: Option<DeviceName>,
+    /// The exact topic on which its gateway says whether it reaches it: online, offline, or JSON with such a "state".
+    #[arg(long, value_name = "TOPIC", requires = "gateway")]
+    availability_topic: Option<TopicName>,
     /// Anything else about it: a JSON object.
     #[arg(long, value_name = "JSON", default_value = "{}", hide_default_value = true)]
     meta: Meta,
@@ -58,7 +64,7 @@ pub(super) struct Arguments {
     #[arg(long)]
     disabled: bool,
     /// Generate a secret for it too, and print it once.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "gateway")]
     generate: bool,
 }
 
@@ -105,6 +111,8 @@ impl Arguments {
             client_id: self.client_id,
             area: self.area,
             floor: self.floor,
+            gateway: self.gateway,
+            availability_topic: self.availability_topic,
             kind: self.kind,
             enabled: !self.disabled,
             meta: self.meta,

@@ -10,6 +10,7 @@ use crate::cli::error::CliError;
 use crate::cli::output::{remark, shell_word};
 use crate::domain::meta::Meta;
 use crate::domain::name::{ClientId, DeviceKind, DeviceName, PlaceName};
+use crate::domain::topic::TopicName;
 use crate::fleet::devices::{self, Changed, DeviceChange, DeviceDetails};
 
 /// Change a device. Its topics stay as they are.
@@ -42,6 +43,18 @@ pub(super) struct Arguments {
     /// Let its name be its client id. Its sessions end.
     #[arg(long, group = "change", conflicts_with = "client_id")]
     no_client_id: bool,
+    /// The device whose MQTT client speaks for it, such as a Zigbee bridge. Its sessions end, and those of the gateway that it had.
+    #[arg(long, value_name = "NAME", group = "change")]
+    gateway: Option<DeviceName>,
+    /// Let it speak for itself. The gateway's sessions end.
+    #[arg(long, group = "change", conflicts_with_all = ["gateway", "availability_topic"])]
+    no_gateway: bool,
+    /// The exact topic on which its gateway says whether it reaches it.
+    #[arg(long, value_name = "TOPIC", group = "change")]
+    availability_topic: Option<TopicName>,
+    /// Let it be online whenever its gateway is.
+    #[arg(long, group = "change", conflicts_with = "availability_topic")]
+    no_availability_topic: bool,
     /// Anything else about it: a JSON object, which replaces the present one.
     #[arg(long, value_name = "JSON", group = "change")]
     meta: Option<Meta>,
@@ -62,6 +75,8 @@ impl Arguments {
             area: value_or_none(self.area, self.no_area),
             floor: value_or_none(self.floor, self.no_floor),
             kind: self.kind,
+            gateway: value_or_none(self.gateway, self.no_gateway),
+            availability_topic: value_or_none(self.availability_topic, self.no_availability_topic),
             enabled: None,
             meta: self.meta,
         };

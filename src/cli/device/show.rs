@@ -36,6 +36,11 @@ pub(super) fn text(details: &DeviceDetails) -> String {
     let states = states.collect::<Vec<_>>();
     let sections = [
         ("State", states.is_empty(), table(["BINDING", "VALUE", "AGE"], states)),
+        (
+            "Devices behind it",
+            details.children.is_empty(),
+            details.children.iter().map(|name| visible(name)).collect::<Vec<_>>().join("\n"),
+        ),
         ("Bindings", details.bindings.is_empty(), binding::binding_table(&details.bindings)),
         ("Grants", details.grants.is_empty(), grant::grant_table(&details.grants)),
         (
@@ -60,8 +65,10 @@ fn facts(details: &DeviceDetails, now_ms: i64) -> String {
         ("Kind", device.kind.clone()),
         ("Area", or_dash(device.area.as_deref())),
         ("Floor", or_dash(device.floor.as_deref())),
+        ("Gateway", or_dash(device.gateway.as_deref())),
         ("Enabled", yes_no(device.enabled)),
         ("Online", yes_no(device.online)),
+        ("Availability", availability(details, now_ms)),
         ("Last seen", timestamp(device.last_seen)),
         (
             "Capabilities",
@@ -73,6 +80,18 @@ fn facts(details: &DeviceDetails, now_ms: i64) -> String {
         ("Changed", timestamp(Some(device.updated_at))),
     ];
     facts.map(|(title, value)| format!("{title:<13} {}", visible(&value))).join("\n")
+}
+
+/// `zigbee/lamp/availability: offline, 5m ago`
+fn availability(details: &DeviceDetails, now_ms: i64) -> String {
+    let Some(topic) = &details.device.availability_topic else { return dash() };
+    let said = details.availability.as_ref().and_then(|entry| {
+        let value = entry.get("value")?;
+        let state = value.get("state").and_then(Value::as_str)?;
+        let is_its = value.get("topic").and_then(Value::as_str) == Some(topic);
+        is_its.then(|| format!("{state}, {} ago", age(entry, now_ms)))
+    });
+    format!("{topic}: {}", said.as_deref().unwrap_or("nothing said"))
 }
 
 fn dash() -> String {
