@@ -1,6 +1,6 @@
 #!/bin/sh
 # Does the bus work? Tries it with a real MQTT client on a stack that is up (docker compose up -d --wait).
-# Adds a device and a service of its own, and removes them in the end. Exit code: 0 when every step passed.
+# Adds a device, a service and a capability of its own, and removes them in the end. Exit code: 0 when every step passed.
 #
 #   docker/smoke.sh
 #
@@ -19,6 +19,8 @@ device=smoke-$$
 service=smoke-service-$$
 state_topic=smoke/$device/state
 command_topic=smoke/$device/set
+capability=smoke-switch-$$
+switch_topic=smoke/$device/switch/set
 failures=0
 
 compose() { docker compose -f "$here/compose.yaml" "$@"; }
@@ -44,6 +46,7 @@ clean_up() {
     docker rm -f "$device" "$service" >/dev/null 2>&1
     fleetgate device remove "$device" --yes >/dev/null 2>&1
     fleetgate device remove "$service" --yes >/dev/null 2>&1
+    fleetgate capability remove "$capability" >/dev/null 2>&1
 }
 trap clean_up EXIT
 trap 'exit 130' INT
@@ -121,6 +124,11 @@ add_device() {
         [ -n "$device_secret" ]
 }
 
+add_capability() {
+    fleetgate capability add "$capability" &&
+        fleetgate binding add "$device" "$capability" --command-topic "$switch_topic"
+}
+
 add_service() {
     service_secret=$(fleetgate device add "$service" --kind service --generate) &&
         [ -n "$service_secret" ] &&
@@ -157,7 +165,7 @@ listen_as_service() {
 
 listen_as_device() {
     listener "$device" mosquitto_sub -V 5 -d -h emqx -p 1883 -i "$device" -u "$device" \
-        -P "$device_secret" -q 1 -v -C 1 -t "$command_topic" &&
+        -P "$device_secret" -q 1 -v -C 2 -t "$command_topic" -t "$switch_topic" &&
         eventually says 'Subscribed' said_by "$device"
 }
 
@@ -166,8 +174,14 @@ command_the_device() {
         -P "$service_secret" -q 1 -t "$command_topic" -m "$1"
 }
 
+# The device acknowledges it, and the registry knows that.
+command_by_fleetgate() {
+    says "$device: delivered" fleetgate command send "$capability" '"on"' --device "$device" \
+        --expires "${patience}s" --wait
+}
+
 service_heard() { eventually says "$state_topic $1" said_by "$service"; }
-device_heard() { eventually says "$command_topic $1" said_by "$device"; }
+device_heard() { eventually says "$1 $2" said_by "$device"; }
 registry_shows() { eventually says "$1" fleetgate --json device show "$device"; }
 
 # These keep what they set, so they run here and not in the shell that `step` makes for output.
@@ -175,6 +189,7 @@ needed_step 'the stack is up' is_up
 if add_device; then passed 'a device is added'; else failed 'a device is added'; finish; fi
 if add_service >/dev/null; then passed 'a service is added'; else failed 'a service is added'; finish; fi
 
+step 'a capability is added and given to the device' add_capability
 needed_step 'the service logs in and listens' listen_as_service
 step 'the device logs in on 1883 and publishes its state' \
     as_device mosquitto_pub -q 1 -t "$state_topic" -m 21.25
@@ -190,7 +205,9 @@ step 'subscribing elsewhere is refused' \
     says 'denied' as_device mosquitto_sub -W 5 -t 'smoke/#'
 step 'the device listens for commands' listen_as_device
 step 'the registry shows it online' registry_shows '"online": true'
-step 'the service sends a command' command_the_device on
-step 'it arrives at the device' device_heard on
+step 'the service publishes to the device' command_the_device on
+step 'it arrives at the device' device_heard "$command_topic" on
+step 'Fleetgate sends a command, and the device acknowledges it' command_by_fleetgate
+step 'it arrived at the device' device_heard "$switch_topic" '"on"'
 step 'the device leaves, and the registry shows it offline' registry_shows '"online": false'
 finish

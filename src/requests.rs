@@ -31,7 +31,7 @@ use crate::domain::request::{CommandRequest, RESULTS, Recipients, RequestError};
 use crate::emqx::EmqxApi;
 use crate::fleet::commands::{self, NewCommand, Requested};
 use crate::fleet::error::{ErrorKind, FleetError, Rule};
-use crate::fleet::routing::To;
+use crate::fleet::routing::{Bounds, To};
 use crate::logging::log_throttled;
 use crate::metrics::RequestMetrics;
 use crate::registry::connection::{Target, within};
@@ -62,21 +62,24 @@ pub struct Requests {
     target: Target,
     client: Option<Guarded>,
     keep: Duration,
+    bounds: Bounds,
     tidy_at: Instant,
     metrics: RequestMetrics,
 }
 
 impl Requests {
-    /// Deals with nothing yet. `keep`: how long requests are kept after their end.
+    /// Deals with nothing yet. `keep`: how long requests are kept after their end. `bounds`: what bounds
+    /// the commands.
     #[must_use]
     pub fn new(
         api: Option<Arc<EmqxApi>>,
         target: Target,
         keep: Duration,
+        bounds: Bounds,
         metrics: RequestMetrics,
     ) -> Self {
         let target = target.for_background();
-        Self { api, target, client: None, keep, tidy_at: Instant::now(), metrics }
+        Self { api, target, client: None, keep, bounds, tidy_at: Instant::now(), metrics }
     }
 
     async fn deal_with(&mut self, api: &EmqxApi, batch: &[Work]) -> Result<Carried, RegistryError> {
@@ -89,7 +92,7 @@ impl Requests {
         for work in batch {
             let mut outcome = Outcome::Done;
             while let Some(answer) =
-                within(QUERY_TIMEOUT, deal_with_next(&mut client, &work.key)).await?
+                within(QUERY_TIMEOUT, deal_with_next(&mut client, &work.key, self.bounds)).await?
             {
                 self.metrics.answered(answer);
                 if Instant::now() >= until {
@@ -127,11 +130,12 @@ fn again(after: Duration, why: &str) -> Outcome {
 async fn deal_with_next(
     client: &mut Client,
     service: &str,
+    bounds: Bounds,
 ) -> Result<Option<&'static str>, RegistryError> {
     let on_request = || RegistryError::on("a request of a service");
     let mut transaction = client.transaction().await.map_err(on_request())?;
     let Some(request) = registry::next(&transaction, service).await? else { return Ok(None) };
-    let (word, command, answer) = match new_command(&request) {
+    let (word, command, answer) = match new_command(&request, bounds) {
         Err(error) => ("refused", None, error),
         Ok(new) => match commands::send(&mut transaction, &new).await {
             Ok(sent) => {
@@ -154,7 +158,7 @@ async fn deal_with_next(
 }
 
 /// The command that a request asks for; or what the service is told instead.
-fn new_command(request: &Request) -> Result<NewCommand, Value> {
+fn new_command(request: &Request, bounds: Bounds) -> Result<NewCommand, Value> {
     let refused = |kind: ErrorKind, pointer: &str, message: String| json!({"state": "refused", "error": {"kind": kind.word(), "pointer": pointer, "message": message}});
     if !request.is_allowed {
         let message = "the service may not ask for commands of this capability".to_owned();
@@ -184,6 +188,7 @@ fn new_command(request: &Request) -> Result<NewCommand, Value> {
         confirm: None,
         asked_by: format!("service {}", request.service_name),
         requested: Some(Requested { service: request.service, at: request.received_at }),
+        bounds,
     })
 }
 

@@ -45,6 +45,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "commands",
             "config",
             "emqx",
+            "fleet",
             "http",
             "ingest",
             "kickouts",

@@ -13,8 +13,9 @@ use crate::authn::limits::{LimitSettings, Limits};
 use crate::authn::locks::LockKeeper;
 use crate::clock::Clock;
 use crate::commands::Commands;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::emqx::EmqxApi;
+use crate::fleet::routing::Bounds;
 use crate::kickouts::KickOuts;
 use crate::metrics::Metrics;
 use crate::registry::cache::DeviceCache;
@@ -79,8 +80,10 @@ pub(super) fn broker(
     let commands =
         Commands::new(api.clone(), target.clone(), config.commands.keep, metrics.commands.clone());
     let commands = Worker::new(commands, target.clone(), wake.commands, metrics.work.clone());
+    let config::Commands { keep, max_payload, max_devices } = config.commands;
+    let bounds = Bounds { max_payload, max_devices };
     let requests =
-        Requests::new(api.clone(), target.clone(), config.commands.keep, metrics.requests.clone());
+        Requests::new(api.clone(), target.clone(), keep, bounds, metrics.requests.clone());
     let requests = Worker::new(requests, target.clone(), wake.requests, metrics.work.clone());
     let interval = config.emqx.sweep_interval;
     let keep = config.ingest.keep_sessions;

@@ -18,7 +18,7 @@ use crate::domain::name::{CapabilityName, DeviceName, RuleName};
 use crate::domain::selector::Selector;
 use crate::fleet::FleetError;
 use crate::fleet::commands::{self, CommandDetails, CommandRow, DeliveryRow, MAX_PAGE, NewCommand};
-use crate::fleet::routing::To;
+use crate::fleet::routing::{Bounds, To};
 use crate::registry::commands::ENDED_CHANNEL;
 use crate::registry::connection::Target;
 use crate::registry::inspection;
@@ -145,8 +145,9 @@ impl Arguments {
             Action::Cancel { id } => cancel(context, &id).await,
             Action::Retry { id, wait } => {
                 require_api(context)?;
+                let bounds = bounds(context)?;
                 let retry = async |client: &mut Client| {
-                    let retried = commands::retry(client, &id, ASKED_BY).await?;
+                    let retried = commands::retry(client, &id, ASKED_BY, bounds).await?;
                     if !retried.passed_over.is_empty() {
                         let devices = retried.passed_over.join(", ");
                         output::remark(&format!(
@@ -167,7 +168,7 @@ impl SendArguments {
     async fn run(self, context: &Context) -> Result<(), CliError> {
         require_api(context)?;
         let (dry_run, wait) = (self.dry_run, self.wait);
-        let command = self.request();
+        let command = self.request(bounds(context)?);
         if dry_run {
             let choice = commands::check_only(&mut context.connect().await?, &command).await?;
             return context.output.result(&choice, || {
@@ -180,7 +181,7 @@ impl SendArguments {
         ask(context, wait, send).await
     }
 
-    fn request(self) -> NewCommand {
+    fn request(self, bounds: Bounds) -> NewCommand {
         let mut seen = BTreeSet::new();
         let devices: Vec<_> =
             self.devices.into_iter().filter(|name| seen.insert(name.clone())).collect();
@@ -198,8 +199,15 @@ impl SendArguments {
             confirm: self.confirm.map(Confirm::confirmation),
             asked_by: ASKED_BY.to_owned(),
             requested: None,
+            bounds,
         }
     }
+}
+
+/// What bounds commands, as the settings here say.
+pub(super) fn bounds(context: &Context) -> Result<Bounds, CliError> {
+    let commands = context.settings()?.commands().clone();
+    Ok(Bounds { max_payload: commands.max_payload, max_devices: commands.max_devices })
 }
 
 fn require_api(context: &Context) -> Result<(), CliError> {

@@ -4,6 +4,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
 use crate::cli::arguments::number;
+use crate::cli::command::bounds;
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::output::{table, yes_no};
@@ -179,7 +180,7 @@ async fn set_enabled(context: &Context, name: &RuleName, enabled: bool) -> Resul
 
 async fn test(context: &Context, name: &RuleName) -> Result<(), CliError> {
     let client = context.connect().await?;
-    let Trial { rule, choice, preceded_by } = rules::test(&client, name).await?;
+    let Trial { rule, choice, preceded_by } = rules::test(&client, name, bounds(context)?).await?;
     let result = json!({"rule": rule, "devices": choice.devices, "preceded_by": preceded_by});
     context.output.result(&result, || {
         let mut text = match choice.devices.len() {

@@ -3,7 +3,6 @@
 use crate::fleet::FleetError;
 use crate::fleet::credentials::{MAX_PASSWORD_BYTES, MIN_PASSWORD_CHARACTERS};
 use crate::fleet::error::{Field, PasswordRule, Rule, Thing};
-use crate::fleet::routing::MAX_DELIVERIES;
 
 /// What failed, on which thing, and what to do.
 pub(super) fn in_words(error: &FleetError) -> String {
@@ -141,9 +140,14 @@ fn sentence(thing: &Thing, rule: &Rule) -> String {
             return format!("topic {topic:?} {why}; give the topics themselves");
         }
         Rule::NoDevices => return "the command names no device; give --device NAME".to_owned(),
-        Rule::TooManyDevices(count) => {
+        Rule::TooManyDevices(most) => {
             return format!(
-                "the command goes to {count} devices; at most {MAX_DELIVERIES} are allowed"
+                "the command goes to more than {most} devices, which commands.max_devices allows"
+            );
+        }
+        Rule::PayloadTooLarge(most) => {
+            return format!(
+                "the payload has more than {most} bytes, which commands.max_payload allows"
             );
         }
         Rule::ExpiryOutOfRange => {

@@ -214,6 +214,10 @@ section! {
     pub struct Commands = "commands." {
         /// How long commands are kept after they have ended.
         keep: Duration = duration(HOUR..=24 * 36_500 * HOUR).or("720h"),
+        /// Largest payload of a command, in bytes. Requests over MQTT are bounded by `ingest.max_payload` besides.
+        max_payload: usize = count(1..=524_288).or("65536"),
+        /// Most devices that one command goes to.
+        max_devices: usize = count(1..=100_000).or("10000"),
     }
 }
 

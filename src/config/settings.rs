@@ -124,6 +124,12 @@ impl Settings {
         self.database.clone()
     }
 
+    /// What bounds commands.
+    #[must_use]
+    pub fn commands(&self) -> &Commands {
+        &self.commands
+    }
+
     /// What EMQX and Fleetgate agree on, for commands that do without a database.
     ///
     /// # Errors

@@ -6,8 +6,9 @@ use thiserror::Error;
 
 use crate::domain::value::{NotJson, SchemaInput, StateValue};
 
-/// Largest payload of a command in bytes.
-pub const MAX_PAYLOAD_BYTES: usize = 64 * 1024;
+/// Largest payload that a command may ever have, in bytes: half of what EMQX takes in a message. A setting
+/// (`commands.max_payload`) allows less.
+pub const MAX_PAYLOAD_BYTES: usize = 512 * 1024;
 
 /// Why a text is not the payload of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -77,6 +78,6 @@ mod tests {
         assert!(matches!("".parse::<CommandPayload>(), Err(PayloadError::Unfit(_))));
         assert!(matches!("\"\\u0000\"".parse::<CommandPayload>(), Err(PayloadError::Unfit(_))));
         let large = format!("\"{}\"", "x".repeat(MAX_PAYLOAD_BYTES));
-        assert_eq!(large.parse::<CommandPayload>(), Err(PayloadError::TooLarge(65_538)));
+        assert_eq!(large.parse::<CommandPayload>(), Err(PayloadError::TooLarge(524_290)));
     }
 }

@@ -16,8 +16,8 @@ pub const FLEETGATE: &str = "fleetgate/";
 pub const COMMANDS: &str = "fleetgate/commands/";
 /// What the topics begin with that results are published to; the service and the request's id follow.
 pub const RESULTS: &str = "fleetgate/results/";
-/// Longest request in bytes: the largest payload of a command and as much around it.
-pub const MAX_REQUEST_BYTES: usize = 2 * crate::domain::command::MAX_PAYLOAD_BYTES;
+/// Longest request in bytes: the largest payload of a command, and room for what else it says.
+pub const MAX_REQUEST_BYTES: usize = crate::domain::command::MAX_PAYLOAD_BYTES + 16 * 1024;
 /// Longest id that a service gives a request.
 const MAX_ID_BYTES: usize = 64;
 /// Most devices that a request names.
@@ -169,14 +169,14 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        let long = format!("{{\"value\": \"{}\"}}", "x".repeat(70_000));
+        let long = format!("{{\"value\": \"{}\"}}", "x".repeat(600_000));
         for (text, pointer, part) in [
             ("on", "", "must be a JSON object"),
             ("[1]", "", "must be a JSON object"),
             (r#"{"value": 1, "to": "x"}"#, "/to", "is not a member"),
             (r#"{"value": 1, "a/b": "x"}"#, "/a~1b", "is not a member"),
             (r#"{"device": "x"}"#, "/value", "is missing"),
-            (&long, "/value", "at most 65536"),
+            (&long, "/value", "at most 524288"),
             (r#"{"value": "\u0000"}"#, "/value", "U+0000"),
             (r#"{"value": 1, "id": ""}"#, "/id", "1 to 64"),
             (r#"{"value": 1, "id": "a/b"}"#, "/id", "1 to 64"),

@@ -15,7 +15,7 @@ use crate::domain::name::{CapabilityName, DeviceName};
 use crate::domain::schema::StateSchema;
 use crate::fleet::capabilities::{self, CapabilityRow};
 use crate::fleet::error::{FleetError, Rule, Thing};
-use crate::fleet::routing::{self, Choice, Chosen, MAX_DELIVERIES, Needs, Route, To};
+use crate::fleet::routing::{self, Bounds, Choice, Chosen, Needs, Route, To};
 use crate::registry::commands::{facts, is_id, limits};
 use crate::registry::error::RegistryError;
 
@@ -41,6 +41,8 @@ pub struct NewCommand {
     pub asked_by: String,
     /// A service's request, which may have been made earlier.
     pub requested: Option<Requested>,
+    /// What bounds it.
+    pub bounds: Bounds,
 }
 
 /// A service's request.
@@ -239,6 +241,7 @@ pub async fn retry(
     client: &mut impl GenericClient,
     id: &str,
     asked_by: &str,
+    bounds: Bounds,
 ) -> Result<Retried, FleetError> {
     let thing = Thing::Command(id.to_owned());
     let transaction = client.transaction().await.map_err(FleetError::on(&thing))?;
@@ -259,7 +262,8 @@ pub async fn retry(
     let asked_by = asked_by.to_owned();
     let to = To::Devices(devices.clone());
     let requested = None;
-    let new = NewCommand { capability, payload, to, expires_in, confirm, asked_by, requested };
+    let new =
+        NewCommand { capability, payload, to, expires_in, confirm, asked_by, requested, bounds };
     let capability = check(&transaction, &new).await?;
     let (mut choice, mut passed_over) = (Choice::default(), Vec::new());
     let found = recipients(&transaction, &new, &devices, &capability).await?;
@@ -299,9 +303,12 @@ async fn check(client: &impl GenericClient, new: &NewCommand) -> Result<Capabili
         if devices.is_empty() {
             return Err(FleetError::rule(&thing, Rule::NoDevices));
         }
-        if devices.len() > MAX_DELIVERIES {
-            return Err(FleetError::rule(&thing, Rule::TooManyDevices(devices.len())));
+        if devices.len() > new.bounds.max_devices {
+            return Err(FleetError::rule(&thing, Rule::TooManyDevices(new.bounds.max_devices)));
         }
+    }
+    if new.payload.as_str().len() > new.bounds.max_payload {
+        return Err(FleetError::rule(&thing, Rule::PayloadTooLarge(new.bounds.max_payload)));
     }
     if new.expires_in.is_some_and(|expiry| expiry < EXPIRY.0 || expiry > EXPIRY.1) {
         return Err(FleetError::rule(&thing, Rule::ExpiryOutOfRange));
@@ -372,7 +379,8 @@ async fn choose(
         To::Rule(rule) => Route::Rule(rule),
         To::Rules => Route::Rules,
     };
-    routing::route(client, &new.capability, route, needs(new, capability)).await
+    let most = new.bounds.max_devices;
+    routing::route(client, &new.capability, route, needs(new, capability), most).await
 }
 
 /// Lets a command take the place of those in its lines that were asked for earlier and that nobody has tried to send yet;

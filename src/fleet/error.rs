@@ -181,8 +181,10 @@ pub enum Rule {
     CapabilityInRules,
     /// A command names no device.
     NoDevices,
-    /// A command goes to so many devices, more than [`crate::fleet::routing::MAX_DELIVERIES`].
+    /// A command goes to more devices than so many, the most that settings allow.
     TooManyDevices(usize),
+    /// A payload has more bytes than so many, the most that settings allow.
+    PayloadTooLarge(usize),
     /// A command would expire too soon or too late ([`crate::fleet::commands::EXPIRY`]).
     ExpiryOutOfRange,
     /// The expiry that a capability's commands have unless they say otherwise is out of [`crate::fleet::commands::EXPIRY`].
@@ -512,6 +514,7 @@ impl Rule {
             | Self::Password(_)
             | Self::NoDevices
             | Self::TooManyDevices(_)
+            | Self::PayloadTooLarge(_)
             | Self::ExpiryOutOfRange
             | Self::AlreadyExpired
             | Self::CommandExpiryOutOfRange
@@ -560,7 +563,7 @@ impl Rule {
             Self::NothingToMerge => Some(Field::StateTopic),
             Self::NothingToReplyTo => Some(Field::CommandTopic),
             Self::AnswerInOutOfRange => Some(Field::AnswerIn),
-            Self::Payload(_) => Some(Field::Payload),
+            Self::Payload(_) | Self::PayloadTooLarge(_) => Some(Field::Payload),
             Self::ExpiryOutOfRange => Some(Field::Expiry),
             Self::CommandExpiryOutOfRange => Some(Field::CommandExpiry),
             Self::AckTimeoutOutOfRange => Some(Field::AckTimeout),

@@ -14,8 +14,14 @@ use crate::fleet::rules;
 use crate::registry::error::RegistryError;
 use crate::registry::selector::Condition;
 
-/// Most devices that one command goes to.
-pub const MAX_DELIVERIES: usize = 10_000;
+/// What bounds commands; settings say it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Largest payload, in bytes.
+    pub max_payload: usize,
+    /// Most devices that one command goes to.
+    pub max_devices: usize,
+}
 
 /// Whom a command is for.
 #[derive(Debug, Clone)]
@@ -84,13 +90,14 @@ impl Needs {
 /// caller's transaction has ended, so that two commands at a time do not choose the same device.
 ///
 /// # Errors
-/// More than [`MAX_DELIVERIES`]; a database that is away.
+/// More than `most`; a database that is away.
 pub(super) async fn choose(
     client: &impl GenericClient,
     capability: &CapabilityName,
     selector: &Selector,
     strategy: Strategy,
     needs: Needs,
+    most: usize,
 ) -> Result<Choice, FleetError> {
     let thing = Thing::Capability(capability.clone());
     if strategy == Strategy::Any {
@@ -100,7 +107,7 @@ pub(super) async fn choose(
         locked.map_err(FleetError::on(&thing))?;
     }
     let (order, limit) = match strategy {
-        Strategy::All => ("device.name", MAX_DELIVERIES + 1),
+        Strategy::All => ("device.name", most.saturating_add(1)),
         Strategy::First => ("device.name", 1),
         Strategy::Any => (
             "device.online DESC, (SELECT max(asked_at) FROM command_deliveries
@@ -128,8 +135,8 @@ pub(super) async fn choose(
     values.extend(condition.parameters());
     let rows = client.query(&statement, &values).await;
     let rows = rows.map_err(RegistryError::on("the devices that a selector means"))?;
-    if rows.len() > MAX_DELIVERIES {
-        return Err(FleetError::rule(&thing, Rule::TooManyDevices(rows.len())));
+    if rows.len() > most {
+        return Err(FleetError::rule(&thing, Rule::TooManyDevices(most)));
     }
     let chosen =
         |row: &tokio_postgres::Row| Chosen { id: row.get(0), name: row.get(1), online: row.get(2) };
@@ -150,11 +157,12 @@ pub(super) async fn route(
     capability: &CapabilityName,
     to: Route<'_>,
     needs: Needs,
+    most: usize,
 ) -> Result<Choice, FleetError> {
     let thing = Thing::Capability(capability.clone());
     let rules = match to {
         Route::Selector(selector) => {
-            let choice = choose(client, capability, selector, Strategy::All, needs).await?;
+            let choice = choose(client, capability, selector, Strategy::All, needs, most).await?;
             if choice.devices.is_empty() {
                 return Err(FleetError::rule(&thing, Rule::NoMatch));
             }
@@ -182,7 +190,7 @@ pub(super) async fn route(
     }
     for rule in rules {
         let (selector, strategy) = rule.parsed()?;
-        let choice = choose(client, capability, &selector, strategy, needs).await?;
+        let choice = choose(client, capability, &selector, strategy, needs, most).await?;
         if !choice.devices.is_empty() {
             return Ok(Choice { rule: Some(rule.name), ..choice });
         }

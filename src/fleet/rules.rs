@@ -11,7 +11,7 @@ use crate::domain::name::{CapabilityName, RuleName};
 use crate::domain::routing::Strategy;
 use crate::domain::selector::{Selector, SelectorError};
 use crate::fleet::error::{FleetError, Rule, Thing};
-use crate::fleet::routing::{self, Choice, Needs};
+use crate::fleet::routing::{self, Bounds, Choice, Needs};
 use crate::registry::error::RegistryError;
 
 /// Lowest and highest priority.
@@ -212,7 +212,12 @@ pub struct Trial {
 ///
 /// # Errors
 /// There is no such rule; a selector that cannot be used.
-pub async fn test(client: &impl GenericClient, name: &RuleName) -> Result<Trial, FleetError> {
+pub async fn test(
+    client: &impl GenericClient,
+    name: &RuleName,
+    bounds: Bounds,
+) -> Result<Trial, FleetError> {
+    let most = bounds.max_devices;
     let rule = show(client, name).await?;
     let capability: CapabilityName = rule.capability.parse().map_err(|why| {
         let words = format!("its capability's name {why}");
@@ -220,7 +225,7 @@ pub async fn test(client: &impl GenericClient, name: &RuleName) -> Result<Trial,
     })?;
     let needs = Needs::of(client, &capability).await?;
     let (selector, strategy) = rule.parsed()?;
-    let choice = routing::choose(client, &capability, &selector, strategy, needs).await?;
+    let choice = routing::choose(client, &capability, &selector, strategy, needs, most).await?;
     let mut preceded_by = None;
     for other in list(client, Some(&capability)).await? {
         if other.name == rule.name {
@@ -228,7 +233,7 @@ pub async fn test(client: &impl GenericClient, name: &RuleName) -> Result<Trial,
         }
         let (selector, strategy) = other.parsed()?;
         if other.enabled
-            && !routing::choose(client, &capability, &selector, strategy, needs)
+            && !routing::choose(client, &capability, &selector, strategy, needs, most)
                 .await?
                 .devices
                 .is_empty()

@@ -89,6 +89,8 @@ fn every_setting_can_be_a_variable() {
         .sets("FLEETGATE_INGEST_MAX_PAYLOAD", "9")
         .sets("FLEETGATE_INGEST_KEEP_SESSIONS", "72h")
         .sets("FLEETGATE_COMMANDS_KEEP", "48h")
+        .sets("FLEETGATE_COMMANDS_MAX_PAYLOAD", "1000")
+        .sets("FLEETGATE_COMMANDS_MAX_DEVICES", "20")
         .sets("FLEETGATE_TOKENS_AUDIENCE", "lab")
         .sets("FLEETGATE_TOKENS_VERIFICATION_KEYS", &paths)
         .sets("FLEETGATE_TOKENS_SIGNING_KEY", key)
@@ -128,6 +130,7 @@ fn every_setting_can_be_a_variable() {
     assert_eq!(config.ingest.writers, 3);
     assert_eq!(config.ingest.keep_sessions, Duration::from_secs(3 * 86_400));
     assert_eq!(config.commands.keep, Duration::from_secs(2 * 86_400));
+    assert_eq!((config.commands.max_payload, config.commands.max_devices), (1000, 20));
     assert_eq!(config.tokens.audience, "lab");
     assert_eq!(config.tokens.verification_keys, [key.clone(), key.clone()]);
     assert_eq!(config.tokens.signing_key, Some(key));

@@ -193,7 +193,7 @@ async fn a_request_that_is_wrong_is_refused_to_whoever_asked() {
     let bench = start().await;
     let schema = "UPDATE capabilities SET command_schema = '{\"type\": \"object\", \"properties\": {\"level\": {\"maximum\": 9}}}'";
     bench.sql(schema).await;
-    let large = "x".repeat(140_000);
+    let large = "x".repeat(600_000);
     let cases = [
         ("on", json!({"kind": "invalid", "pointer": ""})),
         ("\u{feff}{}", json!({"kind": "invalid", "pointer": ""})),

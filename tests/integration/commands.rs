@@ -8,7 +8,7 @@ use fleetgate::domain::name::DeviceName;
 use fleetgate::fleet::FleetError;
 use fleetgate::fleet::commands::{self, DeliveryRow, NewCommand};
 use fleetgate::fleet::error::{ErrorKind, Field, Rule};
-use fleetgate::fleet::routing::To;
+use fleetgate::fleet::routing::{Bounds, To};
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
@@ -120,8 +120,11 @@ pub(crate) fn new(payload: &str) -> NewCommand {
         confirm: None,
         asked_by: "a test".to_owned(),
         requested: None,
+        bounds: BOUNDS,
     }
 }
+
+pub(crate) const BOUNDS: Bounds = Bounds { max_payload: 65_536, max_devices: 10_000 };
 
 #[tokio::test]
 async fn a_command_goes_down_once_and_its_receipt_comes_back() {

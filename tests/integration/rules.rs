@@ -5,12 +5,12 @@ use fleetgate::domain::routing::Strategy;
 use fleetgate::fleet::FleetError;
 use fleetgate::fleet::commands::{self, NewCommand};
 use fleetgate::fleet::error::{ErrorKind, Field, Rule};
-use fleetgate::fleet::routing::To;
+use fleetgate::fleet::routing::{Bounds, To};
 use fleetgate::fleet::rules::{self, NewRule, RuleChange};
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
-use crate::commands::{name, new};
+use crate::commands::{BOUNDS, name, new};
 use crate::support::commands::{fleetgate, run};
 use crate::support::fleet::Fleet;
 use crate::support::postgres::{TestDatabase, as_owner, connect, fresh_database};
@@ -148,6 +148,15 @@ async fn a_selector_means_what_can_get_the_command() {
     for nobody in ["name=deaf", "kind=lamp", "!enabled"] {
         assert_eq!(refusal(home.sends(by(nobody)).await), Rule::NoMatch, "{nobody}");
     }
+    let bounds = Bounds { max_payload: 3, max_devices: 2 };
+    let small = |payload: &str, to: To| NewCommand { to, bounds, ..new(payload) };
+    for (command, rule) in [
+        (small("1234", by("name=a")), Rule::PayloadTooLarge(3)),
+        (small("1", by("")), Rule::TooManyDevices(2)),
+        (small("1", To::Devices(vec![name("a"), name("b"), name("c")])), Rule::TooManyDevices(2)),
+    ] {
+        assert_eq!(refusal(commands::send(&mut home.client, &command).await), rule);
+    }
     home.client.batch_execute("UPDATE capabilities SET confirm = 'reply'").await.unwrap();
     assert_eq!(refusal(home.sends(by("")).await), Rule::NoMatch, "no one replies");
     let stored: i64 = home.fleet.value("SELECT count(*) FROM commands").await;
@@ -195,11 +204,12 @@ async fn retrying_passes_over_what_can_be_sent_nothing() {
     let ends = "UPDATE command_deliveries SET ended_at = now(), ended_as = CASE device_name WHEN 'c' THEN 'cancelled' ELSE 'expired' END";
     home.client.batch_execute(ends).await.unwrap();
     home.fleet.enabled("b", false).await;
-    let again = commands::retry(&mut home.client, &sent.command.id, "a test").await.unwrap();
+    let again =
+        commands::retry(&mut home.client, &sent.command.id, "a test", BOUNDS).await.unwrap();
     let devices: Vec<_> = again.details.deliveries.iter().map(|one| one.device.as_str()).collect();
     assert_eq!((devices, again.passed_over), (vec!["a"], vec!["b".to_owned()]));
     home.fleet.sql("DELETE FROM devices WHERE name = 'a'", &[]).await;
-    let nobody = commands::retry(&mut home.client, &sent.command.id, "a test").await;
+    let nobody = commands::retry(&mut home.client, &sent.command.id, "a test", BOUNDS).await;
     assert_eq!(refusal(nobody), Rule::NoDeviceToRetry(vec!["a".to_owned(), "b".to_owned()]));
 }
 

@@ -59,7 +59,11 @@ pub(crate) fn config(database_url: &str) -> Config {
         },
         hashing: Hashing { threads: 1, queue: 64 },
         logins: Logins { limits: true, exempt_networks: Vec::new() },
-        commands: Commands { keep: Duration::from_secs(30 * 24 * 3600) },
+        commands: Commands {
+            keep: Duration::from_secs(30 * 24 * 3600),
+            max_payload: 65_536,
+            max_devices: 10_000,
+        },
         ingest: Ingest {
             queue: 10_000,
             batch: 512,
