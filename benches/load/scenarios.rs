@@ -1,11 +1,13 @@
 //! The scenarios, and what each must reach on two cores.
 
 mod changes;
+mod commands;
 mod decisions;
 mod events;
 mod hashing;
 mod idle;
 mod large;
+mod selectors;
 mod storm;
 mod strangers;
 mod timing;
@@ -23,6 +25,12 @@ const STORM: &str = "storm";
 
 /// The registry that strangers try.
 const STRANGERS: &str = "strangers";
+
+/// The registry whose devices are commanded.
+const COMMANDED: &str = "commanded";
+
+/// The registry that selectors look at.
+const SELECTED: &str = "selected";
 
 /// The large registry.
 const LARGE: &str = "large";
@@ -59,6 +67,14 @@ pub(crate) async fn run(chosen: &[&str]) -> Table {
     }
     if wanted("changes") {
         rows.push(changes::two_replicas(&url).await);
+    }
+    if wanted("commands") {
+        registry.create(COMMANDED, commands::DEVICES, 0..0).await;
+        rows.push(commands::sent(&registry.url(COMMANDED)).await);
+    }
+    if wanted("selectors") {
+        registry.create(SELECTED, selectors::DEVICES, 0..0).await;
+        rows.extend(selectors::found(&registry.url(SELECTED)).await);
     }
     if wanted("large") {
         registry.create(LARGE, large::DEVICES, 0..0).await;

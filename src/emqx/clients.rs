@@ -95,7 +95,9 @@ impl EmqxApi {
         let answer = self.list(&path).await?;
         let next = answer.next_cursor();
         if next.is_some() && next.as_deref() == cursor {
-            return Err(EmqxError::Unreadable("its cursor does not move".to_owned()));
+            return Err(EmqxError::Unreadable(
+                "the cursor of the list of clients does not move".to_owned(),
+            ));
         }
         answer.page(next.map(Place::Cursor), false)
     }
@@ -110,7 +112,8 @@ impl EmqxApi {
 
     async fn list(&self, path: &str) -> Result<Answer, EmqxError> {
         let body = self.call_again("list_clients", || self.request(Method::GET, path)).await?;
-        serde_json::from_slice(&body).map_err(|error| EmqxError::Unreadable(error.to_string()))
+        serde_json::from_slice(&body)
+            .map_err(|error| EmqxError::Unreadable(format!("of the list of clients: {error}")))
     }
 }
 

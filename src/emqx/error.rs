@@ -62,7 +62,7 @@ pub enum EmqxError {
     #[error("EMQX's answer is larger than any it should give; check emqx.api_url")]
     TooLarge,
     /// An answer of another shape.
-    #[error("EMQX's list of clients cannot be read: {0}")]
+    #[error("EMQX's answer cannot be read: {0}")]
     Unreadable(String),
     /// A part of the configuration of another shape.
     #[error("EMQX's configuration cannot be read ({0}); check that emqx.api_url leads to EMQX 5")]

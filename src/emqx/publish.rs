@@ -10,6 +10,9 @@ use serde_json::json;
 
 use crate::emqx::{EmqxApi, EmqxError, PATH};
 
+/// The reason code of a message that nobody gets (MQTT 5 §2.4).
+const NO_MATCHING_SUBSCRIBERS: u8 = 16;
+
 /// A command on its way to a device.
 pub struct CommandPublish<'a> {
     /// The device's command topic.
@@ -66,13 +69,16 @@ impl EmqxApi {
         #[derive(Deserialize)]
         struct Answer {
             id: Option<String>,
+            reason_code: Option<u8>,
         }
-        let answer: Answer = serde_json::from_slice(&answer)
-            .map_err(|error| EmqxError::Unreadable(error.to_string()))?;
-        Ok(match answer.id {
-            Some(_) => Published::ToSubscribers,
-            None => Published::NoSubscribers,
-        })
+        let unreadable = |why: String| EmqxError::Unreadable(format!("of a publish: {why}"));
+        match serde_json::from_slice(&answer).map_err(|error| unreadable(error.to_string()))? {
+            Answer { id: Some(_), .. } => Ok(Published::ToSubscribers),
+            Answer { reason_code: Some(NO_MATCHING_SUBSCRIBERS), .. } => {
+                Ok(Published::NoSubscribers)
+            }
+            Answer { .. } => Err(unreadable("it has neither an id nor a reason".to_owned())),
+        }
     }
 
     /// Publishes a result with QoS 1, never retained, whether somebody has subscribed to it or not.
@@ -115,7 +121,7 @@ impl EmqxApi {
         match self.call("subscriptions", self.request(Method::GET, &path)).await {
             Ok(body) => serde_json::from_slice(&body)
                 .map(Some)
-                .map_err(|error| EmqxError::Unreadable(error.to_string())),
+                .map_err(|error| EmqxError::Unreadable(format!("of subscriptions: {error}"))),
             Err(EmqxError::NotFound { code }) if code == "CLIENTID_NOT_FOUND" => Ok(None),
             Err(error) => Err(error),
         }

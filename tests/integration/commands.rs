@@ -420,6 +420,76 @@ async fn an_attempt_without_receipt_is_made_again_and_not_for_ever() {
     assert_eq!(bench.delivery(&id).await.state, "undeliverable");
 }
 
+/// A command that EMQX refuses waits, holds up no other, and says why.
+#[tokio::test]
+async fn what_emqx_refuses_holds_up_nothing_else() {
+    let mut bench = Bench::start().await;
+    bench.fleet.bind("relay", "fan", None, Some("fan/set")).await;
+    bench.emqx.subscribe("relay", "#", 1);
+    bench.online().await;
+    bench.emqx.refuse_topic(Some("relay/set"));
+    let refused = bench.send("1").await;
+    eventually("it was refused", || async { bench.delivery(&refused).await.reason.is_some() })
+        .await;
+    let waits = bench.delivery(&refused).await;
+    assert_eq!((waits.state, waits.attempts), ("queued", 0), "that was no attempt");
+    assert!(waits.reason.unwrap().contains("topic_name_invalid"));
+    let fan = NewCommand { capability: "fan".parse().unwrap(), ..new("2") };
+    let id = bench.send_new(fan).await;
+    let message = bench.emqx.published(1).await;
+    assert_eq!(message.topic, "fan/set");
+    bench.acks(&message.correlation).await;
+    assert_eq!(bench.ended(&id).await.state, "delivered");
+    bench.emqx.refuse_topic(None);
+    bench.sql("UPDATE work_queue SET due_at = now() WHERE kind = 'command'").await;
+    let message = bench.emqx.published(2).await;
+    assert_eq!(message.topic, "relay/set");
+}
+
+/// Replicas side by side: each command leaves once, and each line keeps its order, whoever hears what.
+#[tokio::test]
+async fn replicas_share_the_commands() {
+    let bench = Bench::start().await;
+    let mut settings = config(&bench.database.url);
+    settings.emqx.api = Some(bench.emqx.settings());
+    let other = TestApp::start(settings).await;
+    other.ready().await;
+    let names: Vec<String> = (0..25).map(|n| format!("d{n}")).collect();
+    for name in &names {
+        bench.fleet.device(name).await;
+        bench.fleet.bind(name, "switch", None, Some(&format!("{name}/set"))).await;
+        bench.emqx.subscribe(name, &format!("{name}/set"), 1);
+    }
+    let at = now();
+    for (place, name) in names.iter().enumerate() {
+        bench.emqx.connect(name, name, at);
+        let app = if place % 2 == 0 { &bench.app } else { &other };
+        assert_eq!(app.event(&connected(name, name, at)).await.status, 204);
+    }
+    let mut client = connect(&as_owner(&bench.database.url)).await;
+    for payload in ["1", "2", "3"] {
+        let to = To::Selector("name!=relay".parse().unwrap());
+        let sent = commands::send(&mut client, &NewCommand { to, ..new(payload) }).await.unwrap();
+        assert_eq!(sent.deliveries.len(), names.len());
+    }
+    for number in 1..=3 * names.len() {
+        let message = bench.emqx.published(number).await;
+        let name = message.topic.strip_suffix("/set").unwrap();
+        let app = if number % 2 == 0 { &bench.app } else { &other };
+        let ack = command("message.acked", name, name, &message.correlation, 1);
+        assert_eq!(app.event(&ack).await.status, 204);
+    }
+    let open = "SELECT count(*) FROM command_deliveries WHERE ended_as IS DISTINCT FROM 'delivered' OR attempts <> 1";
+    eventually("all is delivered", || async { bench.fleet.value::<i64>(open).await == 0 }).await;
+    let published = bench.emqx.all_published();
+    assert_eq!(published.len(), 3 * names.len(), "none was sent twice");
+    for name in &names {
+        let topic = format!("{name}/set");
+        let payloads = published.iter().filter(|message| message.topic == topic);
+        assert_eq!(payloads.map(|message| message.payload.as_str()).collect::<String>(), "123");
+    }
+}
+
 #[tokio::test]
 async fn the_latest_command_replaces_those_that_were_not_sent() {
     let mut bench = Bench::start().await;

@@ -71,6 +71,8 @@ struct State {
     bulks: Vec<Vec<String>>,
     /// A client id that it will not hear of.
     refused: Option<String>,
+    /// A topic that nothing is published to.
+    refused_topic: Option<String>,
     has_clients_v2: bool,
     page_size: usize,
     broker: Broker,
@@ -135,6 +137,7 @@ impl FakeEmqx {
             deletes: Vec::new(),
             bulks: Vec::new(),
             refused: None,
+            refused_topic: None,
             has_clients_v2: true,
             page_size: 1000,
             broker: Broker::default(),
@@ -306,6 +309,11 @@ impl FakeEmqx {
         self.state().refused = client_id.map(str::to_owned);
     }
 
+    /// Refuses to publish to a topic, with what it says of one with a wildcard (`rest-commands.jsonl`).
+    pub(crate) fn refuse_topic(&self, topic: Option<&str>) {
+        self.state().refused_topic = topic.map(str::to_owned);
+    }
+
     /// Pages asked for so far.
     pub(crate) fn pages(&self) -> usize {
         self.shared.pages.load(Ordering::SeqCst)
@@ -460,7 +468,8 @@ fn refusal(status: u16, code: &str, message: &str) -> (u16, String) {
     (status, json!({"code": code, "message": message}).to_string())
 }
 
-/// 200 with an id where a connected client has subscribed, else 202 (`rest-commands.jsonl`).
+/// 200 with an id where somebody has subscribed, also a client that is away and whose session is kept; else 202
+/// (`rest-commands.jsonl`).
 fn publish(body: &[u8], state: &Mutex<State>, shared: &Shared) -> (u16, String) {
     let body: Value = serde_json::from_slice(body).unwrap();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -473,8 +482,11 @@ fn publish(body: &[u8], state: &Mutex<State>, shared: &Shared) -> (u16, String) 
         correlation: text(&body["properties"]["correlation_data"]),
     };
     let mut state = state.lock().unwrap();
+    if state.refused_topic.as_deref() == Some(message.topic.as_str()) {
+        return (400, json!({"message": "topic_name_invalid", "reason_code": 144}).to_string());
+    }
     let is_heard = state.subscriptions.iter().any(|(client_id, filters)| {
-        state.clients.get(client_id).is_some_and(|client| client.connected)
+        state.clients.contains_key(client_id)
             && filters.iter().any(|(filter, _)| filter_matches(filter, &message.topic))
     });
     if !is_heard {
