@@ -123,7 +123,8 @@ impl IngestError {
 /// What one event changes.
 struct Change {
     session: Option<SessionChange>,
-    update: Option<DeviceUpdate>,
+    /// Of the device that was heard; of a gateway's message, also of the children that it is about.
+    updates: Vec<DeviceUpdate>,
 }
 
 /// What a merge costs besides its members, in members: the known value is read and written.
@@ -132,12 +133,12 @@ const MERGE: usize = 20;
 impl Change {
     /// What PostgreSQL has to do to merge its partial reports, in members of merge patches.
     fn merge_work(&self) -> usize {
-        let partials = self.update.iter().flat_map(|update| &update.partials);
+        let partials = self.updates.iter().flat_map(|update| &update.partials);
         partials.map(|partial| MERGE + partial.members).sum()
     }
 
     fn device(&self) -> Option<DeviceId> {
-        let update = self.update.as_ref().map(|update| update.device_id);
+        let update = self.updates.first().map(|update| update.device_id);
         update.or_else(|| self.session.as_ref().map(|session| session.device_id))
     }
 }

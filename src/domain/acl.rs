@@ -38,19 +38,26 @@ pub struct AllowRule<'a> {
     pub literal: bool,
 }
 
-/// The rules that carry a device's rights into EMQX, exact topics first.
+/// Most rules of its children that go with a gateway's login: EMQX keeps them with each session, and goes through all of
+/// them for each publish that none allows.
+pub const MAX_CHILD_RULES: usize = 200;
+
+/// The rules that carry a device's rights into EMQX, exact topics first; at most [`MAX_CHILD_RULES`] of its children.
 pub fn allow_rules(rights: &Rights) -> impl Iterator<Item = AllowRule<'_>> {
     let publish = rights.publish_grants().iter();
     let publish = publish.filter(|grant| grant.is_exact_in_emqx() && !may_match_results(grant));
     let subscribe = rights.subscribe_grants().iter().filter(|grant| grant.is_exact_in_emqx());
+    let of_children = rights
+        .publish_topics_of_children()
+        .map(literal(Action::Publish))
+        .chain(rights.command_topics_of_children().iter().map(literal(Action::Subscribe)));
     rights
-        .state_topics()
-        .iter()
-        .chain(rights.reply_topics())
+        .publish_topics()
         .map(literal(Action::Publish))
         .chain(rights.command_topics().iter().map(literal(Action::Subscribe)))
         .chain(publish.map(matching(Action::Publish)))
         .chain(subscribe.map(matching(Action::Subscribe)))
+        .chain(of_children.take(MAX_CHILD_RULES))
 }
 
 /// Whether a grant could be taken for the right to publish results, which nobody has: Fleetgate decides then.

@@ -1,5 +1,6 @@
 //! What a device may do on the bus.
 
+use crate::domain::device::DeviceId;
 use crate::domain::request::{COMMANDS, RESULTS};
 use crate::domain::topic::{TopicFilter, TopicName, filter_matches, grant_covers};
 
@@ -7,8 +8,10 @@ use crate::domain::topic::{TopicFilter, TopicName, filter_matches, grant_covers}
 pub const AVAILABILITY: &str = "$availability";
 
 /// A binding whose state a topic carries.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ReportedBinding {
+    /// The child whose binding it is; `None`: the device's own.
+    pub child: Option<DeviceId>,
     /// Its name.
     pub binding: Box<str>,
     /// Whether a report is a merge patch (RFC 7396) to the last known value instead of the value itself.
@@ -18,25 +21,83 @@ pub struct ReportedBinding {
 impl From<&str> for ReportedBinding {
     /// A binding whose reports replace the last known value.
     fn from(binding: &str) -> Self {
-        Self { binding: binding.into(), merge: false }
+        Self { child: None, binding: binding.into(), merge: false }
     }
 }
 
-/// Bindings, at the position of the topic that they share.
-type BindingsByTopic = Box<[Box<[ReportedBinding]>]>;
+/// Exact topics, sorted, each with what it is about: a device with a thousand bindings takes ten comparisons.
+#[derive(Debug)]
+struct ByTopic<T> {
+    topics: Box<[TopicName]>,
+    /// At the position of its topic.
+    about: Box<[Box<[T]>]>,
+}
 
-/// The rights of one device.
-///
-/// Exact topics are sorted, so that a device with a thousand bindings takes ten comparisons.
+impl<T> Default for ByTopic<T> {
+    fn default() -> Self {
+        Self { topics: Box::default(), about: Box::default() }
+    }
+}
+
+impl<T: Ord> ByTopic<T> {
+    fn new(mut pairs: Vec<(TopicName, T)>) -> Self {
+        pairs.sort_unstable();
+        let mut by_topic: Vec<(TopicName, Vec<T>)> = Vec::new();
+        for (topic, about) in pairs {
+            match by_topic.last_mut() {
+                Some((last, all)) if *last == topic => all.push(about),
+                _ => by_topic.push((topic, vec![about])),
+            }
+        }
+        let (topics, about): (Vec<_>, Vec<_>) =
+            by_topic.into_iter().map(|(topic, about)| (topic, about.into())).unzip();
+        Self { topics: topics.into(), about: about.into() }
+    }
+
+    fn about(&self, topic: &str) -> &[T] {
+        self.topics
+            .binary_search_by(|known| known.as_str().cmp(topic))
+            .ok()
+            .and_then(|position| self.about.get(position))
+            .map_or(&[], |about| about)
+    }
+}
+
+/// The topics of the enabled devices behind a gateway, in any order.
+#[derive(Debug, Default)]
+pub struct ChildTopics {
+    /// State topics with their bindings.
+    pub state: Vec<(TopicName, ReportedBinding)>,
+    /// Command topics.
+    pub command: Vec<TopicName>,
+    /// Reply topics.
+    pub reply: Vec<TopicName>,
+    /// Topics on which the gateway says whether it reaches a child.
+    pub availability: Vec<(TopicName, DeviceId)>,
+}
+
+/// Exact topics of bindings.
+#[derive(Debug, Default)]
+struct BoundTopics {
+    state: ByTopic<ReportedBinding>,
+    command: Box<[TopicName]>,
+    reply: Box<[TopicName]>,
+}
+
+impl BoundTopics {
+    fn size(&self) -> usize {
+        self.state.topics.len() + self.command.len() + self.reply.len()
+    }
+}
+
+/// The rights of one device: those of its bindings and grants, and of a gateway those of its children's bindings.
 #[derive(Debug, Default)]
 pub struct Rights {
-    state_topics: Box<[TopicName]>,
-    /// For each state topic the bindings that it carries, at the same position.
-    reported_bindings: BindingsByTopic,
-    command_topics: Box<[TopicName]>,
-    reply_topics: Box<[TopicName]>,
+    own: BoundTopics,
     publish_grants: Box<[TopicFilter]>,
     subscribe_grants: Box<[TopicFilter]>,
+    children: BoundTopics,
+    availability: ByTopic<DeviceId>,
 }
 
 impl Rights {
@@ -49,55 +110,87 @@ impl Rights {
         publish_grants: Vec<TopicFilter>,
         subscribe_grants: Vec<TopicFilter>,
     ) -> Self {
-        let (state_topics, reported_bindings) = by_topic(state_topics);
         Self {
-            state_topics,
-            reported_bindings,
-            command_topics: sorted(command_topics),
-            reply_topics: Box::default(),
+            own: BoundTopics {
+                state: ByTopic::new(state_topics),
+                command: sorted(command_topics),
+                reply: Box::default(),
+            },
             publish_grants: publish_grants.into(),
             subscribe_grants: subscribe_grants.into(),
+            ..Self::default()
         }
     }
 
     /// The same with topics that the device answers commands on, in any order.
     #[must_use]
-    pub fn with_reply_topics(self, reply_topics: Vec<TopicName>) -> Self {
-        Self { reply_topics: sorted(reply_topics), ..self }
+    pub fn with_reply_topics(mut self, reply_topics: Vec<TopicName>) -> Self {
+        self.own.reply = sorted(reply_topics);
+        self
     }
 
-    /// Topics that the device reports its state on.
+    /// The same with what the device may do as the gateway of these.
     #[must_use]
-    pub fn state_topics(&self) -> &[TopicName] {
-        &self.state_topics
+    pub fn with_children(self, children: ChildTopics) -> Self {
+        Self {
+            children: BoundTopics {
+                state: ByTopic::new(children.state),
+                command: sorted(children.command),
+                reply: sorted(children.reply),
+            },
+            availability: ByTopic::new(children.availability),
+            ..self
+        }
     }
 
-    /// The bindings whose state a topic carries: none, one, or several that share it.
+    /// How many rights there are.
     #[must_use]
-    pub fn reported_bindings(&self, topic: &str) -> &[ReportedBinding] {
-        self.state_topics
-            .binary_search_by(|known| known.as_str().cmp(topic))
-            .ok()
-            .and_then(|position| self.reported_bindings.get(position))
-            .map_or(&[], |bindings| bindings)
+    pub fn size(&self) -> usize {
+        self.own.size()
+            + self.children.size()
+            + self.availability.topics.len()
+            + self.publish_grants.len()
+            + self.subscribe_grants.len()
     }
 
-    /// Topics that the device listens on.
+    /// Topics that the device publishes to by its own bindings.
+    pub fn publish_topics(&self) -> impl Iterator<Item = &TopicName> {
+        self.own.state.topics.iter().chain(&self.own.reply)
+    }
+
+    /// Topics that the device publishes to for its children.
+    pub fn publish_topics_of_children(&self) -> impl Iterator<Item = &TopicName> {
+        let Self { children, availability, .. } = self;
+        children.state.topics.iter().chain(&children.reply).chain(&availability.topics)
+    }
+
+    /// The bindings whose state a topic carries, the device's own first: none, one, or several that share it.
+    pub fn reported_bindings(&self, topic: &str) -> impl Iterator<Item = &ReportedBinding> {
+        self.own.state.about(topic).iter().chain(self.children.state.about(topic))
+    }
+
+    /// The children whose availability a topic carries.
+    #[must_use]
+    pub fn availability_of(&self, topic: &str) -> &[DeviceId] {
+        self.availability.about(topic)
+    }
+
+    /// Topics that the device listens on by its own bindings.
     #[must_use]
     pub fn command_topics(&self) -> &[TopicName] {
-        &self.command_topics
+        &self.own.command
     }
 
-    /// Topics that the device answers commands on.
+    /// Topics that the device listens on for its children.
     #[must_use]
-    pub fn reply_topics(&self) -> &[TopicName] {
-        &self.reply_topics
+    pub fn command_topics_of_children(&self) -> &[TopicName] {
+        &self.children.command
     }
 
-    /// Whether the device answers commands on a topic.
+    /// Whether the device, or a child through it, answers commands on a topic.
     #[must_use]
     pub fn replies_on(&self, topic: &str) -> bool {
-        contains(&self.reply_topics, topic)
+        contains(&self.own.reply, topic) || contains(&self.children.reply, topic)
     }
 
     /// Filters of topics that the device may publish to besides its state and reply topics.
@@ -129,7 +222,9 @@ impl Rights {
         if topic.starts_with(RESULTS) {
             return false;
         }
-        contains(&self.state_topics, topic)
+        contains(&self.own.state.topics, topic)
+            || contains(&self.children.state.topics, topic)
+            || contains(&self.availability.topics, topic)
             || self.replies_on(topic)
             || self.publish_grants.iter().any(|grant| filter_matches(grant.as_str(), topic))
     }
@@ -138,25 +233,10 @@ impl Rights {
     /// formed.
     #[must_use]
     pub fn may_subscribe(&self, filter: &str) -> bool {
-        contains(&self.command_topics, filter)
+        contains(&self.own.command, filter)
+            || contains(&self.children.command, filter)
             || self.subscribe_grants.iter().any(|grant| grant_covers(grant.as_str(), filter))
     }
-}
-
-fn by_topic(
-    mut reported: Vec<(TopicName, ReportedBinding)>,
-) -> (Box<[TopicName]>, BindingsByTopic) {
-    reported.sort_unstable_by(|(a, x), (b, y)| (a, &x.binding).cmp(&(b, &y.binding)));
-    let mut by_topic: Vec<(TopicName, Vec<ReportedBinding>)> = Vec::new();
-    for (topic, binding) in reported {
-        match by_topic.last_mut() {
-            Some((last, bindings)) if *last == topic => bindings.push(binding),
-            _ => by_topic.push((topic, vec![binding])),
-        }
-    }
-    let (topics, bindings): (Vec<_>, Vec<_>) =
-        by_topic.into_iter().map(|(topic, bindings)| (topic, bindings.into())).unzip();
-    (topics.into(), bindings.into())
 }
 
 fn sorted(mut topics: Vec<TopicName>) -> Box<[TopicName]> {
@@ -175,14 +255,43 @@ mod tests {
 
     #[test]
     fn a_state_topic_knows_its_bindings() {
-        let reported =
-            |binding: &str| ReportedBinding { binding: binding.into(), merge: binding == "y" };
+        let reported = |binding: &str| ReportedBinding {
+            merge: binding == "y",
+            ..ReportedBinding::from(binding)
+        };
         let bound = |topic: &str, binding: &str| (topic.parse().unwrap(), reported(binding));
         let bindings = vec![bound("b", "main"), bound("a", "z"), bound("a", "y")];
         let rights = Rights::new(bindings, vec![], vec![], vec![]);
-        assert_eq!(rights.state_topics().len(), 2);
-        assert_eq!(rights.reported_bindings("a"), [reported("y"), reported("z")]);
-        assert_eq!(rights.reported_bindings("b"), [reported("main")]);
-        assert!(rights.reported_bindings("c").is_empty());
+        let on = |topic| rights.reported_bindings(topic).cloned().collect::<Vec<_>>();
+        assert_eq!(rights.publish_topics().count(), 2);
+        assert_eq!(on("a"), [reported("y"), reported("z")]);
+        assert_eq!(on("b"), [reported("main")]);
+        assert!(on("c").is_empty());
+    }
+
+    #[test]
+    fn a_gateway_may_do_what_its_children_are_bound_to() {
+        let topic = |text: &str| text.parse::<TopicName>().unwrap();
+        let of_child =
+            ReportedBinding { child: Some(DeviceId(7)), ..ReportedBinding::from("main") };
+        let rights = Rights::new(vec![(topic("s"), "main".into())], vec![], vec![], vec![])
+            .with_children(ChildTopics {
+                state: vec![(topic("s"), of_child.clone()), (topic("c/s"), of_child.clone())],
+                command: vec![topic("c/set")],
+                reply: vec![topic("c/reply")],
+                availability: vec![(topic("c/a"), DeviceId(7)), (topic("c/a"), DeviceId(8))],
+            });
+        for allowed in ["s", "c/s", "c/reply", "c/a"] {
+            assert!(rights.may_publish(allowed), "{allowed}");
+        }
+        assert!(rights.may_subscribe("c/set") && rights.replies_on("c/reply"));
+        for refused in ["c/set", "c", "c/x"] {
+            assert!(!rights.may_publish(refused) && !rights.replies_on(refused), "{refused}");
+        }
+        assert!(!rights.may_subscribe("c/s"));
+        assert!(rights.reported_bindings("s").eq(&["main".into(), of_child.clone()]));
+        assert!(rights.reported_bindings("c/s").eq(&[of_child]));
+        assert_eq!(rights.availability_of("c/a"), [DeviceId(7), DeviceId(8)]);
+        assert_eq!(rights.size(), 6);
     }
 }

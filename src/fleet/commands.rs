@@ -335,9 +335,10 @@ async fn recipients(
     let thing = about(&new.capability);
     let names: Vec<&str> = devices.iter().map(DeviceName::as_str).collect();
     let statement = "SELECT device.id, device.enabled, binding.command_topic IS NOT NULL,
-             binding.state_topic IS NOT NULL, binding.reply_topic IS NOT NULL, device.online
+             binding.state_topic IS NOT NULL, binding.reply_topic IS NOT NULL, presence.online
          FROM unnest($1::text[]) WITH ORDINALITY AS it (name, place)
          LEFT JOIN devices AS device ON device.name = it.name
+         LEFT JOIN device_presence AS presence ON presence.device_id = device.id
          LEFT JOIN topic_bindings AS binding ON binding.device_id = device.id AND binding.capability = $2
          ORDER BY place";
     let rows = client.query(statement, &[&names, &new.capability.as_str()]).await;

@@ -20,7 +20,7 @@ use crate::fleet::error::{FleetError, Thing};
 use crate::fleet::grants::{self, GrantRow};
 use crate::fleet::sessions::{self, SessionRow};
 use crate::registry::error::RegistryError;
-use crate::registry::selector::Condition;
+use crate::registry::selector::{Condition, ONLINE};
 
 /// Most devices that one page of a list holds.
 pub const MAX_PAGE: u16 = 1000;
@@ -281,7 +281,7 @@ pub async fn list(
          WHERE ($1::text IS NULL OR device.area = $1)
            AND ($2::text IS NULL OR device.floor = $2)
            AND ($3::text IS NULL OR device.kind = $3)
-           AND ($4::boolean IS NULL OR $4 = (SELECT online FROM device_presence WHERE device_id = device.id))
+           AND ($4::boolean IS NULL OR $4 = {ONLINE})
            AND ($5::boolean IS NULL OR device.enabled = $5)
            AND ($6::text IS NULL OR device.name > $6)
            AND {}

@@ -12,7 +12,7 @@ use crate::fleet::capabilities;
 use crate::fleet::error::{FleetError, Rule, Thing};
 use crate::fleet::rules;
 use crate::registry::error::RegistryError;
-use crate::registry::selector::Condition;
+use crate::registry::selector::{Condition, ONLINE};
 
 /// What bounds commands; settings say it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,14 +110,14 @@ pub(super) async fn choose(
         Strategy::All => ("device.name", most.saturating_add(1)),
         Strategy::First => ("device.name", 1),
         Strategy::Any => (
-            "device.online DESC, (SELECT max(asked_at) FROM command_deliveries
+            "online DESC, (SELECT max(asked_at) FROM command_deliveries
                  WHERE device_id = device.id AND binding = can.capability) NULLS FIRST, device.name",
             1,
         ),
     };
     let condition = Condition::of(selector, 4);
     let statement = format!(
-        "SELECT device.id, device.name, device.online
+        "SELECT device.id, device.name, {ONLINE} AS online
          FROM device_capabilities AS can
          JOIN devices AS device ON device.id = can.device_id
          JOIN topic_bindings AS binding ON binding.device_id = device.id AND binding.name = can.capability

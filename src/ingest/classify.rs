@@ -1,9 +1,14 @@
 //! Whose event it is, and what it changes.
 
-use crate::domain::device::DeviceRecord;
+use std::collections::BTreeMap;
+
+use serde_json::json;
+
+use crate::domain::availability::Availability;
+use crate::domain::device::{DeviceId, DeviceRecord};
 use crate::domain::event::{Event, EventKind, Message};
 use crate::domain::name::{BindingName, check_name};
-use crate::domain::rights::ReportedBinding;
+use crate::domain::rights::{AVAILABILITY, ReportedBinding};
 use crate::domain::schema::Violation;
 use crate::domain::value::{AsText, StateValue};
 use crate::ingest::{Change, Ingest, IngestError};
@@ -82,7 +87,7 @@ impl Ingest {
             SessionEffect::TakenOver(reason) => self.stale(reason),
             SessionEffect::None => (IngestOutcome::Seen, None),
         };
-        Ok((outcome, Some(Change { session, update: Some(update) })))
+        Ok((outcome, Some(Change { session, updates: vec![update] })))
     }
 
     fn stale<T>(&self, reason: &str) -> (IngestOutcome, Option<T>) {
@@ -94,7 +99,7 @@ impl Ingest {
         &self,
         device: &DeviceRecord,
         message: Message<'_>,
-        mut update: DeviceUpdate,
+        heard: DeviceUpdate,
     ) -> Result<(IngestOutcome, Option<Change>), IngestError> {
         if device.kind.is_service() {
             let request = self.take_request(device, &message).await?;
@@ -103,26 +108,35 @@ impl Ingest {
         if device.rights.replies_on(&message.topic) {
             self.note_reply(device, &message).await?;
         }
-        let bindings = device.rights.reported_bindings(&message.topic);
-        let payload = message.payload.as_deref();
-        let outcome = match (bindings, payload.filter(|bytes| bytes.len() <= self.max_payload)) {
-            ([], _) => IngestOutcome::Seen,
-            ([ReportedBinding { binding, .. }, ..], None) => {
-                update.violation = Some(self.too_large(binding, &message));
-                IngestOutcome::TooLarge
+        let mut updates = Updates::new(heard);
+        let payload = message.payload.as_deref().filter(|bytes| bytes.len() <= self.max_payload);
+        let mut value = None;
+        let mut outcome = IngestOutcome::Seen;
+        for reported in device.rights.reported_bindings(&message.topic) {
+            let update = updates.of(reported.child.unwrap_or(device.id));
+            let Some(payload) = payload else {
+                let broken = || self.too_large(&reported.binding, &message);
+                update.violation.get_or_insert_with(broken);
+                outcome = IngestOutcome::TooLarge;
+                continue;
+            };
+            let value = value.get_or_insert_with(|| StateValue::read(payload)).as_ref();
+            if !self.report(update, reported, &message, value).await? {
+                outcome = IngestOutcome::Violation;
+            } else if outcome == IngestOutcome::Seen {
+                outcome = IngestOutcome::Written;
             }
-            (bindings, Some(payload)) => {
-                let value = StateValue::read(payload);
-                let mut outcome = IngestOutcome::Written;
-                for reported in bindings {
-                    if !self.report(&mut update, reported, &message, value.as_ref()).await? {
-                        outcome = IngestOutcome::Violation;
-                    }
-                }
-                outcome
+        }
+        if let Some(payload) = payload
+            && let Some(report) = availability(&message, payload)
+        {
+            for child in device.rights.availability_of(&message.topic) {
+                let (report, is_available) = report.clone();
+                updates.add_availability(*child, report, is_available);
+                outcome = IngestOutcome::Written;
             }
-        };
-        Ok((outcome, Some(Change { session: None, update: Some(update) })))
+        }
+        Ok((outcome, Some(Change { session: None, updates: updates.all() })))
     }
 
     fn too_large(&self, binding: &str, message: &Message<'_>) -> ViolationReport {
@@ -178,6 +192,65 @@ impl Ingest {
     }
 }
 
+/// What one message changes: first of the device that it comes from, then of the children that it is about.
+struct Updates {
+    own: DeviceUpdate,
+    children: BTreeMap<DeviceId, DeviceUpdate>,
+}
+
+impl Updates {
+    fn new(own: DeviceUpdate) -> Self {
+        Self { own, children: BTreeMap::new() }
+    }
+
+    /// The update of a device, which was heard by the same message.
+    fn of(&mut self, device: DeviceId) -> &mut DeviceUpdate {
+        if device == self.own.device_id {
+            return &mut self.own;
+        }
+        let seen_at = self.own.seen_at;
+        let update = self.of_child(device);
+        update.seen_at = seen_at;
+        update
+    }
+
+    /// The gateway says it; that is not hearing the child.
+    fn add_availability(&mut self, child: DeviceId, report: Report, is_available: bool) {
+        let update = self.of_child(child);
+        update.reports.insert(AVAILABILITY.into(), report);
+        update.is_available = is_available;
+    }
+
+    fn of_child(&mut self, child: DeviceId) -> &mut DeviceUpdate {
+        let Self { own, children } = self;
+        children.entry(child).or_insert_with(|| DeviceUpdate {
+            node: own.node.clone(),
+            ..DeviceUpdate::new(child, own.timestamp)
+        })
+    }
+
+    fn all(self) -> Vec<DeviceUpdate> {
+        std::iter::once(self.own).chain(self.children.into_values()).collect()
+    }
+}
+
+/// What a message on an availability topic says, as it is stored, and whether the child may be there. An empty one takes
+/// back what was said.
+fn availability(message: &Message<'_>, payload: &[u8]) -> Option<(Report, bool)> {
+    let state = match payload {
+        [] => None,
+        payload => Some(Availability::read(payload)?),
+    };
+    let value = state.map(|state| json!({"topic": message.topic, "state": state.word()}));
+    let report = Report {
+        at: message.received_at,
+        id: message.id.as_ref().into(),
+        value: value.map(|value| value.to_string().into()),
+        as_text: None,
+    };
+    Some((report, state != Some(Availability::Offline)))
+}
+
 fn report(message: &Message<'_>, value: Option<&StateValue>) -> Report {
     Report {
         at: message.received_at,
@@ -221,5 +294,5 @@ fn unentitled(
     };
     // Nobody has a session under a client id that is not a name.
     let ended = ended.filter(|session| check_name(&session.client_id).is_ok());
-    (outcome, ended.map(|session| Change { session: Some(session), update: None }))
+    (outcome, ended.map(|session| Change { session: Some(session), updates: Vec::new() }))
 }

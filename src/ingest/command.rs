@@ -9,8 +9,8 @@ use crate::ingest::{Ingest, IngestError, IngestOutcome};
 use crate::registry::commands::{self, Fact};
 
 impl Ingest {
-    /// Notes the fact, if the client is the device itself under its own client id: every subscriber of the topic
-    /// acknowledges for itself, a listener to `#` too. Noting it again changes nothing.
+    /// Notes the fact, if the client is the device itself under its own client id, or its gateway: every subscriber of
+    /// the topic acknowledges for itself, a listener to `#` too. Noting it again changes nothing.
     pub(super) async fn note_command(
         &self,
         event: &Event<'_>,
@@ -46,7 +46,7 @@ impl Ingest {
         self.note(&delivery, device.id, fact).await.map(drop)
     }
 
-    /// Whether the device has such a delivery.
+    /// Whether the device, or a child of it, has such a delivery.
     async fn note(
         &self,
         delivery: &str,

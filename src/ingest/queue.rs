@@ -178,14 +178,14 @@ pub(super) mod tests {
     pub(in crate::ingest) fn submission(device: i64) -> Submission {
         let change = Change {
             session: None,
-            update: Some(DeviceUpdate::new(DeviceId(device), Timestamp::UNIX_EPOCH)),
+            updates: vec![DeviceUpdate::new(DeviceId(device), Timestamp::UNIX_EPOCH)],
         };
         Submission { change, since: Instant::now(), answer: oneshot::channel().0 }
     }
 
     fn devices(taken: Option<Batch<'_>>) -> Vec<i64> {
         let taken = taken.map(|mut batch| std::mem::take(&mut batch.submissions));
-        let update = taken.into_iter().flatten().filter_map(|submission| submission.change.update);
+        let update = taken.into_iter().flatten().flat_map(|submission| submission.change.updates);
         update.map(|update| update.device_id.0).collect()
     }
 
@@ -207,7 +207,7 @@ pub(super) mod tests {
     fn what_merges_much_waits_for_the_next_batch_and_lets_others_pass() {
         let heavy = |device, members| {
             let mut heavy = submission(device);
-            let update = heavy.change.update.as_mut().unwrap();
+            let update = heavy.change.updates.first_mut().unwrap();
             let (binding, id, patch) = ("main".into(), "0A".into(), None);
             update.partials.push(Partial {
                 binding,

@@ -237,7 +237,7 @@ struct Statement<'a> {
 impl<'a> Statement<'a> {
     fn new(part: &'a [Submission], keep_sessions: Duration) -> Self {
         let changes = || part.iter().map(|submission| &submission.change);
-        let updates: Vec<_> = changes().filter_map(|change| change.update.as_ref()).collect();
+        let updates: Vec<_> = changes().flat_map(|change| &change.updates).collect();
         let partials = updates
             .iter()
             .flat_map(|of| of.partials.iter().map(|one| (of.device_id, one)))

@@ -247,13 +247,7 @@ struct BySize;
 
 impl Weighter<DeviceName, Stamped<Arc<DeviceRecord>>> for BySize {
     fn weight(&self, _: &DeviceName, known: &Stamped<Arc<DeviceRecord>>) -> u64 {
-        let rights = &known.value.rights;
-        let parts = known.value.credentials.len()
-            + rights.state_topics().len()
-            + rights.command_topics().len()
-            + rights.reply_topics().len()
-            + rights.publish_grants().len()
-            + rights.subscribe_grants().len();
+        let parts = known.value.credentials.len() + known.value.rights.size();
         1 + u64::try_from(parts / PARTS_PER_ENTRY).unwrap_or(u64::MAX - 1)
     }
 }

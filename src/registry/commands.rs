@@ -39,7 +39,7 @@ pub struct Head {
 
 /// Who is to get it.
 pub struct Recipient {
-    /// The device's own client id.
+    /// The device's own client id, or its gateway's.
     pub client_id: String,
     /// The binding's command topic.
     pub topic: String,
@@ -54,6 +54,8 @@ pub enum Unable {
     NoDevice,
     /// The device is disabled.
     Disabled,
+    /// The device's gateway is disabled.
+    GatewayDisabled,
     /// The device has the capability, or its command topic, no longer.
     NoTopic,
     /// The service that asked for it may not ask for it any more.
@@ -67,6 +69,7 @@ impl Unable {
         match self {
             Self::NoDevice => "the device was removed",
             Self::Disabled => "the device is disabled",
+            Self::GatewayDisabled => "the device's gateway is disabled",
             Self::NoTopic => "the device has no command topic for it any more",
             Self::NotAllowed => "the service that asked for it may not ask for it any more",
         }
@@ -93,7 +96,8 @@ const HEADS: &str = "
     SELECT line.key, head.id::text AS delivery, head.*, command.expires_at, command.ack_timeout,
            command.answer_in, command.confirm, command.envelope, command.payload, device.id IS NOT NULL AS device_is_there,
            command.service_id IS NULL OR fleetgate_may_command(command.service_id, command.capability) AS asker_may,
-           device.effective_client_id, device.enabled, device.online, binding.command_topic,
+           coalesce(gateway.effective_client_id, device.effective_client_id) AS client_id, device.enabled,
+           coalesce(gateway.enabled, true) AS gateway_enabled, presence.online, binding.command_topic,
            EXISTS (SELECT FROM command_pauses AS pause
                    WHERE pause.capability IN ('', command.capability)) AS paused,
            clock_timestamp() AS now
@@ -106,6 +110,8 @@ const HEADS: &str = "
         ORDER BY attempts > 0 DESC, asked_at, position LIMIT 1) AS head
     JOIN commands AS command ON command.id = head.command_id
     LEFT JOIN devices AS device ON device.id = head.device_id
+    LEFT JOIN devices AS gateway ON gateway.id = device.gateway
+    LEFT JOIN device_presence AS presence ON presence.device_id = device.id
     LEFT JOIN topic_bindings AS binding
         ON binding.device_id = head.device_id AND binding.name = head.binding";
 
@@ -114,12 +120,11 @@ fn head(row: &Row) -> Result<Head, RegistryError> {
         (false, _) => Err(Unable::NoDevice),
         _ if !row.get::<_, bool>("asker_may") => Err(Unable::NotAllowed),
         (true, _) if row.get::<_, Option<bool>>("enabled") != Some(true) => Err(Unable::Disabled),
+        (true, _) if !row.get::<_, bool>("gateway_enabled") => Err(Unable::GatewayDisabled),
         (true, None) => Err(Unable::NoTopic),
-        (true, Some(topic)) => Ok(Recipient {
-            client_id: row.get("effective_client_id"),
-            topic,
-            online: row.get("online"),
-        }),
+        (true, Some(topic)) => {
+            Ok(Recipient { client_id: row.get("client_id"), topic, online: row.get("online") })
+        }
     };
     Ok(Head {
         line: row.get("key"),
@@ -314,7 +319,7 @@ pub enum Fact {
     },
 }
 
-/// Notes a fact about a delivery to a device; `false` when that device has no such delivery. The id comes from the
+/// Notes a fact about a delivery to a device or to a child of it; `false` when neither has such a delivery. The id comes from the
 /// bus, and may be any text.
 ///
 /// # Errors
@@ -339,6 +344,16 @@ pub async fn note(
         .query_one(statement, &[&delivery, &device.0, &word, &qos, &stamp, &ok, &answer])
         .await;
     Ok(row.map_err(on_commands())?.get(0))
+}
+
+/// Tries what waits for these devices.
+///
+/// # Errors
+/// A database that is away.
+pub async fn wake(client: &impl GenericClient, device_ids: &[i64]) -> Result<(), RegistryError> {
+    let wake = "SELECT fleetgate_wake_commands_of_device(id)
+        FROM (SELECT DISTINCT id FROM unnest($1::bigint[]) AS id ORDER BY id) AS device";
+    client.execute(wake, &[&device_ids]).await.map(drop).map_err(on_commands())
 }
 
 /// Whether a text is an id as PostgreSQL writes it: `8-4-4-4-12` hexadecimal digits.

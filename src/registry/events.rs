@@ -5,7 +5,7 @@ use std::time::Duration;
 use deadpool_postgres::ClientWrapper;
 
 use crate::domain::device::DeviceId;
-use crate::registry::commands::note_reports;
+use crate::registry::commands::{note_reports, wake};
 use crate::registry::error::RegistryError;
 use crate::registry::presence::{SessionChange, SessionColumns};
 use crate::registry::reports::{DeviceUpdate, MergeColumns, Partial, UpdateColumns};
@@ -81,6 +81,12 @@ pub async fn write(
         .map_err(on_events())?;
     if row.get("awaited") {
         note_what_was_told(client, reported, partials).await?;
+    }
+    let available = reported.iter().filter(|update| update.is_available);
+    let available: Vec<i64> = available.map(|update| update.device_id.0).collect();
+    if !available.is_empty() {
+        let client: &tokio_postgres::Client = client;
+        wake(client, &available).await?;
     }
     let applied = sessions.applied(row.get("moved"));
     let (merged, counts): (i64, Vec<i64>) = (row.get("merged"), row.get("counts"));

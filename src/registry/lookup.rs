@@ -15,7 +15,7 @@ use crate::domain::device::{DeviceId, DeviceRecord};
 use crate::domain::name::{DeviceKind, DeviceName, NameError};
 use crate::domain::password_hash::PasswordHash;
 use crate::domain::request::RESULTS;
-use crate::domain::rights::{ReportedBinding, Rights};
+use crate::domain::rights::{ChildTopics, ReportedBinding, Rights};
 use crate::logging::log_throttled;
 use crate::registry::error::RegistryError;
 
@@ -30,6 +30,10 @@ pub const LOOK_UP: &str = "
          FROM device_credentials c WHERE c.device_id = d.id AND c.revoked_at IS NULL) AS credentials,
       (SELECT json_agg(json_build_array(b.name, b.state_topic, b.command_topic, b.merge, b.reply_topic))
          FROM topic_bindings b WHERE b.device_id = d.id) AS bindings,
+      (SELECT json_agg(json_build_array(k.id, k.availability_topic,
+              (SELECT json_agg(json_build_array(b.name, b.state_topic, b.command_topic, b.merge, b.reply_topic))
+                 FROM topic_bindings b WHERE b.device_id = k.id)))
+         FROM devices k WHERE k.gateway = d.id AND k.enabled) AS children,
       (SELECT json_agg(json_build_array(g.action, g.topic_filter))
          FROM topic_grants g WHERE g.device_id = d.id) AS grants
     FROM devices d WHERE d.name = ANY ($1::text[])";
@@ -82,6 +86,7 @@ fn record(name: &DeviceName, row: &Row) -> Result<DeviceRecord, RegistryError> {
     let kind: &str = column(row, "kind")?;
     let credentials: Option<Json<Vec<CredentialRow>>> = column(row, "credentials")?;
     let bindings: Option<Json<Vec<BindingRow>>> = column(row, "bindings")?;
+    let children: Option<Json<Vec<ChildRow>>> = column(row, "children")?;
     let grants: Option<Json<Vec<GrantRow>>> = column(row, "grants")?;
     Ok(DeviceRecord {
         id: DeviceId(column(row, "id")?),
@@ -97,7 +102,8 @@ fn record(name: &DeviceName, row: &Row) -> Result<DeviceRecord, RegistryError> {
             kind == DeviceKind::SERVICE,
             bindings.map(|Json(rows)| rows).unwrap_or_default(),
             grants.map(|Json(rows)| rows).unwrap_or_default(),
-        ),
+        )
+        .with_children(child_topics(name, children.map(|Json(rows)| rows).unwrap_or_default())),
     })
 }
 
@@ -161,6 +167,8 @@ fn stored_hash(device: &DeviceName, id: i64, hash: &str) -> Option<PasswordHash>
 
 /// `[name, state_topic, command_topic, merge, reply_topic]`
 type BindingRow = (Box<str>, Option<String>, Option<String>, bool, Option<String>);
+/// `[id, availability_topic, bindings]`
+type ChildRow = (i64, Option<String>, Option<Vec<BindingRow>>);
 /// `[action, topic_filter]`
 type GrantRow = (String, String);
 
@@ -172,20 +180,13 @@ fn rights(
 ) -> Rights {
     // A service hears what becomes of the commands that it asks for.
     let results = is_service.then(|| format!("{RESULTS}{device}/#"));
-    let (mut state, mut command, mut reply) = (Vec::new(), Vec::new(), Vec::new());
-    for (binding, state_topic, command_topic, merge, reply_topic) in bindings {
-        state.push((ReportedBinding { binding, merge }, state_topic));
-        command.extend(command_topic);
-        reply.extend(reply_topic);
-    }
-    let state = state
-        .into_iter()
-        .filter_map(|(reported, topic)| Some((readable_one(device, &topic?)?, reported)));
+    let mut bound = ChildTopics::default();
+    bindings.into_iter().for_each(|binding| add_binding(&mut bound, device, None, binding));
     let (publish, subscribe): (Vec<_>, Vec<_>) =
         grants.into_iter().partition(|(action, _)| action == "publish");
     Rights::new(
-        state.collect(),
-        readable(device, command.into_iter()),
+        bound.state,
+        bound.command,
         readable(device, publish.into_iter().map(|(_, filter)| filter)),
         readable(
             device,
@@ -196,7 +197,35 @@ fn rights(
                 .chain(results),
         ),
     )
-    .with_reply_topics(readable(device, reply.into_iter()))
+    .with_reply_topics(bound.reply)
+}
+
+/// The topics of a gateway's children.
+fn child_topics(gateway: &DeviceName, rows: Vec<ChildRow>) -> ChildTopics {
+    let mut topics = ChildTopics::default();
+    for (id, availability_topic, bindings) in rows {
+        let child = DeviceId(id);
+        let availability = availability_topic.and_then(|topic| readable_one(gateway, &topic));
+        topics.availability.extend(availability.map(|topic| (topic, child)));
+        for binding in bindings.into_iter().flatten() {
+            add_binding(&mut topics, gateway, Some(child), binding);
+        }
+    }
+    topics
+}
+
+fn add_binding(
+    topics: &mut ChildTopics,
+    device: &DeviceName,
+    child: Option<DeviceId>,
+    row: BindingRow,
+) {
+    let (binding, state, command, merge, reply) = row;
+    let readable = |topic: Option<String>| readable_one(device, &topic?);
+    let reported = ReportedBinding { child, binding, merge };
+    topics.state.extend(readable(state).map(|topic| (topic, reported)));
+    topics.command.extend(readable(command));
+    topics.reply.extend(readable(reply));
 }
 
 fn readable<T>(device: &DeviceName, topics: impl Iterator<Item = String>) -> Vec<T>

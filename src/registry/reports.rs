@@ -70,6 +70,8 @@ pub struct DeviceUpdate {
     pub partials: Vec<Partial>,
     /// A violation.
     pub violation: Option<ViolationReport>,
+    /// Whether what waits for the device is to be tried: its gateway says that it reaches it.
+    pub is_available: bool,
 }
 
 impl DeviceUpdate {
@@ -85,6 +87,7 @@ impl DeviceUpdate {
             reports,
             partials: Vec::new(),
             violation: None,
+            is_available: false,
         }
     }
 }

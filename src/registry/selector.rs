@@ -11,6 +11,9 @@ use crate::domain::selector::{
     ValueTest, array_index,
 };
 
+/// Whether `device` is online: the view says it of children too.
+pub const ONLINE: &str = "(SELECT online FROM device_presence WHERE device_id = device.id)";
+
 /// A condition with its parameters.
 pub struct Condition {
     text: String,
@@ -71,8 +74,8 @@ impl Condition {
                 });
                 each.collect::<Vec<_>>().join(" AND ")
             }
-            Test::Online(true) => "device.online".to_owned(),
-            Test::Online(false) => "NOT device.online".to_owned(),
+            Test::Online(true) => ONLINE.to_owned(),
+            Test::Online(false) => format!("NOT {ONLINE}"),
             Test::Enabled(true) => "device.enabled".to_owned(),
             Test::Enabled(false) => "NOT device.enabled".to_owned(),
             Test::Seen(seen) => {

@@ -259,7 +259,9 @@ pub struct DeviceCounts {
 /// A database that is away.
 pub async fn count_devices(client: &impl GenericClient) -> Result<DeviceCounts, RegistryError> {
     let counts = "SELECT count(*) FILTER (WHERE online),
-                         count(*) FILTER (WHERE enabled AND NOT online) FROM devices";
+                         count(*) FILTER (WHERE enabled AND NOT online)
+                  FROM (SELECT enabled, presence.online
+                        FROM devices JOIN device_presence AS presence ON device_id = id) AS device";
     let row = client.query_one(counts, &[]).await.map_err(on_sweep())?;
     Ok(DeviceCounts { online: row.get(0), offline: row.get(1) })
 }

@@ -53,7 +53,7 @@ fn cache(url: &str, stop: CancellationToken) -> (Arc<DeviceCache>, Arc<Freshness
 
 /// The number in the topic `v/<number>` that the device may publish to.
 fn version(device: &fleetgate::domain::device::DeviceRecord) -> u64 {
-    let topic = device.rights.state_topics().first().unwrap().as_str();
+    let topic = device.rights.publish_topics().next().unwrap().as_str();
     topic.strip_prefix("v/").unwrap().parse().unwrap()
 }
 

@@ -2,19 +2,22 @@
 
 use std::time::Duration;
 
+use fleetgate::domain::delivery::Confirmation;
 use fleetgate::fleet::FleetError;
+use fleetgate::fleet::commands::NewCommand;
 use fleetgate::fleet::credentials::{self, NewCredential, Terms};
-use fleetgate::fleet::devices::{self, DeviceChange, NewDevice};
+use fleetgate::fleet::devices::{self, DeviceChange, DeviceFilter, NewDevice};
 use fleetgate::fleet::error::{ErrorKind, Field, Rule};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio_postgres::{Client, IsolationLevel};
 
-use crate::commands::name;
-use crate::support::app::start;
+use crate::commands::{Bench, name, new};
+use crate::support::app::{TestApp, eventually, start, start_with};
+use crate::support::bus::{command, connected, disconnected, last_seen, message, now, state};
 use crate::support::commands::{fleetgate, run};
 use crate::support::database::Database;
 use crate::support::fleet::Fleet;
-use crate::support::postgres::{as_owner, connect};
+use crate::support::postgres::{TestDatabase, as_owner, connect};
 
 /// A gateway `bridge` with the children `lamp` and `plug`; a device `other` and a service `dash`.
 const FLEET: &str = "
@@ -244,7 +247,7 @@ async fn the_command_line_sets_and_shows_gateways() {
     assert!(text.contains("Devices behind it:\nlamp\nleak\nplug\n"), "{text}");
     let (code, text, errors) = ask(&["--json", "device", "set", "leak", "--no-gateway"]);
     assert_eq!(code, 0, "{errors}");
-    let shown: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let shown: Value = serde_json::from_str(&text).unwrap();
     assert_eq!((&shown["gateway"], &shown["availability_topic"]), (&json!(null), &json!(null)));
     for (arguments, says) in [
         (["device", "set", "leak", "--gateway", "leak"].as_slice(), "its own gateway"),
@@ -435,4 +438,372 @@ async fn a_change_of_a_child_waits_for_a_change_of_its_gateway() {
         open.commit().await.unwrap();
         late.await.unwrap().unwrap();
     }
+}
+
+/// A service over a gateway `bridge`, with its own topic `bridge/state`, and its child `lamp`.
+async fn start_with_topics() -> (TestApp, Fleet, TestDatabase) {
+    let (app, fleet, database) = start_with(|config| config.emqx.acl_in_login = true).await;
+    fleet.batch(FLEET).await;
+    fleet.bind("bridge", "main", Some("bridge/state"), None).await;
+    fleet.bind("lamp", "light", Some("z/lamp"), Some("z/lamp/set")).await;
+    fleet
+        .batch(
+            "UPDATE topic_bindings SET reply_topic = 'z/lamp/reply' WHERE name = 'light';
+             UPDATE devices SET availability_topic = 'z/lamp/availability' WHERE name = 'lamp'",
+        )
+        .await;
+    eventually("the child is heard of", || async {
+        may(&app, "bridge", "z/lamp/availability").await && may(&app, "bridge", "z/lamp").await
+    })
+    .await;
+    (app, fleet, database)
+}
+
+async fn may(app: &TestApp, device: &str, topic: &str) -> bool {
+    app.publishes(device, topic).await == "allow"
+}
+
+async fn may_hear(app: &TestApp, device: &str, topic: &str) -> bool {
+    app.action(device, "subscribe", topic).await.result() == "allow"
+}
+
+#[tokio::test]
+async fn a_gateway_may_what_its_enabled_children_are_bound_to() {
+    let (app, fleet, _database) = start_with_topics().await;
+    for topic in ["bridge/state", "z/lamp", "z/lamp/reply", "z/lamp/availability"] {
+        assert!(may(&app, "bridge", topic).await, "{topic}");
+    }
+    assert!(may_hear(&app, "bridge", "z/lamp/set").await);
+    for topic in ["z/lamp/set", "z/plug", "z/lamp/x"] {
+        assert!(!may(&app, "bridge", topic).await, "{topic}");
+    }
+    assert!(!may_hear(&app, "bridge", "z/lamp").await && !may_hear(&app, "bridge", "z/#").await);
+    assert!(!may(&app, "other", "z/lamp").await);
+    // What a child may besides is not its gateway's.
+    fleet.grant("lamp", "publish", "x/#").await;
+    fleet.enabled("lamp", false).await;
+    for topic in ["z/lamp", "z/lamp/reply", "z/lamp/availability"] {
+        let lost = || async { !may(&app, "bridge", topic).await };
+        eventually("a disabled child gives no rights", lost).await;
+    }
+    assert!(!may_hear(&app, "bridge", "z/lamp/set").await && !may(&app, "bridge", "x/1").await);
+    assert!(may(&app, "bridge", "bridge/state").await);
+    fleet.enabled("lamp", true).await;
+    eventually("it is back", || async { may(&app, "bridge", "z/lamp").await }).await;
+    fleet.sql(&behind("lamp", "other"), &[]).await;
+    eventually("the new gateway may", || async { may(&app, "other", "z/lamp").await }).await;
+    eventually("the old one may not", || async { !may(&app, "bridge", "z/lamp").await }).await;
+    fleet.sql("DELETE FROM devices WHERE name = 'lamp'", &[]).await;
+    eventually("nobody may", || async { !may(&app, "other", "z/lamp").await }).await;
+}
+
+#[tokio::test]
+async fn rules_of_two_hundred_topics_of_children_go_with_a_login_and_the_rest_is_decided() {
+    let (app, fleet, _database) = start_with_topics().await;
+    let secret = fleet.secret("bridge").await;
+    eventually("it may log in", || async { app.lets_in("bridge", &secret).await }).await;
+    let rules = async || {
+        let answer: Value = serde_json::from_str(&app.login("bridge", &secret).await.body).unwrap();
+        let topics = answer["acl"].as_array().unwrap().iter();
+        topics.map(|rule| rule["topic"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        rules().await,
+        [
+            "eq bridge/state",
+            "eq z/lamp",
+            "eq z/lamp/reply",
+            "eq z/lamp/availability",
+            "eq z/lamp/set"
+        ]
+    );
+    fleet
+        .batch(
+            "INSERT INTO devices (name, kind, gateway)
+             SELECT 'c' || n, 'light', id FROM devices, generate_series(1, 300) AS n WHERE name = 'bridge';
+             INSERT INTO topic_bindings (device_id, name, state_topic)
+             SELECT id, 'main', 'z/' || name FROM devices WHERE name ~ '^c[0-9]'",
+        )
+        .await;
+    eventually("the children are heard of", || async { may(&app, "bridge", "z/c300").await }).await;
+    let sent = rules().await;
+    let is_sent = |number: &i32| sent.contains(&format!("eq z/c{number}"));
+    let (sent_few, left): (Vec<i32>, Vec<i32>) = (1..=300).partition(is_sent);
+    assert_eq!((sent_few.len(), left.len()), (200, 100));
+    for number in left {
+        assert!(may(&app, "bridge", &format!("z/c{number}")).await, "{number}");
+    }
+    assert_eq!(sent.len(), 201, "one of its own, and two hundred");
+}
+
+#[tokio::test]
+async fn a_gateway_speaks_for_its_children() {
+    let (app, fleet, _database) = start_with_topics().await;
+    let at = now() - 1000;
+    let tell = async |event: Value| assert_eq!(app.event(&event).await.status, 204, "{event}");
+    tell(message("bridge", "z/lamp", at, "0A", r#"{"on": true}"#)).await;
+    assert_eq!(state(&fleet, "lamp").await["light"]["value"], json!({"on": true}));
+    assert_eq!((last_seen(&fleet, "lamp").await, last_seen(&fleet, "bridge").await), (at, at));
+    assert_eq!(state(&fleet, "bridge").await, json!({}));
+    tell(message("bridge", "bridge/state", at + 1, "0B", "7")).await;
+    assert_eq!(state(&fleet, "bridge").await["main"]["value"], json!(7));
+    assert_eq!(last_seen(&fleet, "lamp").await, at, "its gateway spoke for itself");
+    assert_eq!(state(&fleet, "lamp").await["light"]["value"], json!({"on": true}));
+    // Not the gateway's own client id, and another device's.
+    let mut foreign = message("bridge", "z/lamp", at + 2, "0C", "1");
+    foreign["clientid"] = json!("bridge-2");
+    tell(foreign).await;
+    tell(message("other", "z/lamp", at + 3, "0D", "2")).await;
+    tell(message("bridge", "z/plug", at + 4, "0E", "3")).await;
+    assert_eq!(state(&fleet, "lamp").await["light"]["id"], "0A");
+    assert_eq!(state(&fleet, "plug").await, json!({}));
+}
+
+#[tokio::test]
+async fn a_topic_may_carry_states_of_several_devices() {
+    let (app, fleet, _database) = start_with_topics().await;
+    fleet
+        .batch(
+            "INSERT INTO topic_bindings (device_id, name, state_topic)
+             SELECT id, 'main', 'z/all' FROM devices WHERE name IN ('lamp', 'plug');
+             UPDATE topic_bindings SET state_topic = 'z/all'
+             WHERE device_id = (SELECT id FROM devices WHERE name = 'bridge');
+             UPDATE capabilities SET state_schema = '{\"type\": \"object\"}' WHERE name = 'light';
+             UPDATE topic_bindings SET state_topic = 'z/all' WHERE name = 'light'",
+        )
+        .await;
+    eventually("the changes are heard of", || async {
+        let told = message("bridge", "z/all", now(), "0A", "5");
+        assert_eq!(app.event(&told).await.status, 204);
+        let mut all = Vec::new();
+        for device in ["bridge", "lamp", "plug"] {
+            all.push(state(&fleet, device).await["main"]["value"] == json!(5));
+        }
+        all == [true; 3] && violation(&fleet, "lamp").await["binding"] == "light"
+    })
+    .await;
+    assert_eq!(state(&fleet, "lamp").await.get("light"), None, "it broke the schema");
+    for device in ["bridge", "plug"] {
+        assert_eq!(violation(&fleet, device).await, json!(null), "{device}");
+    }
+}
+
+async fn violation(fleet: &Fleet, device: &str) -> Value {
+    let query =
+        "SELECT coalesce((SELECT last_violation FROM device_state JOIN devices ON id = device_id
+        WHERE name = 'DEVICE'), 'null')";
+    fleet.value(&query.replace("DEVICE", device)).await
+}
+
+async fn is_online(fleet: &Fleet, device: &str) -> bool {
+    let query = "SELECT presence.online FROM device_presence AS presence
+        JOIN devices ON id = device_id WHERE name = 'DEVICE'";
+    fleet.value(&query.replace("DEVICE", device)).await
+}
+
+/// Rows of `lamp`, with what PostgreSQL notes of who wrote them last.
+async fn versions(fleet: &Fleet) -> Value {
+    let query = "SELECT jsonb_build_array(
+        (SELECT jsonb_agg(xmin::text) FROM devices WHERE name = 'lamp'),
+        (SELECT jsonb_agg(state.xmin::text) FROM device_state AS state JOIN devices ON id = device_id WHERE name = 'lamp'),
+        (SELECT count(*) FROM client_sessions), (SELECT count(*) FROM work_queue))";
+    fleet.value(query).await
+}
+
+#[tokio::test]
+async fn a_child_is_online_while_its_gateway_is_and_nothing_of_it_is_written() {
+    let (app, fleet, _database) = start_with_topics().await;
+    let tell = async |event: Value| assert_eq!(app.event(&event).await.status, 204, "{event}");
+    fleet.sql("DELETE FROM work_queue", &[]).await;
+    assert!(!is_online(&fleet, "lamp").await);
+    let at = now() - 10_000;
+    tell(connected("bridge", "bridge", at)).await;
+    let before = versions(&fleet).await;
+    assert!(is_online(&fleet, "lamp").await && is_online(&fleet, "bridge").await);
+    assert!(is_online(&fleet, "plug").await && !is_online(&fleet, "other").await);
+    tell(disconnected("bridge", "bridge", at, at + 1, "keepalive_timeout")).await;
+    assert!(!is_online(&fleet, "lamp").await && !is_online(&fleet, "plug").await);
+    tell(connected("bridge", "bridge", at + 2)).await;
+    assert!(is_online(&fleet, "lamp").await);
+    assert_eq!(versions(&fleet).await, before, "one row a gateway, whatever it has of children");
+    fleet.sql(&behind("lamp", "other"), &[]).await;
+    assert!(!is_online(&fleet, "lamp").await);
+}
+
+#[tokio::test]
+async fn lists_and_selectors_see_which_children_are_online() {
+    let (app, _fleet, database) = start_with_topics().await;
+    let client = connect(&as_owner(&database.url)).await;
+    let list = async |filter: DeviceFilter| {
+        let found = devices::list(&client, &filter, 100).await.unwrap();
+        found.into_iter().map(|device| device.name).collect::<Vec<_>>()
+    };
+    let online = |online| DeviceFilter { online: Some(online), ..DeviceFilter::default() };
+    let select =
+        |text: &str| DeviceFilter { selector: text.parse().unwrap(), ..DeviceFilter::default() };
+    assert_eq!(list(select("online")).await, <[&str; 0]>::default());
+    let event = connected("bridge", "bridge", now());
+    assert_eq!(app.event(&event).await.status, 204);
+    for filter in [online(true), select("online")] {
+        assert_eq!(list(filter).await, ["bridge", "lamp", "plug"]);
+    }
+    for filter in [online(false), select("!online")] {
+        assert_eq!(list(filter).await, ["dash", "other"]);
+    }
+    let shown = devices::list(&client, &DeviceFilter::default(), 100).await.unwrap();
+    assert_eq!(shown.iter().filter(|device| device.online).count(), 3);
+    assert!(devices::show(&client, &name("lamp")).await.unwrap().device.online);
+}
+
+/// Whatever the order and number in which its messages arrive, the newest counts.
+#[tokio::test]
+async fn a_child_that_its_gateway_does_not_reach_is_offline() {
+    let (app, fleet, database) = start_with_topics().await;
+    let at = now() - 10_000;
+    assert_eq!(app.event(&connected("bridge", "bridge", at)).await.status, 204);
+    let say = async |after: i64, payload: &str| {
+        let (at, id) = (at + after, format!("{after:08X}"));
+        let event = message("bridge", "z/lamp/availability", at, &id, payload);
+        assert_eq!(app.event(&event).await.status, 204);
+        is_online(&fleet, "lamp").await
+    };
+    assert!(!say(10, "offline").await);
+    assert!(say(20, "online").await);
+    assert!(say(15, "offline").await, "an older one that comes late");
+    assert!(say(10, "offline").await, "again");
+    assert!(!say(30, r#"{"state": "offline"}"#).await);
+    assert!(!say(40, "what").await, "that says nothing");
+    assert!(say(50, r#"{"state": "online"}"#).await);
+    assert!(!say(60, "offline").await);
+    assert!(say(70, "").await, "it is taken back");
+    assert!(!say(80, "offline").await);
+    assert_eq!(last_seen(&fleet, "lamp").await, -1, "nobody heard the child");
+    assert!(is_online(&fleet, "plug").await && is_online(&fleet, "bridge").await);
+    let client = connect(&as_owner(&database.url)).await;
+    let shown = devices::show(&client, &name("lamp")).await.unwrap();
+    assert_eq!(shown.state, json!({}), "it is no binding");
+    let said = json!({"topic": "z/lamp/availability", "state": "offline"});
+    assert_eq!(shown.availability.unwrap()["value"], said);
+    // On another topic nothing was said so far.
+    fleet.sql("UPDATE devices SET availability_topic = 'z/2' WHERE name = 'lamp'", &[]).await;
+    assert!(is_online(&fleet, "lamp").await);
+}
+
+/// A capability `switch` of the child `relay`, whose gateway is `bridge`.
+async fn bench() -> Bench {
+    let bench = Bench::start().await;
+    bench.fleet.device("bridge").await.device("listener").await;
+    bench.fleet.grant("listener", "subscribe", "#").await;
+    bench.fleet.sql(&behind("relay", "bridge"), &[]).await;
+    bench
+        .sql(
+            "UPDATE topic_bindings SET reply_topic = 'relay/reply';
+             UPDATE devices SET availability_topic = 'relay/availability' WHERE name = 'relay'",
+        )
+        .await;
+    eventually("the child is heard of", || async {
+        may(&bench.app, "bridge", "relay/reply").await
+            && may(&bench.app, "bridge", "relay/availability").await
+    })
+    .await;
+    bench
+}
+
+async fn bridge_connects(bench: &Bench) {
+    let at = now();
+    bench.emqx.connect("bridge", "bridge", at);
+    bench.emqx.subscribe("bridge", "relay/set", 1);
+    assert_eq!(bench.app.event(&connected("bridge", "bridge", at)).await.status, 204);
+}
+
+#[tokio::test]
+async fn a_command_to_a_child_goes_to_its_gateway_once_that_connects() {
+    let mut bench = bench().await;
+    let id = bench.send("\"on\"").await;
+    let waits = bench.delivery(&id).await;
+    assert_eq!((waits.state, waits.ended), ("queued", false));
+    bridge_connects(&bench).await;
+    let message = bench.emqx.published(1).await;
+    assert_eq!(message.topic, "relay/set");
+    let delivery = message.correlation;
+    bench.tells("message.acked", "listener", "listener", &delivery, 1).await;
+    bench.tells("message.acked", "bridge-2", "bridge", &delivery, 1).await;
+    assert!(!bench.delivery(&id).await.ended, "a listener's receipt");
+    bench.tells("message.delivered", "bridge", "bridge", &delivery, 1).await;
+    bench.tells("message.acked", "bridge", "bridge", &delivery, 1).await;
+    let ended = bench.ended(&id).await;
+    assert_eq!((ended.state, ended.succeeded), ("delivered", true));
+    assert_eq!(bench.emqx.all_published().len(), 1);
+}
+
+#[tokio::test]
+async fn a_gateway_answers_for_its_child() {
+    let mut bench = bench().await;
+    bridge_connects(&bench).await;
+    let by = |confirm| NewCommand { confirm: Some(confirm), ..new("{\"on\": true}") };
+    let id = bench.send_new(by(Confirmation::Reply)).await;
+    let delivery = bench.emqx.published(1).await.correlation;
+    bench.tells("message.acked", "bridge", "bridge", &delivery, 1).await;
+    let mut reply = message("bridge", "relay/reply", now(), "0A", r#"{"status": "ok"}"#);
+    reply["correlation"] = json!(delivery);
+    assert_eq!(bench.app.event(&reply).await.status, 204);
+    assert_eq!(bench.ended(&id).await.state, "succeeded");
+
+    let id = bench.send_new(by(Confirmation::State)).await;
+    let delivery = bench.emqx.published(2).await.correlation;
+    let at = now();
+    let mut written = command("message.delivered", "bridge", "bridge", &delivery, 1);
+    written["timestamp"] = json!(at);
+    assert_eq!(bench.app.event(&written).await.status, 204);
+    bench.tells("message.acked", "bridge", "bridge", &delivery, 1).await;
+    let report = message("bridge", "relay/state", at + 1, "0B", r#"{"on": true}"#);
+    assert_eq!(bench.app.event(&report).await.status, 204);
+    assert_eq!(bench.ended(&id).await.state, "succeeded");
+}
+
+/// Long before the worker would look again by itself.
+#[tokio::test]
+async fn what_waits_for_a_child_goes_down_when_its_gateway_reaches_it() {
+    let mut bench = bench().await;
+    bridge_connects(&bench).await;
+    let says = async |bench: &Bench, id: &str, payload: &str| {
+        let event = message("bridge", "relay/availability", now(), id, payload);
+        assert_eq!(bench.app.event(&event).await.status, 204);
+    };
+    says(&bench, "0A", "offline").await;
+    let id = bench.send("1").await;
+    eventually("the worker has looked and waits", || async {
+        let waits =
+            "SELECT due_at > now() + interval '10 seconds' FROM work_queue WHERE kind = 'command'";
+        bench.client.query_one(waits, &[]).await.unwrap().get(0)
+    })
+    .await;
+    assert!(bench.emqx.all_published().is_empty());
+    says(&bench, "0B", "online").await;
+    let delivery = bench.emqx.published(1).await.correlation;
+    bench.tells("message.acked", "bridge", "bridge", &delivery, 1).await;
+    assert_eq!(bench.ended(&id).await.state, "delivered");
+}
+
+#[tokio::test]
+async fn nothing_goes_through_a_gateway_that_is_disabled() {
+    let mut bench = bench().await;
+    let id = bench.send("1").await;
+    bench.fleet.enabled("bridge", false).await;
+    let ended = bench.ended(&id).await;
+    assert_eq!(ended.state, "cancelled");
+    let why = "SELECT cancelled_why FROM command_deliveries";
+    let why: String = bench.client.query_one(why, &[]).await.unwrap().get(0);
+    assert_eq!(why, "the device's gateway is disabled");
+}
+
+#[tokio::test]
+async fn a_gateways_session_ends_when_a_child_is_taken_away() {
+    let bench = bench().await;
+    bridge_connects(&bench).await;
+    bench.emqx.forget_deletes();
+    bench.sql("DELETE FROM devices WHERE name = 'relay'").await;
+    bench.emqx.deleted("bridge").await;
+    let loses = || async { !may(&bench.app, "bridge", "relay/state").await };
+    eventually("its record is forgotten", loses).await;
 }
