@@ -38,14 +38,23 @@ pub(super) fn read_password() -> Result<Secret, CliError> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(8192));
     io::stdin()
         .lock()
-        .take(MAX_PASSWORD_BYTES as u64 + 3)
+        // A line end more, and a character that is cut.
+        .take(MAX_PASSWORD_BYTES as u64 + 8)
         .read_to_end(&mut bytes)
         .map_err(|error| unreadable(&error))?;
     let line = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
     let line = line.strip_suffix(b"\r").unwrap_or(line);
-    let password = std::str::from_utf8(line).map_err(|_| {
-        CliError::Failed("the password is not UTF-8; encode it as UTF-8".to_owned())
-    })?;
+    let password = match std::str::from_utf8(line) {
+        Ok(password) => password,
+        // The last character was cut, and what is left is too long all the same.
+        Err(error) if error.error_len().is_none() && error.valid_up_to() > MAX_PASSWORD_BYTES => {
+            line.get(..error.valid_up_to()).map_or("", |cut| std::str::from_utf8(cut).unwrap_or(""))
+        }
+        Err(_) => {
+            let why = "the password is not UTF-8; encode it as UTF-8";
+            return Err(CliError::Failed(why.to_owned()));
+        }
+    };
     Ok(Secret::new(password.to_owned()))
 }
 

@@ -292,6 +292,12 @@ async fn credentials_are_refused_where_they_make_no_sense() {
     weak.failed(2, &["5 characters", "--allow-weak"]);
     assert!(!weak.stderr.contains("short"), "{}", weak.stderr);
     fleet.run_with_input("credential add a --password-stdin", "").failed(2, &["empty"]);
+    // Wherever the reading ends, within a character too.
+    for before in 0..4 {
+        let long = format!("{}{}", "x".repeat(before), "\u{20ac}".repeat(2_000));
+        let refused = fleet.run_with_input("credential add a --password-stdin", &long);
+        refused.failed(2, &["longer than 4096 bytes"]);
+    }
     fleet
         .run("credential add a")
         .failed(2, &["--generate", "--password-stdin", "--certificate-cn"]);
