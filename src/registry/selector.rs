@@ -11,8 +11,10 @@ use crate::domain::selector::{
     ValueTest, array_index,
 };
 
-/// Whether `device` is online: the view says it of children too.
-pub const ONLINE: &str = "(SELECT online FROM device_presence WHERE device_id = device.id)";
+/// Whether `device` is online. The view says it; of a device without gateway it is the column itself, which is looked at
+/// here because 100,000 looks into the view take 0.4 s.
+pub const ONLINE: &str = "(CASE WHEN device.gateway IS NULL THEN device.online
+    ELSE (SELECT online FROM device_presence WHERE device_id = device.id) END)";
 
 /// A condition with its parameters.
 pub struct Condition {

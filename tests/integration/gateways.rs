@@ -8,6 +8,7 @@ use fleetgate::fleet::commands::NewCommand;
 use fleetgate::fleet::credentials::{self, NewCredential, Terms};
 use fleetgate::fleet::devices::{self, DeviceChange, DeviceFilter, NewDevice};
 use fleetgate::fleet::error::{ErrorKind, Field, Rule};
+use fleetgate::registry::lookup::LOOK_UP;
 use serde_json::{Value, json};
 use tokio_postgres::{Client, IsolationLevel};
 
@@ -806,4 +807,33 @@ async fn a_gateways_session_ends_when_a_child_is_taken_away() {
     bench.emqx.deleted("bridge").await;
     let loses = || async { !may(&bench.app, "bridge", "relay/state").await };
     eventually("its record is forgotten", loses).await;
+}
+
+/// Statistics then say that any device has very many children; most have none.
+#[tokio::test]
+async fn a_gateway_of_half_the_fleet_has_nobody_read_all_devices() {
+    let (_database, mut client) = with_fleet().await;
+    client
+        .batch_execute(
+            "INSERT INTO devices (name, kind) SELECT 'd' || n, 'light' FROM generate_series(1, 2000) AS n;
+             INSERT INTO devices (name, kind, gateway)
+             SELECT 'c' || n, 'light', id FROM devices, generate_series(1, 2000) AS n WHERE name = 'bridge';
+             ANALYZE devices",
+        )
+        .await
+        .unwrap();
+    let transaction = client.transaction().await.unwrap();
+    let look_up = transaction.prepare(LOOK_UP).await.unwrap();
+    for number in 0..10 {
+        transaction.query(&look_up, &[&["d1"].as_slice()]).await.unwrap();
+        let child = format!(
+            "SELECT fleetgate_wake_commands_of_device(id) FROM devices WHERE name = 'd1';
+             INSERT INTO devices (name, kind, gateway) SELECT 'new-{number}', 'light', id FROM devices WHERE name = 'bridge'"
+        );
+        transaction.batch_execute(&child).await.unwrap();
+    }
+    let scans =
+        "SELECT coalesce(seq_scan, 0) FROM pg_stat_xact_user_tables WHERE relname = 'devices'";
+    let scans: i64 = transaction.query_one(scans, &[]).await.unwrap().get(0);
+    assert_eq!(scans, 0);
 }
