@@ -8,7 +8,8 @@
 mod reference;
 
 use fleetgate::domain::acl::{Action, AllowRule, allow_rules};
-use fleetgate::domain::rights::Rights;
+use fleetgate::domain::device::DeviceId;
+use fleetgate::domain::rights::{ChildTopics, Rights};
 use fleetgate::domain::topic::{
     TopicFilter, TopicName, check_topic_filter, check_topic_name, filter_matches, grant_covers,
     strip_subscription_prefix,
@@ -71,12 +72,21 @@ fn no_allow_rule_is_wider_in_emqx_than_the_rights() {
 fn the_rules_of_bindings_say_exactly_what_the_rights_say() {
     let (topics, filters) = (all_topics(), all_filters());
     for topic in topics.iter().filter_map(|text| text.parse::<TopicName>().ok()) {
-        let rights = Rights::new(vec![(topic.clone(), "main".into())], vec![topic], vec![], vec![]);
-        for asked in topics.iter().chain(&filters) {
-            let publish = in_emqx(&rights, Action::Publish, asked);
-            assert_eq!(publish, rights.may_publish(asked), "{asked}");
-            let subscribe = in_emqx(&rights, Action::Subscribe, asked);
-            assert_eq!(subscribe, rights.may_subscribe(asked), "{asked}");
+        let state = vec![(topic.clone(), "main".into())];
+        let of_children = ChildTopics {
+            state: state.clone(),
+            command: vec![topic.clone()],
+            availability: vec![(topic.clone(), DeviceId(2))],
+            ..ChildTopics::default()
+        };
+        let own = Rights::new(state, vec![topic], vec![], vec![]);
+        for rights in [own, Rights::default().with_children(of_children)] {
+            for asked in topics.iter().chain(&filters) {
+                let publish = in_emqx(&rights, Action::Publish, asked);
+                assert_eq!(publish, rights.may_publish(asked), "{asked}");
+                let subscribe = in_emqx(&rights, Action::Subscribe, asked);
+                assert_eq!(subscribe, rights.may_subscribe(asked), "{asked}");
+            }
         }
     }
 }

@@ -254,14 +254,16 @@ async fn insert(
     Ok(DeviceId(row.get(0)))
 }
 
+/// Finds a gateway, and holds it until the transaction ends.
 async fn find_gateway(
     client: &impl GenericClient,
     gateway: Option<&DeviceName>,
 ) -> Result<Option<DeviceId>, FleetError> {
-    match gateway {
-        Some(gateway) => find(client, gateway).await.map(Some),
-        None => Ok(None),
-    }
+    let Some(name) = gateway else { return Ok(None) };
+    let statement = "SELECT id FROM devices WHERE name = $1 FOR KEY SHARE";
+    let row = client.query_opt(statement, &[&name.as_str()]).await;
+    let row = row.map_err(FleetError::on(&about(name)))?;
+    row.map(|row| Some(DeviceId(row.get(0)))).ok_or_else(|| FleetError::NotFound(about(name)))
 }
 
 /// Lists devices by name, at most `limit` and at most [`MAX_PAGE`] of them. The next page begins

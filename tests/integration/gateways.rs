@@ -8,7 +8,9 @@ use fleetgate::fleet::commands::NewCommand;
 use fleetgate::fleet::credentials::{self, NewCredential, Terms};
 use fleetgate::fleet::devices::{self, DeviceChange, DeviceFilter, NewDevice};
 use fleetgate::fleet::error::{ErrorKind, Field, Rule};
+use fleetgate::registry::connection::LOOK_UP_PLANS;
 use fleetgate::registry::lookup::LOOK_UP;
+use fleetgate::registry::sweep::{DeviceCounts, count_devices};
 use serde_json::{Value, json};
 use tokio_postgres::{Client, IsolationLevel};
 
@@ -651,6 +653,7 @@ async fn lists_and_selectors_see_which_children_are_online() {
     for filter in [online(false), select("!online")] {
         assert_eq!(list(filter).await, ["dash", "other"]);
     }
+    assert_eq!(count_devices(&client).await.unwrap(), DeviceCounts { online: 3, offline: 2 });
     let shown = devices::list(&client, &DeviceFilter::default(), 100).await.unwrap();
     assert_eq!(shown.iter().filter(|device| device.online).count(), 3);
     assert!(devices::show(&client, &name("lamp")).await.unwrap().device.online);
@@ -823,15 +826,19 @@ async fn a_gateway_of_half_the_fleet_has_nobody_read_all_devices() {
         .await
         .unwrap();
     let transaction = client.transaction().await.unwrap();
-    let look_up = transaction.prepare(LOOK_UP).await.unwrap();
     for number in 0..10 {
-        transaction.query(&look_up, &[&["d1"].as_slice()]).await.unwrap();
         let child = format!(
             "SELECT fleetgate_wake_commands_of_device(id) FROM devices WHERE name = 'd1';
              INSERT INTO devices (name, kind, gateway) SELECT 'new-{number}', 'light', id FROM devices WHERE name = 'bridge'"
         );
         transaction.batch_execute(&child).await.unwrap();
     }
+    // Connections that look devices up have these.
+    for (setting, value) in LOOK_UP_PLANS {
+        transaction.batch_execute(&format!("SET LOCAL {setting} = {value}")).await.unwrap();
+    }
+    let look_up = transaction.prepare(LOOK_UP).await.unwrap();
+    transaction.query(&look_up, &[&["d1", "bridge"].as_slice()]).await.unwrap();
     let scans =
         "SELECT coalesce(seq_scan, 0) FROM pg_stat_xact_user_tables WHERE relname = 'devices'";
     let scans: i64 = transaction.query_one(scans, &[]).await.unwrap().get(0);
