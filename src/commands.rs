@@ -9,7 +9,8 @@
 //!    from a request, nor from the past.
 //! 5. Nothing is handed to EMQX for a device that is not connected: EMQX would keep it in memory, lose it at a
 //!    restart, and deliver what is outdated.
-//! 6. Within [`GRACE`] of a start nothing is sent again: receipts of what was sent before it may be among the events
+//! 6. No more than [`IN_FLIGHT`] are on their way to one client.
+//! 7. Within [`GRACE`] of a start nothing is sent again: receipts of what was sent before it may be among the events
 //!    that EMQX still holds.
 //!
 //! # Design
@@ -30,7 +31,7 @@
 //!   session keeps the message up to its expiry, which is the command's.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,6 +68,11 @@ const SENDING: Duration = Duration::from_secs(20);
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 /// Deliveries of one line that are dealt with at once; then others have their turn.
 const ROUNDS: usize = 8;
+/// Most deliveries on their way to one client: a gateway's queue in EMQX holds 1,000, and drops the oldest. Replicas count each
+/// for itself what they are about to send, so a few times that many may be.
+pub const IN_FLIGHT: usize = 32;
+/// Wait until it is looked whether there is room again.
+const ROOM_WAIT: Duration = Duration::from_millis(200);
 /// Calls at a time.
 const CALLS: usize = 16;
 /// Least wait for a receipt, so that a line is not looked at without pause.
@@ -172,7 +178,8 @@ impl Commands {
             let names: Vec<&str> = lines.iter().map(String::as_str).collect();
             let heads = within(QUERY_TIMEOUT, registry::heads(client, &names)).await?;
             let read = Instant::now();
-            let round = self.round(&heads);
+            let mut round = self.round(&heads);
+            bound_in_flight(client, &mut round).await?;
             self.note_ends(client, &round).await?;
             let mut next = round.next;
             outcomes.extend(round.waiting);
@@ -266,6 +273,28 @@ impl Commands {
             (State::Queued, Ok(_)) => Step::Wait(left.min(LONGEST_WAIT)),
         }
     }
+}
+
+/// Lets those wait that would be more than [`IN_FLIGHT`] on their way to one client.
+async fn bound_in_flight(client: &Client, round: &mut Round<'_>) -> Result<(), RegistryError> {
+    let clients: BTreeSet<&str> =
+        round.sendable.iter().map(|(_, to)| to.client_id.as_str()).collect();
+    if clients.is_empty() {
+        return Ok(());
+    }
+    let clients: Vec<&str> = clients.into_iter().collect();
+    let mut on_their_way = within(QUERY_TIMEOUT, registry::in_flight(client, &clients)).await?;
+    let Round { sendable, waiting, .. } = round;
+    sendable.retain(|(head, to)| {
+        let count = on_their_way.entry(to.client_id.clone()).or_default();
+        *count += 1;
+        if *count > IN_FLIGHT {
+            let why = "enough is on its way to its client";
+            waiting.push((head.line.clone(), again(ROOM_WAIT, why)));
+        }
+        *count <= IN_FLIGHT
+    });
+    Ok(())
 }
 
 fn again(after: Duration, why: &str) -> Outcome {

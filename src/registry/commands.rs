@@ -1,5 +1,6 @@
 //! Deliveries of commands, as the worker that sends them sees them (`sql/V8`).
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -137,6 +138,30 @@ fn head(row: &Row) -> Result<Head, RegistryError> {
         paused: row.get("paused"),
         now: row.get("now"),
     })
+}
+
+/// How many deliveries are on their way to each of these clients, of its own devices and, of a gateway, its children: sent,
+/// neither acknowledged nor ended. A client that none is on its way to is left out.
+///
+/// # Errors
+/// A database that is away.
+pub async fn in_flight(
+    client: &impl GenericClient,
+    client_ids: &[&str],
+) -> Result<BTreeMap<String, usize>, RegistryError> {
+    let statement = "
+        SELECT client_id, count(*) FROM (
+            SELECT effective_client_id AS client_id, id AS device_id FROM devices WHERE effective_client_id = ANY ($1)
+            UNION ALL
+            SELECT gateway.effective_client_id, child.id FROM devices AS gateway
+            JOIN devices AS child ON child.gateway = gateway.id WHERE gateway.effective_client_id = ANY ($1)) AS owned
+        JOIN command_deliveries USING (device_id)
+        WHERE ended_at IS NULL AND attempted_at IS NOT NULL AND acked_at IS NULL
+        GROUP BY client_id";
+    let rows = client.query(statement, &[&client_ids]).await.map_err(on_commands())?;
+    let count =
+        |row: &Row| (row.get(0), usize::try_from(row.get::<_, i64>(1)).unwrap_or(usize::MAX));
+    Ok(rows.iter().map(count).collect())
 }
 
 /// The facts of a row of `command_deliveries`.

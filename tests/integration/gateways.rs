@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use fleetgate::commands::IN_FLIGHT;
 use fleetgate::domain::delivery::Confirmation;
 use fleetgate::fleet::FleetError;
-use fleetgate::fleet::commands::NewCommand;
+use fleetgate::fleet::commands::{self, NewCommand};
 use fleetgate::fleet::credentials::{self, NewCredential, Terms};
 use fleetgate::fleet::devices::{self, DeviceChange, DeviceFilter, NewDevice};
 use fleetgate::fleet::error::{ErrorKind, Field, Rule};
+use fleetgate::fleet::routing::To;
 use fleetgate::registry::connection::LOOK_UP_PLANS;
 use fleetgate::registry::lookup::LOOK_UP;
 use fleetgate::registry::sweep::{DeviceCounts, count_devices};
@@ -843,4 +845,37 @@ async fn a_gateway_of_half_the_fleet_has_nobody_read_all_devices() {
         "SELECT coalesce(seq_scan, 0) FROM pg_stat_xact_user_tables WHERE relname = 'devices'";
     let scans: i64 = transaction.query_one(scans, &[]).await.unwrap().get(0);
     assert_eq!(scans, 0);
+}
+
+/// A gateway's queue in EMQX is bounded and drops the oldest: so is what is on its way to it.
+#[tokio::test]
+async fn no_more_than_a_few_commands_are_on_their_way_to_a_gateway() {
+    let bench = bench().await;
+    let mut client = connect(&as_owner(&bench.database.url)).await;
+    for number in 0..IN_FLIGHT + 8 {
+        let child = format!("lamp{number}");
+        bench.fleet.device(&child).await;
+        bench.fleet.bind(&child, "switch", None, Some(&format!("{child}/set"))).await;
+        make_child(&bench.fleet, &child).await;
+    }
+    bench.emqx.subscribe("bridge", "#", 1);
+    bridge_connects(&bench).await;
+    let to = To::Selector(r#"{"name": {"prefix": "lamp"}}"#.parse().unwrap());
+    commands::send(&mut client, &NewCommand { to, ..new("1") }).await.unwrap();
+    bench.emqx.published(IN_FLIGHT).await;
+    eventually("the rest waits for room", || async {
+        let waiting = "SELECT count(*) FROM work_queue WHERE last_error = 'enough is on its way to its client'";
+        bench.fleet.value::<i64>(waiting).await == 8
+    })
+    .await;
+    assert_eq!(bench.emqx.all_published().len(), IN_FLIGHT);
+    for number in 0..IN_FLIGHT + 8 {
+        let message = bench.emqx.published(number + 1).await;
+        let ack = command("message.acked", "bridge", "bridge", &message.correlation, 1);
+        assert_eq!(bench.app.event(&ack).await.status, 204);
+    }
+    let open =
+        "SELECT count(*) FROM command_deliveries WHERE ended_as IS DISTINCT FROM 'delivered'";
+    eventually("all is delivered", || async { bench.fleet.value::<i64>(open).await == 0 }).await;
+    assert_eq!(bench.emqx.all_published().len(), IN_FLIGHT + 8);
 }

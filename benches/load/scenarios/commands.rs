@@ -23,12 +23,12 @@ const FILL: &str = "
     INSERT INTO device_capabilities SELECT id, 'switch' FROM devices;
     INSERT INTO topic_bindings (device_id, name, command_topic) SELECT id, 'switch', 'lab/' || name || '/switch/set' FROM devices;
     UPDATE devices SET online = true;
-    SET session_replication_role = origin;
-    VACUUM ANALYZE";
+    SET session_replication_role = origin";
 
 pub(super) async fn sent(url: &str) -> Row {
     let mut client = connect(url).await;
     client.batch_execute(FILL).await.expect("a fleet");
+    client.batch_execute("VACUUM ANALYZE").await.expect("statistics");
     let published = Arc::new(Semaphore::new(0));
     let emqx = emqx(published.clone());
     let settings = [

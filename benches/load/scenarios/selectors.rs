@@ -22,12 +22,12 @@ const FILL: &str = "
     INSERT INTO device_state (device_id, last_seen, state)
     SELECT id, now(), jsonb_build_object('temperature', jsonb_build_object('value', id % 40 + 0.5, 'at', 1, 'id', '0A'))
     FROM devices;
-    SET session_replication_role = origin;
-    VACUUM ANALYZE";
+    SET session_replication_role = origin";
 
 pub(super) async fn found(url: &str) -> Vec<Row> {
     let client = connect(url).await;
     client.batch_execute(FILL).await.expect("a fleet");
+    client.batch_execute("VACUUM ANALYZE").await.expect("statistics");
     let narrow = "capability=switch,area=area-7,meta/fw=\"1.7\"";
     let wide = "capability=temperature,state/temperature>39";
     vec![
