@@ -22,8 +22,9 @@ const FILL: &str = "
     SET session_replication_role = replica;
     INSERT INTO device_capabilities SELECT id, 'switch' FROM devices;
     INSERT INTO topic_bindings (device_id, name, command_topic) SELECT id, 'switch', 'lab/' || name || '/switch/set' FROM devices;
-    UPDATE devices SET online = true;
-    SET session_replication_role = origin";
+    SET session_replication_role = origin;
+    INSERT INTO client_sessions (client_id, device_id, connected_at, open)
+    SELECT effective_client_id, id, now(), true FROM devices ORDER BY effective_client_id";
 
 pub(super) async fn sent(url: &str) -> Row {
     let mut client = connect(url).await;
