@@ -10,7 +10,10 @@
 //! 5. Nothing is handed to EMQX for a device that is not connected: EMQX would keep it in memory, lose it at a
 //!    restart, and deliver what is outdated.
 //! 6. No more than [`IN_FLIGHT`] are on their way to one client.
-//! 7. Within [`GRACE`] of a start nothing is sent again: receipts of what was sent before it may be among the events
+//! 7. Several devices of a command that share a topic get one message, and each acknowledges for itself. It waits until none of
+//!    those that are online has an earlier command under way: one that acknowledges nothing holds up the others until it was
+//!    sent that [`MOST_ATTEMPTS`](crate::domain::delivery::MOST_ATTEMPTS) times. What is sent again for one reaches the others once more, with the same id.
+//! 8. Within [`GRACE`] of a start nothing is sent again: receipts of what was sent before it may be among the events
 //!    that EMQX still holds.
 //!
 //! # Design
@@ -71,7 +74,7 @@ const ROUNDS: usize = 8;
 /// Most deliveries on their way to one client: a gateway's queue in EMQX holds 1,000, and drops the oldest. Replicas count each
 /// for itself what they are about to send, so a few times that many may be.
 pub const IN_FLIGHT: usize = 32;
-/// Wait until it is looked whether there is room again.
+/// Wait until it is looked again whether there is room, or others on the topic are ready.
 const ROOM_WAIT: Duration = Duration::from_millis(200);
 /// Calls at a time.
 const CALLS: usize = 16;
@@ -179,7 +182,9 @@ impl Commands {
             let heads = within(QUERY_TIMEOUT, registry::heads(client, &names)).await?;
             let read = Instant::now();
             let mut round = self.round(&heads);
-            bound_in_flight(client, &mut round).await?;
+            let Round { sendable, waiting, .. } = &mut round;
+            wait_for_others(client, sendable, waiting).await?;
+            bound_in_flight(client, sendable, waiting).await?;
             self.note_ends(client, &round).await?;
             let mut next = round.next;
             outcomes.extend(round.waiting);
@@ -275,16 +280,42 @@ impl Commands {
     }
 }
 
+/// Lets those wait whose message would reach others on the topic before their turn: it is sent once, to all of them.
+async fn wait_for_others(
+    client: &Client,
+    sendable: &mut Vec<(&Head, &Recipient)>,
+    waiting: &mut Vec<(String, Outcome)>,
+) -> Result<(), RegistryError> {
+    let shared = sendable.iter().filter(|(head, _)| head.shares_message);
+    let shared: BTreeSet<&str> = shared.map(|(head, _)| head.message.as_str()).collect();
+    if shared.is_empty() {
+        return Ok(());
+    }
+    let messages: Vec<&str> = shared.into_iter().collect();
+    let early = within(QUERY_TIMEOUT, registry::out_of_turn(client, &messages)).await?;
+    sendable.retain(|(head, _)| {
+        let is_early = head.shares_message && early.contains(&head.message);
+        if is_early {
+            let why = "others on its topic have an earlier command under way";
+            waiting.push((head.line.clone(), again(ROOM_WAIT, why)));
+        }
+        !is_early
+    });
+    Ok(())
+}
+
 /// Lets those wait that would be more than [`IN_FLIGHT`] on their way to one client.
-async fn bound_in_flight(client: &Client, round: &mut Round<'_>) -> Result<(), RegistryError> {
-    let clients: BTreeSet<&str> =
-        round.sendable.iter().map(|(_, to)| to.client_id.as_str()).collect();
+async fn bound_in_flight(
+    client: &Client,
+    sendable: &mut Vec<(&Head, &Recipient)>,
+    waiting: &mut Vec<(String, Outcome)>,
+) -> Result<(), RegistryError> {
+    let clients: BTreeSet<&str> = sendable.iter().map(|(_, to)| to.client_id.as_str()).collect();
     if clients.is_empty() {
         return Ok(());
     }
     let clients: Vec<&str> = clients.into_iter().collect();
     let mut on_their_way = within(QUERY_TIMEOUT, registry::in_flight(client, &clients)).await?;
-    let Round { sendable, waiting, .. } = round;
     sendable.retain(|(head, to)| {
         let count = on_their_way.entry(to.client_id.clone()).or_default();
         *count += 1;
@@ -346,37 +377,53 @@ async fn send_few(
     });
     let begun =
         within(QUERY_TIMEOUT, registry::begin(client, &attempts.collect::<Vec<_>>())).await?;
-    let (to_send, overtaken): (Vec<_>, Vec<_>) =
-        ready.into_iter().partition(|(head, _)| begun.contains(&head.delivery));
+    let (to_send, overtaken): (Vec<_>, Vec<_>) = ready
+        .into_iter()
+        .partition(|(head, _)| begun.iter().any(|begun| begun.delivery == head.delivery));
     overtaken.iter().for_each(|(head, _)| note(head, again(Duration::ZERO, "was changed")));
 
-    let sent = join_all(to_send.iter().map(|(head, to)| publish(api, head, to, left(head)))).await;
+    // One publish reaches all that share a topic.
+    let mut messages: BTreeMap<(&str, &str), (&Head, &Recipient)> = BTreeMap::new();
+    for (head, to) in to_send.iter().chain(&overtaken) {
+        messages.entry((&head.message, &to.topic)).or_insert((head, to));
+    }
+    messages.retain(|(message, topic), _| {
+        begun.iter().any(|begun| begun.message == *message && begun.topic == *topic)
+    });
+    let publishing = messages
+        .iter()
+        .map(async |(key, (head, to))| (*key, publish(api, head, to, left(head)).await));
+    let sent: BTreeMap<_, _> = join_all(publishing).await.into_iter().collect();
     let (mut published, mut reached_nobody) = (Vec::new(), Vec::new());
-    let mut ended = Vec::new();
-    for ((head, _), sent) in to_send.iter().zip(sent) {
-        match sent {
-            Ok(Published::ToSubscribers) => {
-                published.push(head.delivery.as_str());
-                match head.limits.confirm {
-                    Confirmation::Sent => ended.push((head.line.clone(), Progress::Ended)),
-                    Confirmation::Delivered | Confirmation::State | Confirmation::Reply => {
-                        let wait = head.limits.ack_timeout.min(left(head));
-                        note(head, again(wait, "waits for its receipt"));
-                    }
-                }
-            }
-            Ok(Published::NoSubscribers) => {
+    for begun in &begun {
+        let delivery = begun.delivery.as_str();
+        match sent.get(&(begun.message.as_str(), begun.topic.as_str())) {
+            Some(Ok(Published::ToSubscribers)) => published.push(delivery),
+            Some(Ok(Published::NoSubscribers)) => {
                 let why = "nobody has subscribed to the topic".to_owned();
-                reached_nobody.push((head.delivery.as_str(), why));
-                note(head, unheard(head));
+                reached_nobody.push((delivery, why));
             }
-            Err(error) => {
-                if matches!(error, EmqxError::Rejected { .. }) {
-                    reached_nobody.push((head.delivery.as_str(), error.to_string()));
-                }
-                note(head, failed(head, &error));
+            Some(Err(error @ EmqxError::Rejected { .. })) => {
+                reached_nobody.push((delivery, error.to_string()));
             }
+            // It may have arrived.
+            Some(Err(_)) | None => {}
         }
+    }
+    let mut ended = Vec::new();
+    for (head, to) in to_send {
+        let waiting = match sent.get(&(head.message.as_str(), to.topic.as_str())) {
+            Some(Ok(Published::ToSubscribers)) if head.limits.confirm == Confirmation::Sent => {
+                ended.push((head.line.clone(), Progress::Ended));
+                continue;
+            }
+            Some(Ok(Published::ToSubscribers)) => {
+                again(head.limits.ack_timeout.min(left(head)), "waits for its receipt")
+            }
+            Some(Ok(Published::NoSubscribers)) | None => unheard(head),
+            Some(Err(error)) => failed(head, error),
+        };
+        note(head, waiting);
     }
     progress.extend(ended);
     if !published.is_empty() {
@@ -401,16 +448,16 @@ async fn publish(
     to: &Recipient,
     expiry: Duration,
 ) -> Result<Published, EmqxError> {
-    let delivery = &head.delivery;
+    let id = &head.message;
     let payload = match head.envelope {
-        true => Cow::Owned(format!("{{\"id\":\"{delivery}\",\"value\":{}}}", head.payload)),
+        true => Cow::Owned(format!("{{\"id\":\"{id}\",\"value\":{}}}", head.payload)),
         false => Cow::Borrowed(head.payload.as_str()),
     };
     let message = CommandPublish {
         topic: &to.topic,
         payload: &payload,
         expiry: expiry.max(LEAST_EXPIRY),
-        delivery,
+        id,
     };
     api.publish(&message).await
 }

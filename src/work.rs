@@ -160,7 +160,7 @@ impl<K: Kind> Worker<K> {
     #[must_use]
     pub fn new(kind: K, target: Target, wake: Arc<Notify>, metrics: WorkMetrics) -> Self {
         let target = target.for_background();
-        metrics.waiting(K::NAME, 0);
+        metrics.waiting(K::NAME, 0, Duration::ZERO);
         Self { kind, target, wake, metrics, pause: Pause::default() }
     }
 
@@ -183,11 +183,10 @@ impl<K: Kind> Worker<K> {
         while !stop.is_cancelled() {
             self.carry_out_what_is_due(&client, stop).await?;
             let longest = within(QUERY_TIMEOUT, self.kind.look_after(&client)).await?;
-            let (waiting, until_due) =
-                within(QUERY_TIMEOUT, work::waiting(&*client, K::NAME)).await?;
-            self.metrics.waiting(K::NAME, waiting);
+            let waiting = within(QUERY_TIMEOUT, work::waiting(&*client, K::NAME)).await?;
+            self.metrics.waiting(K::NAME, waiting.rows, waiting.overdue);
             // What is due and was not taken is being changed by somebody: its commit wakes, or a later look.
-            let until_due = until_due.filter(|_| self.kind.is_carried_out());
+            let until_due = waiting.until_due.filter(|_| self.kind.is_carried_out());
             let until_due = until_due.map(|until| until.max(PAUSE_FIRST));
             let wait = self.pause.left().or(until_due).unwrap_or(POLL);
             tokio::select! {

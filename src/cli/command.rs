@@ -11,7 +11,7 @@ use crate::cli::arguments::{duration, number};
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::output::{self, or_dash, print, table, timestamp};
-use crate::cli::rule::devices_in_words;
+use crate::cli::rule::{devices_in_words, shared_in_words};
 use crate::domain::command::CommandPayload;
 use crate::domain::delivery::Confirmation;
 use crate::domain::name::{CapabilityName, DeviceName, RuleName};
@@ -174,7 +174,8 @@ impl SendArguments {
             return context.output.result(&choice, || {
                 let by = choice.rule.as_ref().map(|rule| format!(", by rule \"{rule}\""));
                 let (devices, by) = (devices_in_words(&choice), by.unwrap_or_default());
-                format!("It would go to {devices}{by}. Nothing was sent.")
+                let shared = shared_in_words(&choice);
+                format!("It would go to {devices}{by}. Nothing was sent.{shared}")
             });
         }
         let send = async |client: &mut Client| commands::send(client, &command).await;

@@ -5,9 +5,10 @@ use serde_json::json;
 
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
-use crate::cli::output::table;
+use crate::cli::output::{remark, table};
 use crate::domain::acl;
 use crate::domain::name::DeviceName;
+use crate::domain::request::{RESULTS, hears_results_of_others};
 use crate::domain::topic::TopicFilter;
 use crate::fleet::Added;
 use crate::fleet::grants::{self, GrantRow};
@@ -82,6 +83,13 @@ async fn add(
     action: Action,
     filter: &TopicFilter,
 ) -> Result<(), CliError> {
+    if matches!(action, Action::Subscribe)
+        && hears_results_of_others(device.as_str(), filter.as_str())
+    {
+        remark(&format!(
+            "{filter} includes topics below {RESULTS}: the device hears what becomes of the commands that every service there asks for"
+        ));
+    }
     let client = context.connect().await?;
     let added = grants::add(&client, device, action.into(), filter).await?;
     let action = acl::Action::from(action).word();

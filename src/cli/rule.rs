@@ -11,7 +11,7 @@ use crate::cli::output::{table, yes_no};
 use crate::domain::name::{CapabilityName, RuleName};
 use crate::domain::routing::Strategy;
 use crate::domain::selector::Selector;
-use crate::fleet::routing::Choice;
+use crate::fleet::routing::{Choice, SharedTopic};
 use crate::fleet::rules::{self, NewRule, PRIORITY, RuleChange, RuleRow, Trial};
 
 /// Routing rules, which say which devices get a capability's commands: add, set, list, show, test, enable, disable, remove.
@@ -181,7 +181,7 @@ async fn set_enabled(context: &Context, name: &RuleName, enabled: bool) -> Resul
 async fn test(context: &Context, name: &RuleName) -> Result<(), CliError> {
     let client = context.connect().await?;
     let Trial { rule, choice, preceded_by } = rules::test(&client, name, bounds(context)?).await?;
-    let result = json!({"rule": rule, "devices": choice.devices, "preceded_by": preceded_by});
+    let result = json!({"rule": rule, "devices": choice.devices, "shared_topics": choice.shared_topics, "preceded_by": preceded_by});
     context.output.result(&result, || {
         let mut text = match choice.devices.len() {
             0 => "It yields no device.".to_owned(),
@@ -194,7 +194,7 @@ async fn test(context: &Context, name: &RuleName) -> Result<(), CliError> {
                 " It is not asked: rule \"{other}\" comes before it and yields devices."
             ));
         }
-        text
+        text + &shared_in_words(&choice)
     })
 }
 
@@ -212,6 +212,23 @@ pub(super) fn devices_in_words(choice: &Choice) -> String {
         1 => format!("1 device: {names}"),
         count if count <= NAMED => format!("{count} devices: {names}"),
         count => format!("{count} devices: {names} and {} more", count - NAMED),
+    }
+}
+
+/// Topics that others hear too, a line each.
+pub(super) fn shared_in_words(choice: &Choice) -> String {
+    let line = |shared: &SharedTopic| {
+        let (first, more) = shared.devices.split_at(shared.devices.len().min(NAMED));
+        let more = match more.len() {
+            0 => String::new(),
+            count => format!(" and {count} more"),
+        };
+        format!("\nAll on the topic {} get it: {}{more}.", shared.topic, first.join(", "))
+    };
+    let lines: String = choice.shared_topics.iter().take(NAMED).map(line).collect();
+    match choice.shared_topics.len().saturating_sub(NAMED) {
+        0 => lines,
+        more => format!("{lines}\n{more} more topics are shared."),
     }
 }
 

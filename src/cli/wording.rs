@@ -186,6 +186,9 @@ fn sentence(thing: &Thing, rule: &Rule) -> String {
         Rule::DeviceDisabled => {
             return "it is disabled and gets no commands; see `fleetgate device enable`".to_owned();
         }
+        Rule::GatewayDisabled => {
+            return "its gateway is disabled, and it gets no commands; see `fleetgate device enable`".to_owned();
+        }
         Rule::NoCommandTopic(capability) => {
             return format!(
                 "it has no command topic for \"{capability}\"; give it one with `fleetgate binding add` or `binding set`"

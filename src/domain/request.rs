@@ -9,6 +9,7 @@ use thiserror::Error;
 use crate::domain::command::CommandPayload;
 use crate::domain::name::DeviceName;
 use crate::domain::selector::{Age, Selector};
+use crate::domain::topic::{filters_overlap, grant_covers};
 
 /// What the topics begin with that no device has.
 pub const FLEETGATE: &str = "fleetgate/";
@@ -22,6 +23,13 @@ pub const MAX_REQUEST_BYTES: usize = crate::domain::command::MAX_PAYLOAD_BYTES +
 const MAX_ID_BYTES: usize = 64;
 /// Most devices that a request names.
 const MAX_NAMED: usize = 100;
+
+/// Whether a right to subscribe lets somebody hear what became of other services' requests.
+#[must_use]
+pub fn hears_results_of_others(device: &str, filter: &str) -> bool {
+    filters_overlap(filter, &format!("{RESULTS}+/+"))
+        && !grant_covers(&format!("{RESULTS}{device}/#"), filter)
+}
 
 /// A command that a service asks for.
 #[derive(Debug, Clone, PartialEq)]

@@ -177,6 +177,20 @@ pub fn grant_covers(grant: &str, filter: &str) -> bool {
     }
 }
 
+/// Whether there is a topic that both filters match. Both must be well formed.
+#[must_use]
+pub fn filters_overlap(one: &str, other: &str) -> bool {
+    let mut levels = (one.split('/'), other.split('/'));
+    loop {
+        match (levels.0.next(), levels.1.next()) {
+            (Some("#"), _) | (_, Some("#")) | (None, None) => return true,
+            (Some("+"), Some(_)) | (Some(_), Some("+")) => {}
+            (Some(level), Some(same)) if level == same => {}
+            _ => return false,
+        }
+    }
+}
+
 /// What would be read as something else than a topic where rules are written: by EMQX, or by who comes
 /// from mosquitto.
 fn check_patterns(text: &str) -> Result<(), TopicError> {
@@ -288,6 +302,36 @@ mod tests {
 
     fn grant(text: &str) -> Result<(), TopicError> {
         text.parse::<TopicFilter>().map(drop)
+    }
+
+    /// Of all filters and topics of up to three levels: two filters overlap where a topic matches both.
+    #[test]
+    fn filters_overlap_where_a_topic_matches_both() {
+        let paths = |levels: &[&str]| -> Vec<String> {
+            let one = levels.iter().map(|level| (*level).to_owned());
+            let longer = |paths: &[String]| -> Vec<String> {
+                let with = |path: &String| {
+                    levels.iter().map(move |level| format!("{path}/{level}")).collect::<Vec<_>>()
+                };
+                paths.iter().flat_map(with).collect()
+            };
+            let one: Vec<String> = one.collect();
+            let two = longer(&one);
+            let three = longer(&two);
+            [one, two, three].concat()
+        };
+        let topics = [paths(&["a", "b"]), vec!["a/a/a/a".to_owned()]].concat();
+        let filters: Vec<String> = paths(&["a", "b", "+", "#"]);
+        let filters: Vec<&String> =
+            filters.iter().filter(|filter| check_topic_filter(filter).is_ok()).collect();
+        for one in &filters {
+            for other in &filters {
+                let both =
+                    |topic: &&String| filter_matches(one, topic) && filter_matches(other, topic);
+                let expected = topics.iter().any(|topic| both(&topic));
+                assert_eq!(filters_overlap(one, other), expected, "{one} {other}");
+            }
+        }
     }
 
     #[test]

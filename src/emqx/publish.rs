@@ -21,8 +21,8 @@ pub struct CommandPublish<'a> {
     pub payload: &'a str,
     /// How long EMQX may keep it. Only whole seconds count, and at least one is needed.
     pub expiry: Duration,
-    /// The id of the delivery: what EMQX tells of the message has it, and the device gets it.
-    pub delivery: &'a str,
+    /// The id of its delivery or deliveries: what EMQX tells of the message has it, and the device gets it.
+    pub id: &'a str,
 }
 
 /// What EMQX did with a message.
@@ -58,9 +58,9 @@ impl EmqxApi {
             "retain": false,
             "properties": {
                 "message_expiry_interval": message.expiry.as_secs(),
-                "correlation_data": message.delivery,
+                "correlation_data": message.id,
                 "content_type": "application/json",
-                "user_properties": {"delivery": message.delivery},
+                "user_properties": {"delivery": message.id},
             },
         });
         let request = self.request(Method::POST, "publish").json(&body);

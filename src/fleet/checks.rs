@@ -1,12 +1,14 @@
 //! What deserves a look in the fleet: expiring credentials, devices that cannot log in, locks, clocks.
 
+use std::collections::BTreeSet;
 use std::pin::pin;
 
 use futures_util::TryStreamExt;
 use jiff::SignedDuration;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Row};
 
 use crate::domain::password_hash::PasswordHash;
+use crate::domain::request::hears_results_of_others;
 use crate::domain::schema::StateSchema;
 use crate::registry::error::RegistryError;
 
@@ -119,6 +121,34 @@ pub async fn locks(client: &Client) -> Result<Named, RegistryError> {
         "SELECT concat_ws(' from ', nullif(device_name, ''), host(address)), count(*) OVER ()
          FROM login_locks WHERE locked_until > now() ORDER BY locked_until DESC LIMIT $1";
     named(client, "locks of logins", statement).await
+}
+
+/// Command topics that several enabled devices are on.
+///
+/// # Errors
+/// A database that is away.
+pub async fn shared_topics(client: &Client) -> Result<Named, RegistryError> {
+    let statement = "SELECT command_topic, count(*) OVER () FROM topic_bindings
+         JOIN devices AS device ON device.id = device_id AND device.enabled
+         WHERE command_topic IS NOT NULL GROUP BY command_topic HAVING count(DISTINCT device_id) > 1
+         ORDER BY count(DISTINCT device_id) DESC, command_topic LIMIT $1";
+    named(client, "the command topics", statement).await
+}
+
+/// Enabled devices that hear what becomes of commands that other services ask for.
+///
+/// # Errors
+/// A database that is away.
+pub async fn hearing_results(client: &Client) -> Result<Named, RegistryError> {
+    let statement = "SELECT device.name, topic_filter FROM topic_grants
+         JOIN devices AS device ON device.id = device_id AND device.enabled
+         WHERE action = 'subscribe' AND topic_filter ~ '^([#+]|fleetgate/)' ORDER BY device.name";
+    let rows = client.query(statement, &[]).await.map_err(RegistryError::on("the grants"))?;
+    let hears = |row: &&Row| hears_results_of_others(row.get(0), row.get(1));
+    let names: BTreeSet<&str> = rows.iter().filter(hears).map(|row| row.get(0)).collect();
+    let mut hearing = Named::default();
+    names.into_iter().for_each(|name| hearing.add(name));
+    Ok(hearing)
 }
 
 /// Addresses that many devices share.

@@ -86,8 +86,10 @@ pub struct CommandRow {
 /// What became of a command at one device.
 #[derive(Debug, Clone, Serialize)]
 pub struct DeliveryRow {
-    /// Its id, which goes with the message.
+    /// Its id.
     pub id: String,
+    /// The id that goes with the message: its own, or one that it shares with others on the same topic.
+    pub message: String,
     /// The device, by the name of then.
     pub device: String,
     /// The binding.
@@ -199,10 +201,17 @@ async fn insert(
         .map_err(FleetError::on(&thing))?;
     let row = row.ok_or_else(|| FleetError::rule(&thing, Rule::AlreadyExpired))?;
     let id: String = row.get(0);
-    let statement = "INSERT INTO command_deliveries (command_id, device_id, device_name, binding, awaits_report, asked_at)
-         SELECT command.id, device, name, $2, $5, command.asked_at
-         FROM unnest($3::bigint[], $4::text[]) WITH ORDINALITY AS it (device, name, place)
-         JOIN commands AS command ON command.id = $1::text::uuid ORDER BY place";
+    // Those on one topic get one message: that of the first.
+    let statement = "WITH it AS MATERIALIZED (
+             SELECT gen_random_uuid() AS id, it.device, it.name, place, command_topic AS topic
+             FROM unnest($3::bigint[], $4::text[]) WITH ORDINALITY AS it (device, name, place)
+             LEFT JOIN topic_bindings AS binding ON binding.device_id = it.device AND binding.name = $2)
+         INSERT INTO command_deliveries (id, message, command_id, device_id, device_name, binding, awaits_report, asked_at)
+         SELECT it.id, CASE WHEN topic IS NOT NULL AND count(*) OVER on_topic > 1
+                    THEN first_value(it.id) OVER (on_topic ORDER BY place) END,
+                command.id, device, name, $2, $5, command.asked_at
+         FROM it JOIN commands AS command ON command.id = $1::text::uuid
+         WINDOW on_topic AS (PARTITION BY topic) ORDER BY place";
     let awaits_report = confirm == Confirmation::State.word();
     client
         .execute(statement, &[&id, &name, &ids, &names, &awaits_report])
@@ -293,7 +302,9 @@ pub async fn check_only(
     let thing = about(&new.capability);
     let transaction = client.transaction().await.map_err(FleetError::on(&thing))?;
     let capability = check(&transaction, new).await?;
-    choose(&transaction, new, &capability).await
+    let choice = choose(&transaction, new, &capability).await?;
+    let shared_topics = routing::shared_topics(&transaction, &new.capability, &choice).await?;
+    Ok(Choice { shared_topics, ..choice })
 }
 
 /// The capability, if the command may be asked for.
@@ -335,9 +346,11 @@ async fn recipients(
     let thing = about(&new.capability);
     let names: Vec<&str> = devices.iter().map(DeviceName::as_str).collect();
     let statement = "SELECT device.id, device.enabled, binding.command_topic IS NOT NULL,
-             binding.state_topic IS NOT NULL, binding.reply_topic IS NOT NULL, presence.online
+             binding.state_topic IS NOT NULL, binding.reply_topic IS NOT NULL, presence.online,
+             coalesce(gateway.enabled, true)
          FROM unnest($1::text[]) WITH ORDINALITY AS it (name, place)
          LEFT JOIN devices AS device ON device.name = it.name
+         LEFT JOIN devices AS gateway ON gateway.id = device.gateway
          LEFT JOIN device_presence AS presence ON presence.device_id = device.id
          LEFT JOIN topic_bindings AS binding ON binding.device_id = device.id AND binding.capability = $2
          ORDER BY place";
@@ -350,6 +363,7 @@ async fn recipients(
         let is = |column: usize| row.get::<_, Option<bool>>(column) == Some(true);
         let rule = match () {
             () if !is(1) => Rule::DeviceDisabled,
+            () if !is(6) => Rule::GatewayDisabled,
             () if !is(2) => Rule::NoCommandTopic(new.capability.clone()),
             () if needs.state_topic && !is(3) => Rule::NoStateTopic(new.capability.clone()),
             () if needs.reply_topic && !is(4) => Rule::NoReplyTopic(new.capability.clone()),
@@ -456,7 +470,7 @@ pub async fn show(client: &impl GenericClient, id: &str) -> Result<CommandDetail
     let statement = format!("{COMMANDS} WHERE command.id = $1::text::uuid");
     let row = client.query_opt(&statement, &[&id]).await.map_err(FleetError::on(&thing))?;
     let row = row.ok_or_else(|| FleetError::NotFound(thing.clone()))?;
-    let statement = "SELECT delivery.id::text AS id, device_name, binding, topic, attempts, attempted_at,
+    let statement = "SELECT delivery.id::text AS id, coalesce(message, delivery.id)::text AS message, device_name, binding, topic, attempts, attempted_at,
              published_at, written_at, written_qos, acked_at, superseded_at, cancelled_at, cancelled_why,
              answered_at, answered_ok, answer, ended_at, ended_as, last_error, expires_at, confirm, ack_timeout,
              answer_in, clock_timestamp() AS now
@@ -484,6 +498,7 @@ fn delivery_row(row: &Row) -> Result<DeliveryRow, FleetError> {
     let cancelled: Option<String> = row.get("cancelled_why");
     Ok(DeliveryRow {
         id: row.get("id"),
+        message: row.get("message"),
         device: row.get("device_name"),
         binding: row.get("binding"),
         state,

@@ -205,6 +205,8 @@ pub enum Rule {
     NoDeviceToRetry(Vec<String>),
     /// The device is disabled.
     DeviceDisabled,
+    /// The device's gateway is disabled.
+    GatewayDisabled,
     /// The device has no command topic for the capability.
     NoCommandTopic(CapabilityName),
     /// The command is confirmed by the device's state, and it has no state topic for the capability.
@@ -533,6 +535,7 @@ impl Rule {
             | Self::NothingToRetry
             | Self::NoDeviceToRetry(_)
             | Self::DeviceDisabled
+            | Self::GatewayDisabled
             | Self::NoCommandTopic(_)
             | Self::NoStateTopic(_)
             | Self::NoReplyTopic(_)

@@ -58,6 +58,18 @@ pub struct Choice {
     /// The selector that did.
     #[serde(skip)]
     pub selector: Option<Selector>,
+    /// Command topics that further devices or several of these are on: what is sent there reaches all of them. Only looked
+    /// for where nothing is sent.
+    pub shared_topics: Vec<SharedTopic>,
+}
+
+/// A command topic of several devices.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SharedTopic {
+    /// The topic.
+    pub topic: String,
+    /// Every enabled device on it, by name.
+    pub devices: Vec<String>,
 }
 
 /// What a binding needs for a command to be confirmed.
@@ -85,8 +97,8 @@ impl Needs {
     }
 }
 
-/// Chooses among the devices that can get a command of the capability and for which the selector holds: enabled, with a
-/// command topic for it, and what confirming needs. For `any`, whoever chooses for the same capability waits until the
+/// Chooses among the devices that can get a command of the capability and for which the selector holds: enabled, as its
+/// gateway, with a command topic for it, and what confirming needs. For `any`, whoever chooses for the same capability waits until the
 /// caller's transaction has ended, so that two commands at a time do not choose the same device.
 ///
 /// # Errors
@@ -121,8 +133,10 @@ pub(super) async fn choose(
          FROM device_capabilities AS can
          JOIN devices AS device ON device.id = can.device_id
          JOIN topic_bindings AS binding ON binding.device_id = device.id AND binding.name = can.capability
+         LEFT JOIN devices AS gateway ON gateway.id = device.gateway
          LEFT JOIN device_state AS heard ON heard.device_id = device.id
          WHERE can.capability = $1 AND device.enabled AND binding.command_topic IS NOT NULL
+           AND coalesce(gateway.enabled, true)
            AND (NOT $2 OR binding.state_topic IS NOT NULL) AND (NOT $3 OR binding.reply_topic IS NOT NULL)
            AND {}
          ORDER BY {order} LIMIT $4",
@@ -142,9 +156,32 @@ pub(super) async fn choose(
         |row: &tokio_postgres::Row| Chosen { id: row.get(0), name: row.get(1), online: row.get(2) };
     Ok(Choice {
         devices: rows.iter().map(chosen).collect(),
-        rule: None,
         selector: Some(selector.clone()),
+        ..Choice::default()
     })
+}
+
+/// The command topics of the chosen that several devices are on.
+///
+/// # Errors
+/// A database that is away.
+pub(super) async fn shared_topics(
+    client: &impl GenericClient,
+    capability: &CapabilityName,
+    choice: &Choice,
+) -> Result<Vec<SharedTopic>, FleetError> {
+    let chosen: Vec<i64> = choice.devices.iter().map(|device| device.id).collect();
+    let statement = "WITH chosen AS (
+             SELECT DISTINCT command_topic FROM topic_bindings
+             WHERE device_id = ANY ($1) AND name = $2 AND command_topic IS NOT NULL)
+         SELECT command_topic, array_agg(DISTINCT device.name) AS devices
+         FROM chosen JOIN topic_bindings USING (command_topic)
+         JOIN devices AS device ON device.id = device_id AND device.enabled
+         GROUP BY command_topic HAVING count(DISTINCT device_id) > 1 ORDER BY command_topic";
+    let rows = client.query(statement, &[&chosen, &capability.as_str()]).await;
+    let rows = rows.map_err(RegistryError::on("the devices on a topic"))?;
+    let shared = |row: &tokio_postgres::Row| SharedTopic { topic: row.get(0), devices: row.get(1) };
+    Ok(rows.iter().map(shared).collect())
 }
 
 /// Whom a selector or rules choose; at least one device.

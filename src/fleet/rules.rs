@@ -226,6 +226,8 @@ pub async fn test(
     let needs = Needs::of(client, &capability).await?;
     let (selector, strategy) = rule.parsed()?;
     let choice = routing::choose(client, &capability, &selector, strategy, needs, most).await?;
+    let shared_topics = routing::shared_topics(client, &capability, &choice).await?;
+    let choice = Choice { shared_topics, ..choice };
     let mut preceded_by = None;
     for other in list(client, Some(&capability)).await? {
         if other.name == rule.name {

@@ -42,7 +42,7 @@ impl Ingest {
         message: &Message<'_>,
     ) -> Result<(), IngestError> {
         let Some(Reply { delivery, ok, text }) = Reply::read(message) else { return Ok(()) };
-        let fact = Fact::Answered { ok, answer: text };
+        let fact = Fact::Answered { ok, answer: text, topic: message.topic.to_string() };
         self.note(&delivery, device.id, fact).await.map(drop)
     }
 

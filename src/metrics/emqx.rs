@@ -1,5 +1,7 @@
 //! Metrics of what Fleetgate asks of EMQX: calls, kick-outs, sweeps.
 
+use std::time::Duration;
+
 use prometheus::{
     Error, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec,
@@ -30,12 +32,15 @@ impl EmqxMetrics {
 #[derive(Clone)]
 pub struct WorkMetrics {
     waiting: IntGaugeVec,
+    overdue: IntGaugeVec,
 }
 
 impl WorkMetrics {
-    /// How much of a kind waits.
-    pub fn waiting(&self, kind: &str, rows: i64) {
+    /// How much of a kind waits, and how long the first of it has been due.
+    pub fn waiting(&self, kind: &str, rows: i64, overdue: Duration) {
         self.waiting.with_label_values(&[kind]).set(rows);
+        let seconds = i64::try_from(overdue.as_secs()).unwrap_or(i64::MAX);
+        self.overdue.with_label_values(&[kind]).set(seconds);
     }
 }
 
@@ -132,7 +137,12 @@ impl Adder<'_> {
             "Rows of the work queue by kind: what has yet to be done elsewhere. kick_out: client ids whose session has yet to end. command: devices' capabilities with commands that have not ended.",
             &["kind"],
         )?;
-        Ok(WorkMetrics { waiting })
+        let overdue = self.gauges(
+            "fleetgate_work_overdue_seconds",
+            "How long the first row of the work queue of a kind has been due. It grows when no replica carries the kind out, or more comes than they can.",
+            &["kind"],
+        )?;
+        Ok(WorkMetrics { waiting, overdue })
     }
 
     pub(super) fn kick_outs(&self) -> Result<KickOutMetrics, Error> {

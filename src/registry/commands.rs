@@ -1,6 +1,6 @@
 //! Deliveries of commands, as the worker that sends them sees them (`sql/V8`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -22,6 +22,10 @@ pub struct Head {
     pub line: String,
     /// The delivery.
     pub delivery: String,
+    /// The id that goes with the message: the delivery's, or one that several on the same topic share.
+    pub message: String,
+    /// Whether it was shared when the command was asked for.
+    pub shares_message: bool,
     /// What is known of it.
     pub facts: Facts,
     /// What bounds it.
@@ -94,7 +98,8 @@ pub async fn heads(
 }
 
 const HEADS: &str = "
-    SELECT line.key, head.id::text AS delivery, head.*, command.expires_at, command.ack_timeout,
+    SELECT line.key, head.id::text AS delivery, coalesce(head.message, head.id)::text AS message_id,
+           head.message IS NOT NULL AS shares_message, head.*, command.expires_at, command.ack_timeout,
            command.answer_in, command.confirm, command.envelope, command.payload, device.id IS NOT NULL AS device_is_there,
            command.service_id IS NULL OR fleetgate_may_command(command.service_id, command.capability) AS asker_may,
            coalesce(gateway.effective_client_id, device.effective_client_id) AS client_id, device.enabled,
@@ -130,6 +135,8 @@ fn head(row: &Row) -> Result<Head, RegistryError> {
     Ok(Head {
         line: row.get("key"),
         delivery: row.get("delivery"),
+        message: row.get("message_id"),
+        shares_message: row.get("shares_message"),
         facts: facts(row),
         limits: limits(row)?,
         payload: row.get("payload"),
@@ -162,6 +169,26 @@ pub async fn in_flight(
     let count =
         |row: &Row| (row.get(0), usize::try_from(row.get::<_, i64>(1)).unwrap_or(usize::MAX));
     Ok(rows.iter().map(count).collect())
+}
+
+/// Which of these messages, each for several devices on a topic, would reach one that is online while an earlier command of it
+/// has not ended.
+///
+/// # Errors
+/// A database that is away.
+pub async fn out_of_turn(
+    client: &impl GenericClient,
+    messages: &[&str],
+) -> Result<BTreeSet<String>, RegistryError> {
+    let statement = "
+        SELECT DISTINCT other.message::text
+        FROM command_deliveries AS other
+        JOIN command_deliveries AS earlier ON earlier.device_id = other.device_id AND earlier.binding = other.binding
+            AND earlier.ended_at IS NULL AND earlier.attempts > 0
+        JOIN device_presence AS presence ON presence.device_id = other.device_id AND presence.online
+        WHERE other.message = ANY ($1::text[]::uuid[]) AND other.ended_at IS NULL AND other.attempts = 0";
+    let rows = client.query(statement, &[&messages]).await.map_err(on_commands())?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 /// The facts of a row of `command_deliveries`.
@@ -264,29 +291,66 @@ pub struct Attempt<'a> {
     pub before: u32,
 }
 
+/// An attempt that is noted and may be made.
+pub struct Begun {
+    /// The delivery.
+    pub delivery: String,
+    /// The id that goes with the message.
+    pub message: String,
+    /// Where it goes.
+    pub topic: String,
+}
+
 /// Notes attempts before they are made, so that none is forgotten. Returns which may be made: not what was
-/// cancelled, acknowledged or attempted by somebody else meanwhile.
+/// cancelled, acknowledged or attempted by somebody else meanwhile. Where a message is for several devices on a topic, an
+/// attempt for one is an attempt for all that can hear it: not attempted so far, next in their lines, online, and on the
+/// topic still.
 ///
 /// # Errors
 /// A database that is away.
 pub async fn begin(
     client: &impl GenericClient,
     attempts: &[Attempt<'_>],
-) -> Result<Vec<String>, RegistryError> {
+) -> Result<Vec<Begun>, RegistryError> {
     let deliveries: Vec<&str> = attempts.iter().map(|attempt| attempt.delivery).collect();
     let topics: Vec<&str> = attempts.iter().map(|attempt| attempt.topic).collect();
     let before = |attempt: &Attempt<'_>| i32::try_from(attempt.before).unwrap_or(i32::MAX);
     let before: Vec<i32> = attempts.iter().map(before).collect();
-    let begin = "
-        UPDATE command_deliveries AS delivery
-        SET attempts = attempts + 1, attempted_at = clock_timestamp(), topic = it.topic
-        FROM unnest($1::text[], $2::text[], $3::integer[]) AS it (id, topic, before)
-        WHERE delivery.id = it.id::uuid AND attempts = it.before AND ended_at IS NULL
-          AND cancelled_at IS NULL AND superseded_at IS NULL AND acked_at IS NULL
-        RETURNING delivery.id::text";
-    let rows = client.query(begin, &[&deliveries, &topics, &before]).await;
-    Ok(rows.map_err(on_commands())?.iter().map(|row| row.get(0)).collect())
+    let rows = client.query(BEGIN, &[&deliveries, &topics, &before]).await.map_err(on_commands())?;
+    let begun = |row: &Row| Begun { delivery: row.get(0), message: row.get(1), topic: row.get(2) };
+    Ok(rows.iter().map(begun).collect())
 }
+
+// Locked in one order, so that two replicas that begin for each other's devices don't wait for each other in a circle; the
+// second then finds them attempted.
+const BEGIN: &str = "
+    WITH asked AS (
+        SELECT it.id::uuid AS id, it.topic, it.before
+        FROM unnest($1::text[], $2::text[], $3::integer[]) AS it (id, topic, before)),
+    wanted AS (
+        SELECT id, topic, before FROM asked
+        UNION
+        SELECT other.id, asked.topic, 0
+        FROM asked
+        JOIN command_deliveries AS own ON own.id = asked.id
+        JOIN command_deliveries AS other ON other.message = own.message AND other.attempts = 0 AND other.ended_at IS NULL
+        JOIN topic_bindings AS binding ON binding.device_id = other.device_id AND binding.name = other.binding
+            AND binding.command_topic = asked.topic
+        JOIN devices AS device ON device.id = other.device_id AND device.enabled
+        LEFT JOIN devices AS gateway ON gateway.id = device.gateway
+        JOIN device_presence AS presence ON presence.device_id = device.id AND presence.online
+        WHERE coalesce(gateway.enabled, true) AND NOT EXISTS (
+            SELECT FROM command_deliveries AS earlier
+            WHERE earlier.device_id = other.device_id AND earlier.binding = other.binding AND earlier.ended_at IS NULL
+              AND (earlier.attempts > 0 OR (earlier.asked_at, earlier.position) < (other.asked_at, other.position)))),
+    locked AS MATERIALIZED (
+        SELECT delivery.id FROM command_deliveries AS delivery JOIN wanted USING (id) ORDER BY delivery.id FOR UPDATE OF delivery)
+    UPDATE command_deliveries AS delivery
+    SET attempts = attempts + 1, attempted_at = clock_timestamp(), topic = wanted.topic
+    FROM wanted JOIN locked USING (id)
+    WHERE delivery.id = wanted.id AND attempts = wanted.before AND ended_at IS NULL
+      AND cancelled_at IS NULL AND superseded_at IS NULL AND acked_at IS NULL
+    RETURNING delivery.id::text, coalesce(message, delivery.id)::text, delivery.topic";
 
 /// Notes that EMQX had a subscriber for these.
 ///
@@ -341,32 +405,38 @@ pub enum Fact {
         ok: bool,
         /// What it said, at most [`crate::domain::reply::MAX_REPLY_BYTES`].
         answer: String,
+        /// Its reply topic.
+        topic: String,
     },
 }
 
-/// Notes a fact about a delivery to a device or to a child of it; `false` when neither has such a delivery. The id comes from the
-/// bus, and may be any text.
+/// Notes a fact about a message for a device or for children of it; `false` when none of them has such a delivery. The id comes
+/// from the bus, and may be any text.
 ///
 /// # Errors
 /// A database that is away.
 pub async fn note(
     client: &impl GenericClient,
-    delivery: &str,
+    message: &str,
     device: DeviceId,
     fact: &Fact,
 ) -> Result<bool, RegistryError> {
-    if !is_id(delivery) {
+    if !is_id(message) {
         return Ok(false);
     }
     let (word, qos, stamp, reply) = match fact {
         Fact::Written { qos, stamp } => ("written", Some(i16::from(*qos)), Some(*stamp), None),
         Fact::Acknowledged { stamp } => ("acked", None, Some(*stamp), None),
-        Fact::Answered { ok, answer } => ("answered", None, None, Some((*ok, answer.as_str()))),
+        Fact::Answered { ok, answer, topic } => {
+            ("answered", None, None, Some((*ok, answer.as_str(), topic.as_str())))
+        }
     };
-    let (ok, answer) = reply.unzip();
-    let statement = "SELECT fleetgate_note_command_fact($1::text::uuid, $2, $3, $4, $5, $6, $7)";
+    let ok = reply.map(|(ok, ..)| ok);
+    let (answer, topic) = reply.map(|(_, answer, topic)| (answer, topic)).unzip();
+    let statement =
+        "SELECT fleetgate_note_command_fact($1::text::uuid, $2, $3, $4, $5, $6, $7, $8)";
     let row = client
-        .query_one(statement, &[&delivery, &device.0, &word, &qos, &stamp, &ok, &answer])
+        .query_one(statement, &[&message, &device.0, &word, &qos, &stamp, &ok, &answer, &topic])
         .await;
     Ok(row.map_err(on_commands())?.get(0))
 }

@@ -169,19 +169,30 @@ pub(super) fn keys<'a>(work: &[&'a Work]) -> (Vec<&'a str>, Vec<Timestamp>) {
     work.iter().map(|work| (work.key.as_str(), work.changed_at)).unzip()
 }
 
-/// How much of a kind waits, and the time until the first of it is due; `None` when nothing waits.
+/// What waits of a kind.
+pub struct Waiting {
+    /// How many rows.
+    pub rows: i64,
+    /// Time until the first of them is due; `None` when nothing waits.
+    pub until_due: Option<Duration>,
+    /// How long the first of them has been due.
+    pub overdue: Duration,
+}
+
+/// How much of a kind waits, and for how long.
 ///
 /// # Errors
 /// A database that is away.
-pub async fn waiting(
-    client: &impl GenericClient,
-    kind: &str,
-) -> Result<(i64, Option<Duration>), RegistryError> {
+pub async fn waiting(client: &impl GenericClient, kind: &str) -> Result<Waiting, RegistryError> {
     let waiting = "SELECT count(*), extract(epoch FROM min(due_at) - now())::float8
                    FROM work_queue WHERE kind = $1";
     let row = client.query_one(waiting, &[&kind]).await.map_err(on_work())?;
     let until_due: Option<f64> = row.get(1);
-    let until_due = until_due
-        .map(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX));
-    Ok((row.get(0), until_due))
+    let duration =
+        |seconds: f64| Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX);
+    Ok(Waiting {
+        rows: row.get(0),
+        until_due: until_due.map(duration),
+        overdue: duration(-until_due.unwrap_or_default()),
+    })
 }

@@ -8,6 +8,7 @@ use fleetgate::config::Sources;
 
 use crate::support::app::{TestApp, config};
 use crate::support::bus::connected;
+use crate::support::commands::{fleetgate, run};
 use crate::support::fake_emqx::FakeEmqx;
 use crate::support::fleet::Fleet;
 use crate::support::postgres::{SERVING_ROLE, TestDatabase, fresh_database, new_server};
@@ -46,7 +47,7 @@ async fn a_healthy_system_has_nothing_to_say() {
     fleet.device("a").await.secret("a").await;
     let report = report(&database.url, &[]).await;
     assert!(report.findings.iter().all(|finding| finding.status == Status::Ok), "{report}");
-    assert_eq!(report.findings.len(), 24, "{report}");
+    assert_eq!(report.findings.len(), 26, "{report}");
     assert!(found(&report, "listen and notify").1.contains("arrives after"));
 }
 
@@ -230,6 +231,42 @@ async fn guessing_and_its_limits_are_told() {
     assert!(status == Status::Warning && words.contains("fleetgate lock list"), "{words}");
     let (status, words) = found(&report, "password checks");
     assert!(status == Status::Warning && words.contains("hashing.queue is 64"), "{words}");
+}
+
+#[tokio::test]
+async fn who_hears_what_is_for_others_is_told() {
+    let (database, fleet) = registry().await;
+    for device in ["a", "b", "c"] {
+        fleet.device(device).await;
+        fleet.bind(device, "main", None, Some("all/set")).await;
+    }
+    fleet.enabled("c", false).await;
+    let own = ["fleetgate/results/a/+", "fleetgate/commands/#", "lab/+/x"];
+    for filter in own {
+        fleet.grant("a", "subscribe", filter).await;
+    }
+    fleet.grant("b", "publish", "#").await;
+    let calm = report(&database.url, &[]).await;
+    let (status, words) = found(&calm, "shared command topics");
+    assert!(
+        status == Status::Ok && words.contains("1 topic with several") && words.contains("all/set"),
+        "{words}"
+    );
+    assert!(found(&calm, "results of commands").1.starts_with("only the service"), "{calm}");
+    for filter in ["#", "+/results/+/+", "fleetgate/#", "fleetgate/results/b/x"] {
+        fleet.sql("DELETE FROM topic_grants", &[]).await;
+        fleet.grant("a", "subscribe", filter).await;
+        let report = report(&database.url, &[]).await;
+        let (status, words) = found(&report, "results of commands");
+        assert!(
+            status == Status::Ok && words.contains("1 device may") && words.contains("\"a\""),
+            "{filter}: {words}"
+        );
+    }
+    let mut command = fleetgate(&["grant", "add", "b", "subscribe", "fleetgate/#"]);
+    command.env("FLEETGATE_DATABASE_URL", &database.url);
+    let (status, out, err) = run(command);
+    assert!(status == 0 && err.contains("below fleetgate/results/"), "{out}{err}");
 }
 
 #[tokio::test]

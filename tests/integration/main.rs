@@ -52,6 +52,7 @@ mod rules;
 mod schema;
 mod secrets;
 mod selectors;
+mod shared_topics;
 mod start;
 mod state;
 mod strangers;

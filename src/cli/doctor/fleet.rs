@@ -15,13 +15,24 @@ const TOKENS: &str = "token credentials";
 const LOCKS: &str = "locks of logins";
 const SHARED_ADDRESSES: &str = "shared addresses";
 const BROKER_CLOCKS: &str = "broker clocks";
+const SHARED_TOPICS: &str = "shared command topics";
+const RESULTS: &str = "results of commands";
 
 /// From so many locks on somebody should look.
 const MANY_LOCKS: usize = 50;
 
 /// The checks of this module, in order.
-pub(super) const CHECKS: [&str; 7] =
-    [HASHES, EXPIRING, WITHOUT_CREDENTIAL, TOKENS, LOCKS, SHARED_ADDRESSES, BROKER_CLOCKS];
+pub(super) const CHECKS: [&str; 9] = [
+    HASHES,
+    EXPIRING,
+    WITHOUT_CREDENTIAL,
+    TOKENS,
+    LOCKS,
+    SHARED_ADDRESSES,
+    BROKER_CLOCKS,
+    SHARED_TOPICS,
+    RESULTS,
+];
 
 pub(super) async fn examine(tokens: &Tokens, has_api: bool, session: &mut Session<'_>) {
     let client = session.client;
@@ -32,6 +43,8 @@ pub(super) async fn examine(tokens: &Tokens, has_api: bool, session: &mut Sessio
     session.check(LOCKS, locks(client)).await;
     session.check(SHARED_ADDRESSES, shared_addresses(client)).await;
     session.check(BROKER_CLOCKS, broker_clocks(client, has_api)).await;
+    session.check(SHARED_TOPICS, shared_topics(client)).await;
+    session.check(RESULTS, results(client)).await;
 }
 
 async fn hashes(client: &Client) -> Result<Finding, RegistryError> {
@@ -116,6 +129,32 @@ async fn shared_addresses(client: &Client) -> Result<Finding, RegistryError> {
         names(&shared)
     );
     Ok(Finding::ok(SHARED_ADDRESSES, found))
+}
+
+async fn shared_topics(client: &Client) -> Result<Finding, RegistryError> {
+    let shared = checks::shared_topics(client).await?;
+    let found = match shared.count {
+        0 => "none, each device has its own".to_owned(),
+        count => format!(
+            "{} with several devices, each of which gets what is sent to any of them: {}",
+            counted(count, "topic"),
+            names(&shared)
+        ),
+    };
+    Ok(Finding::ok(SHARED_TOPICS, found))
+}
+
+async fn results(client: &Client) -> Result<Finding, RegistryError> {
+    let hearing = checks::hearing_results(client).await?;
+    let found = match hearing.count {
+        0 => "only the service that asked hears them".to_owned(),
+        count => format!(
+            "{} may hear those of other services, because of a wider grant: {}",
+            counted(count, "device"),
+            names(&hearing)
+        ),
+    };
+    Ok(Finding::ok(RESULTS, found))
 }
 
 async fn broker_clocks(client: &Client, has_api: bool) -> Result<Finding, RegistryError> {
