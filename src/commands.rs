@@ -48,7 +48,7 @@ use crate::domain::topic::{filter_matches, strip_subscription_prefix};
 use crate::emqx::{CommandPublish, EmqxApi, EmqxError, Published};
 use crate::logging::log_throttled;
 use crate::metrics::CommandMetrics;
-use crate::registry::commands::{self as registry, Attempt, Head, KIND, Recipient, Unable};
+use crate::registry::commands::{self as registry, Attempt, CannotSend, Head, KIND, Recipient};
 use crate::registry::connection::{Target, within};
 use crate::registry::error::RegistryError;
 use crate::registry::session::Guarded;
@@ -70,7 +70,7 @@ const SENDING: Duration = Duration::from_secs(20);
 /// Longest wait for a line that something else will wake.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 /// Deliveries of one line that are dealt with at once; then others have their turn.
-const ROUNDS: usize = 8;
+const MOST_OF_A_LINE: usize = 8;
 /// Most deliveries on their way to one client: a gateway's queue in EMQX holds 1,000, and drops the oldest. Replicas count each
 /// for itself what they are about to send, so a few times that many may be.
 pub const IN_FLIGHT: usize = 32;
@@ -86,7 +86,7 @@ const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Wait after a failure of PostgreSQL.
 const RECONNECT: Duration = Duration::from_secs(1);
 /// Time between two looks for commands that are old enough to be deleted, and how many go at once.
-const TIDY: Duration = Duration::from_secs(60);
+const PRUNE_EVERY: Duration = Duration::from_secs(60);
 const PRUNED_AT_ONCE: i64 = 1000;
 
 /// See the module documentation.
@@ -98,7 +98,7 @@ pub struct Commands {
     client: Option<Guarded>,
     keep: Duration,
     began: Instant,
-    tidy_at: Instant,
+    prune_at: Instant,
     metrics: CommandMetrics,
 }
 
@@ -109,7 +109,7 @@ enum Step<'a> {
     /// Note that it has ended.
     End(End, Timestamp),
     /// Note that it can be sent no more.
-    Cancel(Unable),
+    Cancel(CannotSend),
     /// Send it.
     Send(&'a Recipient),
 }
@@ -119,7 +119,7 @@ enum Step<'a> {
 struct Round<'a> {
     waiting: Vec<(String, Outcome)>,
     ended: Vec<(&'a str, End, Timestamp)>,
-    cancelled: Vec<(&'a str, Unable)>,
+    cancelled: Vec<(&'a str, CannotSend)>,
     sendable: Vec<(&'a Head, &'a Recipient)>,
     /// Lines whose next delivery is to be looked at.
     next: Vec<String>,
@@ -144,7 +144,7 @@ impl Commands {
     ) -> Self {
         let target = target.for_background();
         let now = Instant::now();
-        Self { api, target, client: None, keep, began: now, tidy_at: now, metrics }
+        Self { api, target, client: None, keep, began: now, prune_at: now, metrics }
     }
 
     /// How long receipts of before the start may still come.
@@ -177,7 +177,7 @@ impl Commands {
             batch.iter().map(|work| (work.key.as_str(), work.attempts)).collect();
         let mut outcomes = BTreeMap::new();
         let mut lines: Vec<String> = batch.iter().map(|work| work.key.clone()).collect();
-        for _ in 0..ROUNDS {
+        for _ in 0..MOST_OF_A_LINE {
             let names: Vec<&str> = lines.iter().map(String::as_str).collect();
             let heads = within(QUERY_TIMEOUT, registry::heads(client, &names)).await?;
             let read = Instant::now();
@@ -253,12 +253,12 @@ impl Commands {
     fn step<'a>(&self, head: &'a Head) -> Step<'a> {
         let (facts, grace) = (&head.facts, self.grace());
         // Within the grace no receipt is missing yet.
-        let judged = match facts.attempted_at {
+        let in_grace = match facts.attempted_at {
             Some(_) if grace > Duration::ZERO => Facts { attempted_at: Some(head.now), ..*facts },
             _ => *facts,
         };
         let left = time_until(head.limits.expires_at, head.now);
-        match (judged.state(&head.limits, head.now), &head.recipient) {
+        match (in_grace.state(&head.limits, head.now), &head.recipient) {
             (State::Ended { end, at }, _) => Step::End(end, at),
             (State::Sent { until }, _) => {
                 let receipt = time_until(until, head.now);
@@ -493,13 +493,13 @@ impl Kind for Commands {
     }
 
     async fn look_after(&mut self, client: &Client) -> Result<Duration, RegistryError> {
-        if self.tidy_at <= Instant::now() {
-            self.tidy_at = Instant::now() + TIDY;
+        if self.prune_at <= Instant::now() {
+            self.prune_at = Instant::now() + PRUNE_EVERY;
             registry::await_no_more(client).await?;
             let pruned = registry::prune(client, self.keep, PRUNED_AT_ONCE).await?;
             let is_behind = pruned >= PRUNED_AT_ONCE.unsigned_abs();
             if is_behind {
-                self.tidy_at = Instant::now() + RECONNECT;
+                self.prune_at = Instant::now() + RECONNECT;
             }
         }
         Ok(POLL)

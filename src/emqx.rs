@@ -201,8 +201,8 @@ async fn read(response: Response, limit: usize) -> Result<Option<Vec<u8>>, EmqxE
     http_client::read(response, limit).await.map_err(|error| EmqxError::away(&error))
 }
 
-/// Whether a status says that EMQX itself is unwell rather than the request wrong.
-fn is_unwell(status: StatusCode) -> bool {
+/// Whether a status says that EMQX itself fails, rather than that the request is wrong.
+fn is_server_error(status: StatusCode) -> bool {
     status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
 }
 

@@ -52,7 +52,7 @@ const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Wait after a failure.
 const RECONNECT: Duration = Duration::from_secs(1);
 /// Time between two looks for requests that are old enough to be deleted, and how many go at once.
-const TIDY: Duration = Duration::from_secs(60);
+const PRUNE_EVERY: Duration = Duration::from_secs(60);
 const PRUNED_AT_ONCE: i64 = 1000;
 
 /// See the module documentation.
@@ -63,7 +63,7 @@ pub struct Requests {
     client: Option<Guarded>,
     keep: Duration,
     bounds: Bounds,
-    tidy_at: Instant,
+    prune_at: Instant,
     metrics: RequestMetrics,
 }
 
@@ -79,7 +79,7 @@ impl Requests {
         metrics: RequestMetrics,
     ) -> Self {
         let target = target.for_background();
-        Self { api, target, client: None, keep, bounds, tidy_at: Instant::now(), metrics }
+        Self { api, target, client: None, keep, bounds, prune_at: Instant::now(), metrics }
     }
 
     async fn deal_with(&mut self, api: &EmqxApi, batch: &[Work]) -> Result<Carried, RegistryError> {
@@ -252,11 +252,11 @@ impl Kind for Requests {
     }
 
     async fn look_after(&mut self, client: &Client) -> Result<Duration, RegistryError> {
-        if self.tidy_at <= Instant::now() {
-            self.tidy_at = Instant::now() + TIDY;
+        if self.prune_at <= Instant::now() {
+            self.prune_at = Instant::now() + PRUNE_EVERY;
             let pruned = registry::prune(client, self.keep, PRUNED_AT_ONCE).await?;
             if pruned >= PRUNED_AT_ONCE.unsigned_abs() {
-                self.tidy_at = Instant::now() + RECONNECT;
+                self.prune_at = Instant::now() + RECONNECT;
             }
         }
         Ok(POLL)

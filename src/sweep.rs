@@ -190,14 +190,14 @@ impl Sweeper {
         if let Err(error) = self.prune_sessions(&client).await {
             log_throttled!(warn, "ended sessions could not be removed", %error);
         }
-        bounded(registry::count_devices(&*client)).await
+        in_time(registry::count_devices(&*client)).await
     }
 
     /// A bounded number each time.
     async fn prune_sessions(&self, client: &Client) -> Result<(), RegistryError> {
         for _ in 0..PRUNING_STEPS {
             let step = registry::prune_sessions(client, self.keep_sessions);
-            let (pruned, more) = bounded(step).await?;
+            let (pruned, more) = in_time(step).await?;
             self.metrics.pruned_sessions.inc_by(pruned);
             if !more {
                 break;
@@ -245,27 +245,27 @@ impl Sweeper {
         let api = self.api.as_ref().ok_or(SweepError::NotConfigured)?;
         // A connection of its own: it holds the lock, and ends it by ending.
         let mut client = self.target.open_guarded().await?;
-        if !bounded(registry::try_lock(&*client)).await? {
+        if !in_time(registry::try_lock(&*client)).await? {
             return Err(SweepError::Elsewhere);
         }
-        let outcome = if bounded(registry::finished_within(&*client, recent)).await? {
+        let outcome = if in_time(registry::finished_within(&*client, recent)).await? {
             Err(SweepError::RecentlyDone)
         } else {
             compare_and_repair(api, &mut client).await
         };
         if outcome.is_ok() {
-            bounded(registry::note_finished(&*client)).await?;
+            in_time(registry::note_finished(&*client)).await?;
         }
         // Closing the connection frees the lock as well, but nobody knows when.
         if !matches!(outcome, Err(SweepError::Registry(_))) {
-            bounded(registry::unlock(&*client)).await?;
+            in_time(registry::unlock(&*client)).await?;
         }
         outcome
     }
 }
 
 async fn compare_and_repair(api: &EmqxApi, client: &mut Client) -> Result<Report, SweepError> {
-    let began = bounded(registry::now(client)).await?;
+    let began = in_time(registry::now(client)).await?;
     let mut listing = Listing::read(api, client, began).await?;
     Ok(Report {
         clients: listing.clients(),
@@ -275,7 +275,7 @@ async fn compare_and_repair(api: &EmqxApi, client: &mut Client) -> Result<Report
     })
 }
 
-async fn bounded<T>(
+async fn in_time<T>(
     query: impl Future<Output = Result<T, RegistryError>>,
 ) -> Result<T, RegistryError> {
     within(QUERY_TIMEOUT, query).await

@@ -71,7 +71,8 @@ impl ApplyArgs {
             failed.map_or(Ok(()), |error| Err(failure(&error, &done)))?;
             done
         };
-        let left_alone = setup.strangers().await.map_err(|error| failure(&error, &changes))?;
+        let left_alone =
+            setup.set_up_by_others().await.map_err(|error| failure(&error, &changes))?;
         let hazards = setup.hazards().await.map_err(|error| failure(&error, &changes))?.into_iter();
         let hazards: Vec<_> =
             hazards.map(|hazard| format!("{}. {}.", hazard.found, hazard.remedy)).collect();
@@ -104,9 +105,9 @@ impl ApplyArgs {
 
     fn remarks(&self, result: &Applied<'_>) -> String {
         let mut remarks: Vec<String> = Vec::new();
-        for stranger in result.left_alone {
+        for other in result.left_alone {
             remarks.push(format!(
-                "{stranger} was set up by somebody else and is left alone: it decides whenever \
+                "{other} was set up by somebody else and is left alone: it decides whenever \
                  Fleetgate does not. Take it out if nobody needs it."
             ));
         }

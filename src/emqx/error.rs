@@ -5,7 +5,7 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use crate::causes::causes;
-use crate::emqx::is_unwell;
+use crate::emqx::is_server_error;
 
 /// Why EMQX did not do what it was asked. None of the texts holds the key's secret.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -34,7 +34,7 @@ pub enum EmqxError {
     },
     /// 5xx or 429.
     #[error("EMQX cannot answer at present (status {status} {code})")]
-    Unwell {
+    ServerError {
         /// The status.
         status: u16,
         /// EMQX's word for it.
@@ -101,7 +101,7 @@ impl EmqxError {
             }
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Self::Unauthorized { code },
             StatusCode::NOT_FOUND => Self::NotFound { code },
-            _ if is_unwell(status) => Self::Unwell { status: status.as_u16(), code },
+            _ if is_server_error(status) => Self::ServerError { status: status.as_u16(), code },
             _ => Self::Unexpected { status: status.as_u16(), code },
         }
     }
@@ -115,7 +115,7 @@ impl EmqxError {
     /// Whether EMQX gave no answer, as while it starts: the same call may do better in a moment.
     #[must_use]
     pub fn is_away(&self) -> bool {
-        matches!(self, Self::Away(_) | Self::Unwell { .. })
+        matches!(self, Self::Away(_) | Self::ServerError { .. })
     }
 
     /// One word for metrics.
@@ -125,7 +125,7 @@ impl EmqxError {
             Self::Away(_) => "away",
             Self::Unauthorized { .. } => "unauthorized",
             Self::NotFound { .. } => "not_found",
-            Self::Unwell { .. } => "unwell",
+            Self::ServerError { .. } => "server_error",
             Self::Rejected { .. } => "rejected",
             Self::Unexpected { .. } => "unexpected",
             Self::TooLarge => "too_large",

@@ -15,7 +15,7 @@
 //!
 //! # What it does not do
 //! Authenticators and sources of others stay, because it cannot know who needs them; they are told
-//! ([`Setup::strangers`]), as are settings by which somebody could keep devices out ([`Setup::hazards`]). Sessions that are open stay open: the authenticator has never seen them.
+//! ([`Setup::set_up_by_others`]), as are settings by which somebody could keep devices out ([`Setup::hazards`]). Sessions that are open stay open: the authenticator has never seen them.
 //! A resource that differs is replaced whole, so that a setting of it that is not part of the target
 //! gets EMQX's default. Nothing is done twice: what is as it should be is not touched.
 

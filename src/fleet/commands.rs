@@ -401,12 +401,16 @@ async fn choose(
 /// Lets a command take the place of those in its lines that were asked for earlier and that nobody has tried to send yet;
 /// and gives it up where one that was asked for later is there already.
 async fn supersede(client: &impl GenericClient, thing: &Thing, id: &str) -> Result<(), FleetError> {
-    let statement = "UPDATE command_deliveries AS older SET superseded_at = clock_timestamp()
-         WHERE (device_id, binding) IN (SELECT device_id, binding FROM command_deliveries WHERE command_id = $1::text::uuid)
-           AND ended_at IS NULL AND attempts = 0 AND superseded_at IS NULL AND cancelled_at IS NULL
-           AND EXISTS (SELECT FROM command_deliveries AS newer
-               WHERE newer.device_id = older.device_id AND newer.binding = older.binding AND newer.cancelled_at IS NULL
-                 AND (newer.asked_at, newer.position) > (older.asked_at, older.position))";
+    let statement = "WITH it AS (
+             SELECT id FROM command_deliveries AS older
+             WHERE (device_id, binding) IN (SELECT device_id, binding FROM command_deliveries WHERE command_id = $1::text::uuid)
+               AND ended_at IS NULL AND attempts = 0 AND superseded_at IS NULL AND cancelled_at IS NULL
+               AND EXISTS (SELECT FROM command_deliveries AS newer
+                   WHERE newer.device_id = older.device_id AND newer.binding = older.binding AND newer.cancelled_at IS NULL
+                     AND (newer.asked_at, newer.position) > (older.asked_at, older.position))
+             ORDER BY id FOR UPDATE)
+         UPDATE command_deliveries AS older SET superseded_at = clock_timestamp()
+         FROM it WHERE older.id = it.id AND attempts = 0 AND ended_at IS NULL AND cancelled_at IS NULL";
     let superseded = client.execute(statement, &[&id]).await;
     superseded.map(drop).map_err(FleetError::on(thing))
 }
@@ -527,9 +531,12 @@ pub async fn cancel(client: &impl GenericClient, id: &str, by: &str) -> Result<u
     if !is_id(id) {
         return Err(FleetError::NotFound(thing));
     }
-    let statement = "WITH cancelled AS (
-             UPDATE command_deliveries SET cancelled_at = clock_timestamp(), cancelled_why = 'by ' || $2
-             WHERE command_id = $1::text::uuid AND ended_at IS NULL AND cancelled_at IS NULL
+    let statement = "WITH it AS (
+             SELECT id FROM command_deliveries WHERE command_id = $1::text::uuid AND ended_at IS NULL
+             ORDER BY id FOR UPDATE),
+         cancelled AS (
+             UPDATE command_deliveries AS delivery SET cancelled_at = clock_timestamp(), cancelled_why = 'by ' || $2
+             FROM it WHERE delivery.id = it.id AND ended_at IS NULL AND cancelled_at IS NULL
              RETURNING device_id, binding),
          woken AS (
              SELECT fleetgate_queue_work('command',

@@ -17,7 +17,7 @@ const DELAY_SECONDS: [f64; 13] =
 #[derive(Clone)]
 pub struct EmqxMetrics {
     calls: HistogramVec,
-    /// 1 when the last call found EMQX away, unwell or refusing the key.
+    /// 1 when the last call found EMQX away, failing or refusing the key.
     pub failing: IntGauge,
 }
 
@@ -126,7 +126,7 @@ impl Adder<'_> {
             )?,
             failing: self.gauge(
                 "fleetgate_emqx_api_failing",
-                "1 when the last call of EMQX's REST API found it away, unwell or refusing the key.",
+                "1 when the last call of EMQX's REST API found it away, failing or refusing the key.",
             )?,
         })
     }

@@ -22,7 +22,7 @@ pub const KEY: Place = Place(Part::Authority, "ca.key");
 const EMQX_COPY: Place = Place(Part::Emqx, "tls/ca.pem");
 
 const YEARS_10: SignedDuration = SignedDuration::from_hours(24 * 3650);
-/// A certificate counts from an hour ago, for clocks that are behind.
+/// A certificate is valid from an hour ago, for clocks that are behind.
 const LEEWAY: SignedDuration = SignedDuration::from_hours(1);
 /// X.520's `ub-common-name`, in characters.
 const MAX_COMMON_NAME: usize = 64;
@@ -42,7 +42,7 @@ pub struct Issued {
     pub pem: String,
     /// The key: PKCS#8 in PEM.
     pub key: Secret,
-    /// Last second at which the certificate counts.
+    /// Last second at which the certificate is valid.
     pub ends: Timestamp,
 }
 

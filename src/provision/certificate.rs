@@ -14,7 +14,7 @@ use x509_parser::prelude::FromDer;
 #[derive(Debug, Clone)]
 pub struct Certificate {
     der: CertificateDer<'static>,
-    /// Last second at which it counts.
+    /// Last second at which it is valid.
     pub ends: Timestamp,
     /// Its alternative names: host names and addresses.
     pub names: BTreeSet<String>,

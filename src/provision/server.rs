@@ -16,7 +16,7 @@ use super::names::TlsNames;
 const CERTIFICATE: Place = Place(Part::Emqx, "tls/server.pem");
 const KEY: Place = Place(Part::Emqx, "tls/server.key");
 
-/// 397 days: some clients refuse a server's certificate that counts for longer than 398.
+/// 397 days: some clients refuse a server's certificate that is valid for longer than 398.
 const LIFETIME: SignedDuration = SignedDuration::from_hours(24 * 397);
 /// How long before its end it is renewed.
 const RENEWED_BEFORE: SignedDuration = SignedDuration::from_hours(24 * 30);

@@ -1,4 +1,7 @@
 //! Deliveries of commands, as the worker that sends them sees them (`sql/V8`).
+//!
+//! Whatever changes several deliveries locks them in the order of their ids first: the worker, reports, receipts and whoever cancels
+//! would wait for each other in a circle otherwise.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -35,7 +38,7 @@ pub struct Head {
     /// Whether it goes down as `{"id", "value"}`.
     pub envelope: bool,
     /// Where to send it; or why it can be sent no more.
-    pub recipient: Result<Recipient, Unable>,
+    pub recipient: Result<Recipient, CannotSend>,
     /// Whether commands of its capability are paused.
     pub paused: bool,
     /// The time, by PostgreSQL's clock.
@@ -54,7 +57,7 @@ pub struct Recipient {
 
 /// Why a delivery can be sent no more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unable {
+pub enum CannotSend {
     /// The device was removed.
     NoDevice,
     /// The device is disabled.
@@ -67,7 +70,7 @@ pub enum Unable {
     NotAllowed,
 }
 
-impl Unable {
+impl CannotSend {
     /// As the delivery notes it.
     #[must_use]
     pub fn why(self) -> &'static str {
@@ -123,11 +126,13 @@ const HEADS: &str = "
 
 fn head(row: &Row) -> Result<Head, RegistryError> {
     let recipient = match (row.get("device_is_there"), row.get("command_topic")) {
-        (false, _) => Err(Unable::NoDevice),
-        _ if !row.get::<_, bool>("asker_may") => Err(Unable::NotAllowed),
-        (true, _) if row.get::<_, Option<bool>>("enabled") != Some(true) => Err(Unable::Disabled),
-        (true, _) if !row.get::<_, bool>("gateway_enabled") => Err(Unable::GatewayDisabled),
-        (true, None) => Err(Unable::NoTopic),
+        (false, _) => Err(CannotSend::NoDevice),
+        _ if !row.get::<_, bool>("asker_may") => Err(CannotSend::NotAllowed),
+        (true, _) if row.get::<_, Option<bool>>("enabled") != Some(true) => {
+            Err(CannotSend::Disabled)
+        }
+        (true, _) if !row.get::<_, bool>("gateway_enabled") => Err(CannotSend::GatewayDisabled),
+        (true, None) => Err(CannotSend::NoTopic),
         (true, Some(topic)) => {
             Ok(Recipient { client_id: row.get("client_id"), topic, online: row.get("online") })
         }
@@ -246,10 +251,12 @@ pub async fn end(
 }
 
 const END: &str = "
-    WITH ended AS (
+    WITH it AS (
+        SELECT delivery.id, it.state, it.at FROM unnest($1::text[], $2::text[], $3::timestamptz[]) AS it (id, state, at)
+        JOIN command_deliveries AS delivery ON delivery.id = it.id::uuid ORDER BY delivery.id FOR UPDATE OF delivery),
+    ended AS (
         UPDATE command_deliveries AS delivery SET ended_at = it.at, ended_as = it.state
-        FROM unnest($1::text[], $2::text[], $3::timestamptz[]) AS it (id, state, at)
-        WHERE delivery.id = it.id::uuid AND ended_at IS NULL
+        FROM it WHERE delivery.id = it.id AND ended_at IS NULL
         RETURNING command_id, ended_at, ended_as),
     told AS MATERIALIZED (
         SELECT command_id, pg_notify('fleetgate_command', command_id::text) FROM ended GROUP BY command_id),
@@ -269,15 +276,17 @@ const END: &str = "
 /// A database that is away.
 pub async fn cancel(
     client: &impl GenericClient,
-    cancelled: &[(&str, Unable)],
+    cancelled: &[(&str, CannotSend)],
 ) -> Result<(), RegistryError> {
     let deliveries: Vec<&str> = cancelled.iter().map(|(delivery, _)| *delivery).collect();
     let reasons: Vec<&str> = cancelled.iter().map(|(_, why)| why.why()).collect();
     let cancel = "
+        WITH it AS (
+            SELECT delivery.id, it.why FROM unnest($1::text[], $2::text[]) AS it (id, why)
+            JOIN command_deliveries AS delivery ON delivery.id = it.id::uuid ORDER BY delivery.id FOR UPDATE OF delivery)
         UPDATE command_deliveries AS delivery
         SET cancelled_at = clock_timestamp(), cancelled_why = it.why
-        FROM unnest($1::text[], $2::text[]) AS it (id, why)
-        WHERE delivery.id = it.id::uuid AND ended_at IS NULL AND cancelled_at IS NULL";
+        FROM it WHERE delivery.id = it.id AND ended_at IS NULL AND cancelled_at IS NULL";
     client.execute(cancel, &[&deliveries, &reasons]).await.map(drop).map_err(on_commands())
 }
 
@@ -361,8 +370,11 @@ pub async fn published(
     deliveries: &[&str],
 ) -> Result<(), RegistryError> {
     let published = "
-        UPDATE command_deliveries SET published_at = coalesce(published_at, clock_timestamp()), last_error = NULL
-        WHERE id = ANY($1::text[]::uuid[])";
+        WITH it AS (
+            SELECT id FROM command_deliveries WHERE id = ANY ($1::text[]::uuid[]) ORDER BY id FOR UPDATE)
+        UPDATE command_deliveries AS delivery
+        SET published_at = coalesce(published_at, clock_timestamp()), last_error = NULL
+        FROM it WHERE delivery.id = it.id";
     client.execute(published, &[&deliveries]).await.map(drop).map_err(on_commands())
 }
 
@@ -377,10 +389,12 @@ pub async fn unheard(
     let (ids, reasons): (Vec<&str>, Vec<&str>) =
         deliveries.iter().map(|(id, why)| (*id, why.as_str())).unzip();
     let unheard = "
+        WITH it AS (
+            SELECT delivery.id, it.why FROM unnest($1::text[], $2::text[]) AS it (id, why)
+            JOIN command_deliveries AS delivery ON delivery.id = it.id::uuid ORDER BY delivery.id FOR UPDATE OF delivery)
         UPDATE command_deliveries AS delivery
         SET attempts = greatest(attempts - 1, 0), attempted_at = NULL, last_error = it.why
-        FROM unnest($1::text[], $2::text[]) AS it (id, why)
-        WHERE delivery.id = it.id::uuid";
+        FROM it WHERE delivery.id = it.id";
     client.execute(unheard, &[&ids, &reasons]).await.map(drop).map_err(on_commands())
 }
 

@@ -13,7 +13,7 @@ use crate::registry::error::RegistryError;
 use crate::registry::presence::{SessionChange, apply_sessions};
 use crate::registry::sweep::SeenClient;
 use crate::registry::{kickouts, sweep as registry};
-use crate::sweep::{SweepError, bounded};
+use crate::sweep::{SweepError, in_time};
 
 /// Sessions repaired in one transaction, which locks their devices.
 const REPAIRS: usize = 500;
@@ -88,7 +88,7 @@ impl Listing {
         // A session that the registry cannot hold is listed all the same: it is not ended.
         connected.retain(|seen| timestamp_from_ms(seen.connected_at.as_millisecond()).is_some());
         let seen: Vec<_> = connected.iter().map(as_seen).collect();
-        let differences = bounded(registry::compare(client, &seen, self.began)).await?;
+        let differences = in_time(registry::compare(client, &seen, self.began)).await?;
         for difference in differences {
             let Some(seen) = connected.get(difference.position) else { continue };
             if let Some(device_id) = difference.opens {
@@ -123,7 +123,7 @@ impl Listing {
         let mut opened = 0;
         let sessions: Vec<SessionChange> = std::mem::take(&mut self.opened).into_values().collect();
         for chunk in sessions.chunks(REPAIRS) {
-            opened += bounded(async {
+            opened += in_time(async {
                 let transaction = client.transaction().await.map_err(on_repair())?;
                 let applied = apply_sessions(&transaction, chunk, Some(self.began)).await?;
                 transaction.commit().await.map_err(on_repair())?;
@@ -140,7 +140,7 @@ impl Listing {
         let mut after = String::new();
         loop {
             let open = registry::open_sessions(client, began, &after, SESSIONS);
-            let open = bounded(open).await?;
+            let open = in_time(open).await?;
             let Some(last) = open.last() else { return Ok(ended) };
             after.clone_from(last);
             let unlisted: Vec<&str> = open
@@ -149,7 +149,7 @@ impl Listing {
                 .map(String::as_str)
                 .collect();
             for chunk in unlisted.chunks(REPAIRS) {
-                ended += bounded(async {
+                ended += in_time(async {
                     let transaction = client.transaction().await.map_err(on_repair())?;
                     let ended = registry::end_sessions(&transaction, chunk, began).await?;
                     transaction.commit().await.map_err(on_repair())?;
@@ -168,7 +168,7 @@ impl Listing {
         let clients: Vec<(&str, &str)> =
             self.unentitled.iter().map(|(id, name)| (id.as_str(), name.as_str())).collect();
         for chunk in clients.chunks(REPAIRS) {
-            bounded(kickouts::queue_swept(client, chunk)).await?;
+            in_time(kickouts::queue_swept(client, chunk)).await?;
             queued += chunk.len() as u64;
         }
         Ok(queued)

@@ -356,7 +356,7 @@ async fn what_changes_while_commands_wait_is_minded() {
 async fn emqx_may_be_away_for_a_while() {
     let mut bench = Bench::start().await;
     bench.online_and_subscribed().await;
-    bench.emqx.set(Mood::Unwell);
+    bench.emqx.set(Mood::ServerError);
     let id = bench.send("1").await;
     eventually("EMQX was asked in vain", || async {
         bench.fleet.value::<bool>("SELECT coalesce(bool_or(last_error IS NOT NULL), false) FROM work_queue WHERE kind = 'command'").await

@@ -58,7 +58,11 @@ async fn a_change_missed_while_deaf_is_seen_after_recovery() {
     assert_eq!(app.publishes("t", "a").await, "allow", "nobody could know");
     proxy.set(Weather::Delay(Duration::ZERO));
     eventually("back", || async { app.metric("fleetgate_listen_up").await == 1.0 }).await;
-    assert_eq!(app.publishes("t", "a").await, "deny", "suspect records are asked for again");
+    assert_eq!(
+        app.publishes("t", "a").await,
+        "deny",
+        "records that are no longer trusted are asked for again"
+    );
 }
 
 #[tokio::test]

@@ -280,7 +280,7 @@ async fn while_emqx_is_away_changes_wait_and_logins_do_not() {
 #[tokio::test]
 async fn whatever_ails_emqx_the_session_ends_in_the_end() {
     let (emqx, app, fleet, _database) = start().await;
-    for (n, mood) in [Mood::Unwell, Mood::Closing, Mood::Silent].into_iter().enumerate() {
+    for (n, mood) in [Mood::ServerError, Mood::Closing, Mood::Silent].into_iter().enumerate() {
         emqx.set(mood);
         let name = format!("t{n}");
         fleet.device(&name).await.enabled(&name, false).await;

@@ -167,7 +167,7 @@ async fn a_list_that_breaks_off_repairs_nothing() {
         bench.emqx.connect(listed, listed, 1_000);
     }
     bench.hears("gone", 1_000, None).await;
-    for mood in [Mood::FailingPages, Mood::BrokenPages, Mood::Unwell] {
+    for mood in [Mood::FailingPages, Mood::BrokenPages, Mood::ServerError] {
         bench.emqx.set(mood);
         let outcome = bench.sweeper.sweep().await;
         assert!(matches!(outcome, Err(SweepError::Emqx(_))), "{mood:?}: {outcome:?}");

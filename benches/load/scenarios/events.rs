@@ -17,7 +17,7 @@ use crate::turns::{TURN, TURNS, in_turn, load, load_and_watch};
 const BARE: [(usize, &str, Option<Bar>); 2] =
     [(1, "of a bare client", Some(Bar::AtLeast(0.5))), (2, "of two bare clients", None)];
 
-/// Each run's moments begin this many ms after those of the run before.
+/// The timestamps of each run begin this many ms after those of the run before.
 const APART_MS: i64 = 60_000;
 
 pub(super) async fn durable(url: &str) -> Vec<Row> {

@@ -20,7 +20,7 @@ pub(super) struct Record {
 #[derive(Serialize, Deserialize)]
 pub(super) struct RecordedDevice {
     pub(super) name: String,
-    /// The row of the credential: another start prints the secret only while it still counts.
+    /// The row of the credential: another start prints the secret only while it is still valid.
     pub(super) credential: i64,
     pub(super) secret: String,
 }

@@ -29,10 +29,10 @@ pub(super) async fn examine(has_api: bool, session: &mut Session<'_>) {
 
 async fn kick_outs(client: &Client, has_api: bool) -> Result<Finding, RegistryError> {
     let (count, oldest) = kickouts::oldest(client, UNDER_WAY, MOST_NAMES).await?;
-    Ok(judge(usize::try_from(count).unwrap_or(usize::MAX), &oldest, has_api))
+    Ok(finding_of(usize::try_from(count).unwrap_or(usize::MAX), &oldest, has_api))
 }
 
-fn judge(count: usize, oldest: &[Waiting], has_api: bool) -> Finding {
+fn finding_of(count: usize, oldest: &[Waiting], has_api: bool) -> Finding {
     if count == 0 {
         return Finding::ok(KICK_OUTS, "none waiting");
     }
@@ -93,15 +93,15 @@ mod tests {
 
     #[test]
     fn what_waits_is_named_with_reason_age_and_last_error() {
-        assert_eq!(judge(0, &[], true).status, Status::Ok);
+        assert_eq!(finding_of(0, &[], true).status, Status::Ok);
         let oldest = [waiting("a\nb", Some("EMQX is away")), waiting("c", None)];
-        let finding = judge(7, &oldest, true);
+        let finding = finding_of(7, &oldest, true);
         assert_eq!(finding.status, Status::Failure);
         let said = "7 clients may still have rights that were taken away: \"a\\nb\" (device_disabled, \
                     since 2026-11-26T01:02:03Z, 3 attempts: EMQX is away); \"c\" (device_disabled, \
                     since 2026-11-26T01:02:03Z); …";
         assert_eq!(finding.found, said);
-        let without = judge(1, &[waiting("c", None)], false);
+        let without = finding_of(1, &[waiting("c", None)], false);
         assert_eq!(without.status, Status::Warning);
         assert!(without.remedy.is_some_and(|remedy| remedy.contains("emqx.api_url")));
     }

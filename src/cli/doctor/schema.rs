@@ -48,10 +48,10 @@ async fn version(client: &Client) -> Result<Finding, RegistryError> {
 
 async fn privileges(client: &Client) -> Result<Finding, RegistryError> {
     let Missing { role, for_serving, for_provisioning } = missing_privileges(client).await?;
-    Ok(judge(&role, &for_serving, &for_provisioning))
+    Ok(finding_of(&role, &for_serving, &for_provisioning))
 }
 
-fn judge(role: &str, for_serving: &[String], for_provisioning: &[String]) -> Finding {
+fn finding_of(role: &str, for_serving: &[String], for_provisioning: &[String]) -> Finding {
     let missing = |privileges: &[String]| format!("role {role:?} lacks {}", privileges.join(", "));
     let grants = |privileges: &[String]| {
         let grants = privileges.iter().map(|privilege| format!("GRANT {privilege} TO {role:?};"));

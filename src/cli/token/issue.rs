@@ -21,7 +21,7 @@ pub(crate) struct IssueArgs {
     /// The device's name.
     #[arg(value_name = "DEVICE")]
     device: DeviceName,
-    /// How long the token counts: 90d, 12h, 1y.
+    /// How long the token is valid: 90d, 12h, 1y.
     #[arg(long, value_name = "DURATION", default_value = "90d", value_parser = lifetime)]
     expires: Span,
 }

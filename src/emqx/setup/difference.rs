@@ -99,13 +99,13 @@ fn spelling<'a>(field: &str, is: &'a Map<String, Value>, key: &'a str) -> &'a st
 }
 
 fn canonical(field: &str, key: &str) -> String {
-    if last(field) == HEADERS { key.to_ascii_lowercase() } else { key.to_owned() }
+    if last_part(field) == HEADERS { key.to_ascii_lowercase() } else { key.to_owned() }
 }
 
 /// Whether EMQX added this header by itself.
 fn is_of_emqx(field: &str, key: &str, value: &Value) -> bool {
     let name = canonical(field, key);
-    last(field) == HEADERS
+    last_part(field) == HEADERS
         && EMQX_HEADERS.iter().any(|(header, own)| {
             let is_own = |value: &str| value == HIDDEN || value.starts_with(own);
             name == *header && value.as_str().is_some_and(is_own)
@@ -163,17 +163,17 @@ fn below(field: &str, key: &str) -> String {
     if field.is_empty() { key.to_owned() } else { format!("{field}.{key}") }
 }
 
-fn last(field: &str) -> &str {
+fn last_part(field: &str) -> &str {
     field.rsplit('.').next().unwrap_or(field)
 }
 
 fn is_secret(field: &str) -> bool {
-    last(field) == SECRET_FIELD
+    last_part(field) == SECRET_FIELD
 }
 
 /// A header that somebody else set may carry a key of theirs.
 fn is_foreign_header(field: &str) -> bool {
-    field.contains("headers.") && last(field) != "content-type"
+    field.contains("headers.") && last_part(field) != "content-type"
 }
 
 fn is_header(field: &str) -> bool {
@@ -181,7 +181,7 @@ fn is_header(field: &str) -> bool {
 }
 
 fn is_complete(field: &str) -> bool {
-    COMPLETE.contains(&last(field))
+    COMPLETE.contains(&last_part(field))
 }
 
 /// Puts the fields of an object into another, into its objects as well.

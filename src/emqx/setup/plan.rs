@@ -97,22 +97,22 @@ impl Setup<'_> {
     ///
     /// # Errors
     /// When EMQX cannot be asked.
-    pub async fn strangers(&self) -> Result<Vec<String>, SetupError> {
+    pub async fn set_up_by_others(&self) -> Result<Vec<String>, SetupError> {
         let is_on = |entry: &&Value| entry.get("enable") != Some(&Value::Bool(false));
         let others = |list: &[Value], key: &str, ours: &[&str], what: &str| {
             let names = list.iter().filter(is_on).filter_map(|entry| text(entry, key));
             let names = names.filter(|name| !ours.contains(name));
             names.map(|name| format!("{what} {name}")).collect::<Vec<_>>()
         };
-        let mut strangers = others(
+        let mut found = others(
             &self.list(AUTHENTICATORS, None).await?,
             "id",
             &[AUTHENTICATOR],
             "authenticator",
         );
         let sources = self.list(SOURCES, Some("sources")).await?;
-        strangers.extend(others(&sources, "type", &["http", "file"], "authorization source"));
-        Ok(strangers)
+        found.extend(others(&sources, "type", &["http", "file"], "authorization source"));
+        Ok(found)
     }
 
     /// What EMQX has for a resource; `None`: nothing.

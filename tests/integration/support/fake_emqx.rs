@@ -34,7 +34,7 @@ pub(crate) enum Mood {
     /// No answer comes.
     Silent,
     /// 500 to everything.
-    Unwell,
+    ServerError,
     /// 500 to every page but the first.
     FailingPages,
     /// Pages after the first break off in the middle.
@@ -409,7 +409,7 @@ async fn answer(request: &Request, state: &Mutex<State>, shared: &Shared) -> Opt
         return Some(refusal(401, "BAD_API_KEY_OR_SECRET", "Check api_key/api_secret"));
     }
     let mood = state.lock().unwrap().mood;
-    if mood == Mood::Unwell || (mood == Mood::FailingPages && is_later_page(request)) {
+    if mood == Mood::ServerError || (mood == Mood::FailingPages && is_later_page(request)) {
         return Some(refusal(500, "INTERNAL_ERROR", "injected"));
     }
     let path = request.target.strip_prefix("/api/v5/").unwrap_or_default();

@@ -93,7 +93,7 @@ impl Broker<'_> {
             SETTINGS => {
                 let steps = [Step::Settings, Step::ActionCache];
                 let found = "no_match is deny, no cache";
-                Ok(or_ok(check, found, self.judge(check, &steps).await?))
+                Ok(or_ok(check, found, self.finding_of(check, &steps).await?))
             }
             SOURCES => self.sources().await,
             CONNECTOR => {
@@ -108,7 +108,7 @@ impl Broker<'_> {
                 let steps = [Step::PresenceRule, Step::MessageRule, Step::CommandRule];
                 let found =
                     "connects, disconnects, messages and what becomes of commands are reported";
-                Ok(or_ok(check, found, self.judge(check, &steps).await?))
+                Ok(or_ok(check, found, self.finding_of(check, &steps).await?))
             }
             TOKEN => evidence::token(check, self.api).await.map(|finding| vec![finding]),
             _ => self.limits(check).await,
@@ -123,20 +123,20 @@ impl Broker<'_> {
 
     async fn authenticator(&self) -> Result<Vec<Finding>, SetupError> {
         let steps = [Step::LoginCache, Step::Authenticator, Step::AuthenticatorFirst];
-        let mut findings = self.judge(AUTHENTICATOR, &steps).await?;
+        let mut findings = self.finding_of(AUTHENTICATOR, &steps).await?;
         let path = "authentication/password_based:http/status";
         findings.extend(self.connected(AUTHENTICATOR, evidence::read(self.api, path).await?));
-        findings.extend(self.strangers(AUTHENTICATOR, "authenticator").await?);
+        findings.extend(self.set_up_by_others(AUTHENTICATOR, "authenticator").await?);
         let found = format!("enabled, first, and connected to {}", self.fleetgate);
         Ok(or_ok(AUTHENTICATOR, &found, findings))
     }
 
     async fn sources(&self) -> Result<Vec<Finding>, SetupError> {
         let steps = [Step::Source, Step::SourceFirst, Step::NoFile];
-        let mut findings = self.judge(SOURCES, &steps).await?;
+        let mut findings = self.finding_of(SOURCES, &steps).await?;
         let path = "authorization/sources/http/status";
         findings.extend(self.connected(SOURCES, evidence::read(self.api, path).await?));
-        findings.extend(self.strangers(SOURCES, "authorization source").await?);
+        findings.extend(self.set_up_by_others(SOURCES, "authorization source").await?);
         Ok(or_ok(SOURCES, "http is enabled, alone, and connected", findings))
     }
 
@@ -147,13 +147,17 @@ impl Broker<'_> {
         step: Step,
         is: Option<Value>,
     ) -> Result<Vec<Finding>, SetupError> {
-        let mut findings = self.judge(check, &[step]).await?;
+        let mut findings = self.finding_of(check, &[step]).await?;
         findings.extend(self.connected(check, is));
         Ok(or_ok(check, "enabled and connected", findings))
     }
 
     /// What `emqx apply` would do about these steps, as findings.
-    async fn judge(&self, check: &'static str, steps: &[Step]) -> Result<Vec<Finding>, SetupError> {
+    async fn finding_of(
+        &self,
+        check: &'static str,
+        steps: &[Step],
+    ) -> Result<Vec<Finding>, SetupError> {
         let mut findings = Vec::new();
         for step in steps {
             let change = self.setup.plan(*step).await?;
@@ -212,8 +216,12 @@ impl Broker<'_> {
         Some(Finding::failure(check, found.trim(), remedy))
     }
 
-    async fn strangers(&self, check: &'static str, kind: &str) -> Result<Vec<Finding>, SetupError> {
-        let strangers = self.setup.strangers().await?.into_iter();
+    async fn set_up_by_others(
+        &self,
+        check: &'static str,
+        kind: &str,
+    ) -> Result<Vec<Finding>, SetupError> {
+        let strangers = self.setup.set_up_by_others().await?.into_iter();
         let ours = strangers.filter(|stranger| stranger.starts_with(kind));
         Ok(ours
             .map(|stranger| {
@@ -228,12 +236,12 @@ fn or_ok(check: &'static str, found: &str, findings: Vec<Finding>) -> Vec<Findin
     if findings.is_empty() { vec![Finding::ok(check, found)] } else { findings }
 }
 
-fn last(field: &str) -> &str {
+fn last_part(field: &str) -> &str {
     field.rsplit('.').next().unwrap_or(field)
 }
 
 fn is_tuning(difference: &Difference) -> bool {
-    TUNING.contains(&last(&difference.field)) || difference.field.starts_with("cache.")
+    TUNING.contains(&last_part(&difference.field)) || difference.field.starts_with("cache.")
 }
 
 /// As a fresh EMQX's file ends.

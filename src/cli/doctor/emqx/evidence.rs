@@ -37,7 +37,7 @@ pub(super) async fn token(check: &'static str, api: &EmqxApi) -> Result<Finding,
         taken += sum(&answer, good);
         refused += sum(&answer, bad);
     }
-    Ok(judge(check, taken, refused))
+    Ok(finding_of(check, taken, refused))
 }
 
 fn sum(answer: &Value, names: &[&str]) -> u64 {
@@ -45,7 +45,7 @@ fn sum(answer: &Value, names: &[&str]) -> u64 {
     names.iter().filter_map(|name| metrics?.get(*name)?.as_u64()).sum()
 }
 
-fn judge(check: &'static str, taken: u64, refused: u64) -> Finding {
+fn finding_of(check: &'static str, taken: u64, refused: u64) -> Finding {
     let found = format!("{taken} calls got an answer that EMQX could use, {refused} did not");
     let remedy = "if Fleetgate's log tells of wrong tokens, run `fleetgate emqx apply --rotate-token`; \
                   otherwise Fleetgate was away or too slow";

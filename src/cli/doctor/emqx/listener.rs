@@ -1,4 +1,4 @@
-//! The certificate that EMQX's TLS listener shows, and how long it still counts.
+//! The certificate that EMQX's TLS listener shows, and how long it is still valid.
 //!
 //! It is only read here, not trusted: whether a client trusts it is for the client to say.
 
@@ -33,7 +33,7 @@ pub(super) async fn examine(api_url: &str, clock: &Clock) -> Finding {
     let now = clock.now().as_second();
     let shown = tokio::task::spawn_blocking(move || (not_after(&host, PORT), host)).await;
     match shown {
-        Ok((Ok(end), host)) => judge(&host, (end - now).div_euclid(SECONDS_A_DAY)),
+        Ok((Ok(end), host)) => finding_of(&host, (end - now).div_euclid(SECONDS_A_DAY)),
         Ok((Err(problem), host)) => without(&host, &problem),
         Err(error) => Finding::error(CERTIFICATE, error),
     }
@@ -65,8 +65,8 @@ fn without(host: &str, problem: &Problem) -> Finding {
     }
 }
 
-fn judge(host: &str, days: i64) -> Finding {
-    let found = format!("{host}:{PORT} shows one that counts for {days} days more");
+fn finding_of(host: &str, days: i64) -> Finding {
+    let found = format!("{host}:{PORT} shows one that is valid for {days} days more");
     let remedy = "run `fleetgate secrets init` (`docker compose up -d` does), or give EMQX a new \
                   certificate; clients that check it cannot connect after its end";
     if days < 0 {
@@ -228,7 +228,7 @@ mod tests {
         for (days, status) in
             [(-1, Status::Failure), (3, Status::Failure), (21, Status::Warning), (22, Status::Ok)]
         {
-            assert_eq!(judge("emqx", days).status, status, "{days}");
+            assert_eq!(finding_of("emqx", days).status, status, "{days}");
         }
     }
 }
