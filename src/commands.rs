@@ -179,7 +179,12 @@ impl Commands {
         let mut lines: Vec<String> = batch.iter().map(|work| work.key.clone()).collect();
         for _ in 0..MOST_OF_A_LINE {
             let names: Vec<&str> = lines.iter().map(String::as_str).collect();
-            let heads = within(QUERY_TIMEOUT, registry::heads(client, &names)).await?;
+            let (heads, unreadable) =
+                within(QUERY_TIMEOUT, registry::heads(client, &names)).await?;
+            for (line, error) in unreadable {
+                log_throttled!(error, "a command cannot be read", line, %error);
+                outcomes.insert(line, again(LONGEST_WAIT, &error.to_string()));
+            }
             let read = Instant::now();
             let mut round = self.round(&heads);
             let Round { sendable, waiting, .. } = &mut round;

@@ -45,6 +45,8 @@ use crate::work::{Carried, Kind, Outcome, POLL};
 pub const RESULT_EXPIRY: Duration = Duration::from_secs(60 * 60);
 /// Longest time that a batch takes before it lets others have their turn.
 const TURN: Duration = Duration::from_secs(20);
+/// Why a service is looked at again.
+const ITS_TURN: &str = "waits for its turn";
 /// Results told at once.
 const RESULTS_AT_ONCE: i64 = 50;
 /// Longest time that a request may take PostgreSQL: a selector may look at every device.
@@ -82,43 +84,44 @@ impl Requests {
         Self { api, target, client: None, keep, bounds, prune_at: Instant::now(), metrics }
     }
 
-    async fn deal_with(&mut self, api: &EmqxApi, batch: &[Work]) -> Result<Carried, RegistryError> {
+    /// Deals with a service until nothing of it waits, or time is over; what there is to do later, and whether EMQX answered.
+    async fn deal_with(
+        &mut self,
+        api: &EmqxApi,
+        service: &str,
+        until: Instant,
+    ) -> Result<(Outcome, bool), RegistryError> {
         let mut client = match self.client.take().filter(|client| !client.is_closed()) {
             Some(client) => client,
             None => self.target.open_guarded().await?,
         };
-        let until = Instant::now() + TURN;
-        let mut carried = Carried { outcomes: Vec::new(), answered: false };
-        for work in batch {
-            let mut outcome = Outcome::Done;
-            while let Some(answer) =
-                within(QUERY_TIMEOUT, deal_with_next(&mut client, &work.key, self.bounds)).await?
-            {
-                self.metrics.answered(answer);
-                if Instant::now() >= until {
-                    outcome = again(Duration::ZERO, "waits for its turn");
-                    break;
-                }
+        let (mut outcome, mut answered) = (Outcome::Done, false);
+        while let Some(answer) =
+            within(QUERY_TIMEOUT, deal_with_next(&mut client, service, self.bounds)).await?
+        {
+            self.metrics.answered(answer);
+            if Instant::now() >= until {
+                outcome = again(Duration::ZERO, ITS_TURN);
+                break;
             }
-            while outcome == Outcome::Done {
-                let untold = registry::untold(&*client, &work.key, RESULTS_AT_ONCE);
-                let untold = within(QUERY_TIMEOUT, untold).await?;
-                if untold.is_empty() {
-                    break;
-                }
-                let (told, stopped) = tell(api, &untold).await;
-                carried.answered |= !told.is_empty();
-                within(QUERY_TIMEOUT, registry::told(&*client, &told)).await?;
-                if let Some(stopped) = stopped {
-                    outcome = stopped;
-                } else if Instant::now() >= until {
-                    outcome = again(Duration::ZERO, "waits for its turn");
-                }
+        }
+        while outcome == Outcome::Done {
+            let untold = registry::untold(&*client, service, RESULTS_AT_ONCE);
+            let untold = within(QUERY_TIMEOUT, untold).await?;
+            if untold.is_empty() {
+                break;
             }
-            carried.outcomes.push(outcome);
+            let (told, stopped) = tell(api, &untold).await;
+            answered |= !told.is_empty();
+            within(QUERY_TIMEOUT, registry::told(&*client, &told)).await?;
+            if let Some(stopped) = stopped {
+                outcome = stopped;
+            } else if Instant::now() >= until {
+                outcome = again(Duration::ZERO, ITS_TURN);
+            }
         }
         self.client = Some(client);
-        Ok(carried)
+        Ok((outcome, answered))
     }
 }
 
@@ -244,11 +247,23 @@ impl Kind for Requests {
         let Some(api) = self.api.clone() else {
             return Carried { outcomes: Vec::new(), answered: false };
         };
-        self.deal_with(&api, batch).await.unwrap_or_else(|error| {
-            log_throttled!(warn, "requests of services wait for the database", %error);
-            let later = again(RECONNECT, &error.to_string());
-            Carried { outcomes: vec![later; batch.len()], answered: false }
-        })
+        let until = Instant::now() + TURN;
+        let mut carried = Carried { outcomes: Vec::new(), answered: false };
+        for work in batch {
+            if Instant::now() >= until {
+                carried.outcomes.push(again(Duration::ZERO, ITS_TURN));
+                continue;
+            }
+            // One on which PostgreSQL fails, or takes too long, holds up no other.
+            let dealt_with = self.deal_with(&api, &work.key, until).await;
+            let (outcome, answered) = dealt_with.unwrap_or_else(|error| {
+                log_throttled!(warn, "requests of services wait for the database", %error);
+                (again(POLL, &error.to_string()), false)
+            });
+            carried.outcomes.push(outcome);
+            carried.answered |= answered;
+        }
+        carried
     }
 
     async fn look_after(&mut self, client: &Client) -> Result<Duration, RegistryError> {

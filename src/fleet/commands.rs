@@ -441,7 +441,8 @@ fn command_row(row: &Row) -> CommandRow {
     }
 }
 
-/// Lists commands, the newest first, at most `limit` and at most [`MAX_PAGE`]; of one device, if it is named.
+/// Lists commands, the newest first, at most `limit` and at most [`MAX_PAGE`]; of one device, if it is named: of one that is
+/// gone, by the name that it had.
 ///
 /// # Errors
 /// A database that is away.
@@ -450,15 +451,25 @@ pub async fn list(
     device: Option<&DeviceName>,
     limit: u16,
 ) -> Result<Vec<CommandRow>, FleetError> {
-    let statement = format!(
-        "{COMMANDS}
-         WHERE $1::text IS NULL OR EXISTS (
-             SELECT FROM command_deliveries WHERE command_id = command.id AND device_name = $1)
-         ORDER BY asked_at DESC, command.id LIMIT $2"
-    );
+    let on_list = || RegistryError::on("the list of commands");
+    let name = device.map(DeviceName::as_str);
+    let row = client.query_opt("SELECT id FROM devices WHERE name = $1", &[&name]).await;
+    let id: Option<i64> = row.map_err(on_list())?.map(|row| row.get(0));
+    let of_device = match (device, id) {
+        (None, _) => "$1::text IS NULL AND $2::bigint IS NULL",
+        (Some(_), Some(_)) => {
+            "$1::text IS NOT NULL AND command.id IN (
+                 SELECT command_id FROM command_deliveries WHERE device_id = $2)"
+        }
+        (Some(_), None) => {
+            "$2::bigint IS NULL AND EXISTS (
+                 SELECT FROM command_deliveries WHERE command_id = command.id AND device_name = $1)"
+        }
+    };
+    let statement =
+        format!("{COMMANDS} WHERE {of_device} ORDER BY asked_at DESC, command.id LIMIT $3");
     let limit = i64::from(limit.min(MAX_PAGE));
-    let rows = client.query(&statement, &[&device.map(DeviceName::as_str), &limit]).await;
-    let rows = rows.map_err(RegistryError::on("the list of commands"))?;
+    let rows = client.query(&statement, &[&name, &id, &limit]).await.map_err(on_list())?;
     Ok(rows.iter().map(command_row).collect())
 }
 

@@ -88,16 +88,24 @@ fn on_commands() -> impl FnOnce(tokio_postgres::Error) -> RegistryError {
     RegistryError::on("the commands")
 }
 
-/// Reads the heads of lines; a line without one is left out.
+/// Reads the heads of lines; a line without one is left out. One that this release cannot read (a newer one has written
+/// it, or somebody in `psql`) is its line and why, so that it holds up no other.
 ///
 /// # Errors
 /// A database that is away.
 pub async fn heads(
     client: &impl GenericClient,
     lines: &[&str],
-) -> Result<Vec<Head>, RegistryError> {
+) -> Result<(Vec<Head>, Vec<(String, RegistryError)>), RegistryError> {
     let rows = client.query(HEADS, &[&lines]).await.map_err(on_commands())?;
-    rows.iter().map(head).collect()
+    let (mut heads, mut unreadable) = (Vec::new(), Vec::new());
+    for row in &rows {
+        match head(row) {
+            Ok(head) => heads.push(head),
+            Err(error) => unreadable.push((row.get("key"), error)),
+        }
+    }
+    Ok((heads, unreadable))
 }
 
 const HEADS: &str = "
@@ -153,7 +161,7 @@ fn head(row: &Row) -> Result<Head, RegistryError> {
 }
 
 /// How many deliveries are on their way to each of these clients, of its own devices and, of a gateway, its children: sent,
-/// neither acknowledged nor ended. A client that none is on its way to is left out.
+/// neither acknowledged nor ended, and the receipt not overdue. A client that none is on its way to is left out.
 ///
 /// # Errors
 /// A database that is away.
@@ -167,8 +175,10 @@ pub async fn in_flight(
             UNION ALL
             SELECT gateway.effective_client_id, child.id FROM devices AS gateway
             JOIN devices AS child ON child.gateway = gateway.id WHERE gateway.effective_client_id = ANY ($1)) AS owned
-        JOIN command_deliveries USING (device_id)
-        WHERE ended_at IS NULL AND attempted_at IS NOT NULL AND acked_at IS NULL
+        JOIN command_deliveries AS delivery USING (device_id)
+        JOIN commands AS command ON command.id = delivery.command_id
+        WHERE ended_at IS NULL AND acked_at IS NULL
+          AND attempted_at > clock_timestamp() - command.ack_timeout * interval '1 second'
         GROUP BY client_id";
     let rows = client.query(statement, &[&client_ids]).await.map_err(on_commands())?;
     let count =

@@ -137,6 +137,37 @@ async fn an_answer_that_comes_late_is_noted_unless_a_newer_command_was_sent() {
     assert_eq!(bench.fleet.value::<i64>(states).await, 1, "of the first only");
 }
 
+/// A request that came late is sent first: what was told the device later is what was sent to it later.
+#[tokio::test]
+async fn the_state_confirms_what_was_sent_last_whatever_was_stored_first() {
+    let mut bench = Bench::start().await;
+    bench.sql("UPDATE capabilities SET answer_in = 1").await;
+    let second = bench.send_new(by_state("2")).await;
+    let first = bench.send_new(by_state("1")).await;
+    bench
+        .sql(&format!(
+            "UPDATE command_deliveries SET asked_at = asked_at - interval '1 minute' WHERE command_id = '{first}'"
+        ))
+        .await;
+    bench.online_and_subscribed().await;
+    for (number, (id, payload)) in [(&first, "1"), (&second, "2")].into_iter().enumerate() {
+        let message = bench.emqx.published(number + 1).await;
+        assert_eq!(message.payload, payload);
+        let at = now();
+        told(&bench, &written(&message.correlation, at)).await;
+        bench.acks(&message.correlation).await;
+        if number == 0 {
+            assert_eq!(bench.ended(id).await.state, "timed_out");
+        } else {
+            // Also of the first, but that was told something else since.
+            report(&bench, "1", at + 1, "0A").await;
+            report(&bench, "2", at + 2, "0B").await;
+            assert_eq!(bench.ended(id).await.state, "succeeded");
+        }
+    }
+    assert_eq!(bench.delivery(&first).await.state, "timed_out");
+}
+
 #[tokio::test]
 async fn a_reply_decides_by_correlation_or_by_an_id_in_it() {
     let mut bench = start().await;

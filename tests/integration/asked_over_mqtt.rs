@@ -332,6 +332,36 @@ async fn nobody_publishes_results_and_a_service_hears_its_own() {
     }
 }
 
+/// A service whose request PostgreSQL cannot deal with at present holds up no other.
+#[tokio::test]
+async fn a_request_that_takes_too_long_holds_up_no_other_service() {
+    let bench = start().await;
+    bench.fleet.device_of_kind("other", "service").await;
+    bench.fleet.grant("other", "publish", TOPIC).await;
+    // Whoever asks by a rule for any device waits for this.
+    let waits = "SELECT pg_advisory_lock(hashtextextended('fleetgate any switch', 0));
+        INSERT INTO routing_rules (name, capability, strategy) VALUES ('any', 'switch', 'any')";
+    bench.sql(waits).await;
+    // Both at once, so that they are one batch.
+    bench
+        .sql(
+            r#"BEGIN;
+            INSERT INTO command_requests (service_id, service_name, request, capability, body, received_at, message_id)
+            SELECT id, name, 'r', 'switch', CASE name WHEN 'panel' THEN '{"value": 1}' ELSE '{"value": 2, "device": "relay"}' END,
+                   now(), '0A'
+            FROM devices WHERE kind = 'service';
+            SELECT fleetgate_queue_work('command_request', array_agg(lpad(id::text, 19, '0')), array_agg('{}'::jsonb))
+            FROM devices WHERE kind = 'service';
+            COMMIT"#,
+        )
+        .await;
+    bench.online_and_subscribed().await;
+    assert_eq!(sent(&bench).await.0, "2");
+    assert!(results(&bench).is_empty());
+    bench.sql("SELECT pg_advisory_unlock_all()").await;
+    result(&bench, "r", "accepted").await;
+}
+
 #[tokio::test]
 async fn results_wait_while_emqx_is_away_and_are_told_once_it_is_back() {
     let bench = start().await;

@@ -446,6 +446,30 @@ async fn what_emqx_refuses_holds_up_nothing_else() {
     assert_eq!(message.topic, "relay/set");
 }
 
+/// A command of a newer release, or that somebody wrote in `psql`, holds up no other.
+#[tokio::test]
+async fn a_command_that_cannot_be_read_holds_up_nothing_else() {
+    let mut bench = Bench::start().await;
+    bench.fleet.bind("relay", "fan", None, Some("fan/set")).await;
+    bench.emqx.subscribe("relay", "#", 1);
+    let unreadable = bench.send("1").await;
+    bench.sql("UPDATE commands SET confirm = 'telepathy'").await;
+    bench.online().await;
+    let fan = NewCommand { capability: "fan".parse().unwrap(), ..new("2") };
+    let id = bench.send_new(fan).await;
+    let message = bench.emqx.published(1).await;
+    assert_eq!(message.topic, "fan/set");
+    bench.acks(&message.correlation).await;
+    assert_eq!(bench.ended(&id).await.state, "delivered");
+    let waits = "SELECT EXISTS (SELECT FROM work_queue WHERE last_error LIKE '%telepathy%')";
+    eventually("the other waits", || async { bench.fleet.value::<bool>(waits).await }).await;
+    bench.sql("UPDATE commands SET confirm = 'delivered'").await;
+    bench.sql("UPDATE work_queue SET due_at = now() WHERE kind = 'command'").await;
+    let message = bench.emqx.published(2).await;
+    bench.acks(&message.correlation).await;
+    assert_eq!(bench.ended(&unreadable).await.state, "delivered");
+}
+
 /// Replicas side by side: each command leaves once, and each line keeps its order, whoever hears what.
 #[tokio::test]
 async fn replicas_share_the_commands() {

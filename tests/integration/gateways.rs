@@ -1,5 +1,6 @@
 //! Devices behind a gateway: one MQTT client that speaks for many things.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fleetgate::commands::IN_FLIGHT;
@@ -10,6 +11,7 @@ use fleetgate::fleet::credentials::{self, NewCredential, Terms};
 use fleetgate::fleet::devices::{self, DeviceChange, DeviceFilter, NewDevice};
 use fleetgate::fleet::error::{ErrorKind, Field, Rule};
 use fleetgate::fleet::routing::To;
+use fleetgate::registry::commands::in_flight;
 use fleetgate::registry::connection::LOOK_UP_PLANS;
 use fleetgate::registry::lookup::LOOK_UP;
 use fleetgate::registry::sweep::{DeviceCounts, count_devices};
@@ -869,6 +871,11 @@ async fn no_more_than_a_few_commands_are_on_their_way_to_a_gateway() {
     })
     .await;
     assert_eq!(bench.emqx.all_published().len(), IN_FLIGHT);
+    let on_their_way = in_flight(&client, &["bridge", "nobody"]).await.unwrap();
+    assert_eq!(on_their_way, BTreeMap::from([("bridge".to_owned(), IN_FLIGHT)]));
+    // Those whose receipt is overdue are on their way no more, and hold up nobody.
+    let overdue = "UPDATE command_deliveries SET attempted_at = attempted_at - interval '1 minute'";
+    client.batch_execute(overdue).await.unwrap();
     for number in 0..IN_FLIGHT + 8 {
         let message = bench.emqx.published(number + 1).await;
         let ack = command("message.acked", "bridge", "bridge", &message.correlation, 1);
