@@ -10,8 +10,10 @@
 //! time here: their names are read as rules ([`error::Rule::of`]), so that a row written in `psql` is as good
 //! as one by command. Kick-outs and notices to the replicas come from triggers too.
 //!
-//! Operations take a [`GenericClient`], so that several of them can be one transaction ([`all_or_nothing`]).
+//! Operations take a [`GenericClient`]. Whoever changes something calls them within [`act`]: one transaction, in which it is
+//! noted who acts.
 
+pub mod actor;
 pub mod bindings;
 pub mod capabilities;
 pub mod checks;
@@ -31,6 +33,7 @@ use tokio_postgres::{Client, GenericClient, Transaction};
 
 use crate::registry::error::RegistryError;
 
+pub use actor::Actor;
 pub use error::FleetError;
 
 /// What an operation that may be repeated found.
@@ -51,17 +54,19 @@ impl<T> Added<T> {
     }
 }
 
-/// Does several operations, all or none: whatever `work` returns an error for is undone.
+/// Does one operation or several in the name of `actor`, all or none: whatever `work` returns an error for is undone.
 ///
 /// # Errors
 /// What `work` says; a database that is away.
-pub async fn all_or_nothing<T, E: From<FleetError>>(
+pub async fn act<T, E: From<FleetError>>(
     client: &mut Client,
+    actor: &Actor,
     work: impl AsyncFnOnce(&mut Transaction<'_>) -> Result<T, E>,
 ) -> Result<T, E> {
     let failed = |error| E::from(FleetError::Registry(error));
     let begun = client.transaction().await;
     let mut transaction = begun.map_err(RegistryError::on(REGISTRY)).map_err(failed)?;
+    actor.note(&transaction).await.map_err(failed)?;
     let outcome = work(&mut transaction).await?;
     transaction.commit().await.map_err(RegistryError::on(REGISTRY)).map_err(failed)?;
     Ok(outcome)

@@ -29,6 +29,7 @@ use tokio_postgres::Client;
 use crate::domain::name::CapabilityName;
 use crate::domain::request::{CommandRequest, RESULTS, Recipients, RequestError};
 use crate::emqx::EmqxApi;
+use crate::fleet::Actor;
 use crate::fleet::commands::{self, NewCommand, Requested};
 use crate::fleet::error::{ErrorKind, FleetError, Rule};
 use crate::fleet::routing::{Bounds, To};
@@ -138,6 +139,7 @@ async fn deal_with_next(
     let on_request = || RegistryError::on("a request of a service");
     let mut transaction = client.transaction().await.map_err(on_request())?;
     let Some(request) = registry::next(&transaction, service).await? else { return Ok(None) };
+    Actor::Service(request.service_name.clone()).note(&transaction).await?;
     let (word, command, answer) = match new_command(&request, bounds) {
         Err(error) => ("refused", None, error),
         Ok(new) => match commands::send(&mut transaction, &new).await {

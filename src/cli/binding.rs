@@ -81,8 +81,10 @@ impl AddArguments {
             reply_topic: self.reply_topic,
             merge: self.merge,
         };
-        let mut client = context.connect().await?;
-        let row = bindings::add(&mut client, &self.device, &binding).await?.into_inner();
+        let row = context
+            .act(async |fleet| bindings::add(fleet, &self.device, &binding).await)
+            .await?
+            .into_inner();
         context
             .output
             .result(&of_device(&self.device, &row), || binding_table(std::slice::from_ref(&row)))
@@ -136,8 +138,9 @@ impl SetArguments {
             reply_topic: value_or_none(self.reply_topic, self.no_reply_topic),
             merge: (self.merge || self.replace).then_some(self.merge),
         };
-        let mut client = context.connect().await?;
-        let row = bindings::set(&mut client, &self.device, &self.name, &change).await?;
+        let row = context
+            .act(async |fleet| bindings::set(fleet, &self.device, &self.name, &change).await)
+            .await?;
         context
             .output
             .result(&of_device(&self.device, &row), || binding_table(std::slice::from_ref(&row)))
@@ -167,8 +170,7 @@ async fn remove(
     device: &DeviceName,
     name: &BindingName,
 ) -> Result<(), CliError> {
-    let client = context.connect().await?;
-    bindings::remove(&client, device, name).await?;
+    context.act(async |fleet| bindings::remove(fleet, device, name).await).await?;
     let result = json!({"device": device.as_str(), "name": name.as_str(), "removed": true});
     context
         .output

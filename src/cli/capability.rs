@@ -128,8 +128,7 @@ impl AddArguments {
             command_schema: self.command_schema.as_ref().map(schema).transpose()?,
             commands: self.commands.change().terms(),
         };
-        let client = context.connect().await?;
-        let row = capabilities::add(&client, &capability).await?;
+        let row = context.act(async |fleet| capabilities::add(fleet, &capability).await).await?;
         context.output.result(&row, || format!("Capability \"{}\" is added.", row.name))
     }
 }
@@ -175,8 +174,8 @@ impl SetArguments {
             command_schema: schema(&self.command_schema, self.no_command_schema)?,
             commands: self.commands.change(),
         };
-        let client = context.connect().await?;
-        let row = capabilities::set(&client, &self.name, &change).await?;
+        let row =
+            context.act(async |fleet| capabilities::set(fleet, &self.name, &change).await).await?;
         context.output.result(&row, || {
             let devices = if row.devices == 1 { "device has" } else { "devices have" };
             format!("Capability \"{}\" is changed; {} {devices} it.", self.name, row.devices)
@@ -191,8 +190,7 @@ async fn list(context: &Context) -> Result<(), CliError> {
 }
 
 async fn remove(context: &Context, name: &CapabilityName) -> Result<(), CliError> {
-    let client = context.connect().await?;
-    capabilities::remove(&client, name).await?;
+    context.act(async |fleet| capabilities::remove(fleet, name).await).await?;
     context.output.result(&json!({"name": name.as_str(), "removed": true}), || {
         format!("Capability \"{name}\" is removed.")
     })

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
+use tokio_postgres::Transaction;
 
 use crate::cli::arguments::number;
 use crate::cli::context::Context;
@@ -12,7 +13,6 @@ use crate::cli::error::CliError;
 use crate::clock::Clock;
 use crate::domain::credential::{CertificateUse, CredentialId};
 use crate::domain::name::DeviceName;
-use crate::fleet::all_or_nothing;
 use crate::fleet::credentials::{self, NewCredential, Terms};
 use crate::provision::authority::{Authority, Issued};
 use crate::provision::device::{DeviceFiles, Written};
@@ -104,13 +104,12 @@ impl IssueArguments {
         write: impl FnOnce() -> Result<Written, CliError>,
     ) -> Result<CredentialId, CliError> {
         let terms = Terms { expires_at: Some(ends), ..Terms::default() };
-        let mut client = context.connect().await?;
-        let (id, written) = all_or_nothing(&mut client, async |transaction| {
+        let bind = async |fleet: &mut Transaction<'_>| {
             let credential = self.credential();
-            let id = credentials::add(transaction, &self.device, &credential, &terms).await?;
+            let id = credentials::add(fleet, &self.device, &credential, &terms).await?;
             Ok::<_, CliError>((id, write()?))
-        })
-        .await?;
+        };
+        let (id, written) = context.act(bind).await?;
         written.keep();
         Ok(id)
     }

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
-use tokio_postgres::Client;
+use tokio_postgres::Transaction;
 
 use crate::cli::arguments::{duration, number};
-use crate::cli::context::Context;
+use crate::cli::context::{Context, actor};
 use crate::cli::error::CliError;
 use crate::cli::output::{self, or_dash, print, table, timestamp};
 use crate::cli::rule::{devices_in_words, shared_in_words};
@@ -16,9 +16,9 @@ use crate::domain::command::CommandPayload;
 use crate::domain::delivery::Confirmation;
 use crate::domain::name::{CapabilityName, DeviceName, RuleName};
 use crate::domain::selector::Selector;
-use crate::fleet::FleetError;
 use crate::fleet::commands::{self, CommandDetails, CommandRow, DeliveryRow, MAX_PAGE, NewCommand};
 use crate::fleet::routing::{Bounds, To};
+use crate::fleet::{FleetError, act};
 use crate::registry::commands::ENDED_CHANNEL;
 use crate::registry::connection::Target;
 use crate::registry::inspection;
@@ -146,8 +146,8 @@ impl Arguments {
             Action::Retry { id, wait } => {
                 require_api(context)?;
                 let bounds = bounds(context)?;
-                let retry = async |client: &mut Client| {
-                    let retried = commands::retry(client, &id, ASKED_BY, bounds).await?;
+                let retry = async |fleet: &mut Transaction<'_>| {
+                    let retried = commands::retry(fleet, &id, ASKED_BY, bounds).await?;
                     if !retried.passed_over.is_empty() {
                         let devices = retried.passed_over.join(", ");
                         output::remark(&format!(
@@ -178,7 +178,7 @@ impl SendArguments {
                 format!("It would go to {devices}{by}. Nothing was sent.{shared}")
             });
         }
-        let send = async |client: &mut Client| commands::send(client, &command).await;
+        let send = async |fleet: &mut Transaction<'_>| commands::send(fleet, &command).await;
         ask(context, wait, send).await
     }
 
@@ -224,11 +224,11 @@ fn require_api(context: &Context) -> Result<(), CliError> {
 async fn ask(
     context: &Context,
     wait: bool,
-    asking: impl AsyncFnOnce(&mut Client) -> Result<CommandDetails, FleetError>,
+    asking: impl AsyncFnOnce(&mut Transaction<'_>) -> Result<CommandDetails, FleetError>,
 ) -> Result<(), CliError> {
     let mut client = context.connect().await?;
     if !wait {
-        let details = asking(&mut client).await?;
+        let details = act(&mut client, &actor(), asking).await?;
         let id = &details.command.id;
         return context.output.result(&details, || {
             format!(
@@ -239,7 +239,7 @@ async fn ask(
     let target = Target::new(&context.settings()?.database()?)?;
     let (listener, mut notices) = target.open_listener().await?;
     inspection::listen(&listener, ENDED_CHANNEL).await?;
-    let id = asking(&mut client).await?.command.id;
+    let id = act(&mut client, &actor(), asking).await?.command.id;
     let mut told = BTreeSet::new();
     loop {
         let details = commands::show(&client, &id).await?;
@@ -290,8 +290,7 @@ async fn list(context: &Context, device: Option<&DeviceName>, limit: u16) -> Res
 }
 
 async fn cancel(context: &Context, id: &str) -> Result<(), CliError> {
-    let client: Client = context.connect().await?;
-    let cancelled = commands::cancel(&client, id, ASKED_BY).await?;
+    let cancelled = context.act(async |fleet| commands::cancel(fleet, id, ASKED_BY).await).await?;
     context.output.result(&json!({"id": id, "cancelled": cancelled}), || match cancelled {
         0 => format!("Command {id} had ended everywhere."),
         1 => format!("Command {id} is cancelled at 1 device."),
@@ -300,7 +299,7 @@ async fn cancel(context: &Context, id: &str) -> Result<(), CliError> {
 }
 
 async fn pause(context: &Context, capability: Option<&CapabilityName>) -> Result<(), CliError> {
-    commands::pause(&context.connect().await?, capability, ASKED_BY).await?;
+    context.act(async |fleet| commands::pause(fleet, capability, ASKED_BY).await).await?;
     let name = capability.map(CapabilityName::as_str);
     context.output.result(&json!({"paused": true, "capability": name}), || match name {
         None => "No commands are sent until `fleetgate command resume`.".to_owned(),
@@ -311,7 +310,7 @@ async fn pause(context: &Context, capability: Option<&CapabilityName>) -> Result
 }
 
 async fn resume(context: &Context, capability: Option<&CapabilityName>) -> Result<(), CliError> {
-    let was_paused = commands::resume(&context.connect().await?, capability).await?;
+    let was_paused = context.act(async |fleet| commands::resume(fleet, capability).await).await?;
     let name = capability.map(CapabilityName::as_str);
     let result = json!({"paused": false, "was_paused": was_paused, "capability": name});
     context.output.result(&result, || match was_paused {

@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Transaction};
 
 use crate::cli::error::CliError;
 use crate::cli::output::Output;
 use crate::config::{Settings, Sources};
+use crate::fleet::{self, Actor, FleetError};
 use crate::registry::connection::connect;
 
 /// What every command is given.
@@ -35,6 +36,17 @@ impl Context {
         Ok(connect(&self.settings()?.database()?).await?)
     }
 
+    /// Connects to the registry, and does one operation or several there in the name of whoever runs this command, all or none.
+    pub(super) async fn act<T, E: From<FleetError>>(
+        &self,
+        work: impl AsyncFnOnce(&mut Transaction<'_>) -> Result<T, E>,
+    ) -> Result<T, CliError>
+    where
+        CliError: From<E>,
+    {
+        Ok(fleet::act(&mut self.connect().await?, &actor(), work).await?)
+    }
+
     /// Where this process's configuration comes from.
     pub(super) fn sources(&self) -> Sources {
         Sources::from_process(self.config.clone())
@@ -43,5 +55,34 @@ impl Context {
     /// This process's configuration.
     pub(super) fn settings(&self) -> Result<Settings, CliError> {
         Ok(Settings::load(&self.sources())?)
+    }
+}
+
+/// Whoever runs this command.
+pub(super) fn actor() -> Actor {
+    let uid = rustix::process::getuid().as_raw();
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    Actor::CommandLine(user_name(&users, uid).unwrap_or_else(|| uid.to_string()))
+}
+
+/// The name of a user, in the text of `/etc/passwd`.
+fn user_name(users: &str, uid: u32) -> Option<String> {
+    users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_have_names_where_the_system_knows_them() {
+        let users = "root:x:0:0::/root:/bin/sh\n#\nalice:x:1000:1000:Alice:/home/alice:/bin/sh\n";
+        assert_eq!(user_name(users, 1000).as_deref(), Some("alice"));
+        assert_eq!(user_name(users, 0).as_deref(), Some("root"));
+        assert_eq!(user_name(users, 7), None);
     }
 }

@@ -98,8 +98,9 @@ impl AddArguments {
         let terms =
             Terms { label: self.label, not_before: self.not_before, expires_at: self.expires };
         let device = self.device.as_str();
-        let client = context.connect().await?;
-        let CredentialId(id) = credentials::add(&client, &self.device, &credential, &terms).await?;
+        let CredentialId(id) = context
+            .act(async |fleet| credentials::add(fleet, &self.device, &credential, &terms).await)
+            .await?;
         let kind = credential.kind();
         let text = || {
             format!(
@@ -137,8 +138,8 @@ async fn list(context: &Context, device: &DeviceName) -> Result<(), CliError> {
 }
 
 async fn revoke(context: &Context, id: i64) -> Result<(), CliError> {
-    let client = context.connect().await?;
-    let revocation = credentials::revoke(&client, CredentialId(id)).await?;
+    let revocation =
+        context.act(async |fleet| credentials::revoke(fleet, CredentialId(id)).await).await?;
     let was_valid = revocation == Revocation::Revoked;
     let result = json!({"id": id, "revoked": true, "was_valid": was_valid});
     context.output.result(&result, || match revocation {

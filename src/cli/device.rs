@@ -65,7 +65,7 @@ impl Arguments {
 }
 
 async fn set_enabled(context: &Context, name: &DeviceName, enabled: bool) -> Result<(), CliError> {
-    devices::set_enabled(&context.connect().await?, name, enabled).await?;
+    context.act(async |fleet| devices::set_enabled(fleet, name, enabled).await).await?;
     context.output.result(&json!({"name": name.as_str(), "enabled": enabled}), || {
         format!("Device \"{name}\" is {}.", if enabled { "enabled" } else { "disabled" })
     })
@@ -75,8 +75,7 @@ async fn remove(context: &Context, name: &DeviceName, yes: bool) -> Result<(), C
     let question =
         format!("Remove device \"{name}\" with its credentials, bindings, grants and state?");
     confirm(&question, yes)?;
-    let client = context.connect().await?;
-    devices::remove(&client, name).await?;
+    context.act(async |fleet| devices::remove(fleet, name).await).await?;
     context.output.result(&json!({"name": name.as_str(), "removed": true}), || {
         format!("Device \"{name}\" is removed.")
     })

@@ -90,8 +90,8 @@ async fn add(
             "{filter} includes topics below {RESULTS}: the device hears what becomes of the commands that every service there asks for"
         ));
     }
-    let client = context.connect().await?;
-    let added = grants::add(&client, device, action.into(), filter).await?;
+    let added =
+        context.act(async |fleet| grants::add(fleet, device, action.into(), filter).await).await?;
     let action = acl::Action::from(action).word();
     let (id, when) = match added {
         Added::New(id) => (id, "now"),
@@ -115,8 +115,7 @@ async fn remove(context: &Context, id: &str) -> Result<(), CliError> {
             "{id:?} is not a valid number of a grant; write its number, or DEVICE publish|subscribe FILTER"
         ))
     })?;
-    let client = context.connect().await?;
-    grants::remove(&client, id).await?;
+    context.act(async |fleet| grants::remove(fleet, id).await).await?;
     context.output.result(&json!({"id": id, "removed": true}), || format!("Grant {id} is removed."))
 }
 
@@ -128,8 +127,9 @@ async fn remove_of(
 ) -> Result<(), CliError> {
     let device: DeviceName =
         device.parse().map_err(|error| CliError::Usage(format!("device {device:?} {error}")))?;
-    let client = context.connect().await?;
-    grants::remove_of(&client, &device, action.into(), filter).await?;
+    context
+        .act(async |fleet| grants::remove_of(fleet, &device, action.into(), filter).await)
+        .await?;
     let action = acl::Action::from(action).word();
     let result = json!({"device": device.as_str(), "action": action, "topic_filter": filter.as_str(), "removed": true});
     context.output.result(&result, || {

@@ -107,8 +107,7 @@ fn lock_table(locks: &[Shown]) -> String {
 }
 
 async fn clear(context: &Context, scope: &LockScope) -> Result<(), CliError> {
-    let client = context.connect().await?;
-    let cleared = locks::clear(&client, scope).await?;
+    let cleared = context.act(async |fleet| locks::clear(fleet, scope).await).await?;
     context.output.result(&serde_json::json!({ "cleared": cleared }), || match cleared {
         0 => "No lock was held; every replica has been told to forget wrong passwords.".to_owned(),
         1 => "1 lock is cleared.".to_owned(),

@@ -75,7 +75,7 @@ impl Arguments {
             Action::Enable { name } => set_enabled(context, &name, true).await,
             Action::Disable { name } => set_enabled(context, &name, false).await,
             Action::Remove { name } => {
-                rules::remove(&context.connect().await?, &name).await?;
+                context.act(async |fleet| rules::remove(fleet, &name).await).await?;
                 let result = json!({"name": name.as_str(), "removed": true});
                 context.output.result(&result, || format!("Rule \"{name}\" is removed."))
             }
@@ -132,7 +132,7 @@ impl AddArguments {
             strategy: self.strategy.strategy(),
             priority: self.priority,
         };
-        let row = rules::add(&context.connect().await?, &rule).await?;
+        let row = context.act(async |fleet| rules::add(fleet, &rule).await).await?;
         context.output.result(&row, || {
             let name = &row.name;
             format!("Rule \"{name}\" is added. To see whom it chooses: fleetgate rule test {name}")
@@ -165,14 +165,14 @@ impl SetArguments {
             priority: self.priority,
             enabled: None,
         };
-        let row = rules::set(&context.connect().await?, &self.name, &change).await?;
+        let row = context.act(async |fleet| rules::set(fleet, &self.name, &change).await).await?;
         context.output.result(&row, || rule_table(std::slice::from_ref(&row)))
     }
 }
 
 async fn set_enabled(context: &Context, name: &RuleName, enabled: bool) -> Result<(), CliError> {
     let change = RuleChange { enabled: Some(enabled), ..RuleChange::default() };
-    let row = rules::set(&context.connect().await?, name, &change).await?;
+    let row = context.act(async |fleet| rules::set(fleet, name, &change).await).await?;
     context.output.result(&row, || {
         format!("Rule \"{name}\" is {}.", if enabled { "enabled" } else { "disabled" })
     })

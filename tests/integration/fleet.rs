@@ -14,7 +14,7 @@ use fleetgate::fleet::capabilities::{self, NewCapability};
 use fleetgate::fleet::credentials::{self, NewCredential, Revocation, Terms};
 use fleetgate::fleet::devices::{self, DeviceChange, DeviceFilter, NewDevice};
 use fleetgate::fleet::error::{ErrorKind, Field, Rule, Thing};
-use fleetgate::fleet::{Added, FleetError, all_or_nothing, grants, tokens};
+use fleetgate::fleet::{Actor, Added, FleetError, act, grants, tokens};
 use fleetgate::registry::error::RegistryError;
 use jiff::Timestamp;
 use tokio_postgres::Client;
@@ -125,19 +125,34 @@ async fn operations_are_done_together_or_not_at_all() {
         }
     }
     let (_database, mut client) = Database::migrated().await;
-    let broken: Result<(), _> = all_or_nothing(&mut client, async |transaction| {
+    let broken: Result<(), _> = act(&mut client, &Actor::System, async |transaction| {
         devices::add(transaction, &device("a")).await?;
         Err(Failure::Own)
     })
     .await;
     assert!(matches!(broken, Err(Failure::Own)));
-    let broken = all_or_nothing(&mut client, async |transaction| {
+    let broken = act(&mut client, &Actor::System, async |transaction| {
         devices::add(transaction, &device("a")).await?;
         devices::add(transaction, &device("a")).await?;
         Ok::<_, Failure>(())
     });
     assert!(matches!(broken.await, Err(Failure::Fleet)));
     not_found(devices::show(&client, &name("a")).await);
+}
+
+/// Who acts is noted as long as the transaction lasts: the session may be handed to somebody else after it.
+#[tokio::test]
+async fn who_acts_is_noted_for_one_transaction() {
+    let (_database, mut client) = Database::migrated().await;
+    let noted = "SELECT current_setting('fleetgate.actor', true)";
+    let actor = Actor::Token { id: 7, name: "grafana".to_owned() };
+    let within = act(&mut client, &actor, async |transaction| {
+        devices::add(transaction, &device("a")).await?;
+        Ok::<String, FleetError>(transaction.query_one(noted, &[]).await.unwrap().get(0))
+    });
+    assert_eq!(within.await.unwrap(), "token:7:grafana");
+    let after: Option<String> = client.query_one(noted, &[]).await.unwrap().get(0);
+    assert_eq!(after.unwrap_or_default(), "");
 }
 
 #[tokio::test]

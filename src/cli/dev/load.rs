@@ -8,11 +8,12 @@ use tokio_postgres::{Client, Transaction};
 use super::DevError;
 use super::demo::{self, parsed};
 use super::record::{Record, RecordedDevice};
+use crate::cli::context::actor;
 use crate::domain::acl::Action;
 use crate::domain::name::DeviceName;
 use crate::fleet::credentials::{NewCredential, Terms};
 use crate::fleet::devices::{self, NewDevice};
-use crate::fleet::{all_or_nothing, capabilities, grants};
+use crate::fleet::{act, capabilities, grants};
 use crate::secret::{Secret, random_bytes};
 
 /// Loads the fleet in one transaction. Its secrets are in the file before it commits.
@@ -21,7 +22,7 @@ pub(super) async fn load(
     webhook_token: &Secret,
     file: &Path,
 ) -> Result<Record, DevError> {
-    all_or_nothing(client, async |transaction| {
+    act(client, &actor(), async |transaction| {
         for capability in demo::capabilities()? {
             capabilities::add(transaction, &capability).await?;
         }

@@ -89,8 +89,7 @@ impl Arguments {
         let generated = self.generate.then(NewCredential::generate);
         let (secret, credential) = generated.unzip();
         let device = self.request(credential)?;
-        let mut client = context.connect().await?;
-        let details = devices::add(&mut client, &device).await?;
+        let details = context.act(async |fleet| devices::add(fleet, &device).await).await?;
         warn_of_misspelt_service(&device.kind);
         let added = Added { details: &details, secret: secret.as_ref().map(Secret::expose) };
         let text = || format!("Added.\n{}", show::text(&details));

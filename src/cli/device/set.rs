@@ -80,8 +80,8 @@ impl Arguments {
             enabled: None,
             meta: self.meta,
         };
-        let mut client = context.connect().await?;
-        let changed = devices::set(&mut client, &self.name, &change).await?;
+        let changed =
+            context.act(async |fleet| devices::set(fleet, &self.name, &change).await).await?;
         change.kind.iter().for_each(warn_of_misspelt_service);
         let Changed { details, left_behind } = &changed;
         let result = Shown { details, left_behind };

@@ -7,9 +7,11 @@ use serde::Serialize;
 
 use super::{TokenCommandError, unprinted};
 use crate::authn::token::{issue, key_id, read_signing_key, read_verification_key};
+use crate::cli::context::actor;
 use crate::cli::output::{Output, remark};
 use crate::config::{Database, Settings, Sources, Tokens};
 use crate::domain::name::DeviceName;
+use crate::fleet::act;
 use crate::fleet::tokens::{self, TokenBasis};
 use crate::registry::connection::connect;
 use crate::registry::migrate::schema_version;
@@ -70,7 +72,7 @@ fn basis(database: &Database, device: &DeviceName) -> Result<TokenBasis, TokenCo
     runtime.block_on(async {
         let mut client = connect(database).await?;
         schema_version(&client).await?.require_current()?;
-        Ok(tokens::accept(&mut client, device).await?)
+        act(&mut client, &actor(), async |fleet| Ok(tokens::accept(fleet, device).await?)).await
     })
 }
 
