@@ -22,6 +22,8 @@ use crate::registry::error::RegistryError;
 /// Shortest and longest time until a command expires.
 pub const EXPIRY: (Duration, Duration) =
     (Duration::from_secs(1), Duration::from_secs(30 * 24 * 60 * 60));
+/// How often it is tried to store a command where another change gets in the way.
+const MOST_TRIES: u32 = 3;
 /// Most commands that one page of a list holds.
 pub const MAX_PAGE: u16 = 1000;
 
@@ -145,6 +147,22 @@ fn about(capability: &CapabilityName) -> Thing {
 /// There is no such capability or device; the payload breaks the command schema; a device is disabled or has
 /// no command topic for the capability; too many devices, or none; an expiry out of [`EXPIRY`]. Nothing is stored then.
 pub async fn send(
+    client: &mut impl GenericClient,
+    new: &NewCommand,
+) -> Result<CommandDetails, FleetError> {
+    // It wakes many lines, and so do gateways that connect: PostgreSQL ends one of two that wait for each other.
+    let mut tries = 1;
+    loop {
+        match send_once(client, new).await {
+            Err(FleetError::Registry(RegistryError::Interrupted(_))) if tries < MOST_TRIES => {
+                tries += 1;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+async fn send_once(
     client: &mut impl GenericClient,
     new: &NewCommand,
 ) -> Result<CommandDetails, FleetError> {

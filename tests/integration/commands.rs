@@ -446,6 +446,36 @@ async fn what_emqx_refuses_holds_up_nothing_else() {
     assert_eq!(message.topic, "relay/set");
 }
 
+/// Whoever connects wakes lines too, in an order of its own: of two that wait for each other PostgreSQL ends one.
+#[tokio::test]
+async fn a_command_is_stored_although_another_change_gets_in_the_way() {
+    let mut bench = Bench::start().await;
+    bench.fleet.device("second").await;
+    bench.fleet.bind("second", "switch", None, Some("second/set")).await;
+    let to = || NewCommand { to: To::Devices(vec![name("relay"), name("second")]), ..new("1") };
+    bench.send_new(to()).await;
+    // As by presence, which locks what it wakes one after the other.
+    let line = |device: &str| {
+        format!(
+            "SELECT FROM work_queue WHERE key = (SELECT fleetgate_command_line(id, 'switch') FROM devices WHERE name = '{device}') FOR UPDATE"
+        )
+    };
+    let mut other = connect(&as_owner(&bench.database.url)).await;
+    let transaction = other.transaction().await.unwrap();
+    transaction.batch_execute(&line("second")).await.unwrap();
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let fleet = &bench.fleet;
+    let in_the_way = async {
+        eventually("it waits", || async { fleet.value::<i64>(waits).await == 1 }).await;
+        transaction.batch_execute(&line("relay")).await.unwrap();
+        transaction.commit().await.unwrap();
+    };
+    let new = to();
+    let (sent, ()) = tokio::join!(commands::send(&mut bench.client, &new), in_the_way);
+    assert_eq!(sent.unwrap().deliveries.len(), 2);
+    assert_eq!(fleet.value::<i64>("SELECT count(*) FROM commands").await, 2);
+}
+
 /// A command of a newer release, or that somebody wrote in `psql`, holds up no other.
 #[tokio::test]
 async fn a_command_that_cannot_be_read_holds_up_nothing_else() {
