@@ -4,6 +4,7 @@
 //! one small multi-threaded runtime for everything that talks to PostgreSQL, so that a connection
 //! outlives the worker that first needed it. Hash threads belong to [`crate::authn`].
 
+mod api;
 mod background;
 mod resources;
 
@@ -15,12 +16,13 @@ use std::time::Duration;
 
 use actix_web::dev::Server;
 use actix_web::rt::{System, SystemRunner};
-use actix_web::web::Data;
+use actix_web::web::{Data, ServiceConfig};
 use thiserror::Error;
 use tokio::runtime::{Handle, Runtime};
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
+use api::ApiServer;
 use background::{Wake, broker, keep_registry, locks};
 pub use resources::listen_remedy;
 use resources::{bind, require_threads, room};
@@ -33,9 +35,9 @@ use crate::authn::token::TokenKeys;
 use crate::authz::Authorizer;
 use crate::clock::Clock;
 use crate::config::{Config, Hashing};
-use crate::http::AppState;
 use crate::http::connections::Connections;
-use crate::http::server::{self, ConnectionLimits};
+use crate::http::server::{self, ConnectionLimits, Listener};
+use crate::http::{AppState, routes};
 use crate::ingest::Ingest;
 use crate::logging::{keep_logging_suppressed, log_suppressed};
 use crate::metrics::{HashMetrics, Metrics};
@@ -62,10 +64,12 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 #[derive(Debug, Error)]
 pub enum AppError {
     /// The address is taken or not ours.
-    #[error("cannot listen on {address}: {source}; {}", listen_remedy(source, "http.listen"))]
+    #[error("cannot listen on {address}: {source}; {}", listen_remedy(source, setting))]
     Listen {
         /// The address of the configuration.
         address: SocketAddr,
+        /// Where that stands.
+        setting: &'static str,
         /// The operating system's reason.
         source: io::Error,
     },
@@ -95,6 +99,7 @@ pub enum AppError {
 pub struct App {
     address: SocketAddr,
     server: Server,
+    api: Option<ApiServer>,
     grace: Duration,
     gate: Data<AppState>,
     stop: CancellationToken,
@@ -136,7 +141,8 @@ impl App {
     /// When the port, the database URL or a key file is unusable.
     pub fn build(config: &Config, clock: Clock, stop: CancellationToken) -> Result<Self, AppError> {
         // First, because it fails most often, and nothing has to be undone then.
-        let socket = bind(config.http.listen)?;
+        let socket = bind(config.http.listen, "http.listen")?;
+        let api_socket = api::bind(config)?;
         let room = room(config)?;
         require_threads(config)?;
         let runtime = registry_runtime(config.http.workers)?;
@@ -180,6 +186,12 @@ impl App {
         let quiet = target.clone().unless_away(freshness.clone());
         let broker = broker(config, &quiet, &devices, heard, wake, &metrics, &clock)?;
         let authenticator = authenticator(config, metrics.hash.clone(), limits, clock)?;
+        let api = api_socket
+            .map(|socket| {
+                let postgres = api::pool(&target, &freshness, runtime.handle.clone())?;
+                ApiServer::start(config, socket, postgres, metrics.api.clone())
+            })
+            .transpose()?;
         let connections = Arc::new(Connections::new(
             room.connections,
             config.http.keep_alive,
@@ -199,9 +211,10 @@ impl App {
             connections,
         });
         let (address, server) = serve(config, socket, room, gate.clone())?;
+        let first_token = config.api.listen.and(config.api.first_token_file.clone());
         let end = CancellationToken::new();
         let task = runtime.handle.spawn(keep_registry(
-            (address, target),
+            (address, target, first_token),
             postgres,
             freshness,
             listener,
@@ -211,13 +224,20 @@ impl App {
         ));
         let writer = runtime.handle.spawn(writer.run(end.clone()));
         let registry = RegistryTask { runtime, task, writer, end };
-        Ok(Self { address, server, grace: config.http.shutdown_grace, gate, stop, registry })
+        let grace = config.http.shutdown_grace;
+        Ok(Self { address, server, api, grace, gate, stop, registry })
     }
 
     /// The address it listens on, with the real port where the configuration said 0.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The address of the HTTP API, if there is one.
+    #[must_use]
+    pub fn api_address(&self) -> Option<SocketAddr> {
+        self.api.as_ref().map(ApiServer::address)
     }
 
     /// Serves until the stop token given to [`App::build`] is cancelled; then accepts no more
@@ -234,19 +254,27 @@ impl App {
         let RegistryTask { runtime, mut task, mut writer, end } = self.registry;
         let handle = self.server.handle();
         let mut server = actix_web::rt::spawn(self.server);
+        let mut api = self.api.map(ApiServer::run);
         let telling = actix_web::rt::spawn(keep_logging_suppressed());
         let outcome = tokio::select! {
             biased;
             () = self.stop.cancelled() => Ok(()),
             served = &mut server => why_server_ended(served),
+            served = api::ended(&mut api) => why_server_ended(served),
             ended = &mut task => why_registry_ended(ended),
             _ = &mut writer => Err(AppError::WriterEnded),
         };
         handle.pause().await;
         let deadline = tokio::time::Instant::now() + self.grace;
         self.gate.connections.stop();
-        let _over = tokio::time::timeout_at(deadline, self.gate.connections.closed()).await;
-        handle.stop(false).await;
+        tokio::join!(
+            async {
+                let closed = self.gate.connections.closed();
+                let _over = tokio::time::timeout_at(deadline, closed).await;
+                handle.stop(false).await;
+            },
+            api::stop(api, deadline)
+        );
         end.cancel();
         if !writer.is_finished() && tokio::time::timeout(LAST_WRITES, writer).await.is_err() {
             tracing::error!(
@@ -334,9 +362,22 @@ fn serve(
     room: ConnectionLimits,
     gate: Data<AppState>,
 ) -> Result<(SocketAddr, Server), AppError> {
-    let listen = |source| AppError::Listen { address: config.http.listen, source };
+    let listen =
+        |source| AppError::Listen { address: config.http.listen, setting: "http.listen", source };
     let address = listener.local_addr().map_err(listen)?;
     let workers = NonZero::new(config.http.workers).unwrap_or(NonZero::<usize>::MIN);
-    let server = server::serve(listener, workers, room, gate).map_err(listen)?;
+    let listener = Listener {
+        name: "fleetgate",
+        socket: listener,
+        workers,
+        limits: room,
+        connections: gate.connections.clone(),
+        tls: None,
+    };
+    let with_state = move |service: &mut ServiceConfig| {
+        service.app_data(gate.clone());
+        routes(service);
+    };
+    let server = server::serve(listener, with_state).map_err(listen)?;
     Ok((address, server))
 }

@@ -5,6 +5,7 @@
 //! standard error; with `--json` results and errors are JSON. To add a subcommand: a `mod` line, a
 //! variant of [`Action`], an arm of [`Action::run`].
 
+mod api_token;
 mod arguments;
 mod binding;
 mod capability;
@@ -50,7 +51,7 @@ Exit codes:
   0  done
   1  failed, or refused by a rule; nothing was changed that the message does not name
   2  wrong usage: an unknown option, a bad value, a wrong configuration
-  3  there is no such device, credential, binding, grant, capability, rule or command
+  3  there is no such device, credential, binding, grant, capability, rule, command or API token
   4  the database cannot be reached";
 
 /// Device authentication, authorization and presence for EMQX over a PostgreSQL registry.
@@ -80,6 +81,7 @@ enum Action {
     Command(command::Arguments),
     Rule(rule::Arguments),
     Lock(lock::Arguments),
+    ApiToken(api_token::Arguments),
     Token(token::TokenArgs),
     Certificate(certificate::Arguments),
     Secrets(secrets::Arguments),
@@ -105,6 +107,7 @@ impl Action {
             Self::Command(arguments) => context.block_on(arguments.run(context)),
             Self::Rule(arguments) => context.block_on(arguments.run(context)),
             Self::Lock(arguments) => context.block_on(arguments.run(context)),
+            Self::ApiToken(arguments) => context.block_on(arguments.run(context)),
             Self::Token(arguments) => {
                 Ok(token::run(&arguments, &context.sources(), context.output.json)?)
             }

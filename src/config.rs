@@ -32,7 +32,7 @@ pub use reader::GivenSetting;
 pub use reference::reference;
 pub use secret_file::read_database_password;
 pub use sections::{
-    Cache, Commands, Config, Database, Emqx, EmqxApi, Hashing, Http, Ingest, Log, LogFormat,
+    Api, Cache, Commands, Config, Database, Emqx, EmqxApi, Hashing, Http, Ingest, Log, LogFormat,
     Logins, Tokens,
 };
 pub use settings::Settings;

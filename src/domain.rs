@@ -5,6 +5,7 @@
 
 pub mod acl;
 pub mod address;
+pub mod api_token;
 pub mod availability;
 pub mod command;
 pub mod credential;

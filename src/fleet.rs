@@ -14,6 +14,7 @@
 //! noted who acts.
 
 pub mod actor;
+pub mod api_tokens;
 pub mod bindings;
 pub mod capabilities;
 pub mod checks;

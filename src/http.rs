@@ -1,7 +1,7 @@
-//! HTTP: the calls that EMQX makes and the pages that operators read.
+//! HTTP: the calls that EMQX makes, the pages that operators read, and on a socket of its own the API.
 //!
-//! Routes only; what a request means is decided in [`crate::authn`], [`crate::authz`]
-//! and [`crate::ingest`].
+//! Routes only; what a request means is decided in [`crate::authn`], [`crate::authz`],
+//! [`crate::ingest`] and [`crate::fleet`].
 
 use std::sync::Arc;
 
@@ -17,6 +17,7 @@ use crate::registry::freshness::Freshness;
 use crate::registry::pool::Postgres;
 use crate::secret::Secret;
 
+pub mod api;
 pub mod connections;
 pub mod emqx;
 pub mod ops;
@@ -48,7 +49,7 @@ pub struct AppState {
     pub connections: Arc<Connections>,
 }
 
-/// Every route that Fleetgate serves.
+/// Every route for EMQX and operators; those of the API are [`api::routes`].
 pub fn routes(service: &mut web::ServiceConfig) {
     service
         .service(web::resource("/emqx/authn").route(web::post().to(emqx::authn::handle)))

@@ -16,7 +16,7 @@ mod hash;
 mod limits;
 mod registry;
 
-pub use connections::ConnectionMetrics;
+pub use connections::{ApiMetrics, ConnectionMetrics};
 pub use emqx::{
     CommandMetrics, EmqxMetrics, KickOutMetrics, RequestMetrics, SweepMetrics, WorkMetrics,
 };
@@ -127,6 +127,8 @@ pub struct Metrics {
     pub listen: ListenMetrics,
     /// Connections of clients.
     pub connections: ConnectionMetrics,
+    /// The HTTP API.
+    pub api: ApiMetrics,
     /// The hash threads.
     pub hash: HashMetrics,
     /// Limits on guessing.
@@ -183,6 +185,7 @@ impl Metrics {
             cache: add.cache()?,
             listen: add.listen()?,
             connections: add.connections()?,
+            api: add.api()?,
             hash: add.hash()?,
             limits: add.limits()?,
             emqx: add.emqx()?,

@@ -10,7 +10,7 @@ use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 use verifier::{AnyCertificate, AnyName};
 
@@ -130,4 +130,23 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
             path.display()
         )
     })
+}
+
+/// A server that presents this certificate, for HTTP/1.1.
+///
+/// # Errors
+/// What is wrong with a file, with its path.
+pub fn server(identity: &Identity) -> Result<ServerConfig, String> {
+    let Identity { certificate, key } = identity;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_no_client_auth()
+        .with_single_cert(chain(certificate)?, private_key(key)?)
+        .map_err(|error| {
+            format!("{} and {} do not fit together: {error}", certificate.display(), key.display())
+        })?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
 }

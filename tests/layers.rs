@@ -56,10 +56,18 @@ const ARROWS: &[(&str, &[&str])] = &[
             "requests",
             "secret",
             "sweep",
+            "tls",
             "work",
+            "write_file",
         ],
     ),
-    ("http", &["authn", "authz", "domain", "ingest", "logging", "metrics", "registry", "secret"]),
+    (
+        "http",
+        &[
+            "authn", "authz", "domain", "fleet", "ingest", "logging", "metrics", "registry",
+            "secret",
+        ],
+    ),
     // The order of sessions is a part of taking events in, with a name of its own.
     ("ingest", &["config", "domain", "logging", "metrics", "presence", "registry"]),
     ("presence", &["domain", "registry"]),

@@ -1,6 +1,7 @@
 //! What goes on besides requests: the registry kept in step with PostgreSQL, EMQX with the registry.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{AppError, set_up};
+use super::{AppError, api, set_up};
 use crate::authn::limits::{LimitSettings, Limits};
 use crate::authn::locks::LockKeeper;
 use crate::clock::Clock;
@@ -113,7 +114,7 @@ pub(super) fn locks(
 /// Brings the schema up to date once PostgreSQL is there (or makes sure that the owner has, and that the
 /// role may serve), then listens and keeps EMQX in step until told to stop.
 pub(super) async fn keep_registry(
-    (address, target): (SocketAddr, Target),
+    (address, target, first_token): (SocketAddr, Target, Option<PathBuf>),
     postgres: Postgres,
     freshness: Arc<Freshness>,
     listener: ChangeListener,
@@ -135,6 +136,9 @@ pub(super) async fn keep_registry(
         }
     }
     tracing::info!(%address, "serving");
+    if let Some(file) = first_token {
+        api::write_first_token(&checking, &file).await;
+    }
     let Broker { kick_outs, commands, requests, sweeper } = broker;
     let hearing = listener.hearing();
     // Others have to know of this replica before it keeps anything.

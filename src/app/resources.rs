@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
 
-use crate::app::{AppError, registry_threads};
+use crate::app::{AppError, api, registry_threads};
 use crate::config::Config;
 use crate::http::server::ConnectionLimits;
 use crate::lifecycle::{open_files, try_threads};
@@ -15,8 +15,8 @@ const OTHER_THREADS: usize = 8;
 ///
 /// # Errors
 /// [`AppError::Listen`].
-pub(super) fn bind(address: SocketAddr) -> Result<TcpListener, AppError> {
-    TcpListener::bind(address).map_err(|source| AppError::Listen { address, source })
+pub(super) fn bind(address: SocketAddr, setting: &'static str) -> Result<TcpListener, AppError> {
+    TcpListener::bind(address).map_err(|source| AppError::Listen { address, setting, source })
 }
 
 /// What to do about an address that cannot be listened on. `setting` is where it stands: `http.listen`.
@@ -38,8 +38,10 @@ pub fn listen_remedy(source: &io::Error, setting: &str) -> String {
 /// # Errors
 /// [`AppError::SetUp`]: for none.
 pub(super) fn room(config: &Config) -> Result<ConnectionLimits, AppError> {
-    let (files, wanted) = (open_files(), config.http.max_connections);
-    let room = ConnectionLimits::within(files, wanted, config.http.workers, config.database.pool_size).ok_or_else(|| {
+    let wanted = config.http.max_connections;
+    let files = open_files();
+    let left = files.saturating_sub(api::open_files(config));
+    let room = ConnectionLimits::within(left, wanted, config.http.workers, config.database.pool_size).ok_or_else(|| {
         let why = format!(
             "this process may have {files} files open, which leaves none for connections; raise the \
              limit (`ulimit -n`, systemd's LimitNOFILE)"
@@ -64,7 +66,11 @@ pub(super) fn room(config: &Config) -> Result<ConnectionLimits, AppError> {
 /// [`AppError::SetUp`] with the number and the limits.
 pub(super) fn require_threads(config: &Config) -> Result<(), AppError> {
     let workers = config.http.workers;
-    let count = workers + registry_threads(workers) + config.hashing.threads + OTHER_THREADS;
+    let count = workers
+        + registry_threads(workers)
+        + config.hashing.threads
+        + api::threads(config)
+        + OTHER_THREADS;
     try_threads(count).map_err(|error| {
         let why = format!(
             "{count} are needed, and the operating system refuses: {error}; raise the limit of processes (`ulimit \

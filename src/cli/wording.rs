@@ -39,6 +39,7 @@ fn not_found(thing: &Thing) -> String {
         Thing::GrantId(_) => (thing.to_string(), "fleetgate grant list DEVICE`"),
         Thing::Credential(_) => (thing.to_string(), "fleetgate credential list DEVICE`"),
         Thing::Command(_) => (thing.to_string(), "fleetgate command list`"),
+        Thing::ApiToken(_) => (thing.to_string(), "fleetgate api-token list`"),
         Thing::Rule(_) => (thing.to_string(), "fleetgate rule list`"),
         Thing::NewCredential(_) => (thing.to_string(), "fleetgate device list`"),
     };
@@ -53,6 +54,9 @@ fn sentence(thing: &Thing, rule: &Rule) -> String {
         }
         Rule::RuleExists => {
             "a routing rule of this name exists already; choose another name, or change it with `fleetgate rule set`"
+        }
+        Rule::ApiTokenExists => {
+            "an API token of this name exists already, or did; choose another name"
         }
         Rule::RuleDisabled => {
             "it is disabled; enable it with `fleetgate rule enable`, or choose others"

@@ -125,6 +125,15 @@ pub(super) fn address() -> Rule<SocketAddr> {
     })
 }
 
+/// An address, or `off`.
+pub(super) fn address_or_off() -> Rule<Option<SocketAddr>> {
+    let address = address();
+    Rule::new("IP address and port, or `off`", move |raw, base| match &raw {
+        Raw::Text(text) if text == "off" => Ok(None),
+        _ => (address.parse)(raw, base).map(Some).map_err(|why| format!("{why}, or \"off\"")),
+    })
+}
+
 /// The address that was probably meant: a port alone, an address alone, a host name.
 fn meant_address(raw: &Raw) -> SocketAddr {
     const PORT: u16 = 8080;
@@ -170,6 +179,11 @@ pub(super) fn file() -> Rule<PathBuf> {
 pub(super) fn private_file() -> Rule<PathBuf> {
     let rule = Rule::new("path", |raw, base| path(raw, base, true));
     Rule { files: |path| from_ref(path), files_are_private: true, ..rule }
+}
+
+/// A file that need not be there yet.
+pub(super) fn new_file() -> Rule<PathBuf> {
+    Rule::new("path", |raw, base| path(raw, base, false))
 }
 
 /// Existing files.

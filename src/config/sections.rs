@@ -11,8 +11,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::kinds::{
-    HOUR, MINUTE, SECOND, address, boolean, choice, count, duration, file, files, networks,
-    private_file, secret, text,
+    HOUR, MINUTE, SECOND, address, address_or_off, boolean, choice, count, duration, file, files,
+    networks, new_file, private_file, secret, text,
 };
 use super::problem::{Problem, Problems};
 use super::reader::Reader;
@@ -25,6 +25,8 @@ use crate::secret::Secret;
 pub struct Config {
     /// The HTTP server.
     pub http: Http,
+    /// The HTTP API for people and programs.
+    pub api: Api,
     /// The registry's PostgreSQL.
     pub database: Database,
     /// What EMQX and Fleetgate agree on.
@@ -49,6 +51,7 @@ pub struct Config {
 pub(super) fn settings() -> Vec<Setting> {
     let sections = [
         Http::settings(),
+        Api::settings(),
         Database::settings(),
         Emqx::settings(),
         EmqxApi::settings(),
@@ -79,6 +82,29 @@ section! {
         max_connections: usize = count(1..=1_000_000).or("4096"),
         /// How long requests in flight may take to finish after SIGTERM. Usually half a second is enough.
         shutdown_grace: Duration = duration(0..=10 * MINUTE).or("10s"),
+    }
+}
+
+section! {
+    /// The HTTP API for people and programs.
+    #[derive(Debug, Clone)]
+    pub struct Api = "api." {
+        /// Address and port of the HTTP API; port 0 takes a free one. `off`: there is none. Any other address than a
+        /// loopback one (`127.0.0.1`, `[::1]`) needs `tls_certificate` and `tls_key`.
+        listen: Option<SocketAddr> = address_or_off().or("127.0.0.1:8090"),
+        /// PEM file of the certificate that the API presents, and those that lead to its authority. The
+        /// API is then served over TLS alone.
+        tls_certificate: Option<PathBuf> = file().or_none("none: plain HTTP, on loopback only"),
+        /// PEM file of its private key, not encrypted.
+        tls_key: Option<PathBuf> = private_file().or_none("none"),
+        /// Where clients reach the API, where that is another host than a loopback one:
+        /// `https://fleet.example.net`. Requests for any other host are refused (421).
+        public_url: Option<String> =
+            text(texts::public_url, "URL with `http` or `https` and a host; no path, user name or query")
+                .or_none("none: `localhost` and the loopback addresses, with the port of `listen`"),
+        /// File that `serve` writes a first token to, which may do everything, if no token named `first` has ever
+        /// been made. Readable for its owner alone.
+        first_token_file: Option<PathBuf> = new_file().or_none("none: no token is made"),
     }
 }
 

@@ -7,8 +7,8 @@ use super::problem::{Problem, Problems, Warning};
 use super::reader::{GivenSetting, Reader};
 use super::secret_file::{check_exists, exposure};
 use super::sections::{
-    self, Cache, Commands, Config, Database, Emqx, EmqxApi, Hashing, Http, Ingest, Log, Logins,
-    Tokens,
+    self, Api, Cache, Commands, Config, Database, Emqx, EmqxApi, Hashing, Http, Ingest, Log,
+    Logins, Tokens,
 };
 use super::sources::Sources;
 use super::{environment, file};
@@ -19,6 +19,8 @@ use super::{environment, file};
 pub struct Settings {
     /// Where and how HTTP is served.
     pub http: Http,
+    /// Where and how the HTTP API is served.
+    pub api: Api,
     /// The cache of devices.
     pub cache: Cache,
     /// How chosen passwords are checked.
@@ -56,6 +58,7 @@ impl Settings {
         }
         environment::read(&sources.environment, &known, &mut reader);
         let http = Http::read(&mut reader);
+        let api = Api::read(&mut reader);
         let mut database = Database::read(&mut reader);
         let mut emqx = Emqx::read(&mut reader);
         let emqx_api = emqx_api(&mut reader);
@@ -66,6 +69,9 @@ impl Settings {
         let commands = Commands::read(&mut reader);
         let tokens = Tokens::read(&mut reader);
         let log = Log::read(&mut reader);
+        if let Ok(api) = &api {
+            api_rules(api, &mut reader);
+        }
         if let Ok(database) = &mut database {
             database_rules(database, &mut reader);
         }
@@ -77,6 +83,7 @@ impl Settings {
         Problems::unless_none(problems)?;
         Ok(Self {
             http: http?,
+            api: api?,
             cache: cache?,
             hashing: hashing?,
             logins: logins?,
@@ -104,6 +111,7 @@ impl Settings {
         )?;
         Ok(Config {
             http: self.http.clone(),
+            api: self.api.clone(),
             database: self.database()?,
             emqx: self.emqx()?,
             cache: self.cache.clone(),
@@ -156,6 +164,28 @@ fn emqx_api(reader: &mut Reader) -> Result<Option<EmqxApi>, Problems> {
             api.map(|api| Some(EmqxApi { url: api.url.trim_end_matches('/').to_owned(), ..api }))
         }
         false => Ok(None),
+    }
+}
+
+/// Tokens travel over this connection: in the clear only where nobody else can listen.
+fn api_rules(api: &Api, reader: &mut Reader) {
+    let other = match (&api.tls_certificate, &api.tls_key) {
+        (Some(_), None) => Some(("api.tls_certificate", "api.tls_key")),
+        (None, Some(_)) => Some(("api.tls_key", "api.tls_certificate")),
+        _ => None,
+    };
+    if let Some((given, missing)) = other {
+        let message = format!("needs {missing} as well");
+        let problem = reader.find(given).map(|at| Problem::of(&at.at, &at.written, message));
+        reader.problems.extend(problem);
+    }
+    let in_the_clear = api.tls_certificate.is_none() && api.tls_key.is_none();
+    if in_the_clear && api.listen.is_some_and(|address| !address.ip().is_loopback()) {
+        let message = "tokens would be sent in the clear; set api.tls_certificate and api.tls_key, or listen on \
+                       127.0.0.1 behind a proxy that has TLS";
+        let problem = reader.find("api.listen");
+        let problem = problem.map(|at| Problem::of(&at.at, &at.written, message.to_owned()));
+        reader.problems.extend(problem);
     }
 }
 

@@ -50,6 +50,24 @@ pub(super) fn api_url(text: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// What the `Host` of a request is held against: so nothing else may be in it.
+pub(super) fn public_url(text: &str) -> Result<(), String> {
+    const EXAMPLE: &str = "write it as https://fleet.example.net";
+    let url = reqwest::Url::parse(text)
+        .map_err(|error| format!("not a valid URL: {error}; {EXAMPLE}"))?;
+    let has_more = url.path() != "/"
+        || url.query().is_some()
+        || url.fragment().is_some()
+        || !url.username().is_empty()
+        || url.password().is_some();
+    if !["http", "https"].contains(&url.scheme()) || url.host().is_none() || has_more {
+        return Err(format!(
+            "the URL must be http:// or https://, a host and perhaps a port; {EXAMPLE}"
+        ));
+    }
+    Ok(())
+}
+
 /// Basic authentication (RFC 7617) ends the user name at the first colon.
 pub(super) fn api_key(key: &str) -> Result<(), String> {
     match api_secret(key) {
@@ -142,6 +160,20 @@ mod tests {
         }
         let leaky = api_url("http://key:topsecret@emqx").unwrap_err();
         assert!(leaky.contains("emqx.api_key") && !leaky.contains("topsecret"), "{leaky}");
+    }
+
+    #[test]
+    fn public_urls() {
+        for url in ["https://fleet.example.net", "https://fleet:8443/", "http://[::1]:8090"] {
+            assert_eq!(public_url(url), Ok(()), "{url}");
+        }
+        for url in ["fleet", "https://a/b", "https://u:secret@a", "https://a?x", "ftp://a", ""] {
+            let refused = public_url(url);
+            assert!(
+                refused.is_err_and(|e| e.contains("https://fleet") && !e.contains("secret")),
+                "{url:?}"
+            );
+        }
     }
 
     #[test]

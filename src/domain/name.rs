@@ -139,6 +139,10 @@ name_type! {
     RuleName, check_name
 }
 name_type! {
+    /// What a token of the HTTP API is called.
+    ApiTokenName, check_name
+}
+name_type! {
     /// A binding's name: that of the capability it carries, or [`BindingName::MAIN`].
     BindingName, check_name
 }

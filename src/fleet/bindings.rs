@@ -3,6 +3,7 @@
 
 use serde::Serialize;
 use tokio_postgres::{GenericClient, Row};
+use utoipa::ToSchema;
 
 use crate::domain::device::DeviceId;
 use crate::domain::name::{BindingName, DeviceName};
@@ -65,7 +66,7 @@ pub struct BindingChange {
 }
 
 /// A binding as lists show it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct BindingRow {
     /// A capability, or `main`.
     pub name: String,

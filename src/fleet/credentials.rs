@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde::Serialize;
 use tokio_postgres::{GenericClient, Row};
+use utoipa::ToSchema;
 
 use crate::authn::token::has_token_shape;
 use crate::domain::credential::{CertificateUse, CredentialId};
@@ -100,7 +101,7 @@ pub struct Terms {
 }
 
 /// A credential as lists show it: without its hash.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct CredentialRow {
     /// Its row, by which it is revoked.
     pub id: i64,

@@ -5,6 +5,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{GenericClient, Row};
+use utoipa::ToSchema;
 
 use crate::domain::device::DeviceId;
 use crate::domain::meta::Meta;
@@ -98,11 +99,17 @@ pub struct DeviceChange {
 }
 
 /// A device as lists show it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct DeviceRow {
     /// Its row.
     #[serde(skip)]
     pub id: DeviceId,
+    /// Its version: raised by each change of it and what belongs to it, presence and reports excepted.
+    #[serde(skip)]
+    pub version: i64,
+    /// The client id that it was given, where that is not its name.
+    #[serde(skip)]
+    pub own_client_id: Option<String>,
     /// Its name and MQTT user name.
     pub name: String,
     /// The client id that it connects with.
@@ -123,6 +130,7 @@ pub struct DeviceRow {
     /// Whether it may use the bus.
     pub enabled: bool,
     /// A free-form JSON object.
+    #[schema(value_type = Object)]
     pub meta: Value,
     /// When it was last heard.
     pub last_seen: Option<Timestamp>,
@@ -311,8 +319,9 @@ pub async fn list(
 
 /// The columns of a [`DeviceRow`] but `last_seen`, of a row `device` of `devices`.
 const ROW: &str =
-    "device.id, device.name, device.effective_client_id, device.area, device.floor, device.kind,
+    "device.id, device.name, device.client_id, device.effective_client_id, device.area, device.floor, device.kind,
     device.enabled, device.meta, device.created_at, device.updated_at, device.availability_topic,
+    coalesce((SELECT number FROM device_versions WHERE device_id = device.id), 0) AS version,
     (SELECT name FROM devices AS gateway WHERE gateway.id = device.gateway) AS gateway,
     (SELECT online FROM device_presence WHERE device_id = device.id) AS online";
 
@@ -320,6 +329,8 @@ fn device_row(row: &Row) -> Result<DeviceRow, FleetError> {
     let name: String = row.get("name");
     Ok(DeviceRow {
         id: DeviceId(row.get("id")),
+        version: row.get("version"),
+        own_client_id: row.get("client_id"),
         meta: document(row, &format!("device {name:?}"), "meta")?.unwrap_or_default(),
         name,
         client_id: row.get("effective_client_id"),
@@ -421,6 +432,47 @@ pub(super) async fn lock<'a>(
     let row = row.ok_or_else(|| FleetError::NotFound(about(name)))?;
     let id = DeviceId(row.get("id"));
     Ok(Locked { id, name, area: row.get("area"), floor: row.get("floor") })
+}
+
+/// Which version of a device there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceVersion {
+    /// Its row: another device of the same name has another one.
+    pub id: DeviceId,
+    /// Raised by each change.
+    pub number: i64,
+}
+
+impl DeviceRow {
+    /// Which version this is.
+    #[must_use]
+    pub fn version(&self) -> DeviceVersion {
+        DeviceVersion { id: self.id, number: self.version }
+    }
+}
+
+/// Tells a device's version and locks it, so that nobody else changes the device or what belongs to it until the caller's
+/// transaction ends; `None`: there is no such device.
+///
+/// # Errors
+/// A database that is away.
+pub async fn lock_version(
+    client: &impl GenericClient,
+    name: &DeviceName,
+) -> Result<Option<DeviceVersion>, FleetError> {
+    let thing = about(name);
+    let on_device = || FleetError::on(&thing);
+    // First, as every other change of a device does.
+    let statement = "SELECT id FROM devices WHERE name = $1 FOR NO KEY UPDATE";
+    let row = client.query_opt(statement, &[&name.as_str()]).await.map_err(on_device())?;
+    let Some(row) = row else { return Ok(None) };
+    let id: i64 = row.get(0);
+    // Whoever changes what belongs to the device holds its row here: this waits for the end of that, and then sees it.
+    let statement = "INSERT INTO device_versions (device_id) VALUES ($1) ON CONFLICT DO NOTHING";
+    client.execute(statement, &[&id]).await.map_err(on_device())?;
+    let statement = "SELECT number FROM device_versions WHERE device_id = $1 FOR UPDATE";
+    let row = client.query_opt(statement, &[&id]).await.map_err(on_device())?;
+    Ok(row.map(|row| DeviceVersion { id: DeviceId(id), number: row.get(0) }))
 }
 
 /// Changes a device.

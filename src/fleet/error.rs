@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use crate::domain::acl::Action;
 use crate::domain::credential::CredentialId;
-use crate::domain::name::{BindingName, CapabilityName, DeviceName};
+use crate::domain::name::{ApiTokenName, BindingName, CapabilityName, DeviceName};
 use crate::domain::schema::Violation;
 use crate::domain::topic::{TopicError, TopicFilter};
 use crate::registry::error::{self as registry, RegistryError};
@@ -82,6 +82,8 @@ pub enum Thing {
     Command(String),
     /// A routing rule, by its name.
     Rule(String),
+    /// A token of the HTTP API, by its name.
+    ApiToken(ApiTokenName),
 }
 
 impl fmt::Display for Thing {
@@ -98,6 +100,7 @@ impl fmt::Display for Thing {
             Self::NewCredential(kind) => write!(f, "the new {kind}"),
             Self::Command(id) => write!(f, "command {id:?}"),
             Self::Rule(name) => write!(f, "rule {name:?}"),
+            Self::ApiToken(name) => write!(f, "API token {:?}", name.as_str()),
         }
     }
 }
@@ -223,6 +226,8 @@ pub enum Rule {
     RuleOfAnotherCapability(String),
     /// Another routing rule has the name.
     RuleExists,
+    /// Another API token has, or had, the name.
+    ApiTokenExists,
     /// A priority is out of [`crate::fleet::rules::PRIORITY`].
     PriorityOutOfRange,
     /// A selector is not valid: what PostgreSQL says of it.
@@ -459,6 +464,8 @@ impl Rule {
             "topic_bindings_some_topic" => Self::NoTopic,
             "topic_grants_topic_filter_form" => Self::NotAFilter,
             "routing_rules_name_unique" => Self::RuleExists,
+            "api_tokens_name_unique" => Self::ApiTokenExists,
+            "api_tokens_timestamps" => Self::TimestampOutOfRange,
             "routing_rules_name_form" => Self::NotAName(Field::Name),
             "routing_rules_priority_range" => Self::PriorityOutOfRange,
             "selector" => Self::NotASelector(violation.message.clone()),
@@ -489,7 +496,8 @@ impl Rule {
             | Self::IdentityTaken(_)
             | Self::CapabilityExists
             | Self::BindingDiffers
-            | Self::RuleExists => ErrorKind::Conflict,
+            | Self::RuleExists
+            | Self::ApiTokenExists => ErrorKind::Conflict,
             Self::NotAName(_)
             | Self::ReservedName(_)
             | Self::ReservedCapability
@@ -556,7 +564,8 @@ impl Rule {
             Self::NameTaken
             | Self::CapabilityExists
             | Self::ReservedCapability
-            | Self::RuleExists => Some(Field::Name),
+            | Self::RuleExists
+            | Self::ApiTokenExists => Some(Field::Name),
             Self::ClientIdTaken => Some(Field::ClientId),
             Self::GatewayIsItself
             | Self::GatewayIsService

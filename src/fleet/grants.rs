@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use tokio_postgres::GenericClient;
+use utoipa::ToSchema;
 
 use crate::domain::acl::Action;
 use crate::domain::device::DeviceId;
@@ -12,7 +13,7 @@ use crate::fleet::{Added, devices};
 use crate::registry::error::RegistryError;
 
 /// A grant as lists show it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct GrantRow {
     /// Its row, by which it is removed.
     pub id: i64,

@@ -29,10 +29,12 @@ use actix_web::HttpRequest;
 
 mod admission;
 mod guarded;
+mod transport;
 mod watched;
 
 pub use admission::{Connections, Lease};
 pub use guarded::GuardedConnection;
+pub use transport::Transport;
 pub use watched::WatchedSocket;
 
 use admission::Slot;

@@ -1,4 +1,4 @@
-//! The HTTP server: actix's, with connections that [`crate::http::connections`] watches.
+//! The HTTP servers, EMQX's and the API's: actix's, with connections that [`crate::http::connections`] watches.
 
 use std::io;
 use std::net::TcpListener;
@@ -14,10 +14,10 @@ use actix_service::{
 };
 use actix_web::dev::AppConfig;
 use actix_web::rt::net::TcpStream;
-use actix_web::web::Data;
+use actix_web::web::ServiceConfig;
+use rustls::ServerConfig;
 
-use super::connections::{Connections, GuardedConnection, Lease, WatchedSocket};
-use super::{AppState, routes};
+use super::connections::{Connections, GuardedConnection, Lease, Transport, WatchedSocket};
 
 /// Connections that may wait to be accepted. The operating system takes less where it allows less.
 const BACKLOG: i32 = 4096;
@@ -43,6 +43,18 @@ pub struct ConnectionLimits {
 }
 
 impl ConnectionLimits {
+    /// So many, whatever the limit of open files; the caller has left room for them ([`Self::files`]).
+    #[must_use]
+    pub fn fixed(connections: usize) -> Self {
+        Self { connections, pending: connections / 4 }
+    }
+
+    /// Open files that they need at most.
+    #[must_use]
+    pub fn files(self) -> usize {
+        self.connections + self.pending
+    }
+
     /// ConnectionLimits for `wanted` connections, as far as the limit of open files allows. `None` when it allows none.
     ///
     /// `workers`: threads of the server; `pool_size`: connections to PostgreSQL.
@@ -61,49 +73,65 @@ impl ConnectionLimits {
     }
 }
 
-/// Serves every route on a bound socket, with so many worker threads.
+/// A bound socket, and how it is served.
+pub struct Listener {
+    /// What its threads are called after.
+    pub name: &'static str,
+    /// The socket.
+    pub socket: TcpListener,
+    /// Threads.
+    pub workers: NonZero<usize>,
+    /// Connections that may be open.
+    pub limits: ConnectionLimits,
+    /// Those that are.
+    pub connections: Arc<Connections>,
+    /// `None`: plain HTTP.
+    pub tls: Option<Arc<ServerConfig>>,
+}
+
+/// Serves routes on a bound socket, with so many worker threads.
 ///
 /// # Errors
 /// When the operating system refuses the socket.
 pub fn serve(
-    listener: TcpListener,
-    workers: NonZero<usize>,
-    limits: ConnectionLimits,
-    state: Data<AppState>,
+    listener: Listener,
+    routes: impl Fn(&mut ServiceConfig) + Clone + Send + 'static,
 ) -> io::Result<Server> {
-    rustix::net::listen(&listener, BACKLOG)?;
-    let connections = state.connections.clone();
+    let Listener { name, socket, workers, limits, connections, tls } = listener;
+    rustix::net::listen(&socket, BACKLOG)?;
     let accepted = (limits.connections + limits.pending).div_ceil(workers.get());
     let server = Server::build()
         .workers(workers.get())
         .max_concurrent_connections(accepted)
         .disable_signals()
-        .listen("fleetgate", listener, move || factory(state.clone(), connections.clone()))?;
+        .listen(name, socket, move || factory(routes.clone(), connections.clone(), tls.clone()))?;
     Ok(server.run())
 }
 
 fn factory(
-    state: Data<AppState>,
+    routes: impl Fn(&mut ServiceConfig) + 'static,
     connections: Arc<Connections>,
+    tls: Option<Arc<ServerConfig>>,
 ) -> impl ServiceFactory<TcpStream, Config = (), Response = (), Error = DispatchError, InitError = ()>
 {
-    let app = actix_web::App::new().app_data(state).configure(routes);
+    let app = actix_web::App::new().configure(routes);
     let app = app.into_factory().map_err(|error: actix_web::Error| error.error_response());
-    let http = HttpService::<WatchedSocket, _, _>::build()
+    let http = HttpService::<Transport, _, _>::build()
         // All that the connections' guards do better.
         .keep_alive(KeepAlive::Os)
         .client_request_timeout(Duration::ZERO)
         .client_disconnect_timeout(UNREAD_BODY)
         // A client that closes its side has gone away: what it asked for is dropped, not hashed.
         .h1_allow_half_closed(false)
-        .on_connect_ext(|socket: &WatchedSocket, data| {
-            data.insert(socket.connection().clone());
+        .on_connect_ext(|transport: &Transport, data| {
+            data.insert(transport.connection().clone());
         })
         .h1(map_config(app, |()| AppConfig::default()));
     apply_fn_factory(http, move |socket: TcpStream, http| {
         let serving = admit(socket, &connections).map(|(socket, lease)| {
             let (connection, peer) = (socket.connection().clone(), Some(socket.peer()));
-            GuardedConnection::new(http.call((socket, peer)), connection, lease)
+            let transport = Transport::new(socket, tls.as_ref());
+            GuardedConnection::new(http.call((transport, peer)), connection, lease)
         });
         async move {
             if let Some(serving) = serving {

@@ -12,6 +12,21 @@ pub struct ConnectionMetrics {
     closed: IntCounterVec,
 }
 
+/// The HTTP API.
+#[derive(Clone)]
+pub struct ApiMetrics {
+    /// Its connections.
+    pub connections: ConnectionMetrics,
+    requests: IntCounterVec,
+}
+
+impl ApiMetrics {
+    /// Counts an answer.
+    pub fn answered(&self, status: u16) {
+        self.requests.with_label_values(&[status.to_string().as_str()]).inc();
+    }
+}
+
 impl ConnectionMetrics {
     /// Counts a connection that this side closed.
     pub fn closed(&self, reason: &str) {
@@ -20,6 +35,26 @@ impl ConnectionMetrics {
 }
 
 impl Adder<'_> {
+    /// Of the HTTP API.
+    pub(super) fn api(&self) -> Result<ApiMetrics, prometheus::Error> {
+        Ok(ApiMetrics {
+            connections: ConnectionMetrics {
+                open: self
+                    .gauge("fleetgate_api_connections", "Open connections of the HTTP API.")?,
+                closed: self.counters(
+                    "fleetgate_api_connections_closed_total",
+                    "Connections of the HTTP API that this side closed, by reason.",
+                    &["reason"],
+                )?,
+            },
+            requests: self.counters(
+                "fleetgate_api_requests_total",
+                "Requests to the HTTP API that were answered, by status.",
+                &["status"],
+            )?,
+        })
+    }
+
     pub(super) fn connections(&self) -> Result<ConnectionMetrics, prometheus::Error> {
         Ok(ConnectionMetrics {
             open: self.gauge("fleetgate_http_connections", "Open connections of clients.")?,

@@ -115,6 +115,13 @@ impl Target {
         self
     }
 
+    /// For requests of people and programs: any statement, none longer than `timeout`.
+    #[must_use]
+    pub fn for_statements(mut self, timeout: Duration) -> Self {
+        self.settings = limits(timeout).into();
+        self
+    }
+
     /// For one task in the background, whose statements take seconds at most.
     #[must_use]
     pub fn for_background(mut self) -> Self {

@@ -20,7 +20,7 @@
 //! thread that may be busy or stop first. Every connection is therefore opened on the runtime given to
 //! [`Postgres::new`], and goes on to be opened when its caller gives up.
 
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -31,6 +31,7 @@ use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
+use tokio_postgres::Client;
 
 use crate::config::Database;
 #[cfg(test)]
@@ -81,15 +82,39 @@ impl Postgres {
         runtime: Handle,
     ) -> Result<Self, RegistryError> {
         let target = target.clone().for_look_ups(settings.query_timeout);
+        Self::with(target, settings.pool_size, settings.query_timeout, runtime)
+    }
+
+    /// A pool for people and programs: `size` connections, statements of `statement` at most, and `timeout` for all that is
+    /// done on one at a time, waiting for it included.
+    ///
+    /// # Errors
+    /// As [`Target::new`].
+    pub fn for_api(
+        target: &Target,
+        size: usize,
+        statement: Duration,
+        timeout: Duration,
+        runtime: Handle,
+    ) -> Result<Self, RegistryError> {
+        Self::with(target.clone().for_statements(statement), size, timeout, runtime)
+    }
+
+    fn with(
+        target: Target,
+        size: usize,
+        query_timeout: Duration,
+        runtime: Handle,
+    ) -> Result<Self, RegistryError> {
         let pool = Pool::builder(Sessions { target: target.clone(), runtime: runtime.clone() })
-            .max_size(settings.pool_size)
+            .max_size(size)
             // The connection used last is the one whose plans and pages are still at hand.
             .queue_mode(QueueMode::Lifo)
             .build()
             .map_err(|error| RegistryError::Unreachable(error.to_string()))?;
         Ok(Self {
             pool,
-            query_timeout: settings.query_timeout,
+            query_timeout,
             runtime,
             unless_away: None,
             server: Arc::new(AtomicUsize::new(target.server())),
@@ -160,6 +185,23 @@ impl Postgres {
                 outcome => return outcome,
             }
         }
+    }
+
+    /// Runs `work` on a pooled connection, once. What it says about anything but PostgreSQL is handed through.
+    ///
+    /// After [`RegistryError::Unreachable`] or [`RegistryError::TookTooLong`] nothing is known of a change.
+    ///
+    /// # Errors
+    /// [`RegistryError::Unreachable`] without connection or in time-out, else what `work` says.
+    pub async fn once<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut Client) -> Result<T, RegistryError>,
+    ) -> Result<T, RegistryError> {
+        let deadline = Instant::now() + self.query_timeout;
+        let mut client = self.connection(deadline).await?;
+        client.busy.store(true, Ordering::SeqCst);
+        let outcome = timeout_at(deadline, work(&mut client.client)).await;
+        self.keep_or_drop(client, outcome)
     }
 
     async fn attempt_change<S: Sync, T>(
@@ -321,6 +363,12 @@ impl Deref for PooledSession {
 
     fn deref(&self) -> &ClientWrapper {
         &self.client
+    }
+}
+
+impl DerefMut for PooledSession {
+    fn deref_mut(&mut self) -> &mut ClientWrapper {
+        &mut self.client
     }
 }
 

@@ -10,6 +10,7 @@
 
 mod files;
 mod leaks;
+mod openapi;
 mod operator;
 mod reference;
 mod secrets;

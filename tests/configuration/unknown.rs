@@ -18,7 +18,7 @@ fn unknown_settings_are_refused_with_the_nearest_known_one() {
             "tokens.signing_key_file = 1",
             r#"unknown setting "tokens.signing_key_file"; did you mean tokens.signing_key?"#,
         ),
-        ("listen = 1", r#"unknown setting "listen"; did you mean http.listen?"#),
+        ("listen = 1", r#"unknown setting "listen"; did you mean api.listen?"#),
         ("htp.listen = 1", r#"unknown setting "htp"; did you mean http?"#),
         ("mqtt.broker = 1", r#"unknown setting "mqtt"; docs/CONFIGURATION.md lists all settings"#),
         ("http = 1", "http: is a section; write [http] and its settings below"),

@@ -60,6 +60,11 @@ fn every_setting_can_be_a_variable() {
         .sets("FLEETGATE_HTTP_KEEP_ALIVE", "90s")
         .sets("FLEETGATE_HTTP_MAX_CONNECTIONS", "10")
         .sets("FLEETGATE_HTTP_SHUTDOWN_GRACE", "0s")
+        .sets("FLEETGATE_API_LISTEN", "[::]:8443")
+        .sets("FLEETGATE_API_TLS_CERTIFICATE", key)
+        .sets("FLEETGATE_API_TLS_KEY", key)
+        .sets("FLEETGATE_API_PUBLIC_URL", "https://fleet.example.net")
+        .sets("FLEETGATE_API_FIRST_TOKEN_FILE", "not/there/yet")
         .sets("FLEETGATE_DATABASE_URL", "host=/run/postgresql")
         .sets("FLEETGATE_DATABASE_PASSWORD", "p w")
         .sets("FLEETGATE_DATABASE_CA_FILE", key)
@@ -103,6 +108,13 @@ fn every_setting_can_be_a_variable() {
     assert_eq!((config.http.workers, config.http.max_connections), (3, 10));
     assert_eq!(config.http.keep_alive, Duration::from_secs(90));
     assert_eq!(config.http.shutdown_grace, Duration::ZERO);
+    assert_eq!(config.api.listen, "[::]:8443".parse().ok());
+    assert_eq!(
+        (&config.api.tls_certificate, &config.api.tls_key),
+        (&Some(key.clone()), &Some(key.clone()))
+    );
+    assert_eq!(config.api.public_url.as_deref(), Some("https://fleet.example.net"));
+    assert_eq!(config.api.first_token_file, Some("not/there/yet".into()));
     assert_eq!(config.database.url.expose(), "host=/run/postgresql");
     assert!(config.database.password.is_some_and(|p| p.expose() == "p w"));
     assert_eq!(config.database.ca_file, Some(key.clone()));
@@ -142,6 +154,30 @@ fn every_setting_can_be_a_variable() {
     let (table, _) = reference.split_once("## Other variables").unwrap();
     let rows = table.matches("| `FLEETGATE_").count();
     assert_eq!(rows, variables, "this test misses a setting");
+}
+
+#[test]
+fn tokens_of_the_api_are_not_sent_in_the_clear() {
+    let settings = Operator::writes(NEEDED).loads();
+    assert_eq!(settings.api.listen, "127.0.0.1:8090".parse().ok());
+    let settings = Operator::writes(&format!("{NEEDED}\napi.listen = 'off'")).loads();
+    assert_eq!(settings.api.listen, None);
+    for (line, told) in [
+        ("api.listen = '0.0.0.0:8090'", "api.listen: tokens would be sent in the clear"),
+        ("api.listen = 'somewhere'", "or \"off\""),
+        (
+            "api.listen = '[::1]:1'\napi.tls_key = 'fleetgate.toml'",
+            "api.tls_key: needs api.tls_certificate as well",
+        ),
+        (
+            "api.tls_certificate = 'fleetgate.toml'",
+            "api.tls_certificate: needs api.tls_key as well",
+        ),
+        ("api.public_url = 'https://a/b'", "write it as https://fleet.example.net"),
+    ] {
+        let told_of = told_of(line);
+        assert!(told_of.contains(told), "{line}: {told_of}");
+    }
 }
 
 const API: &str = "emqx.api_url = 'http://emqx:18083'\nemqx.api_key = 'fleetgate'\n\

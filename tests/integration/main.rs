@@ -8,6 +8,7 @@
 )]
 
 mod answers;
+mod api;
 mod apply;
 mod asked_over_mqtt;
 mod cache;

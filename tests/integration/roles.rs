@@ -40,7 +40,9 @@ async fn the_serving_role_may_read_and_write_rows_and_nothing_more() {
     for table in tables(&serving).await {
         let privileges: &[&str] = match table.as_str() {
             "fleetgate_schema_history" | "serving_roles" => &[],
-            "device_state" | "presence_sweeps" => &["SELECT", "INSERT", "UPDATE"],
+            "device_state" | "presence_sweeps" | "api_tokens" | "device_versions" => {
+                &["SELECT", "INSERT", "UPDATE"]
+            }
             "commands" | "command_pauses" => &["SELECT", "INSERT", "DELETE"],
             _ => &["SELECT", "INSERT", "UPDATE", "DELETE"],
         };

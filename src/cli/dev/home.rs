@@ -21,6 +21,9 @@ const OWN_VARIABLES: [&str; 4] =
 const CONFIGURATION_HEAD: &str =
     "# Written anew by every start of `fleetgate dev`; for other commands, with --config.\n";
 
+/// The file of the API's first token.
+const API_TOKEN: &str = "api-token";
+
 /// `.fleetgate/`, or what `--home` names.
 pub(super) struct DevHome {
     path: PathBuf,
@@ -68,6 +71,7 @@ impl DevHome {
         let key = Path::new("token-key.pem");
         let configuration = Configuration {
             http: Http { listen },
+            api: Api { first_token_file: Path::new(API_TOKEN) },
             database: Database { url: database_url },
             emqx: Emqx { webhook_token: webhook_token.expose() },
             tokens: Tokens { verification_keys: [key], signing_key: key },
@@ -88,6 +92,7 @@ impl DevHome {
 #[derive(Serialize)]
 struct Configuration<'a> {
     http: Http,
+    api: Api<'a>,
     database: Database<'a>,
     emqx: Emqx<'a>,
     tokens: Tokens<'a>,
@@ -96,6 +101,11 @@ struct Configuration<'a> {
 #[derive(Serialize)]
 struct Http {
     listen: SocketAddr,
+}
+
+#[derive(Serialize)]
+struct Api<'a> {
+    first_token_file: &'a Path,
 }
 
 #[derive(Serialize)]

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use fleetgate::app::{App, AppError};
 use fleetgate::clock::Clock;
 use fleetgate::config::{
-    Cache, Commands, Config, Database, Emqx, Hashing, Http, Ingest, Log, LogFormat, Logins, Tokens,
+    Api, Cache, Commands, Config, Database, Emqx, Hashing, Http, Ingest, Log, LogFormat, Logins,
+    Tokens,
 };
 use fleetgate::secret::Secret;
 use serde_json::{Value, json};
@@ -22,6 +23,7 @@ pub(crate) const TOKEN: &str = "recorded-webhook-token";
 /// A running service. Dropping it stops it.
 pub(crate) struct TestApp {
     pub(crate) address: SocketAddr,
+    pub(crate) api_address: Option<SocketAddr>,
     stop: CancellationToken,
     thread: Option<std::thread::JoinHandle<Result<(), AppError>>>,
 }
@@ -35,6 +37,13 @@ pub(crate) fn config(database_url: &str) -> Config {
             keep_alive: Duration::from_secs(75),
             max_connections: 1024,
             shutdown_grace: Duration::from_secs(5),
+        },
+        api: Api {
+            listen: None,
+            tls_certificate: None,
+            tls_key: None,
+            public_url: None,
+            first_token_file: None,
         },
         database: Database {
             url: Secret::new(database_url.to_owned()),
@@ -107,12 +116,12 @@ impl TestApp {
         let thread = std::thread::spawn(move || {
             actix_web::rt::System::new().block_on(async move {
                 let app = App::build(&config, Clock::System, token)?;
-                sender.send(app.address()).unwrap();
+                sender.send((app.address(), app.api_address())).unwrap();
                 app.run().await
             })
         });
-        let address = receiver.await.expect("the service did not start");
-        Self { address, stop, thread: Some(thread) }
+        let (address, api_address) = receiver.await.expect("the service did not start");
+        Self { address, api_address, stop, thread: Some(thread) }
     }
 
     /// Waits until `/readyz` says yes.

@@ -12,6 +12,8 @@ pub(crate) fn fleetgate(arguments: &[&str]) -> Command {
             command.env_remove(name);
         }
     }
+    // Tests run side by side, and a port has one listener.
+    command.env("FLEETGATE_API_LISTEN", "off");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

@@ -1,5 +1,6 @@
 //! What several tests need.
 
+pub(crate) mod api;
 pub(crate) mod app;
 pub(crate) mod bus;
 pub(crate) mod cluster;

@@ -35,6 +35,7 @@ impl Serve {
 
     fn spawn(mut command: Command, settings: &[(&str, String)]) -> Self {
         command.env("FLEETGATE_HTTP_LISTEN", "127.0.0.1:0").env("FLEETGATE_HTTP_WORKERS", "2");
+        command.env("FLEETGATE_API_LISTEN", "off");
         command.env("FLEETGATE_EMQX_WEBHOOK_TOKEN", TOKEN).env("NO_COLOR", "1");
         command.envs(settings.iter().map(|(name, value)| (name, value)));
         let mut child = command.spawn().unwrap();

@@ -1,0 +1,184 @@
+//! The HTTP API's own socket, threads and connections to PostgreSQL, and its first token.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::num::NonZero;
+use std::path::Path;
+use std::sync::Arc;
+
+use actix_web::dev::{Server, ServerHandle};
+use actix_web::web::Data;
+use tokio::runtime::Handle;
+use tokio::task::{JoinError, JoinHandle};
+use tokio::time::{Instant, timeout_at};
+
+use super::{AppError, resources, set_up};
+use crate::config::Config;
+use crate::fleet::api_tokens;
+use crate::fleet::{Actor, FleetError, act};
+use crate::http::api::{self, Api};
+use crate::http::connections::Connections;
+use crate::http::server::{self, ConnectionLimits, Listener};
+use crate::lifecycle;
+use crate::metrics::ApiMetrics;
+use crate::registry::connection::Target;
+use crate::registry::error::RegistryError;
+use crate::registry::freshness::Freshness;
+use crate::registry::pool::Postgres;
+use crate::tls::{self, Identity};
+use crate::write_file;
+
+const SETTING: &str = "api.listen";
+
+/// Its connections: where few files may be open, most are EMQX's.
+fn limits() -> ConnectionLimits {
+    ConnectionLimits::fixed(api::MAX_CONNECTIONS.min(lifecycle::open_files() / 8).max(1))
+}
+
+/// Open files that the API may need.
+pub(super) fn open_files(config: &Config) -> usize {
+    config.api.listen.map_or(0, |_| limits().files() + api::POOL_SIZE)
+}
+
+/// Threads that it needs.
+pub(super) fn threads(config: &Config) -> usize {
+    config.api.listen.map_or(0, |_| api::WORKERS + 1)
+}
+
+/// Binds its port, if there is to be an API.
+pub(super) fn bind(config: &Config) -> Result<Option<TcpListener>, AppError> {
+    config.api.listen.map(|address| resources::bind(address, SETTING)).transpose()
+}
+
+/// Connections to PostgreSQL that are nobody else's.
+pub(super) fn pool(
+    target: &Target,
+    freshness: &Arc<Freshness>,
+    runtime: Handle,
+) -> Result<Postgres, RegistryError> {
+    let (statement, request) = (api::STATEMENT_TIMEOUT, api::REQUEST_TIMEOUT);
+    let pool = Postgres::for_api(target, api::POOL_SIZE, statement, request, runtime)?;
+    Ok(pool.unless_away(freshness.clone()))
+}
+
+/// An API that has bound its port.
+pub(super) struct ApiServer {
+    address: SocketAddr,
+    server: Server,
+    connections: Arc<Connections>,
+}
+
+/// One that serves.
+pub(super) struct Running {
+    handle: ServerHandle,
+    task: JoinHandle<io::Result<()>>,
+    connections: Arc<Connections>,
+}
+
+impl ApiServer {
+    pub(super) fn start(
+        config: &Config,
+        socket: TcpListener,
+        postgres: Postgres,
+        metrics: ApiMetrics,
+    ) -> Result<Self, AppError> {
+        let listen = |source| {
+            let address = config.api.listen.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
+            AppError::Listen { address, setting: SETTING, source }
+        };
+        let address = socket.local_addr().map_err(listen)?;
+        let identity = config.api.tls_certificate.clone().zip(config.api.tls_key.clone());
+        let identity = identity.map(|(certificate, key)| Identity { certificate, key });
+        let tls =
+            identity.as_ref().map(tls::server).transpose().map_err(set_up("TLS of the API"))?;
+        let limits = limits();
+        let connections = Arc::new(Connections::new(
+            limits.connections,
+            api::KEEP_ALIVE,
+            metrics.connections.clone(),
+        ));
+        let listener = Listener {
+            name: "api",
+            socket,
+            workers: NonZero::new(api::WORKERS).unwrap_or(NonZero::<usize>::MIN),
+            limits,
+            connections: connections.clone(),
+            tls: tls.map(Arc::new),
+        };
+        let api = Api::new(postgres, address, config.api.public_url.as_deref(), metrics);
+        let server = server::serve(listener, api::routes(Data::new(api))).map_err(listen)?;
+        Ok(Self { address, server, connections })
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(super) fn run(self) -> Running {
+        let handle = self.server.handle();
+        let task = actix_web::rt::spawn(self.server);
+        Running { handle, task, connections: self.connections }
+    }
+}
+
+/// Waits until it ends by itself; without an API, for ever.
+pub(super) async fn ended(api: &mut Option<Running>) -> Result<io::Result<()>, JoinError> {
+    match api {
+        Some(running) => (&mut running.task).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Accepts no more, closes each connection once it is silent and answered, all of them at the deadline.
+pub(super) async fn stop(api: Option<Running>, deadline: Instant) {
+    let Some(Running { handle, connections, .. }) = api else { return };
+    handle.pause().await;
+    connections.stop();
+    let _over = timeout_at(deadline, connections.closed()).await;
+    handle.stop(false).await;
+}
+
+/// Writes a token that may do everything to a file, if none of its name was ever made. What goes wrong is told in the log;
+/// nothing is made then, and the next start tries again.
+///
+/// The file is written before the token is committed: a crash between leaves a file with a token that is not valid, never a
+/// token that nobody has.
+pub(super) async fn write_first_token(target: &Target, file: &Path) {
+    match make_first_token(target, file).await {
+        Ok(true) => {
+            let file = file.display();
+            tracing::warn!(%file, "wrote the API's first token, which may do everything: keep it, or revoke it");
+        }
+        Ok(false) => {}
+        Err(error) => {
+            let file = file.display();
+            tracing::error!(%file, error, "the API's first token was not made (api.first_token_file)");
+        }
+    }
+}
+
+async fn make_first_token(target: &Target, file: &Path) -> Result<bool, String> {
+    let mut client = target.open_guarded().await.map_err(|error| error.to_string())?;
+    let made = act(&mut client, &Actor::System, async |transaction| {
+        let token = api_tokens::add_first(transaction).await.map_err(Failure::Fleet)?;
+        let Some(token) = token else { return Ok(false) };
+        let text = format!("{}\n", token.expose());
+        write_file::replace(file, &text, 0o600, None).map_err(Failure::File)?;
+        Ok(true)
+    });
+    made.await.map_err(|failure| match failure {
+        Failure::Fleet(error) => error.to_string(),
+        Failure::File(error) => format!("the file cannot be written: {error}"),
+    })
+}
+
+enum Failure {
+    Fleet(FleetError),
+    File(io::Error),
+}
+
+impl From<FleetError> for Failure {
+    fn from(error: FleetError) -> Self {
+        Self::Fleet(error)
+    }
+}

@@ -1,0 +1,158 @@
+//! Tokens of the HTTP API (`api_tokens`): who may use it, for how long, for what.
+
+use jiff::Timestamp;
+use serde::Serialize;
+use tokio_postgres::{GenericClient, Row};
+
+use crate::domain::api_token::{self, PresentedToken, Scope, Scopes};
+use crate::domain::name::ApiTokenName;
+use crate::fleet::error::{FleetError, Thing};
+use crate::registry::error::RegistryError;
+use crate::secret::Secret;
+
+/// A token to be made.
+pub struct NewApiToken {
+    /// What it is called, for ever.
+    pub name: ApiTokenName,
+    /// What it may do; at least one.
+    pub scopes: Scopes,
+    /// When it expires; `None`: never.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// A token as lists show it.
+#[derive(Debug, Clone, Serialize)]
+pub struct ApiTokenRow {
+    /// What it is called.
+    pub name: String,
+    /// What it may do.
+    pub scopes: Vec<String>,
+    /// Whether it is valid now, by the database's clock.
+    pub valid: bool,
+    /// When it expires.
+    pub expires_at: Option<Timestamp>,
+    /// When it was revoked.
+    pub revoked_at: Option<Timestamp>,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+/// A valid token whose secret was presented.
+#[derive(Debug, Clone)]
+pub struct ApiToken {
+    /// Its row.
+    pub id: i64,
+    /// What it is called.
+    pub name: String,
+    /// What it may do.
+    pub scopes: Scopes,
+    /// When it expires.
+    pub expires_at: Option<Timestamp>,
+}
+
+const COLUMNS: &str = "name, scopes, expires_at, revoked_at, created_at,
+    revoked_at IS NULL AND coalesce(now() < expires_at, true) AS valid";
+
+fn token_row(row: &Row) -> ApiTokenRow {
+    ApiTokenRow {
+        name: row.get("name"),
+        scopes: row.get("scopes"),
+        valid: row.get("valid"),
+        expires_at: row.get("expires_at"),
+        revoked_at: row.get("revoked_at"),
+        created_at: row.get("created_at"),
+    }
+}
+
+/// Makes a token. It is stored nowhere.
+///
+/// # Errors
+/// Another token has, or had, the name.
+pub async fn add(
+    client: &impl GenericClient,
+    new: &NewApiToken,
+) -> Result<(Secret, ApiTokenRow), FleetError> {
+    let thing = Thing::ApiToken(new.name.clone());
+    let statement = format!("{INSERT} RETURNING id, {COLUMNS}");
+    let secret = Secret::generate();
+    let hash = api_token::digest(secret.expose());
+    let (hash, scopes) = (hash.as_slice(), new.scopes.words());
+    let row = client
+        .query_one(&statement, &[&new.name.as_str(), &hash, &scopes, &new.expires_at])
+        .await
+        .map_err(FleetError::on(&thing))?;
+    Ok((Secret::new(api_token::token(row.get("id"), secret.expose())), token_row(&row)))
+}
+
+/// What the first token is called.
+pub const FIRST: &str = "first";
+
+/// Makes the first token, which may do everything and never expires, if none called [`FIRST`] was ever made; otherwise
+/// `None`. Who else does this at the same time waits until the caller's transaction ends.
+///
+/// # Errors
+/// A database that is away.
+pub async fn add_first(client: &impl GenericClient) -> Result<Option<Secret>, FleetError> {
+    let statement = format!("{INSERT} ON CONFLICT (name) DO NOTHING RETURNING id");
+    let secret = Secret::generate();
+    let hash = api_token::digest(secret.expose());
+    let (hash, scopes) = (hash.as_slice(), vec![Scope::Admin.word()]);
+    let row = client.query_opt(&statement, &[&FIRST, &hash, &scopes, &None::<Timestamp>]).await;
+    let row = row.map_err(RegistryError::on("the first API token"))?;
+    Ok(row.map(|row| Secret::new(api_token::token(row.get("id"), secret.expose()))))
+}
+
+const INSERT: &str =
+    "INSERT INTO api_tokens (name, hash, scopes, expires_at) VALUES ($1, $2, $3, $4)";
+
+/// Lists all tokens by name, revoked and expired ones included.
+///
+/// # Errors
+/// A database that is away.
+pub async fn list(client: &impl GenericClient) -> Result<Vec<ApiTokenRow>, FleetError> {
+    let statement = format!("SELECT {COLUMNS} FROM api_tokens ORDER BY name");
+    let rows = client.query(&statement, &[]).await;
+    Ok(rows.map_err(RegistryError::on("the list of API tokens"))?.iter().map(token_row).collect())
+}
+
+/// Revokes a token for ever; doing it again changes nothing.
+///
+/// # Errors
+/// There is no such token.
+pub async fn revoke(
+    client: &impl GenericClient,
+    name: &ApiTokenName,
+) -> Result<ApiTokenRow, FleetError> {
+    let thing = Thing::ApiToken(name.clone());
+    let statement = format!(
+        "UPDATE api_tokens SET revoked_at = coalesce(revoked_at, clock_timestamp()) WHERE name = $1
+         RETURNING {COLUMNS}"
+    );
+    let row = client.query_opt(&statement, &[&name.as_str()]).await;
+    let row = row.map_err(FleetError::on(&thing))?;
+    row.as_ref().map(token_row).ok_or(FleetError::NotFound(thing))
+}
+
+/// The valid token that was presented; `None`: there is none with this secret. How long this takes tells nothing of a
+/// secret.
+///
+/// # Errors
+/// A database that is away.
+pub async fn find(
+    client: &impl GenericClient,
+    presented: &PresentedToken,
+) -> Result<Option<ApiToken>, RegistryError> {
+    let statement = format!("SELECT hash, {COLUMNS} FROM api_tokens WHERE id = $1");
+    let row = client.query_opt(&statement, &[&presented.id]).await;
+    let row = row.map_err(RegistryError::on("an API token"))?;
+    let found = row.filter(|row| presented.matches(row.get("hash")) && row.get("valid"));
+    Ok(found.map(|row| {
+        let words: Vec<String> = row.get("scopes");
+        ApiToken {
+            id: presented.id,
+            name: row.get("name"),
+            scopes: Scopes::new(words.iter().filter_map(|word| Scope::of_word(word))),
+            expires_at: row.get("expires_at"),
+        }
+    }))
+}

@@ -1,0 +1,319 @@
+//! The HTTP API for people and programs, below `/api/v1`: what the command line can do to the fleet.
+//!
+//! It has a socket, threads, connections to PostgreSQL and limits of its own, so that nothing that is done here makes a
+//! login wait. A request's way: [`guard`] (host, token, request id, log) → a resource's file → [`crate::fleet`], which the
+//! command line and imports use as well. One file a resource; what is registered there is also what
+//! `openapi.json` tells ([`openapi`]), and a scope stands in each handler's signature ([`access::Caller`]).
+//!
+//! What it keeps:
+//! * No request is served for a host that is not this service's own: pages of other sites cannot reach it by a name of
+//!   theirs (DNS rebinding), and it answers no question about other origins (CORS).
+//! * A byte of a body is read only after the token was found valid.
+//! * Every error is `application/problem+json`, and none tells whether a token is unknown, wrong, expired or revoked.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use actix_web::body::BoxBody;
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header::{
+    ALLOW, CACHE_CONTROL, HOST, HeaderMap, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS,
+};
+use actix_web::middleware::{Next, from_fn};
+use actix_web::web::{self, Data};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse};
+use percent_encoding::percent_decode_str;
+use tokio_postgres::{Client, Transaction};
+
+use crate::domain::api_token::Scope;
+use crate::fleet::{Actor, FleetError, act};
+use crate::http::connections::ActiveRequest;
+use crate::logging::log_throttled;
+use crate::metrics::ApiMetrics;
+use crate::registry::pool::Postgres;
+use crate::secret::random_bytes;
+
+pub mod access;
+mod body;
+#[allow(unused_qualifications, reason = "in what utoipa makes of queries")]
+mod devices;
+mod etag;
+pub mod openapi;
+mod page;
+mod problem;
+mod whoami;
+mod wording;
+
+use access::{Caller, Tokens};
+pub use problem::Problem;
+use problem::Refusal;
+
+/// Where it is.
+pub const ROOT: &str = "/api/v1";
+
+/// Connections to PostgreSQL.
+pub const POOL_SIZE: usize = 4;
+/// Threads that answer.
+pub const WORKERS: usize = 2;
+/// Most open connections.
+pub const MAX_CONNECTIONS: usize = 256;
+/// Longest silence on a connection.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(60);
+/// Longest time of a statement.
+pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest time for all that a request does in PostgreSQL, waiting for a connection included.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Longest path in a line of the log, in bytes.
+const MAX_LOGGED_PATH: usize = 256;
+/// Longest id of a request that its client chose, in bytes.
+const MAX_REQUEST_ID: usize = 64;
+
+static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What its handlers work with; one for the process.
+pub struct Api {
+    postgres: Postgres,
+    tokens: Tokens,
+    hosts: Vec<String>,
+    metrics: ApiMetrics,
+    document: web::Bytes,
+    routes: openapi::Routes,
+}
+
+impl Api {
+    /// An API that is reached as `public_url`, or on a loopback address and this port.
+    #[must_use]
+    pub fn new(
+        postgres: Postgres,
+        address: SocketAddr,
+        public_url: Option<&str>,
+        metrics: ApiMetrics,
+    ) -> Self {
+        let document = openapi::document();
+        Self {
+            postgres,
+            tokens: Tokens::default(),
+            hosts: hosts(address, public_url),
+            metrics,
+            routes: openapi::Routes::of(&document),
+            document: openapi::text(&document).into(),
+        }
+    }
+
+    /// Looks at the fleet.
+    async fn read<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut Client) -> Result<T, FleetError>,
+    ) -> Result<T, Problem> {
+        self.on_a_connection(async |client| Ok(work(client).await?)).await
+    }
+
+    /// Changes the fleet, all or nothing.
+    async fn change<S, T>(
+        &self,
+        caller: &Caller<S>,
+        work: impl AsyncFnOnce(&mut Transaction<'_>) -> Result<T, Refusal>,
+    ) -> Result<T, Problem> {
+        let (id, name) = (caller.token.id, caller.token.name.clone());
+        let actor = Actor::Token { id, name };
+        self.on_a_connection(async |client| act(client, &actor, work).await).await
+    }
+
+    async fn on_a_connection<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut Client) -> Result<T, Refusal>,
+    ) -> Result<T, Problem> {
+        let outcome = self.postgres.once(async |client| match work(client).await {
+            Err(Refusal::Fleet(FleetError::Registry(error))) => Err(error),
+            outcome => Ok(outcome),
+        });
+        match outcome.await {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(Refusal::Problem(problem))) => Err(problem),
+            Ok(Err(Refusal::Fleet(error))) => Err(error.into()),
+            Err(error) => Err(FleetError::Registry(error).into()),
+        }
+    }
+}
+
+/// Every route of the API.
+pub fn routes(api: Data<Api>) -> impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static {
+    move |service| {
+        let scope = utoipa_actix_web::scope(ROOT).configure(resources);
+        service
+            .app_data(api.clone())
+            .service(scope.default_service(web::to(no_such_route)).wrap(from_fn(guard)))
+            .default_service(web::to(async || Problem::no_route().answer("")));
+    }
+}
+
+fn resources(service: &mut utoipa_actix_web::service_config::ServiceConfig<'_>) {
+    service.service(openapi::show_description).service(whoami::whoami);
+    devices::register(service);
+}
+
+/// Nothing is there, or not with this method.
+async fn no_such_route(request: HttpRequest, api: Data<Api>) -> Result<HttpResponse, Problem> {
+    match api.routes.methods(request.path()).as_slice() {
+        [] => Err(Problem::no_route()),
+        methods => Err(Problem::method(methods)),
+    }
+}
+
+/// What stands around every request.
+async fn guard(
+    request: ServiceRequest,
+    next: Next<BoxBody>,
+) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
+    let began = Instant::now();
+    let active = ActiveRequest::begin(request.request());
+    let id = request_id(request.headers());
+    let Some(api) = request.app_data::<Data<Api>>().cloned() else {
+        return Err(Problem::failed().into());
+    };
+    // Nobody may hold the request while it is routed, or actix cannot note what its path names.
+    let mut answered = match admit(&api, &request, &active).await {
+        Ok(()) => next.call(request).await?,
+        Err(problem) => request.into_response(problem.answer(&id)),
+    };
+    if let Some(error) = answered.response().error() {
+        let status = answered.response().status();
+        let problem = error.as_error::<Problem>().map(|problem| problem.answer(&id));
+        let problem = problem.unwrap_or_else(|| Problem::of_status(status).answer(&id));
+        answered = answered.into_response(problem);
+    }
+    let status = answered.status().as_u16();
+    let headers = answered.headers_mut();
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        headers.insert(REQUEST_ID.clone(), id);
+    }
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    api.metrics.answered(status);
+    log(answered.request(), &id, status, began);
+    Ok(answered)
+}
+
+/// Whether the request is for this service, by somebody who may ask at all.
+async fn admit(api: &Api, request: &ServiceRequest, active: &ActiveRequest) -> Result<(), Problem> {
+    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
+    let host = host.map(str::to_ascii_lowercase);
+    if host.is_none_or(|host| !api.hosts.contains(&host)) {
+        return Err(Problem::wrong_host());
+    }
+    if percent_decode_str(request.path()).decode_utf8().is_err() {
+        return Err(Problem::no_route());
+    }
+    if request.path() == openapi::PATH {
+        return Ok(());
+    }
+    let peer = request.peer_addr().map(|peer| peer.ip());
+    let token = api.tokens.check(&api.postgres, request.headers(), peer).await?;
+    active.authenticated();
+    request.extensions_mut().insert(token);
+    Ok(())
+}
+
+/// The client's own, if it is harmless, else a new one.
+fn request_id(headers: &HeaderMap) -> String {
+    let given = headers.get(&REQUEST_ID).and_then(|id| id.to_str().ok());
+    let is_harmless = |id: &&str| {
+        (1..=MAX_REQUEST_ID).contains(&id.len())
+            && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+    };
+    match given.filter(is_harmless) {
+        Some(id) => id.to_owned(),
+        None => random_bytes::<8>().iter().map(|byte| format!("{byte:02x}")).collect(),
+    }
+}
+
+/// Changes are told, looks are not; what strangers cause, once a minute.
+fn log(request: &HttpRequest, id: &str, status: u16, began: Instant) {
+    let path: String = request.path().chars().take(MAX_LOGGED_PATH).collect();
+    let method = request.method().as_str();
+    let token = request.extensions().get::<access::Known>().map(|known| known.name().to_owned());
+    let ms = began.elapsed().as_millis();
+    match (&token, status) {
+        (None, 400..) => {
+            let peer = request.peer_addr().map(|peer| tracing::field::display(peer.ip()));
+            log_throttled!(warn, "refused a request to the API", status, peer, ?path);
+        }
+        (Some(token), 500..) => {
+            tracing::warn!(request = id, token, method, ?path, status, ms, "an API request failed");
+        }
+        (Some(token), _) if method != "GET" => {
+            tracing::info!(request = id, token, method, ?path, status, ms, "API request");
+        }
+        _ => tracing::debug!(request = id, token, method, ?path, status, ms, "API request"),
+    }
+}
+
+/// What a request may say that it is for, in lower case.
+fn hosts(address: SocketAddr, public_url: Option<&str>) -> Vec<String> {
+    let port = address.port();
+    let mut hosts: Vec<String> =
+        ["127.0.0.1", "[::1]", "localhost"].iter().map(|host| format!("{host}:{port}")).collect();
+    hosts.push(address.to_string());
+    if let Some((scheme, rest)) = public_url.and_then(|url| url.split_once("://")) {
+        let host = rest.trim_end_matches('/').to_ascii_lowercase();
+        let usual = if scheme.eq_ignore_ascii_case("https") { ":443" } else { ":80" };
+        let has_port = host.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']'));
+        match host.strip_suffix(usual) {
+            Some(bare) => hosts.push(bare.to_owned()),
+            None if !has_port => hosts.push(format!("{host}{usual}")),
+            None => {}
+        }
+        hosts.push(host);
+    }
+    hosts
+}
+
+/// For answers that tell which methods there are.
+fn allow(methods: &[String]) -> (HeaderName, String) {
+    (ALLOW, methods.join(", "))
+}
+
+/// A scope, as the signature of a handler names it.
+pub(crate) trait Needs {
+    /// What the caller's token must allow; `None`: any token does.
+    const SCOPE: Option<Scope>;
+}
+
+/// Declares a type a scope.
+macro_rules! scopes {
+    ($($name:ident = $scope:expr;)+) => {$(
+        /// See [`Scope`].
+        pub(crate) struct $name;
+        impl Needs for $name {
+            const SCOPE: Option<Scope> = $scope;
+        }
+    )+};
+}
+
+scopes! {
+    AnyToken = None;
+    Read = Some(Scope::Read);
+    Devices = Some(Scope::Devices);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_its_own_hosts_are_served() {
+        let address = "10.0.0.7:8090".parse().unwrap();
+        let all = hosts(address, Some("https://Fleet.example.net/"));
+        for host in
+            ["localhost:8090", "10.0.0.7:8090", "fleet.example.net", "fleet.example.net:443"]
+        {
+            assert!(all.contains(&host.to_owned()), "{host}");
+        }
+        assert!(!all.contains(&"fleet.example.net:8090".to_owned()));
+        assert!(hosts(address, Some("https://a:8443")).contains(&"a:8443".to_owned()));
+        assert!(!hosts(address, Some("https://a:8443")).contains(&"a:8443:443".to_owned()));
+        assert!(hosts(address, Some("http://[::2]")).contains(&"[::2]:80".to_owned()));
+        assert!(hosts(address, Some("https://a:443")).contains(&"a".to_owned()));
+    }
+}

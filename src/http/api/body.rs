@@ -1,0 +1,267 @@
+//! What requests say: bodies and queries, read within bounds, wrong ones told where they are wrong.
+
+use std::fmt::Display;
+use std::future::Future;
+use std::pin::Pin;
+use std::str::FromStr;
+use std::time::Duration;
+
+use actix_web::dev::Payload;
+use actix_web::http::StatusCode;
+use actix_web::http::header::CONTENT_TYPE;
+use actix_web::web::{BytesMut, Query};
+use actix_web::{FromRequest, HttpRequest};
+use futures_util::StreamExt;
+use futures_util::future::{Ready, ready};
+use serde::de::{DeserializeOwned, Deserializer};
+use serde_json::{Map, Value};
+use serde_path_to_error::Segment;
+use tokio::time::timeout;
+
+use super::Problem;
+use super::problem::Wrong;
+use crate::http::connections::ActiveRequest;
+
+/// Largest body in bytes.
+const MAX_BODY_BYTES: usize = 512 * 1024;
+/// Longest time between the head of a request and the end of its body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A body of JSON that is what it should be.
+pub(super) struct Body<T>(pub(super) T);
+
+impl<T: DeserializeOwned> FromRequest for Body<T> {
+    type Error = Problem;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, Problem>>>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let (request, payload) = (request.clone(), payload.take());
+        Box::pin(async move {
+            let bytes = receive(&request, payload, "application/json").await?;
+            Ok(Self(parse(&mut serde_json::Deserializer::from_slice(&bytes))?))
+        })
+    }
+}
+
+/// A JSON merge patch (RFC 7396).
+pub(super) struct Patch(pub(super) Value);
+
+impl FromRequest for Patch {
+    type Error = Problem;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, Problem>>>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let (request, payload) = (request.clone(), payload.take());
+        Box::pin(async move {
+            let bytes = receive(&request, payload, "application/merge-patch+json").await?;
+            let patch: Value = parse(&mut serde_json::Deserializer::from_slice(&bytes))?;
+            match patch.is_object() {
+                true => Ok(Self(patch)),
+                false => Err(whole("must be a JSON object")),
+            }
+        })
+    }
+}
+
+impl Patch {
+    /// What it makes of a document.
+    ///
+    /// # Errors
+    /// The result is not what it should be.
+    pub(super) fn apply<T: DeserializeOwned>(self, document: Value) -> Result<T, Problem> {
+        let mut document = document;
+        merge(&mut document, self.0);
+        read(document)
+    }
+}
+
+/// RFC 7396, section 2.
+fn merge(target: &mut Value, patch: Value) {
+    let Value::Object(patch) = patch else {
+        *target = patch;
+        return;
+    };
+    if !target.is_object() {
+        *target = Value::Object(Map::new());
+    }
+    if let Some(members) = target.as_object_mut() {
+        for (name, value) in patch {
+            match value {
+                Value::Null => drop(members.remove(&name)),
+                value => merge(members.entry(name).or_insert(Value::Null), value),
+            }
+        }
+    }
+}
+
+/// Reads what is JSON already.
+fn read<T: DeserializeOwned>(value: Value) -> Result<T, Problem> {
+    at_place(serde_path_to_error::deserialize(value))
+}
+
+fn parse<'de, T, R>(deserializer: &mut serde_json::Deserializer<R>) -> Result<T, Problem>
+where
+    T: DeserializeOwned,
+    R: serde_json::de::Read<'de>,
+    for<'a> &'a mut serde_json::Deserializer<R>: Deserializer<'de, Error = serde_json::Error>,
+{
+    let parsed = at_place(serde_path_to_error::deserialize(&mut *deserializer))?;
+    deserializer.end().map_err(|error| not_json(&error))?;
+    Ok(parsed)
+}
+
+fn at_place<T>(
+    parsed: Result<T, serde_path_to_error::Error<serde_json::Error>>,
+) -> Result<T, Problem> {
+    parsed.map_err(|error| {
+        let pointer = error.path().iter().filter_map(step).collect::<String>();
+        let error = error.into_inner();
+        if !error.is_data() {
+            return not_json(&error);
+        }
+        let text = error.to_string();
+        let detail = text.split(" at line ").next().unwrap_or_default().to_owned();
+        Problem::wrong(vec![Wrong { pointer, detail }])
+    })
+}
+
+fn step(segment: &Segment) -> Option<String> {
+    match segment {
+        Segment::Seq { index } => Some(format!("/{index}")),
+        Segment::Map { key } => Some(format!("/{}", key.replace('~', "~0").replace('/', "~1"))),
+        Segment::Enum { .. } | Segment::Unknown => None,
+    }
+}
+
+fn not_json(error: &serde_json::Error) -> Problem {
+    let detail = format!("the body is not JSON: {error}");
+    Problem::new(StatusCode::BAD_REQUEST, "not_json", detail)
+}
+
+fn whole(detail: &str) -> Problem {
+    Problem::wrong(vec![Wrong { pointer: String::new(), detail: detail.to_owned() }])
+}
+
+/// Reads a body of this type to its end.
+async fn receive(
+    request: &HttpRequest,
+    mut payload: Payload,
+    media_type: &str,
+) -> Result<BytesMut, Problem> {
+    let given = request.headers().get(CONTENT_TYPE).and_then(|given| given.to_str().ok());
+    let given = given.and_then(|given| given.split(';').next()).unwrap_or_default().trim();
+    if !given.eq_ignore_ascii_case(media_type) {
+        let detail = format!("the body must be {media_type}; say so in Content-Type");
+        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "media_type", detail));
+    }
+    let active = ActiveRequest::begin(request);
+    let reading = async {
+        let mut body = BytesMut::new();
+        while let Some(piece) = payload.next().await {
+            let piece = piece.map_err(|error| {
+                let detail = format!("the body broke off: {error}");
+                Problem::new(StatusCode::BAD_REQUEST, "broken_off", detail)
+            })?;
+            if body.len() + piece.len() > MAX_BODY_BYTES {
+                let detail = format!("the body is larger than {MAX_BODY_BYTES} bytes");
+                return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail));
+            }
+            body.extend_from_slice(&piece);
+        }
+        Ok(body)
+    };
+    match timeout(BODY_TIMEOUT, reading).await {
+        Ok(body) => {
+            active.body_complete();
+            body
+        }
+        Err(_) => {
+            let detail = "the body did not arrive within 5 s";
+            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "late", detail))
+        }
+    }
+}
+
+/// The parameters behind `?`.
+pub(super) struct Parameters<T>(pub(super) T);
+
+impl<T: DeserializeOwned> FromRequest for Parameters<T> {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let read = Query::<T>::from_query(request.query_string());
+        ready(match read {
+            Ok(query) => Ok(Self(query.into_inner())),
+            Err(error) => Err(Problem::query(format!("the query is not understood: {error}"))),
+        })
+    }
+}
+
+/// Reads members as the types that hold only what is valid, and notes all that are wrong.
+#[derive(Default)]
+pub(super) struct Checks(Vec<Wrong>);
+
+impl Checks {
+    /// A member that must be there.
+    pub(super) fn value<T: FromStr<Err: Display>>(
+        &mut self,
+        pointer: &str,
+        text: &str,
+    ) -> Option<T> {
+        match text.parse() {
+            Ok(value) => Some(value),
+            Err(why) => {
+                self.add(pointer, why.to_string());
+                None
+            }
+        }
+    }
+
+    /// A member that may be missing.
+    pub(super) fn optional<T: FromStr<Err: Display>>(
+        &mut self,
+        pointer: &str,
+        text: Option<&str>,
+    ) -> Option<T> {
+        text.and_then(|text| self.value(pointer, text))
+    }
+
+    pub(super) fn add(&mut self, pointer: &str, detail: impl Into<String>) {
+        self.0.push(Wrong { pointer: pointer.to_owned(), detail: detail.into() });
+    }
+
+    /// # Errors
+    /// All that was noted, if anything was.
+    pub(super) fn end(self) -> Result<(), Problem> {
+        if self.0.is_empty() { Ok(()) } else { Err(Problem::wrong(self.0)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn merge_patches_are_those_of_the_rfc() {
+        let cases = [
+            (json!({"a": "b"}), json!({"a": "c"}), json!({"a": "c"})),
+            (json!({"a": "b", "b": "c"}), json!({"a": null}), json!({"b": "c"})),
+            (json!({"a": ["b"]}), json!({"a": "c"}), json!({"a": "c"})),
+            (
+                json!({"a": {"b": "c"}}),
+                json!({"a": {"b": "d", "c": null}}),
+                json!({"a": {"b": "d"}}),
+            ),
+            (json!({"e": null}), json!({"a": 1}), json!({"e": null, "a": 1})),
+            (json!([1, 2]), json!({"a": "b", "c": null}), json!({"a": "b"})),
+            (json!({}), json!({"a": {"bb": {"ccc": null}}}), json!({"a": {"bb": {}}})),
+        ];
+        for (mut target, patch, result) in cases {
+            merge(&mut target, patch);
+            assert_eq!(target, result);
+        }
+    }
+}

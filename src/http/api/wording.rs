@@ -1,0 +1,187 @@
+//! Errors of the fleet, in the words of the API: members and paths, where the command line says options and commands.
+
+use crate::fleet::FleetError;
+use crate::fleet::credentials::{MAX_PASSWORD_BYTES, MIN_PASSWORD_CHARACTERS};
+use crate::fleet::error::{Field, PasswordRule, Rule, Thing};
+
+/// What failed, on which thing, and what to do.
+pub(super) fn in_words(error: &FleetError) -> String {
+    match error {
+        FleetError::NotFound(Thing::Binding { device, name }) => {
+            format!("there is no binding {:?} of device {:?}", name.as_str(), device.as_str())
+        }
+        FleetError::NotFound(Thing::Grant { device, action, filter }) => {
+            let (device, action) = (device.as_str(), action.word());
+            format!("there is no grant of device {device:?} to {action} {:?}", filter.as_str())
+        }
+        FleetError::NotFound(thing) => format!("there is no {thing}"),
+        FleetError::Rule { thing, rule } => format!("{thing}: {}", sentence(rule)),
+        FleetError::Registry(error) => error.to_string(),
+    }
+}
+
+/// What is wrong with the member that an error is about.
+pub(super) fn rule(error: &FleetError) -> String {
+    match error {
+        FleetError::Rule { rule, .. } => sentence(rule),
+        other => in_words(other),
+    }
+}
+
+fn sentence(rule: &Rule) -> String {
+    let fixed = match rule {
+        Rule::NameTaken => "a device of this name exists already; choose another name",
+        Rule::ClientIdTaken => {
+            "another device connects with this client id; give one of the two another client id"
+        }
+        Rule::RuleExists => "a routing rule of this name exists already; choose another name",
+        Rule::ApiTokenExists => "a token of this name exists already, or did; choose another name",
+        Rule::CapabilityExists => "a capability of this name exists already; choose another name",
+        Rule::RuleDisabled => "it is disabled; enable it, or choose others",
+        Rule::NoMatch => {
+            "no device can get it: none that is meant is enabled and has the command topic that it needs"
+        }
+        Rule::NoRules => {
+            "no enabled routing rule says who gets its commands; name devices or a selector, or add a rule"
+        }
+        Rule::PriorityOutOfRange => "a priority is a number from -1000000 to 1000000",
+        Rule::GatewayIsItself => "a device cannot be its own gateway; choose another device",
+        Rule::GatewayIsService => "a service cannot be a gateway; choose another device",
+        Rule::GatewayIsChild => {
+            "the gateway is behind a gateway itself; choose the device that connects to the broker"
+        }
+        Rule::HasChildren => {
+            "other devices are behind it; give them another gateway, or none, first"
+        }
+        Rule::ServiceBehindGateway => {
+            "a service connects by itself and cannot be behind a gateway; choose another kind, or no gateway"
+        }
+        Rule::CredentialBehindGateway => {
+            "a device behind a gateway logs in through it and has no valid credential of its own; revoke it, or take the gateway away"
+        }
+        Rule::AvailabilityWithoutGateway => {
+            "only a device behind a gateway has an availability topic; give it a gateway, or no availability topic"
+        }
+        Rule::BindingDiffers => "the device has a binding of this name that says something else",
+        Rule::ReservedName(_) => {
+            "\"undefined\" and \"http_api\" are words that EMQX writes itself where a name belongs; choose another name"
+        }
+        Rule::ReservedCapability => {
+            "\"main\" is the binding without a capability; choose another name"
+        }
+        Rule::NotAnObject => "must be a JSON object",
+        Rule::NotAHash => "the hash is not a valid argon2id PHC string",
+        Rule::NotACommonName => {
+            "the common name must have 1 to 256 bytes, no control characters, and not be \"undefined\""
+        }
+        Rule::NotALabel => "the label must have 1 to 256 bytes and no control characters",
+        Rule::TimestampOutOfRange => "timestamps must be in the years 1 to 9998",
+        Rule::EndsBeforeItBegins => "it would end before it begins; choose a later end",
+        Rule::NotATopic(_) => {
+            "is not a valid topic for a binding: 1 to 1024 bytes, no + or #, no control characters, not beginning with $ or \"eq \", no ${, no %u or %c without a letter or digit behind it"
+        }
+        Rule::NotAFilter => {
+            "is not a valid topic filter for a grant: + and # stand alone in their level, # only at the end; no $share/, $delayed/ or other prefix that says how; not beginning with \"eq \"; no ${, no %u or %c without a letter or digit behind it"
+        }
+        Rule::ReservedTopic => {
+            "topics below fleetgate/ are where services ask for commands and hear results; choose another topic"
+        }
+        Rule::AlreadyExpired => "it has expired by now",
+        Rule::NoTopic => "a binding needs a state topic, a command topic or both",
+        Rule::NothingToMerge => "it has no state topic, so there are no reports to merge",
+        Rule::NothingToReplyTo => "it has no command topic, so there are no commands to reply to",
+        Rule::NulCharacter => "contains U+0000, which cannot be stored; take it out",
+        Rule::CapabilityInRules => "routing rules still name this capability; remove those first",
+        Rule::NoConventionalTopics => {
+            "the device has no area or no floor, so there are no conventional topics; give it both, or name the topics"
+        }
+        Rule::NoDevices => "the command names no device",
+        Rule::ExpiryOutOfRange | Rule::CommandExpiryOutOfRange => {
+            "a command expires after 1 second at the earliest and 30 days at the latest"
+        }
+        Rule::AckTimeoutOutOfRange => {
+            "a receipt is waited for 5 seconds at least and 10 minutes at most"
+        }
+        Rule::AnswerInOutOfRange => "an answer is waited for 1 second at least and 1 hour at most",
+        Rule::NothingToRetry => {
+            "there is no device at which it expired, was not deliverable, failed or was not answered"
+        }
+        Rule::GatewayDisabled => "its gateway is disabled and gets no commands",
+        Rule::DeviceDisabled => "it is disabled and gets no commands",
+        Rule::CapabilityInUse(devices) => {
+            let count = devices.map(|count| format!(": {count}")).unwrap_or_default();
+            return format!("devices still have it{count}");
+        }
+        Rule::NotAName(field) => return format!("its {} is not a valid name", words(*field)),
+        Rule::NotASchema(field) => {
+            return format!(
+                "its {} must be a JSON Schema: an object, true or false",
+                words(*field)
+            );
+        }
+        Rule::ConventionalTopic { topic, why } => {
+            return format!("topic {topic:?} {why}; name the topics themselves");
+        }
+        Rule::TooManyDevices(most) => {
+            return format!("the command goes to more than {most} devices (commands.max_devices)");
+        }
+        Rule::PayloadTooLarge(most) => {
+            return format!("the payload has more than {most} bytes (commands.max_payload)");
+        }
+        Rule::Payload(violation) => {
+            let place = match violation.pointer.as_str() {
+                "" => String::new(),
+                pointer => format!(" at {pointer}"),
+            };
+            return format!("the payload{place} {}", violation.message);
+        }
+        Rule::UnusableSchema(why) => return format!("its command schema cannot be used: {why}"),
+        Rule::NoDeviceToRetry(devices) => {
+            return format!(
+                "it failed at {}, which can be sent nothing now: gone, disabled, or without the topics for it",
+                devices.join(", ")
+            );
+        }
+        Rule::NoCommandTopic(capability) => {
+            return format!("it has no command topic for \"{capability}\"");
+        }
+        Rule::NoStateTopic(capability) => {
+            return format!(
+                "the command is confirmed by its state, and it has no state topic for \"{capability}\""
+            );
+        }
+        Rule::NoReplyTopic(capability) => {
+            return format!(
+                "the command is confirmed by its reply, and it has no reply topic for \"{capability}\""
+            );
+        }
+        Rule::RuleOfAnotherCapability(capability) => {
+            return format!("it is for commands of \"{capability}\"");
+        }
+        Rule::UnusableSelector(why) => return format!("its selector cannot be used: {why}"),
+        Rule::Password(rule) => return password(*rule),
+        Rule::NotASelector(words) | Rule::IdentityTaken(words) | Rule::Other(words) => {
+            return words.clone();
+        }
+    };
+    fixed.to_owned()
+}
+
+fn words(field: Field) -> String {
+    Field::name(field).replace('_', " ")
+}
+
+fn password(rule: PasswordRule) -> String {
+    match rule {
+        PasswordRule::Empty => "it is empty".to_owned(),
+        PasswordRule::TooLong => format!("it is longer than {MAX_PASSWORD_BYTES} bytes"),
+        PasswordRule::SeveralLines => "it has several lines or a NUL".to_owned(),
+        PasswordRule::Weak(characters) => format!(
+            "it has {characters} characters, fewer than {MIN_PASSWORD_CHARACTERS}; choose a longer one, or let a secret be generated"
+        ),
+        PasswordRule::TokenShape => {
+            "it has the shape of a device token and would be judged as one; choose another"
+                .to_owned()
+        }
+    }
+}
