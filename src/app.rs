@@ -23,7 +23,7 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use api::ApiServer;
-use background::{Wake, broker, keep_registry, locks};
+use background::{Wake, bounds, broker, keep_registry, locks};
 pub use resources::listen_remedy;
 use resources::{bind, require_threads, room};
 
@@ -35,6 +35,7 @@ use crate::authn::token::TokenKeys;
 use crate::authz::Authorizer;
 use crate::clock::Clock;
 use crate::config::{Config, Hashing};
+use crate::http::api::Parts;
 use crate::http::connections::Connections;
 use crate::http::server::{self, ConnectionLimits, Listener};
 use crate::http::{AppState, routes};
@@ -188,8 +189,14 @@ impl App {
         let authenticator = authenticator(config, metrics.hash.clone(), limits, clock)?;
         let api = api_socket
             .map(|socket| {
-                let postgres = api::pool(&target, &freshness, runtime.handle.clone())?;
-                ApiServer::start(config, socket, postgres, metrics.api.clone())
+                let parts = Parts {
+                    postgres: api::pool(&target, &freshness, runtime.handle.clone())?,
+                    authorizer: Authorizer::new(devices.clone()),
+                    bounds: bounds(config),
+                    has_broker: config.emqx.api.is_some(),
+                    metrics: metrics.api.clone(),
+                };
+                ApiServer::start(config, socket, parts)
             })
             .transpose()?;
         let connections = Arc::new(Connections::new(

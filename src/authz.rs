@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::domain::acl::Action;
 use crate::domain::device::DeviceRecord;
+use crate::domain::rights::Right;
 use crate::domain::topic::{check_topic_filter, check_topic_name, strip_subscription_prefix};
 use crate::registry::cache::{CacheError, DeviceCache};
 
@@ -76,33 +77,51 @@ impl Authorizer {
     /// # Errors
     /// When the registry cannot be asked; nothing is decided then.
     pub async fn authorize(&self, request: &AccessRequest<'_>) -> Result<Decision, CacheError> {
-        let device = self.devices.find(request.user_name).await?;
+        let device = self.device(request.user_name).await?;
         Ok(decide(device.as_deref(), request))
+    }
+
+    /// The record by which actions of a user name are decided.
+    ///
+    /// # Errors
+    /// When the registry cannot be asked.
+    pub async fn device(&self, user_name: &str) -> Result<Option<Arc<DeviceRecord>>, CacheError> {
+        self.devices.find(user_name).await
     }
 }
 
 /// Decides one action by the record of the device that the user name names.
 #[must_use]
 pub fn decide(device: Option<&DeviceRecord>, request: &AccessRequest<'_>) -> Decision {
-    let Some(device) = device else { return Decision::Deny(Refusal::UnknownDevice) };
-    if !device.enabled {
-        return Decision::Deny(Refusal::Disabled);
+    match explain(device, request) {
+        Ok(_) => Decision::Allow,
+        Err(refusal) => Decision::Deny(refusal),
     }
-    let is_granted = match request.action {
-        None => return Decision::Deny(Refusal::UnknownAction),
+}
+
+/// The same, with what allows the action.
+///
+/// # Errors
+/// Why it is refused.
+pub fn explain<'a>(
+    device: Option<&'a DeviceRecord>,
+    request: &AccessRequest<'_>,
+) -> Result<Right<'a>, Refusal> {
+    let device = device.ok_or(Refusal::UnknownDevice)?;
+    if !device.enabled {
+        return Err(Refusal::Disabled);
+    }
+    let right = match request.action {
+        None => return Err(Refusal::UnknownAction),
         Some(Action::Publish) => {
-            check_topic_name(request.topic).map(|()| device.rights.may_publish(request.topic))
+            check_topic_name(request.topic).map(|()| device.rights.publish_right(request.topic))
         }
         Some(Action::Subscribe) => {
             let filter = strip_subscription_prefix(request.topic);
-            check_topic_filter(filter).map(|()| device.rights.may_subscribe(filter))
+            check_topic_filter(filter).map(|()| device.rights.subscribe_right(filter))
         }
     };
-    match is_granted {
-        Ok(true) => Decision::Allow,
-        Ok(false) => Decision::Deny(Refusal::NotGranted),
-        Err(_) => Decision::Deny(Refusal::MalformedTopic),
-    }
+    right.map_err(|_| Refusal::MalformedTopic)?.ok_or(Refusal::NotGranted)
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ mod document;
 pub mod error;
 pub mod grants;
 pub mod locks;
+pub mod rights;
 pub mod routing;
 pub mod rules;
 pub mod sessions;

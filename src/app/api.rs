@@ -16,11 +16,10 @@ use super::{AppError, resources, set_up};
 use crate::config::Config;
 use crate::fleet::api_tokens;
 use crate::fleet::{Actor, FleetError, act};
-use crate::http::api::{self, Api};
+use crate::http::api::{self, Api, Parts};
 use crate::http::connections::Connections;
 use crate::http::server::{self, ConnectionLimits, Listener};
 use crate::lifecycle;
-use crate::metrics::ApiMetrics;
 use crate::registry::connection::Target;
 use crate::registry::error::RegistryError;
 use crate::registry::freshness::Freshness;
@@ -79,8 +78,7 @@ impl ApiServer {
     pub(super) fn start(
         config: &Config,
         socket: TcpListener,
-        postgres: Postgres,
-        metrics: ApiMetrics,
+        parts: Parts,
     ) -> Result<Self, AppError> {
         let listen = |source| {
             let address = config.api.listen.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
@@ -95,7 +93,7 @@ impl ApiServer {
         let connections = Arc::new(Connections::new(
             limits.connections,
             api::KEEP_ALIVE,
-            metrics.connections.clone(),
+            parts.metrics.connections.clone(),
         ));
         let listener = Listener {
             name: "api",
@@ -105,7 +103,7 @@ impl ApiServer {
             connections: connections.clone(),
             tls: tls.map(Arc::new),
         };
-        let api = Api::new(postgres, address, config.api.public_url.as_deref(), metrics);
+        let api = Api::new(parts, address, config.api.public_url.as_deref());
         let server = server::serve(listener, api::routes(Data::new(api))).map_err(listen)?;
         Ok(Self { address, server, connections })
     }

@@ -58,6 +58,12 @@ pub(super) struct Wake {
     pub(super) requests: Arc<Notify>,
 }
 
+/// What bounds commands.
+pub(super) fn bounds(config: &Config) -> Bounds {
+    let config::Commands { max_payload, max_devices, .. } = config.commands;
+    Bounds { max_payload, max_devices }
+}
+
 pub(super) fn broker(
     config: &Config,
     target: &Target,
@@ -81,8 +87,7 @@ pub(super) fn broker(
     let commands =
         Commands::new(api.clone(), target.clone(), config.commands.keep, metrics.commands.clone());
     let commands = Worker::new(commands, target.clone(), wake.commands, metrics.work.clone());
-    let config::Commands { keep, max_payload, max_devices } = config.commands;
-    let bounds = Bounds { max_payload, max_devices };
+    let (keep, bounds) = (config.commands.keep, bounds(config));
     let requests =
         Requests::new(api.clone(), target.clone(), keep, bounds, metrics.requests.clone());
     let requests = Worker::new(requests, target.clone(), wake.requests, metrics.work.clone());

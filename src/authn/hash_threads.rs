@@ -274,9 +274,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// On Linux niceness is a thread's own, though POSIX says the process's. A process that was started
-/// nicer than this stays so.
-fn lower_priority() {
+/// Lets other threads go first from now on. On Linux niceness is a thread's own, though POSIX says the process's. A process
+/// that was started nicer than this stays so.
+pub fn lower_priority() {
     let thread = Some(rustix::thread::gettid());
     let lowered = rustix::process::getpriority_process(thread)
         .and_then(|niceness| rustix::process::setpriority_process(thread, niceness.max(NICENESS)));

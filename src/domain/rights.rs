@@ -63,6 +63,21 @@ impl<T: Ord> ByTopic<T> {
     }
 }
 
+/// What allows an action. A topic is that of the action.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Right<'a> {
+    /// A binding's state topic, of the device or one behind it.
+    StateTopic,
+    /// A binding's command topic, of the device or one behind it.
+    CommandTopic,
+    /// A binding's reply topic, of the device or one behind it.
+    ReplyTopic,
+    /// The availability topic of a device behind it.
+    AvailabilityTopic,
+    /// A grant on this filter.
+    Grant(&'a str),
+}
+
 /// The topics of the enabled devices behind a gateway, in any order.
 #[derive(Debug, Default)]
 pub struct ChildTopics {
@@ -215,27 +230,46 @@ impl Rights {
             .any(|grant| filter_matches(grant.as_str(), topic))
     }
 
-    /// Whether the device may publish to a topic name. The topic must be well formed. Results are published by Fleetgate
-    /// alone, whatever grants say.
+    /// Whether the device may publish to a topic name.
     #[must_use]
     pub fn may_publish(&self, topic: &str) -> bool {
-        if topic.starts_with(RESULTS) {
-            return false;
-        }
-        contains(&self.own.state.topics, topic)
-            || contains(&self.children.state.topics, topic)
-            || contains(&self.availability.topics, topic)
-            || self.replies_on(topic)
-            || self.publish_grants.iter().any(|grant| filter_matches(grant.as_str(), topic))
+        self.publish_right(topic).is_some()
     }
 
-    /// Whether the device may subscribe to a filter without subscription prefix. It must be well
-    /// formed.
+    /// What lets the device publish to a topic name. The topic must be well formed. Results are published by Fleetgate
+    /// alone, whatever grants say.
+    #[must_use]
+    pub fn publish_right(&self, topic: &str) -> Option<Right<'_>> {
+        if topic.starts_with(RESULTS) {
+            return None;
+        }
+        if contains(&self.own.state.topics, topic) || contains(&self.children.state.topics, topic) {
+            return Some(Right::StateTopic);
+        }
+        if contains(&self.availability.topics, topic) {
+            return Some(Right::AvailabilityTopic);
+        }
+        if self.replies_on(topic) {
+            return Some(Right::ReplyTopic);
+        }
+        let grants = self.publish_grants.iter();
+        grants.map(TopicFilter::as_str).find(|grant| filter_matches(grant, topic)).map(Right::Grant)
+    }
+
+    /// Whether the device may subscribe to a filter without subscription prefix.
     #[must_use]
     pub fn may_subscribe(&self, filter: &str) -> bool {
-        contains(&self.own.command, filter)
-            || contains(&self.children.command, filter)
-            || self.subscribe_grants.iter().any(|grant| grant_covers(grant.as_str(), filter))
+        self.subscribe_right(filter).is_some()
+    }
+
+    /// What lets the device subscribe to a filter without subscription prefix. It must be well formed.
+    #[must_use]
+    pub fn subscribe_right(&self, filter: &str) -> Option<Right<'_>> {
+        if contains(&self.own.command, filter) || contains(&self.children.command, filter) {
+            return Some(Right::CommandTopic);
+        }
+        let grants = self.subscribe_grants.iter();
+        grants.map(TopicFilter::as_str).find(|grant| grant_covers(grant, filter)).map(Right::Grant)
     }
 }
 

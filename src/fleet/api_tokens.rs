@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde::Serialize;
 use tokio_postgres::{GenericClient, Row};
+use utoipa::ToSchema;
 
 use crate::domain::api_token::{self, PresentedToken, Scope, Scopes};
 use crate::domain::name::ApiTokenName;
@@ -21,7 +22,7 @@ pub struct NewApiToken {
 }
 
 /// A token as lists show it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct ApiTokenRow {
     /// What it is called.
     pub name: String,

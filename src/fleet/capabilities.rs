@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::Value;
 use tokio_postgres::{GenericClient, Row};
+use utoipa::ToSchema;
 
 use crate::domain::delivery::Confirmation;
 use crate::domain::device::DeviceId;
@@ -123,7 +124,7 @@ pub struct CapabilityChange {
 }
 
 /// A capability as lists show it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct CapabilityRow {
     /// Its name.
     pub name: String,
@@ -220,6 +221,19 @@ pub async fn show(
         .await
         .map_err(FleetError::on(&about(name)))?;
     capability_row(&row.ok_or_else(|| FleetError::NotFound(about(name)))?)
+}
+
+/// Shows a capability, which nobody else changes until the caller's transaction ends.
+///
+/// # Errors
+/// There is no such capability.
+pub async fn lock(
+    client: &impl GenericClient,
+    name: &CapabilityName,
+) -> Result<CapabilityRow, FleetError> {
+    let statement = "SELECT FROM capabilities WHERE name = $1 FOR NO KEY UPDATE";
+    client.execute(statement, &[&name.as_str()]).await.map_err(FleetError::on(&about(name)))?;
+    show(client, name).await
 }
 
 fn capability_row(row: &Row) -> Result<CapabilityRow, FleetError> {

@@ -7,8 +7,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{GenericClient, Row};
+use utoipa::ToSchema;
 
+use crate::domain::api_token::digest;
 use crate::domain::command::CommandPayload;
 use crate::domain::delivery::{Confirmation, End, State};
 use crate::domain::name::{CapabilityName, DeviceName};
@@ -57,7 +60,7 @@ pub struct Requested {
 }
 
 /// A command as lists show it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct CommandRow {
     /// Its id.
     pub id: String,
@@ -86,7 +89,7 @@ pub struct CommandRow {
 }
 
 /// What became of a command at one device.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct DeliveryRow {
     /// Its id.
     pub id: String,
@@ -128,7 +131,7 @@ pub struct DeliveryRow {
 }
 
 /// A command with what became of it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct CommandDetails {
     /// The command.
     #[serde(flatten)]
@@ -249,8 +252,64 @@ fn confirm<'a>(new: &NewCommand, capability: &'a CapabilityRow) -> &'a str {
     }
 }
 
+/// What somebody calls a request, so that it can be asked again without a second command.
+pub struct IdempotencyKey {
+    token: i64,
+    key: String,
+    digest: [u8; 32],
+}
+
+impl IdempotencyKey {
+    /// The key of an API token for a request that says this; `None`: it is no text of 1 to 255 bytes of printable ASCII.
+    #[must_use]
+    pub fn new(token: i64, key: &str, request: &str) -> Option<Self> {
+        let fits =
+            (1..=255).contains(&key.len()) && key.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+        fits.then(|| Self { token, key: key.to_owned(), digest: digest(request) })
+    }
+}
+
+/// What a key stands for.
+pub enum KeyUse {
+    /// A command that was made just now.
+    New(CommandDetails),
+    /// One that was made before, by the same request.
+    Same(CommandDetails),
+    /// A command that another request made.
+    Other,
+}
+
+/// Asks for a command, unless the key stands for one already. Whoever uses the same key at the same time waits until the
+/// caller's transaction ends.
+///
+/// # Errors
+/// As [`send`]; the key stands for nothing then.
+pub async fn send_with_key(
+    client: &mut impl GenericClient,
+    new: &NewCommand,
+    key: &IdempotencyKey,
+) -> Result<KeyUse, FleetError> {
+    let on_key = || RegistryError::on("an idempotency key");
+    let IdempotencyKey { token, key, digest } = key;
+    let lock = "SELECT pg_advisory_xact_lock(hashtextextended('fleetgate key ' || $1::bigint || ' ' || $2, 0))";
+    client.execute(lock, &[token, key]).await.map_err(on_key())?;
+    let known =
+        "SELECT digest, command_id::text FROM api_requests WHERE token_id = $1 AND key = $2";
+    if let Some(row) = client.query_opt(known, &[token, key]).await.map_err(on_key())? {
+        if row.get::<_, &[u8]>(0) != digest {
+            return Ok(KeyUse::Other);
+        }
+        return Ok(KeyUse::Same(show(client, row.get(1)).await?));
+    }
+    let details = send(client, new).await?;
+    let note = "INSERT INTO api_requests (token_id, key, digest, command_id) VALUES ($1, $2, $3, $4::text::uuid)";
+    let values: [&(dyn ToSql + Sync); 4] = [token, key, &digest.as_slice(), &details.command.id];
+    client.execute(note, &values).await.map_err(on_key())?;
+    Ok(KeyUse::New(details))
+}
+
 /// A command that was asked for again.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Retried {
     /// The new command.
     #[serde(flatten)]

@@ -3,6 +3,7 @@
 use serde::Serialize;
 use tokio_postgres::GenericClient;
 use tokio_postgres::types::ToSql;
+use utoipa::ToSchema;
 
 use crate::domain::delivery::Confirmation;
 use crate::domain::name::{CapabilityName, DeviceName, RuleName};
@@ -37,7 +38,7 @@ pub enum To {
 }
 
 /// A device that gets a command.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Chosen {
     /// Its row.
     #[serde(skip)]
@@ -49,7 +50,7 @@ pub struct Chosen {
 }
 
 /// Who gets a command, and why.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, ToSchema)]
 pub struct Choice {
     /// The devices.
     pub devices: Vec<Chosen>,
@@ -64,7 +65,7 @@ pub struct Choice {
 }
 
 /// A command topic of several devices.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct SharedTopic {
     /// The topic.
     pub topic: String,

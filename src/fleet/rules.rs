@@ -6,6 +6,7 @@
 use serde::Serialize;
 use serde_json::Value;
 use tokio_postgres::{GenericClient, Row};
+use utoipa::ToSchema;
 
 use crate::domain::name::{CapabilityName, RuleName};
 use crate::domain::routing::Strategy;
@@ -45,7 +46,7 @@ pub struct RuleChange {
 }
 
 /// A rule as lists show it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct RuleRow {
     /// Its name.
     pub name: String,
@@ -184,6 +185,16 @@ pub async fn show(client: &impl GenericClient, name: &RuleName) -> Result<RuleRo
     rule_row(&row.ok_or_else(|| FleetError::NotFound(about(name)))?)
 }
 
+/// Shows a rule, which nobody else changes until the caller's transaction ends.
+///
+/// # Errors
+/// There is no such rule.
+pub async fn lock(client: &impl GenericClient, name: &RuleName) -> Result<RuleRow, FleetError> {
+    let statement = "SELECT FROM routing_rules WHERE name = $1 FOR NO KEY UPDATE";
+    client.execute(statement, &[&name.as_str()]).await.map_err(FleetError::on(&about(name)))?;
+    show(client, name).await
+}
+
 /// Removes a rule. Commands that it has routed go on.
 ///
 /// # Errors
@@ -198,7 +209,7 @@ pub async fn remove(client: &impl GenericClient, name: &RuleName) -> Result<(), 
 }
 
 /// What a rule would do now.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Trial {
     /// The rule.
     pub rule: RuleRow,

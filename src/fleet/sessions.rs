@@ -3,13 +3,14 @@
 use jiff::Timestamp;
 use serde::Serialize;
 use tokio_postgres::GenericClient;
+use utoipa::ToSchema;
 
 use crate::domain::device::DeviceId;
 use crate::fleet::error::FleetError;
 use crate::registry::error::RegistryError;
 
 /// The newest session of a client id.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct SessionRow {
     /// The client id.
     pub client_id: String,

@@ -25,7 +25,9 @@ use actix_web::{HttpMessage, HttpRequest, HttpResponse};
 use percent_encoding::percent_decode_str;
 use tokio_postgres::{Client, Transaction};
 
+use crate::authz::Authorizer;
 use crate::domain::api_token::Scope;
+use crate::fleet::routing::Bounds;
 use crate::fleet::{Actor, FleetError, act};
 use crate::http::connections::ActiveRequest;
 use crate::logging::log_throttled;
@@ -34,17 +36,32 @@ use crate::registry::pool::Postgres;
 use crate::secret::random_bytes;
 
 pub mod access;
+mod authorize;
+mod bindings;
 mod body;
+mod capabilities;
+#[allow(unused_qualifications, reason = "in what utoipa makes of queries")]
+mod commands;
+mod credentials;
 #[allow(unused_qualifications, reason = "in what utoipa makes of queries")]
 mod devices;
 mod etag;
+mod grants;
+mod hashing;
+#[allow(unused_qualifications, reason = "in what utoipa makes of queries")]
+mod locks;
 pub mod openapi;
 mod page;
+mod presence;
 mod problem;
+#[allow(unused_qualifications, reason = "in what utoipa makes of queries")]
+mod rules;
+mod tokens;
 mod whoami;
 mod wording;
 
 use access::{Caller, Tokens};
+use hashing::Hashing;
 pub use problem::Problem;
 use problem::Refusal;
 
@@ -74,6 +91,10 @@ static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// What its handlers work with; one for the process.
 pub struct Api {
     postgres: Postgres,
+    authorizer: Authorizer,
+    hashing: Hashing,
+    bounds: Bounds,
+    has_broker: bool,
     tokens: Tokens,
     hosts: Vec<String>,
     metrics: ApiMetrics,
@@ -81,18 +102,32 @@ pub struct Api {
     routes: openapi::Routes,
 }
 
+/// What an API is made of.
+pub struct Parts {
+    /// Connections to PostgreSQL that are nobody else's.
+    pub postgres: Postgres,
+    /// Decides actions, as for EMQX.
+    pub authorizer: Authorizer,
+    /// What bounds commands.
+    pub bounds: Bounds,
+    /// Whether EMQX's REST API can be called, over which commands go.
+    pub has_broker: bool,
+    /// Counts.
+    pub metrics: ApiMetrics,
+}
+
 impl Api {
-    /// An API that is reached as `public_url`, or on a loopback address and this port.
+    /// An API on this address.
     #[must_use]
-    pub fn new(
-        postgres: Postgres,
-        address: SocketAddr,
-        public_url: Option<&str>,
-        metrics: ApiMetrics,
-    ) -> Self {
+    pub fn new(parts: Parts, address: SocketAddr, public_url: Option<&str>) -> Self {
+        let Parts { postgres, authorizer, bounds, has_broker, metrics } = parts;
         let document = openapi::document();
         Self {
             postgres,
+            authorizer,
+            hashing: Hashing::default(),
+            bounds,
+            has_broker,
             tokens: Tokens::default(),
             hosts: hosts(address, public_url),
             metrics,
@@ -151,6 +186,16 @@ pub fn routes(api: Data<Api>) -> impl Fn(&mut web::ServiceConfig) + Clone + Send
 fn resources(service: &mut utoipa_actix_web::service_config::ServiceConfig<'_>) {
     service.service(openapi::show_description).service(whoami::whoami);
     devices::register(service);
+    credentials::register(service);
+    bindings::register(service);
+    grants::register(service);
+    presence::register(service);
+    capabilities::register(service);
+    rules::register(service);
+    commands::register(service);
+    locks::register(service);
+    tokens::register(service);
+    authorize::register(service);
 }
 
 /// Nothing is there, or not with this method.
@@ -295,6 +340,9 @@ scopes! {
     AnyToken = None;
     Read = Some(Scope::Read);
     Devices = Some(Scope::Devices);
+    Credentials = Some(Scope::Credentials);
+    Commands = Some(Scope::Commands);
+    Admin = Some(Scope::Admin);
 }
 
 #[cfg(test)]

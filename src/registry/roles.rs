@@ -18,7 +18,7 @@ use crate::secret::Secret;
 const ALL: &str = "SELECT,INSERT,UPDATE,DELETE";
 
 /// Every table and view: what `serve` needs on it, and what the commands that change devices need besides.
-const TABLES: [(&str, &str, &str); 26] = [
+const TABLES: [(&str, &str, &str); 27] = [
     (HISTORY, "SELECT", ""),
     ("serving_roles", "", ""),
     ("devices", "SELECT,UPDATE", "INSERT,DELETE"),
@@ -41,6 +41,7 @@ const TABLES: [(&str, &str, &str); 26] = [
     ("command_deliveries", ALL, ""),
     ("command_requests", ALL, ""),
     ("api_tokens", "SELECT", "INSERT,UPDATE"),
+    ("api_requests", "SELECT", "INSERT"),
     ("device_versions", "SELECT", "INSERT,UPDATE"),
     ("command_pauses", "SELECT", "INSERT,DELETE"),
     ("untrusted_timestamps", ALL, ""),

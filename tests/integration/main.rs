@@ -9,6 +9,7 @@
 
 mod answers;
 mod api;
+mod api_fleet;
 mod apply;
 mod asked_over_mqtt;
 mod cache;

@@ -43,6 +43,7 @@ async fn the_serving_role_may_read_and_write_rows_and_nothing_more() {
             "device_state" | "presence_sweeps" | "api_tokens" | "device_versions" => {
                 &["SELECT", "INSERT", "UPDATE"]
             }
+            "api_requests" => &["SELECT", "INSERT"],
             "commands" | "command_pauses" => &["SELECT", "INSERT", "DELETE"],
             _ => &["SELECT", "INSERT", "UPDATE", "DELETE"],
         };

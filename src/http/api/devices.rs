@@ -214,10 +214,7 @@ impl Device {
 
 /// The device that a path names; what cannot be a name is no device's.
 pub(super) fn device_name(text: &str) -> Result<DeviceName, Problem> {
-    text.parse().map_err(|_| {
-        let detail = "there is no device of this name, and can be none: it is not a valid name";
-        Problem::new(actix_web::http::StatusCode::NOT_FOUND, "not_found", detail)
-    })
+    text.parse().map_err(|_| Problem::not_found("device"))
 }
 
 #[derive(Deserialize, IntoParams)]

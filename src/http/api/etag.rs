@@ -12,6 +12,7 @@ pub(super) fn etag(version: DeviceVersion) -> String {
 }
 
 /// What `If-Match` and `If-None-Match` say.
+#[derive(Default)]
 pub(super) struct Conditions {
     matches: Option<String>,
     none_matches: Option<String>,

@@ -28,7 +28,18 @@ pub const PATH: &str = "/api/v1/openapi.json";
         (name = "whoami", description = "The token of a request."),
         (name = "description", description = "This description."),
         (name = "devices", description = "Devices and services. A device's version is in its `ETag`; it is raised by changes of the \
-            device, its credentials, capabilities, bindings and grants, not by presence and reports.")
+            device, its credentials, capabilities, bindings and grants, not by presence and reports."),
+        (name = "credentials", description = "What devices log in with."),
+        (name = "bindings", description = "The exact topics of devices."),
+        (name = "grants", description = "Rights beyond bindings."),
+        (name = "state", description = "Presence and last values."),
+        (name = "sessions", description = "Sessions of devices."),
+        (name = "capabilities", description = "What devices can do."),
+        (name = "rules", description = "Which devices get a capability's commands where nobody names them."),
+        (name = "commands", description = "What devices are told to do, and what becomes of it."),
+        (name = "locks", description = "Locks after wrong passwords."),
+        (name = "tokens", description = "Tokens of this API."),
+        (name = "authorize", description = "May a device do something?")
     )
 )]
 struct Base;

@@ -14,6 +14,7 @@ use super::{allow, wording};
 use crate::fleet::FleetError;
 use crate::fleet::error::{ErrorKind, Field};
 use crate::logging::log_throttled;
+use crate::registry::cache::CacheError;
 
 /// What every problem's type begins with.
 const TYPE: &str = "urn:fleetgate:problem:";
@@ -113,6 +114,24 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "no_such_path", detail)
     }
 
+    /// What a path names cannot be there: it is not a valid name.
+    pub(super) fn not_found(what: &str) -> Self {
+        let detail =
+            format!("there is no {what} of this name, and can be none: it is not a valid name");
+        Self::new(StatusCode::NOT_FOUND, "not_found", detail)
+    }
+
+    /// What a login or action is decided by cannot be asked.
+    pub(super) fn away(error: &CacheError) -> Self {
+        log_throttled!(warn, "the API cannot load a device", %error);
+        Self::unavailable()
+    }
+
+    fn unavailable() -> Self {
+        let detail = "the registry cannot be asked at present; try again";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail).with(RETRY_AFTER, "1")
+    }
+
     pub(super) fn method(methods: &[String]) -> Self {
         let detail = format!("this path takes {}", methods.join(", "));
         let (name, value) = allow(methods);
@@ -183,9 +202,7 @@ impl From<FleetError> for Problem {
             ErrorKind::Invalid => (StatusCode::UNPROCESSABLE_ENTITY, rule_word(&error)),
             ErrorKind::Unavailable => {
                 log_throttled!(warn, "the API cannot ask PostgreSQL", %error);
-                let detail = "the registry cannot be asked at present; try again";
-                return Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail)
-                    .with(RETRY_AFTER, "1");
+                return Self::unavailable();
             }
             ErrorKind::Failed => {
                 log_throttled!(error, "the registry failed a request of the API", %error);

@@ -83,7 +83,6 @@ impl ApiClient {
         self.send("PUT", path, &[], &body.to_string()).await
     }
 
-    #[allow(dead_code, reason = "so far nothing is posted")]
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Response {
         self.send("POST", path, &[], &body.to_string()).await
     }

@@ -1,0 +1,202 @@
+//! What devices log in with.
+
+use actix_web::web::{Data, Json, Path};
+use actix_web::{HttpResponse, delete, get, post};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa_actix_web::service_config::ServiceConfig;
+
+use super::access::Caller;
+use super::body::{Body, Checks};
+use super::devices::device_name;
+use super::problem::Problems;
+use super::{Api, Credentials, Problem, Read};
+use crate::domain::credential::{CertificateUse, CredentialId};
+use crate::fleet::credentials::{self, CredentialRow, NewCredential, Revocation, Terms};
+use crate::fleet::error::{FleetError, Thing};
+use crate::secret::Secret;
+
+pub(super) fn register(service: &mut ServiceConfig<'_>) {
+    service.service(list_credentials).service(add_credential).service(revoke_credential);
+}
+
+/// What kind of credential is made.
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    /// A generated secret, which is shown once.
+    Secret,
+    /// A password that somebody chose.
+    Password,
+    /// A client certificate.
+    Certificate,
+}
+
+/// A credential to be made. No `Debug`: it may hold a password.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct CredentialDocument {
+    kind: Kind,
+    /// The password, of `password`: one line, 8 characters or more.
+    #[schema(format = Password)]
+    password: Option<String>,
+    /// Take a password of fewer characters.
+    #[serde(default)]
+    allow_weak: bool,
+    /// The subject's common name, of `certificate`.
+    common_name: Option<String>,
+    /// Of `certificate`: whether another credential is needed besides. Otherwise the certificate is enough alone.
+    #[serde(default)]
+    required: bool,
+    /// What you call it.
+    label: Option<String>,
+    /// The first timestamp at which it is valid; left out: at once.
+    not_before: Option<Timestamp>,
+    /// When it expires; left out: never.
+    expires_at: Option<Timestamp>,
+}
+
+/// A credential that was made.
+#[derive(Serialize, ToSchema)]
+struct NewCredentialAnswer {
+    /// Its number, by which it is revoked.
+    id: i64,
+    /// `secret`, `password` or `certificate`.
+    kind: &'static str,
+    /// The generated secret, which is shown this once and stored nowhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    secret: Option<String>,
+    /// When it expires.
+    expires_at: Option<Timestamp>,
+}
+
+/// List a device's credentials
+///
+/// Revoked and expired ones included, oldest first. Secrets and hashes are shown nowhere.
+#[utoipa::path(
+    tag = "credentials",
+    responses((status = 200, description = "Its credentials.", body = Vec<CredentialRow>), Problems)
+)]
+#[get("/devices/{device}/credentials")]
+async fn list_credentials(
+    _caller: Caller<Read>,
+    path: Path<(String,)>,
+    api: Data<Api>,
+) -> Result<Json<Vec<CredentialRow>>, Problem> {
+    let name = device_name(&path.0)?;
+    Ok(Json(api.read(async |client| credentials::list(client, &name).await).await?))
+}
+
+/// Give a device a credential
+///
+/// Others that it has stay valid, so that they can be rotated.
+#[utoipa::path(
+    tag = "credentials",
+    request_body(content = CredentialDocument, example = json!({"kind": "secret", "label": "first"})),
+    responses(
+        (status = 201, description = "It was made. A secret is in this answer and nowhere else.", body = NewCredentialAnswer),
+        Problems
+    )
+)]
+#[post("/devices/{device}/credentials")]
+async fn add_credential(
+    caller: Caller<Credentials>,
+    path: Path<(String,)>,
+    Body(document): Body<CredentialDocument>,
+    api: Data<Api>,
+) -> Result<HttpResponse, Problem> {
+    let name = device_name(&path.0)?;
+    let terms = Terms {
+        label: document.label.clone(),
+        not_before: document.not_before,
+        expires_at: document.expires_at,
+    };
+    let (secret, credential) = make(document, &api).await?;
+    let added = api.change(&caller, async |transaction| {
+        Ok(credentials::add(transaction, &name, &credential, &terms).await?)
+    });
+    let CredentialId(id) = added.await?;
+    let answer = NewCredentialAnswer {
+        id,
+        kind: credential.kind(),
+        secret: secret.map(|secret| secret.expose().to_owned()),
+        expires_at: terms.expires_at,
+    };
+    Ok(HttpResponse::Created().json(answer))
+}
+
+/// The credential, and the secret where one is generated.
+async fn make(
+    document: CredentialDocument,
+    api: &Api,
+) -> Result<(Option<Secret>, NewCredential), Problem> {
+    let CredentialDocument { kind, password, allow_weak, common_name, required, .. } = document;
+    let mut checks = Checks::default();
+    let password = password.map(Secret::new);
+    let belongs = |kind: &str| format!("belongs to the kind \"{kind}\" alone");
+    if password.is_some() != (kind == Kind::Password) {
+        let missing = "is needed for the kind \"password\"".to_owned();
+        checks.add("/password", if password.is_some() { belongs("password") } else { missing });
+    }
+    if common_name.is_some() != (kind == Kind::Certificate) {
+        let missing = "is needed for the kind \"certificate\"".to_owned();
+        let why = if common_name.is_some() { belongs("certificate") } else { missing };
+        checks.add("/common_name", why);
+    }
+    if allow_weak && kind != Kind::Password {
+        checks.add("/allow_weak", belongs("password"));
+    }
+    if required && kind != Kind::Certificate {
+        checks.add("/required", belongs("certificate"));
+    }
+    checks.end()?;
+    match (kind, password, common_name) {
+        (Kind::Password, Some(password), _) => {
+            Ok((None, api.hashing.hash(password, allow_weak).await?))
+        }
+        (Kind::Certificate, _, Some(common_name)) => {
+            let required = if required { CertificateUse::Required } else { CertificateUse::Alone };
+            Ok((None, NewCredential::Certificate { common_name, required }))
+        }
+        _ => {
+            let (secret, credential) = NewCredential::generate();
+            Ok((Some(secret), credential))
+        }
+    }
+}
+
+/// A credential that was revoked.
+#[derive(Serialize, ToSchema)]
+struct Revoked {
+    /// Its number.
+    id: i64,
+    /// Whether it was valid until now, or would have been.
+    was_valid: bool,
+}
+
+/// Revoke a credential
+///
+/// For ever. The sessions of the device end. Doing it again changes nothing.
+#[utoipa::path(
+    tag = "credentials",
+    responses((status = 200, description = "It is revoked.", body = Revoked), Problems)
+)]
+#[delete("/devices/{device}/credentials/{id}")]
+async fn revoke_credential(
+    caller: Caller<Credentials>,
+    path: Path<(String, i64)>,
+    api: Data<Api>,
+) -> Result<Json<Revoked>, Problem> {
+    let (device, id) = path.into_inner();
+    let name = device_name(&device)?;
+    let revoked = api.change(&caller, async |transaction| {
+        let all = credentials::list(transaction, &name).await?;
+        if all.iter().all(|credential| credential.id != id) {
+            return Err(FleetError::NotFound(Thing::Credential(CredentialId(id))).into());
+        }
+        Ok(credentials::revoke(transaction, CredentialId(id)).await?)
+    });
+    let was_valid = revoked.await? == Revocation::Revoked;
+    Ok(Json(Revoked { id, was_valid }))
+}

@@ -1,0 +1,112 @@
+//! Rights of devices beyond their bindings.
+
+use actix_web::web::{Data, Json, Path};
+use actix_web::{HttpResponse, delete, get, post};
+use serde::Deserialize;
+use utoipa::ToSchema;
+use utoipa_actix_web::service_config::ServiceConfig;
+
+use super::access::Caller;
+use super::authorize::Action;
+use super::body::{Body, Checks};
+use super::devices::device_name;
+use super::problem::Problems;
+use super::{Api, Devices, Problem, Read};
+use crate::domain::acl;
+use crate::domain::topic::TopicFilter;
+use crate::fleet::Added;
+use crate::fleet::error::{FleetError, Thing};
+use crate::fleet::grants::{self, GrantRow};
+
+pub(super) fn register(service: &mut ServiceConfig<'_>) {
+    service.service(list_grants).service(add_grant).service(delete_grant);
+}
+
+/// A grant.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct GrantDocument {
+    action: Action,
+    /// On which topics: a topic filter with `+` and `#`.
+    #[schema(example = "lab/#")]
+    topic_filter: String,
+}
+
+/// List a device's grants
+///
+/// By action and filter.
+#[utoipa::path(
+    tag = "grants",
+    responses((status = 200, description = "Its grants.", body = Vec<GrantRow>), Problems)
+)]
+#[get("/devices/{device}/grants")]
+async fn list_grants(
+    _caller: Caller<Read>,
+    path: Path<(String,)>,
+    api: Data<Api>,
+) -> Result<Json<Vec<GrantRow>>, Problem> {
+    let name = device_name(&path.0)?;
+    Ok(Json(api.read(async |client| grants::list(client, &name).await).await?))
+}
+
+/// Give a device a right
+///
+/// Giving it again changes nothing.
+#[utoipa::path(
+    tag = "grants",
+    request_body = GrantDocument,
+    responses(
+        (status = 200, description = "It has it already.", body = GrantRow),
+        (status = 201, description = "It has it now.", body = GrantRow),
+        Problems
+    )
+)]
+#[post("/devices/{device}/grants")]
+async fn add_grant(
+    caller: Caller<Devices>,
+    path: Path<(String,)>,
+    Body(document): Body<GrantDocument>,
+    api: Data<Api>,
+) -> Result<HttpResponse, Problem> {
+    let name = device_name(&path.0)?;
+    let mut checks = Checks::default();
+    let filter: Option<TopicFilter> = checks.value("/topic_filter", &document.topic_filter);
+    checks.end()?;
+    let Some(filter) = filter else { return Err(Problem::failed()) };
+    let action = acl::Action::from(document.action);
+    let added = api.change(&caller, async |transaction| {
+        Ok(grants::add(transaction, &name, action, &filter).await?)
+    });
+    let (mut answer, id) = match added.await? {
+        Added::New(id) => (HttpResponse::Created(), id),
+        Added::Same(id) => (HttpResponse::Ok(), id),
+    };
+    let (action, topic_filter) = (action.word().to_owned(), document.topic_filter);
+    Ok(answer.json(GrantRow { id, action, topic_filter }))
+}
+
+/// Take a right away
+///
+/// The sessions of the device end.
+#[utoipa::path(
+    tag = "grants",
+    responses((status = 204, description = "It was taken away."), Problems)
+)]
+#[delete("/devices/{device}/grants/{id}")]
+async fn delete_grant(
+    caller: Caller<Devices>,
+    path: Path<(String, i64)>,
+    api: Data<Api>,
+) -> Result<HttpResponse, Problem> {
+    let (device, id) = path.into_inner();
+    let name = device_name(&device)?;
+    let removed = api.change(&caller, async |transaction| {
+        let all = grants::list(transaction, &name).await?;
+        if all.iter().all(|grant| grant.id != id) {
+            return Err(FleetError::NotFound(Thing::GrantId(id)).into());
+        }
+        Ok(grants::remove(transaction, id).await?)
+    });
+    removed.await?;
+    Ok(HttpResponse::NoContent().finish())
+}
