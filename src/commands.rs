@@ -10,11 +10,11 @@
 //! 5. Nothing is handed to EMQX for a device that is not connected: EMQX would keep it in memory, lose it at a
 //!    restart, and deliver what is outdated.
 //! 6. No more than [`IN_FLIGHT`] are on their way to one client.
-//! 7. Several devices of a command that share a topic get one message, and each acknowledges for itself. It waits until none of
-//!    those that are online has an earlier command under way: one that acknowledges nothing holds up the others until it was
-//!    sent that [`MOST_ATTEMPTS`](crate::domain::delivery::MOST_ATTEMPTS) times. What is sent again for one reaches the others once more, with the same id.
-//! 8. Within [`GRACE`] of a start nothing is sent again: receipts of what was sent before it may be among the events
-//!    that EMQX still holds.
+//! 7. Several devices of a command that share a topic get one message, and each acknowledges for itself. It waits while one
+//!    of those that are online has an earlier command on its way, until the receipt of that is overdue. What is sent again for one reaches the others once more, with the same id.
+//! 8. Within [`GRACE`] of a start, or of PostgreSQL having been away, nothing is sent again: receipts of what was sent before may
+//!    be among the events that EMQX still holds.
+//! 9. What expires ends within [`POLL`], wherever it stands in its line, also while EMQX is away.
 //!
 //! # Design
 //! A line is a key of the work queue ([`crate::work`]): one replica at a time has it, and takes its first delivery that has
@@ -45,7 +45,7 @@ use tokio_postgres::Client;
 
 use crate::domain::delivery::{Confirmation, End, Facts, State};
 use crate::domain::topic::{filter_matches, strip_subscription_prefix};
-use crate::emqx::{CommandPublish, EmqxApi, EmqxError, Published};
+use crate::emqx::{CommandPublish, EmqxApi, EmqxError, Published, Subscription};
 use crate::logging::log_throttled;
 use crate::metrics::CommandMetrics;
 use crate::registry::commands::{self as registry, Attempt, CannotSend, Head, KIND, Recipient};
@@ -55,7 +55,7 @@ use crate::registry::session::Guarded;
 use crate::registry::work::Work;
 use crate::work::{Carried, Kind, Outcome, POLL};
 
-/// How long after a start nothing is sent again that was sent before it.
+/// How long after a start, or after PostgreSQL was away, nothing is sent again that was sent before.
 pub const GRACE: Duration = Duration::from_secs(30);
 /// Waits before EMQX is asked again for a device that has not subscribed; the last one repeats.
 pub const UNHEARD_WAITS: [Duration; 5] = [
@@ -88,6 +88,9 @@ const RECONNECT: Duration = Duration::from_secs(1);
 /// Time between two looks for commands that are old enough to be deleted, and how many go at once.
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
 const PRUNED_AT_ONCE: i64 = 1000;
+const PRUNED_DELIVERIES: i64 = 5000;
+/// Most deliveries whose time is over that are looked at at once; those that were received may wait for their answer.
+const OVERDUE_AT_ONCE: i64 = 10_000;
 
 /// See the module documentation.
 pub struct Commands {
@@ -97,7 +100,8 @@ pub struct Commands {
     /// A connection of its own: what is noted between two calls must not wait for logins, nor they for it.
     client: Option<Guarded>,
     keep: Duration,
-    began: Instant,
+    /// Since when receipts are noted without a gap, as far as is known.
+    noting_since: Instant,
     prune_at: Instant,
     metrics: CommandMetrics,
 }
@@ -144,18 +148,23 @@ impl Commands {
     ) -> Self {
         let target = target.for_background();
         let now = Instant::now();
-        Self { api, target, client: None, keep, began: now, prune_at: now, metrics }
+        Self { api, target, client: None, keep, noting_since: now, prune_at: now, metrics }
     }
 
-    /// How long receipts of before the start may still come.
+    /// How long receipts may still come that EMQX could not tell of while nobody noted them.
     fn grace(&self) -> Duration {
-        GRACE.saturating_sub(self.began.elapsed())
+        GRACE.saturating_sub(self.noting_since.elapsed())
     }
 
     async fn deal_with(&mut self, batch: &[Work]) -> Result<Carried, RegistryError> {
         let client = match self.client.take().filter(|client| !client.is_closed()) {
             Some(client) => client,
-            None => self.target.open_guarded().await?,
+            // At the start, or PostgreSQL was away: then events waited, too.
+            None => {
+                let client = self.target.open_guarded().await?;
+                self.noting_since = Instant::now();
+                client
+            }
         };
         let (lines, answered) = self.send(&client, batch).await?;
         self.client = Some(client);
@@ -242,15 +251,38 @@ impl Commands {
         round
     }
 
+    /// Notes the ends of what has expired, also behind others in a line, and while EMQX is away.
+    async fn end_overdue(&self, client: &Client) -> Result<(), RegistryError> {
+        let overdue = registry::overdue(client, OVERDUE_AT_ONCE).await?;
+        let ended = overdue.iter().filter_map(|(delivery, facts, limits, now)| {
+            match facts.state(limits, *now) {
+                State::Ended { end, at } => Some((delivery.as_str(), end, at)),
+                State::Queued | State::Sent { .. } | State::Delivered { .. } => None,
+            }
+        });
+        self.note_ended(client, &ended.collect::<Vec<_>>()).await
+    }
+
     async fn note_ends(&self, client: &Client, round: &Round<'_>) -> Result<(), RegistryError> {
         if !round.cancelled.is_empty() {
             within(QUERY_TIMEOUT, registry::cancel(client, &round.cancelled)).await?;
         }
-        if !round.ended.is_empty() {
-            for seconds in within(QUERY_TIMEOUT, registry::end(client, &round.ended)).await? {
+        self.note_ended(client, &round.ended).await
+    }
+
+    async fn note_ended(
+        &self,
+        client: &Client,
+        ended: &[(&str, End, Timestamp)],
+    ) -> Result<(), RegistryError> {
+        if ended.is_empty() {
+            return Ok(());
+        }
+        for (end, seconds) in within(QUERY_TIMEOUT, registry::end(client, ended)).await? {
+            self.metrics.ended(&end);
+            if let Some(seconds) = seconds {
                 self.metrics.delivery.observe(seconds);
             }
-            self.metrics.ended(round.ended.iter().map(|(_, end, _)| end.word()));
         }
         Ok(())
     }
@@ -291,7 +323,9 @@ async fn wait_for_others(
     sendable: &mut Vec<(&Head, &Recipient)>,
     waiting: &mut Vec<(String, Outcome)>,
 ) -> Result<(), RegistryError> {
-    let shared = sendable.iter().filter(|(head, _)| head.shares_message);
+    // What is sent again waits for nobody: two could wait for each other.
+    let is_first = |head: &Head| head.shares_message && head.facts.attempts == 0;
+    let shared = sendable.iter().filter(|(head, _)| is_first(head));
     let shared: BTreeSet<&str> = shared.map(|(head, _)| head.message.as_str()).collect();
     if shared.is_empty() {
         return Ok(());
@@ -299,7 +333,7 @@ async fn wait_for_others(
     let messages: Vec<&str> = shared.into_iter().collect();
     let early = within(QUERY_TIMEOUT, registry::out_of_turn(client, &messages)).await?;
     sendable.retain(|(head, _)| {
-        let is_early = head.shares_message && early.contains(&head.message);
+        let is_early = is_first(head) && early.contains(&head.message);
         if is_early {
             let why = "others on its topic have an earlier command under way";
             waiting.push((head.line.clone(), again(ROOM_WAIT, why)));
@@ -364,15 +398,19 @@ async fn send_few(
             "the device has not subscribed to its command topic",
         )
     };
-    let subscribed = join_all(few.iter().map(|(_, to)| has_subscribed(api, to))).await;
-    let mut ready = Vec::new();
+    let subscriptions = subscriptions(api, few).await;
+    let subscribed = few.iter().map(|(_, to)| has_subscribed(&subscriptions, to));
+    let (mut ready, mut deaf) = (Vec::new(), Vec::new());
     for ((head, to), subscribed) in few.iter().zip(subscribed) {
         match subscribed {
             // Too late by now: it expires.
             Ok(true) if left(head) < LEAST_EXPIRY => note(head, again(left(head), "expires")),
             Ok(true) => ready.push((*head, *to)),
-            Ok(false) => note(head, unheard(head)),
-            Err(error) => note(head, failed(head, &error)),
+            Ok(false) => {
+                deaf.push(head.delivery.as_str());
+                note(head, unheard(head));
+            }
+            Err(error) => note(head, failed(head, error)),
         }
     }
     let attempts = ready.iter().map(|(head, to)| Attempt {
@@ -380,8 +418,8 @@ async fn send_few(
         topic: &to.topic,
         before: head.facts.attempts,
     });
-    let begun =
-        within(QUERY_TIMEOUT, registry::begin(client, &attempts.collect::<Vec<_>>())).await?;
+    let attempts: Vec<_> = attempts.collect();
+    let begun = within(QUERY_TIMEOUT, registry::begin(client, &attempts, &deaf)).await?;
     let (to_send, overtaken): (Vec<_>, Vec<_>) = ready
         .into_iter()
         .partition(|(head, _)| begun.iter().any(|begun| begun.delivery == head.delivery));
@@ -395,9 +433,10 @@ async fn send_few(
     messages.retain(|(message, topic), _| {
         begun.iter().any(|begun| begun.message == *message && begun.topic == *topic)
     });
-    let publishing = messages
-        .iter()
-        .map(async |(key, (head, to))| (*key, publish(api, head, to, left(head)).await));
+    // PostgreSQL may have taken its time.
+    let in_time = messages.iter().filter(|(_, (head, _))| left(head) >= LEAST_EXPIRY);
+    let publishing =
+        in_time.map(async |(key, (head, to))| (*key, publish(api, head, to, left(head)).await));
     let sent: BTreeMap<_, _> = join_all(publishing).await.into_iter().collect();
     let (mut published, mut reached_nobody) = (Vec::new(), Vec::new());
     for begun in &begun {
@@ -412,7 +451,10 @@ async fn send_few(
                 reached_nobody.push((delivery, error.to_string()));
             }
             // It may have arrived.
-            Some(Err(_)) | None => {}
+            Some(Err(_)) => {}
+            None => {
+                reached_nobody.push((delivery, "its time was over before it was sent".to_owned()));
+            }
         }
     }
     let mut ended = Vec::new();
@@ -425,7 +467,8 @@ async fn send_few(
             Some(Ok(Published::ToSubscribers)) => {
                 again(head.limits.ack_timeout.min(left(head)), "waits for its receipt")
             }
-            Some(Ok(Published::NoSubscribers)) | None => unheard(head),
+            Some(Ok(Published::NoSubscribers)) => unheard(head),
+            None => again(left(head), "expires"),
             Some(Err(error)) => failed(head, error),
         };
         note(head, waiting);
@@ -440,11 +483,25 @@ async fn send_few(
     Ok(progress)
 }
 
-/// Whether the device itself is there and listens to the topic.
-async fn has_subscribed(api: &EmqxApi, to: &Recipient) -> Result<bool, EmqxError> {
-    let subscriptions = api.subscriptions(&to.client_id).await?.unwrap_or_default();
+/// What clients have subscribed to, by client id. A gateway is asked about once, however many of its children are meant.
+type Subscriptions<'a> = BTreeMap<&'a str, Result<Vec<Subscription>, EmqxError>>;
+
+async fn subscriptions<'a>(api: &EmqxApi, few: &[(&Head, &'a Recipient)]) -> Subscriptions<'a> {
+    let clients: BTreeSet<&str> = few.iter().map(|(_, to)| to.client_id.as_str()).collect();
+    let asked = clients.into_iter().map(async |client_id| {
+        (client_id, api.subscriptions(client_id).await.map(Option::unwrap_or_default))
+    });
+    join_all(asked).await.into_iter().collect()
+}
+
+/// Whether the client itself is there and listens to the topic.
+fn has_subscribed<'a>(
+    subscriptions: &'a Subscriptions<'_>,
+    to: &Recipient,
+) -> Result<bool, &'a EmqxError> {
     let hears = |filter: &str| filter_matches(strip_subscription_prefix(filter), &to.topic);
-    Ok(subscriptions.iter().any(|subscription| hears(&subscription.filter)))
+    let found = subscriptions.get(to.client_id.as_str()).map(Result::as_ref).transpose()?;
+    Ok(found.is_some_and(|found| found.iter().any(|one| hears(&one.filter))))
 }
 
 async fn publish(
@@ -458,12 +515,7 @@ async fn publish(
         true => Cow::Owned(format!("{{\"id\":\"{id}\",\"value\":{}}}", head.payload)),
         false => Cow::Borrowed(head.payload.as_str()),
     };
-    let message = CommandPublish {
-        topic: &to.topic,
-        payload: &payload,
-        expiry: expiry.max(LEAST_EXPIRY),
-        id,
-    };
+    let message = CommandPublish { topic: &to.topic, payload: &payload, expiry, id };
     api.publish(&message).await
 }
 
@@ -498,12 +550,11 @@ impl Kind for Commands {
     }
 
     async fn look_after(&mut self, client: &Client) -> Result<Duration, RegistryError> {
+        self.end_overdue(client).await?;
         if self.prune_at <= Instant::now() {
             self.prune_at = Instant::now() + PRUNE_EVERY;
             registry::await_no_more(client).await?;
-            let pruned = registry::prune(client, self.keep, PRUNED_AT_ONCE).await?;
-            let is_behind = pruned >= PRUNED_AT_ONCE.unsigned_abs();
-            if is_behind {
+            if registry::prune(client, self.keep, PRUNED_AT_ONCE, PRUNED_DELIVERIES).await? {
                 self.prune_at = Instant::now() + RECONNECT;
             }
         }

@@ -152,8 +152,12 @@ async fn deal_with_next(
             Err(FleetError::Rule { rule: Rule::AlreadyExpired, .. }) => {
                 ("expired", None, json!({"state": "expired"}))
             }
-            Err(FleetError::Registry(error)) if error.may_pass() => return Err(error),
-            // One that PostgreSQL fails on for good must not hold up the next.
+            // One that takes PostgreSQL too long, or that it fails on for good, must not hold up the next.
+            Err(FleetError::Registry(error))
+                if error.may_pass() && !matches!(error, RegistryError::TookTooLong(_)) =>
+            {
+                return Err(error);
+            }
             Err(error) => ("refused", None, refused(&error)),
         },
     };
@@ -208,6 +212,11 @@ fn refused(error: &FleetError) -> Value {
         FleetError::Rule { thing, rule } => {
             json!({"kind": kind, "about": thing.to_string(), "rule": rule.word()})
         }
+        FleetError::Registry(RegistryError::TookTooLong(_)) => {
+            let message =
+                "it takes too long to find out who gets it; narrow the selector, or ask again";
+            json!({"kind": kind, "message": message})
+        }
         // What PostgreSQL says is for the log.
         FleetError::Registry(error) => {
             log_throttled!(error, "a request of a service cannot be dealt with", %error);
@@ -221,7 +230,11 @@ fn refused(error: &FleetError) -> Value {
 async fn tell<'a>(api: &EmqxApi, untold: &'a [Untold]) -> (Vec<&'a Untold>, Option<Outcome>) {
     let mut told = Vec::new();
     for one in untold {
-        let topic = format!("{RESULTS}{}/{}", one.service_name, one.request);
+        let Some(service) = &one.service_name else {
+            told.push(one);
+            continue;
+        };
+        let topic = format!("{RESULTS}{service}/{}", one.request);
         match api.publish_result(&topic, &one.result.to_string(), RESULT_EXPIRY).await {
             Ok(()) => told.push(one),
             Err(error) if error.is_emqx_unfit() => {

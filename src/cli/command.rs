@@ -183,9 +183,7 @@ impl SendArguments {
     }
 
     fn request(self, bounds: Bounds) -> NewCommand {
-        let mut seen = BTreeSet::new();
-        let devices: Vec<_> =
-            self.devices.into_iter().filter(|name| seen.insert(name.clone())).collect();
+        let devices = self.devices;
         let to = match (self.selector, self.rule) {
             (Some(selector), _) => To::Selector(selector),
             (None, Some(rule)) => To::Rule(rule),

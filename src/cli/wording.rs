@@ -190,6 +190,11 @@ fn sentence(thing: &Thing, rule: &Rule) -> String {
         Rule::DeviceDisabled => {
             return "it is disabled and gets no commands; see `fleetgate device enable`".to_owned();
         }
+        Rule::TooManyOpen(most) => {
+            return format!(
+                "{most} commands of the capability wait for it already; cancel some (`fleetgate command list --device`), or let them expire"
+            );
+        }
         Rule::GatewayDisabled => {
             return "its gateway is disabled, and it gets no commands; see `fleetgate device enable`".to_owned();
         }

@@ -278,6 +278,16 @@ impl Facts {
     }
 }
 
+/// Whether a text is the id of a command or a delivery, as PostgreSQL writes it: `8-4-4-4-12` hexadecimal digits.
+#[must_use]
+pub fn is_id(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(place, byte)| match place {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        })
+}
+
 fn later(at: Timestamp, duration: Duration) -> Timestamp {
     at.saturating_add(duration).unwrap_or(Timestamp::MAX)
 }
@@ -303,6 +313,20 @@ mod tests {
         match facts.state(limits, at(now)) {
             State::Ended { end, at } => Some((end.word(), at)),
             _ => None,
+        }
+    }
+
+    #[test]
+    fn ids_are_told_from_any_other_text() {
+        assert!(is_id("0ea7a7a2-9a5e-4e62-8a3e-0d3c1c2b4a5f"));
+        for other in [
+            "",
+            "cmd-1",
+            "0ea7a7a2-9a5e-4e62-8a3e-0d3c1c2b4a5",
+            "0ea7a7a2x9a5e-4e62-8a3e-0d3c1c2b4a5f",
+            "\u{fffd}",
+        ] {
+            assert!(!is_id(other), "{other}");
         }
     }
 

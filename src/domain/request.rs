@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use crate::domain::command::CommandPayload;
 use crate::domain::name::DeviceName;
-use crate::domain::selector::{Age, Selector};
+use crate::domain::selector::{Age, MAX_BYTES, Selector};
 use crate::domain::topic::{filters_overlap, grant_covers};
 
 /// What the topics begin with that no device has.
@@ -128,6 +128,12 @@ fn recipients(members: &Map<String, Value>) -> Result<Recipients, RequestError> 
         (Some(_), Some(_)) => wrong("/selector", "excludes device; write one of them"),
         (None, None) => Ok(Recipients::Rules),
         (None, Some(selector)) => {
+            // As long as one that is written elsewhere.
+            let length = selector.to_string().len();
+            if length > MAX_BYTES {
+                let message = format!("has {length} bytes; at most {MAX_BYTES} are allowed");
+                return wrong("/selector", message);
+            }
             let selector = Selector::from_json(selector)
                 .or_else(|error| wrong(&format!("/selector{}", error.pointer), error.message))?;
             Ok(Recipients::Selector(selector))

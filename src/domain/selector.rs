@@ -20,6 +20,8 @@ pub use evaluate::{Report, Subject};
 
 /// Longest selector in bytes, as it is written.
 pub const MAX_BYTES: usize = 4096;
+/// Longest selector as JSON, in bytes: the text form is shorter.
+pub const MAX_STORED_BYTES: usize = 8192;
 /// How deep `any` and `not` go, the selector itself counted.
 pub const MAX_DEPTH: usize = 4;
 /// Most tests of a selector.

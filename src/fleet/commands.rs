@@ -2,6 +2,7 @@
 //!
 //! Asking commits a row a device; [`crate::commands`] sends it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,13 +14,13 @@ use utoipa::ToSchema;
 
 use crate::domain::api_token::digest;
 use crate::domain::command::CommandPayload;
-use crate::domain::delivery::{Confirmation, End, State};
+use crate::domain::delivery::{Confirmation, End, State, is_id};
 use crate::domain::name::{CapabilityName, DeviceName};
 use crate::domain::schema::StateSchema;
 use crate::fleet::capabilities::{self, CapabilityRow};
 use crate::fleet::error::{FleetError, Rule, Thing};
 use crate::fleet::routing::{self, Bounds, Choice, Chosen, Needs, Route, To};
-use crate::registry::commands::{facts, is_id, limits};
+use crate::registry::commands::{facts, limits};
 use crate::registry::error::RegistryError;
 
 /// Shortest and longest time until a command expires.
@@ -27,6 +28,8 @@ pub const EXPIRY: (Duration, Duration) =
     (Duration::from_secs(1), Duration::from_secs(30 * 24 * 60 * 60));
 /// How often it is tried to store a command where another change gets in the way.
 const MOST_TRIES: u32 = 3;
+/// Most commands of one device and capability that have not ended.
+pub const MOST_OPEN: i64 = 1000;
 /// Most commands that one page of a list holds.
 pub const MAX_PAGE: u16 = 1000;
 
@@ -190,8 +193,7 @@ async fn insert(
     let ids: Vec<i64> = choice.devices.iter().map(|device| device.id).collect();
     let names: Vec<&str> = choice.devices.iter().map(|device| device.name.as_str()).collect();
     let selector = choice.selector.as_ref().map(|selector| selector.to_json().to_string());
-    let usual = Duration::from_secs(u64::from(capability.command_expiry.unsigned_abs()));
-    let expires_in = new.expires_in.unwrap_or(usual);
+    let expires_in = expires_in(new, capability);
     let (service, at) = new.requested.map(|requested| (requested.service, requested.at)).unzip();
     let statement = "INSERT INTO commands (id, capability, payload, asked_by, asked_at, expires_at, confirm, ack_timeout, answer_in, envelope, rule, selector, service_id)
          SELECT gen_random_uuid(), $1, $2, $3, at, at + $4 * interval '1 second', $5, $6, $7, $8, $9, $10::text::jsonb, $11
@@ -227,10 +229,10 @@ async fn insert(
              SELECT gen_random_uuid() AS id, it.device, it.name, place, command_topic AS topic
              FROM unnest($3::bigint[], $4::text[]) WITH ORDINALITY AS it (device, name, place)
              LEFT JOIN topic_bindings AS binding ON binding.device_id = it.device AND binding.name = $2)
-         INSERT INTO command_deliveries (id, message, command_id, device_id, device_name, binding, awaits_report, asked_at)
+         INSERT INTO command_deliveries (id, message, command_id, device_id, device_name, binding, awaits_report, asked_at, command_expires_at)
          SELECT it.id, CASE WHEN topic IS NOT NULL AND count(*) OVER on_topic > 1
                     THEN first_value(it.id) OVER (on_topic ORDER BY place) END,
-                command.id, device, name, $2, $5, command.asked_at
+                command.id, device, name, $2, $5, command.asked_at, command.expires_at
          FROM it JOIN commands AS command ON command.id = $1::text::uuid
          WINDOW on_topic AS (PARTITION BY topic) ORDER BY place";
     let awaits_report = confirm == Confirmation::State.word();
@@ -241,7 +243,24 @@ async fn insert(
     if capability.only_latest {
         supersede(client, &thing, &id).await?;
     }
-    Ok(id)
+    let full = "SELECT device.name FROM command_deliveries AS own
+         JOIN command_deliveries AS open ON open.device_id = own.device_id AND open.binding = own.binding
+             AND open.ended_at IS NULL AND open.cancelled_at IS NULL AND open.superseded_at IS NULL
+         JOIN devices AS device ON device.id = own.device_id
+         WHERE own.command_id = $1::text::uuid
+         GROUP BY device.name HAVING count(*) > $2 ORDER BY device.name LIMIT 1";
+    let full = client.query_opt(full, &[&id, &MOST_OPEN]).await.map_err(FleetError::on(&thing))?;
+    match full.map(|row| row.get::<_, String>(0).parse()) {
+        Some(Ok(device)) => {
+            Err(FleetError::rule(&Thing::Device(device), Rule::TooManyOpen(MOST_OPEN)))
+        }
+        _ => Ok(id),
+    }
+}
+
+fn expires_in(new: &NewCommand, capability: &CapabilityRow) -> Duration {
+    let usual = Duration::from_secs(u64::from(capability.command_expiry.unsigned_abs()));
+    new.expires_in.unwrap_or(usual)
 }
 
 /// What makes the command succeed, in its word.
@@ -402,6 +421,15 @@ async fn check(client: &impl GenericClient, new: &NewCommand) -> Result<Capabili
         return Err(FleetError::rule(&thing, Rule::ExpiryOutOfRange));
     }
     let capability = capabilities::show(client, &new.capability).await?;
+    if let Some(Requested { at, .. }) = new.requested {
+        // Before anything that may take its time.
+        let over = "SELECT $1::timestamptz + $2 * interval '1 second' <= clock_timestamp()";
+        let expires_in = expires_in(new, &capability).as_secs_f64();
+        let over = client.query_one(over, &[&at, &expires_in]).await;
+        if over.map_err(FleetError::on(&thing))?.get(0) {
+            return Err(FleetError::rule(&thing, Rule::AlreadyExpired));
+        }
+    }
     if let Some(schema) = &capability.command_schema {
         let unusable = |why: String| FleetError::rule(&thing, Rule::UnusableSchema(why));
         let schema = StateSchema::compile(schema).map_err(|error| unusable(error.to_string()))?;
@@ -463,7 +491,11 @@ async fn choose(
 ) -> Result<Choice, FleetError> {
     let route = match &new.to {
         To::Devices(devices) => {
-            let found = recipients(client, new, devices, capability).await?;
+            // One that is named twice gets it once.
+            let mut named = BTreeSet::new();
+            let mut devices = devices.clone();
+            devices.retain(|device| named.insert(device.clone()));
+            let found = recipients(client, new, &devices, capability).await?;
             let devices = found.into_iter().collect::<Result<_, _>>()?;
             return Ok(Choice { devices, ..Choice::default() });
         }
@@ -619,22 +651,24 @@ pub async fn cancel(client: &impl GenericClient, id: &str, by: &str) -> Result<u
     if !is_id(id) {
         return Err(FleetError::NotFound(thing));
     }
-    let statement = "WITH it AS (
+    // Lines first, and deliveries then, as whoever sends a command locks them.
+    let statement = "WITH woken AS MATERIALIZED (
+             SELECT fleetgate_queue_work('command',
+                 array_agg(DISTINCT fleetgate_command_line(device_id, binding)),
+                 array_fill('{}'::jsonb, ARRAY[count(DISTINCT (device_id, binding))::integer]))
+             FROM command_deliveries WHERE command_id = $1::text::uuid AND ended_at IS NULL AND cancelled_at IS NULL
+             HAVING count(*) > 0),
+         it AS (
              SELECT id FROM command_deliveries WHERE command_id = $1::text::uuid AND ended_at IS NULL
+               AND (SELECT count(*) FROM woken) >= 0
              ORDER BY id FOR UPDATE),
          cancelled AS (
              UPDATE command_deliveries AS delivery SET cancelled_at = clock_timestamp(), cancelled_why = 'by ' || $2
              FROM it WHERE delivery.id = it.id AND ended_at IS NULL AND cancelled_at IS NULL
-             RETURNING device_id, binding),
-         woken AS (
-             SELECT fleetgate_queue_work('command',
-                 array_agg(DISTINCT fleetgate_command_line(device_id, binding)),
-                 array_fill('{}'::jsonb, ARRAY[count(DISTINCT (device_id, binding))::integer]))
-             FROM cancelled HAVING count(*) > 0)
-         SELECT (SELECT count(*) FROM cancelled), (SELECT count(*) FROM woken),
-                EXISTS (SELECT FROM commands WHERE id = $1::text::uuid)";
+             RETURNING 1)
+         SELECT (SELECT count(*) FROM cancelled), EXISTS (SELECT FROM commands WHERE id = $1::text::uuid)";
     let row = client.query_one(statement, &[&id, &by]).await.map_err(FleetError::on(&thing))?;
-    match row.get(2) {
+    match row.get(1) {
         true => Ok(row.get::<_, i64>(0).unsigned_abs()),
         false => Err(FleetError::NotFound(thing)),
     }

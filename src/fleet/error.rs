@@ -206,6 +206,8 @@ pub enum Rule {
     NothingToRetry,
     /// None of the devices at which a command failed can be sent anything now.
     NoDeviceToRetry(Vec<String>),
+    /// So many commands of the capability to the device have not ended.
+    TooManyOpen(i64),
     /// The device is disabled.
     DeviceDisabled,
     /// The device's gateway is disabled.
@@ -542,6 +544,7 @@ impl Rule {
             | Self::UnusableSchema(_)
             | Self::NothingToRetry
             | Self::NoDeviceToRetry(_)
+            | Self::TooManyOpen(_)
             | Self::DeviceDisabled
             | Self::GatewayDisabled
             | Self::NoCommandTopic(_)

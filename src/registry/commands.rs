@@ -9,7 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio_postgres::{GenericClient, Row};
 
-use crate::domain::delivery::{Answer, Confirmation, End, Facts, Limits};
+use crate::domain::delivery::{Answer, Confirmation, End, Facts, Limits, is_id};
 use crate::domain::device::DeviceId;
 use crate::registry::error::RegistryError;
 
@@ -177,7 +177,7 @@ pub async fn in_flight(
             JOIN devices AS child ON child.gateway = gateway.id WHERE gateway.effective_client_id = ANY ($1)) AS owned
         JOIN command_deliveries AS delivery USING (device_id)
         JOIN commands AS command ON command.id = delivery.command_id
-        WHERE ended_at IS NULL AND acked_at IS NULL
+        WHERE ended_at IS NULL AND acked_at IS NULL AND written_qos IS DISTINCT FROM 0
           AND attempted_at > clock_timestamp() - command.ack_timeout * interval '1 second'
         GROUP BY client_id";
     let rows = client.query(statement, &[&client_ids]).await.map_err(on_commands())?;
@@ -187,7 +187,7 @@ pub async fn in_flight(
 }
 
 /// Which of these messages, each for several devices on a topic, would reach one that is online while an earlier command of it
-/// has not ended.
+/// is on its way: sent, and its receipt not overdue.
 ///
 /// # Errors
 /// A database that is away.
@@ -199,7 +199,9 @@ pub async fn out_of_turn(
         SELECT DISTINCT other.message::text
         FROM command_deliveries AS other
         JOIN command_deliveries AS earlier ON earlier.device_id = other.device_id AND earlier.binding = other.binding
-            AND earlier.ended_at IS NULL AND earlier.attempts > 0
+            AND earlier.ended_at IS NULL AND earlier.message IS DISTINCT FROM other.message
+        JOIN commands AS command ON command.id = earlier.command_id
+            AND earlier.attempted_at > clock_timestamp() - command.ack_timeout * interval '1 second'
         JOIN device_presence AS presence ON presence.device_id = other.device_id AND presence.online
         WHERE other.message = ANY ($1::text[]::uuid[]) AND other.ended_at IS NULL AND other.attempts = 0";
     let rows = client.query(statement, &[&messages]).await.map_err(on_commands())?;
@@ -245,19 +247,41 @@ pub(crate) fn limits(row: &Row) -> Result<Limits, RegistryError> {
     })
 }
 
-/// Notes ends, and announces them. Returns how long each that the device received took since it was asked for, in seconds.
+/// Deliveries whose time to expire is over and that have not ended, wherever they stand in their lines; with what is known of
+/// each, and the time by PostgreSQL's clock. At most `most`.
+///
+/// # Errors
+/// A database that is away.
+pub async fn overdue(
+    client: &impl GenericClient,
+    most: i64,
+) -> Result<Vec<(String, Facts, Limits, Timestamp)>, RegistryError> {
+    let statement = "
+        SELECT delivery.id::text AS delivery, delivery.*, command.expires_at, command.ack_timeout, command.answer_in, command.confirm,
+               clock_timestamp() AS now
+        FROM command_deliveries AS delivery JOIN commands AS command ON command.id = delivery.command_id
+        WHERE ended_at IS NULL AND command_expires_at <= now() ORDER BY command_expires_at LIMIT $1";
+    let rows = client.query(statement, &[&most]).await.map_err(on_commands())?;
+    // One that cannot be read is told of by whoever sends.
+    let read =
+        |row: &Row| Some((row.get("delivery"), facts(row), limits(row).ok()?, row.get("now")));
+    Ok(rows.iter().filter_map(read).collect())
+}
+
+/// Notes ends, and announces them. Returns the word of each that was not noted before, and how long one that the device
+/// received took since it was asked for, in seconds.
 ///
 /// # Errors
 /// A database that is away.
 pub async fn end(
     client: &impl GenericClient,
     ended: &[(&str, End, Timestamp)],
-) -> Result<Vec<f64>, RegistryError> {
+) -> Result<Vec<(String, Option<f64>)>, RegistryError> {
     let deliveries: Vec<&str> = ended.iter().map(|(delivery, ..)| *delivery).collect();
     let ends: Vec<&str> = ended.iter().map(|(_, end, _)| end.word()).collect();
     let times: Vec<Timestamp> = ended.iter().map(|(.., at)| *at).collect();
     let rows = client.query(END, &[&deliveries, &ends, &times]).await.map_err(on_commands())?;
-    Ok(rows.iter().filter_map(|row| row.get(0)).collect())
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
 const END: &str = "
@@ -267,6 +291,8 @@ const END: &str = "
     ended AS (
         UPDATE command_deliveries AS delivery SET ended_at = it.at, ended_as = it.state
         FROM it WHERE delivery.id = it.id AND ended_at IS NULL
+          -- An answer that was noted since is worth more.
+          AND (it.state <> 'timed_out' OR answered_at IS NULL)
         RETURNING command_id, ended_at, ended_as),
     told AS MATERIALIZED (
         SELECT command_id, pg_notify('fleetgate_command', command_id::text) FROM ended GROUP BY command_id),
@@ -275,7 +301,7 @@ const END: &str = "
         SELECT fleetgate_queue_work('command_request', array_agg(key), array_agg('{}'::jsonb))
         FROM (SELECT DISTINCT lpad(service_id::text, 19, '0') AS key
               FROM ended JOIN command_requests USING (command_id)) AS service HAVING count(*) > 0)
-    SELECT CASE WHEN ended_as IN ('delivered', 'succeeded', 'failed')
+    SELECT ended_as, CASE WHEN ended_as IN ('delivered', 'succeeded', 'failed')
                THEN extract(epoch FROM ended_at - asked_at)::float8 END
     FROM ended JOIN told USING (command_id) JOIN commands AS command ON command.id = command_id
     WHERE (SELECT count(*) FROM asked) >= 0";
@@ -321,21 +347,24 @@ pub struct Begun {
 }
 
 /// Notes attempts before they are made, so that none is forgotten. Returns which may be made: not what was
-/// cancelled, acknowledged or attempted by somebody else meanwhile. Where a message is for several devices on a topic, an
-/// attempt for one is an attempt for all that can hear it: not attempted so far, next in their lines, online, and on the
-/// topic still.
+/// cancelled, acknowledged or attempted by somebody else meanwhile, and not where commands were paused, the device disabled, its
+/// topic changed or the asker's right taken since it was read. Where a message is for several devices on a topic, an
+/// attempt for one is an attempt for all that can hear it: not attempted so far, next in their lines, online, and not known
+/// to have not subscribed (`deaf`).
 ///
 /// # Errors
 /// A database that is away.
 pub async fn begin(
     client: &impl GenericClient,
     attempts: &[Attempt<'_>],
+    deaf: &[&str],
 ) -> Result<Vec<Begun>, RegistryError> {
     let deliveries: Vec<&str> = attempts.iter().map(|attempt| attempt.delivery).collect();
     let topics: Vec<&str> = attempts.iter().map(|attempt| attempt.topic).collect();
     let before = |attempt: &Attempt<'_>| i32::try_from(attempt.before).unwrap_or(i32::MAX);
     let before: Vec<i32> = attempts.iter().map(before).collect();
-    let rows = client.query(BEGIN, &[&deliveries, &topics, &before]).await.map_err(on_commands())?;
+    let rows =
+        client.query(BEGIN, &[&deliveries, &topics, &before, &deaf]).await.map_err(on_commands())?;
     let begun = |row: &Row| Begun { delivery: row.get(0), message: row.get(1), topic: row.get(2) };
     Ok(rows.iter().map(begun).collect())
 }
@@ -346,22 +375,32 @@ const BEGIN: &str = "
     WITH asked AS (
         SELECT it.id::uuid AS id, it.topic, it.before
         FROM unnest($1::text[], $2::text[], $3::integer[]) AS it (id, topic, before)),
-    wanted AS (
-        SELECT id, topic, before FROM asked
-        UNION
-        SELECT other.id, asked.topic, 0
+    allowed AS (
+        SELECT asked.id, asked.topic, asked.before, own.message
         FROM asked
         JOIN command_deliveries AS own ON own.id = asked.id
-        JOIN command_deliveries AS other ON other.message = own.message AND other.attempts = 0 AND other.ended_at IS NULL
-        JOIN topic_bindings AS binding ON binding.device_id = other.device_id AND binding.name = other.binding
-            AND binding.command_topic = asked.topic
-        JOIN devices AS device ON device.id = other.device_id AND device.enabled
-        LEFT JOIN devices AS gateway ON gateway.id = device.gateway
-        JOIN device_presence AS presence ON presence.device_id = device.id AND presence.online
-        WHERE coalesce(gateway.enabled, true) AND NOT EXISTS (
+        JOIN commands AS command ON command.id = own.command_id
+        WHERE (command.service_id IS NULL OR fleetgate_may_command(command.service_id, command.capability))
+          AND NOT EXISTS (SELECT FROM command_pauses AS pause WHERE pause.capability IN ('', command.capability))),
+    hearing AS (
+        SELECT id, topic, before FROM allowed
+        UNION
+        SELECT other.id, allowed.topic, 0
+        FROM allowed JOIN command_deliveries AS other ON other.message = allowed.message
+        JOIN device_presence AS presence ON presence.device_id = other.device_id AND presence.online
+        WHERE other.attempts = 0 AND other.ended_at IS NULL AND other.id <> ALL ($4::text[]::uuid[])
+          AND NOT EXISTS (
             SELECT FROM command_deliveries AS earlier
             WHERE earlier.device_id = other.device_id AND earlier.binding = other.binding AND earlier.ended_at IS NULL
               AND (earlier.attempts > 0 OR (earlier.asked_at, earlier.position) < (other.asked_at, other.position)))),
+    wanted AS (
+        SELECT hearing.id, hearing.topic, hearing.before
+        FROM hearing JOIN command_deliveries AS delivery ON delivery.id = hearing.id
+        JOIN devices AS device ON device.id = delivery.device_id AND device.enabled
+        LEFT JOIN devices AS gateway ON gateway.id = device.gateway
+        JOIN topic_bindings AS binding ON binding.device_id = delivery.device_id AND binding.name = delivery.binding
+            AND binding.command_topic = hearing.topic
+        WHERE coalesce(gateway.enabled, true)),
     locked AS MATERIALIZED (
         SELECT delivery.id FROM command_deliveries AS delivery JOIN wanted USING (id) ORDER BY delivery.id FOR UPDATE OF delivery)
     UPDATE command_deliveries AS delivery
@@ -475,16 +514,6 @@ pub async fn wake(client: &impl GenericClient, device_ids: &[i64]) -> Result<(),
     client.execute(wake, &[&device_ids]).await.map(drop).map_err(on_commands())
 }
 
-/// Whether a text is an id as PostgreSQL writes it: `8-4-4-4-12` hexadecimal digits.
-#[must_use]
-pub fn is_id(text: &str) -> bool {
-    text.len() == 36
-        && text.bytes().enumerate().all(|(place, byte)| match place {
-            8 | 13 | 18 | 23 => byte == b'-',
-            _ => byte.is_ascii_hexdigit(),
-        })
-}
-
 /// Notes reports of what commands told their devices to be. The reports are written by now.
 ///
 /// # Errors
@@ -511,7 +540,8 @@ pub async fn await_no_more(client: &impl GenericClient) -> Result<(), RegistryEr
     client.execute(statement, &[]).await.map(drop).map_err(on_commands())
 }
 
-/// Deletes at most `most` commands that were asked for and ended longer than `keep` ago; returns how many.
+/// Deletes commands that were asked for and ended longer than `keep` ago: at most `most` of them with at most `most_deliveries`
+/// deliveries, those first. Returns whether there may be more.
 ///
 /// # Errors
 /// A database that is away.
@@ -519,32 +549,25 @@ pub async fn prune(
     client: &impl GenericClient,
     keep: Duration,
     most: i64,
-) -> Result<u64, RegistryError> {
-    let prune = "
-        DELETE FROM commands WHERE id IN (
-            SELECT id FROM commands AS command
-            WHERE asked_at < now() - $1 * interval '1 second' AND NOT EXISTS (
-                SELECT FROM command_deliveries WHERE command_id = command.id
-                  AND (ended_at IS NULL OR ended_at > now() - $1 * interval '1 second'))
-            ORDER BY asked_at LIMIT $2)";
-    client.execute(prune, &[&keep.as_secs_f64(), &most]).await.map_err(on_commands())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_id;
-
-    #[test]
-    fn ids_are_told_from_any_other_text() {
-        assert!(is_id("0ea7a7a2-9a5e-4e62-8a3e-0d3c1c2b4a5f"));
-        for other in [
-            "",
-            "cmd-1",
-            "0ea7a7a2-9a5e-4e62-8a3e-0d3c1c2b4a5",
-            "0ea7a7a2x9a5e-4e62-8a3e-0d3c1c2b4a5f",
-            "\u{fffd}",
-        ] {
-            assert!(!is_id(other), "{other}");
-        }
-    }
+    most_deliveries: i64,
+) -> Result<bool, RegistryError> {
+    let old = "
+        SELECT id FROM commands AS command
+        WHERE asked_at < now() - $1 * interval '1 second' AND NOT EXISTS (
+            SELECT FROM command_deliveries WHERE command_id = command.id
+              AND (ended_at IS NULL OR ended_at > now() - $1 * interval '1 second'))
+        ORDER BY asked_at LIMIT $2";
+    let deliveries = format!(
+        "DELETE FROM command_deliveries WHERE id IN (
+             SELECT delivery.id FROM command_deliveries AS delivery JOIN ({old}) AS old ON old.id = command_id LIMIT $3)"
+    );
+    let commands = format!(
+        "DELETE FROM commands WHERE id IN ({old})
+         AND NOT EXISTS (SELECT FROM command_deliveries WHERE command_id = commands.id)"
+    );
+    let keep = keep.as_secs_f64();
+    let parts = client.execute(&deliveries, &[&keep, &most, &most_deliveries]).await;
+    let parts = parts.map_err(on_commands())?;
+    let whole = client.execute(&commands, &[&keep, &most]).await.map_err(on_commands())?;
+    Ok(parts >= most_deliveries.unsigned_abs() || whole >= most.unsigned_abs())
 }

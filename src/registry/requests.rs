@@ -9,8 +9,10 @@ use crate::registry::error::RegistryError;
 
 /// The kind of work.
 pub const KIND: &str = "command_request";
-/// Most requests of one service that wait; further ones are dropped.
+/// Most requests of one service that wait for their first answer; further ones are refused.
 pub const MOST_WAITING: i64 = 1_000;
+/// Most requests of one service that have not been told all; further ones are dropped.
+pub const MOST_OPEN: i64 = 10_000;
 
 fn on_requests() -> impl FnOnce(tokio_postgres::Error) -> RegistryError {
     RegistryError::on("the requests of services")
@@ -42,7 +44,7 @@ pub enum Stored {
     New,
     /// It was known.
     Repeated,
-    /// Too many of the service wait.
+    /// Too many of the service wait: it is refused, or dropped where even that is too much.
     TooMany,
 }
 
@@ -52,14 +54,21 @@ pub enum Stored {
 /// A database that is away.
 pub async fn store(client: &impl GenericClient, new: &NewRequest) -> Result<Stored, RegistryError> {
     let statement = "
-        WITH stored AS (
-            INSERT INTO command_requests (service_id, service_name, request, capability, body, received_at, message_id)
-            SELECT $1, $2, $3, $4, $5, $6, $7
-            WHERE (SELECT count(*) FROM command_requests WHERE service_id = $1 AND done_at IS NULL AND answer IS NULL) < $8
-            ON CONFLICT DO NOTHING RETURNING service_id),
+        WITH bound AS (
+            SELECT (SELECT count(*) FROM command_requests WHERE service_id = $1 AND answer IS NULL) < $8 AS may_wait,
+                   (SELECT count(*) FROM (SELECT FROM command_requests WHERE service_id = $1 AND done_at IS NULL LIMIT $9) AS open)
+                       < $9 AS may_come),
+        stored AS (
+            INSERT INTO command_requests (service_id, service_name, request, capability, body, received_at, message_id, answer)
+            SELECT $1, $2, $3, $4, CASE WHEN may_wait THEN $5 END, $6, $7,
+                   CASE WHEN NOT may_wait THEN jsonb_build_object('state', 'refused', 'error',
+                       jsonb_build_object('kind', 'refused', 'pointer', '', 'message', $10::text)) END
+            FROM bound WHERE may_come
+            ON CONFLICT DO NOTHING RETURNING service_id, answer IS NULL AS waits),
         woken AS (SELECT fleetgate_queue_work('command_request', ARRAY[lpad(service_id::text, 19, '0')], ARRAY['{}'::jsonb]) FROM stored)
-        SELECT EXISTS (SELECT FROM stored), (SELECT count(*) FROM woken),
+        SELECT EXISTS (SELECT FROM stored WHERE waits), (SELECT count(*) FROM woken),
                EXISTS (SELECT FROM command_requests WHERE service_id = $1 AND request = $3)";
+    let too_many = format!("{MOST_WAITING} requests of the service wait already");
     let NewRequest { service, service_name, request, capability, body, received_at, message_id } =
         new;
     let row = client
@@ -74,6 +83,8 @@ pub async fn store(client: &impl GenericClient, new: &NewRequest) -> Result<Stor
                 received_at,
                 message_id,
                 &MOST_WAITING,
+                &MOST_OPEN,
+                &too_many,
             ],
         )
         .await
@@ -151,8 +162,8 @@ pub async fn answer(
 pub struct Untold {
     /// The request's row.
     pub id: i64,
-    /// The service's name of then.
-    pub service_name: String,
+    /// The service's name; `None`: it is gone, and nobody is told.
+    pub service_name: Option<String>,
     /// The request's own id, or that of the message.
     pub request: String,
     /// What it is told.
@@ -185,7 +196,7 @@ pub async fn untold(
 }
 
 const UNTOLD: &str = "
-    SELECT id, service_name, request, is_last,
+    SELECT id, (SELECT name FROM devices WHERE devices.id = service_id) AS service_name, request, is_last,
            CASE WHEN told_at IS NULL THEN answer ELSE (
                SELECT jsonb_build_object('state', 'ended', 'command', command_id, 'devices', count(*),
                    'succeeded', count(*) FILTER (WHERE is_success),

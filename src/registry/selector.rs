@@ -149,18 +149,19 @@ impl Condition {
         if let Some(value) = &place.value {
             return value.clone();
         }
-        let value = place.pointer.tokens().iter().fold(place.document.clone(), |value, token| {
-            let name = self.parameter(token.clone());
-            match array_index(token) {
-                None => format!("({value} -> {name}::text)"),
-                Some(index) => {
-                    let index = self.parameter(index);
-                    format!(
-                        "(CASE jsonb_typeof({value}) WHEN 'array' THEN {value} -> {index}::integer ELSE {value} -> {name}::text END)"
-                    )
-                }
-            }
-        });
+        let tokens = place.pointer.tokens();
+        let document = place.document.clone();
+        let value = if tokens.iter().any(|token| array_index(token).is_some()) {
+            // Whether a number names a place or a member is known when the level above is: written out, each level would
+            // hold the one above several times.
+            let path = self.parameter(tokens.to_vec());
+            format!("fleetgate_at({document}, {path}::text[])")
+        } else {
+            tokens.iter().fold(document, |value, token| {
+                let name = self.parameter(token.clone());
+                format!("({value} -> {name}::text)")
+            })
+        };
         place.value.insert(value).clone()
     }
 

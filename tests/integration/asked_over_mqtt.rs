@@ -332,7 +332,26 @@ async fn nobody_publishes_results_and_a_service_hears_its_own() {
     }
 }
 
-/// A service whose request PostgreSQL cannot deal with at present holds up no other.
+/// A name that somebody else has by now hears nothing that is not meant for it.
+#[tokio::test]
+async fn results_go_to_the_service_by_the_name_that_it_has_now() {
+    let bench = start().await;
+    bench.emqx.set(Mood::Closing);
+    asks(&bench, &json!({"value": 1, "device": "relay", "id": "r"}), "0A").await;
+    eventually("the request is dealt with", || async { commands(&bench).await == 1 }).await;
+    bench.sql("UPDATE devices SET name = 'board' WHERE name = 'panel'").await;
+    bench.fleet.device_of_kind("panel", "service").await;
+    bench.emqx.connect("board", "board", now());
+    bench.emqx.subscribe("board", "fleetgate/results/board/+", 1);
+    bench.emqx.set(Mood::Well);
+    eventually("its result is told", || async {
+        let topics = bench.emqx.all_published().into_iter().map(|message| message.topic);
+        topics.collect::<Vec<_>>() == ["fleetgate/results/board/r"]
+    })
+    .await;
+}
+
+/// A service whose request takes PostgreSQL too long is told so, and holds up no other.
 #[tokio::test]
 async fn a_request_that_takes_too_long_holds_up_no_other_service() {
     let bench = start().await;
@@ -357,9 +376,9 @@ async fn a_request_that_takes_too_long_holds_up_no_other_service() {
         .await;
     bench.online_and_subscribed().await;
     assert_eq!(sent(&bench).await.0, "2");
-    assert!(results(&bench).is_empty());
-    bench.sql("SELECT pg_advisory_unlock_all()").await;
-    result(&bench, "r", "accepted").await;
+    let refused = result(&bench, "r", "refused").await;
+    let message = refused["error"]["message"].as_str().unwrap();
+    assert!(message.starts_with("it takes too long"), "{refused}");
 }
 
 #[tokio::test]
@@ -385,9 +404,23 @@ async fn what_a_service_can_make_wait_is_bounded() {
     bench.sql("INSERT INTO command_requests (service_id, service_name, request, capability, received_at, message_id)
         SELECT id, name, 'n' || n, 'switch', now(), 'n' FROM devices, generate_series(1, 1000) AS n WHERE name = 'panel'").await;
     asks(&bench, &json!({"value": 1, "device": "relay", "id": "more"}), "0A").await;
-    let more = "SELECT count(*) FROM command_requests WHERE request = 'more'";
-    assert_eq!(bench.fleet.value::<i64>(more).await, 0);
-    bench.sql("UPDATE command_requests SET done_at = now() - interval '2 hours'").await;
+    let refused = result(&bench, "more", "refused").await;
+    assert!(
+        refused["error"]["message"].as_str().unwrap().starts_with("1000 requests"),
+        "{refused}"
+    );
+    // Where even that is too much, it is dropped.
+    bench.emqx.set(Mood::Closing);
+    bench.sql("INSERT INTO command_requests (service_id, service_name, request, capability, received_at, message_id, answer)
+        SELECT id, name, 'm' || n, 'switch', now(), 'm', '{}' FROM devices, generate_series(1, 10000) AS n WHERE name = 'panel'").await;
+    asks(&bench, &json!({"value": 1, "device": "relay", "id": "most"}), "0C").await;
+    let most = "SELECT count(*) FROM command_requests WHERE request = 'most'";
+    assert_eq!(bench.fleet.value::<i64>(most).await, 0);
+    bench.sql("DELETE FROM command_requests WHERE request = 'more'").await;
+    bench.emqx.set(Mood::Well);
+    bench
+        .sql("UPDATE command_requests SET done_at = now() - interval '2 hours', answer = '{}'")
+        .await;
     let hour = Duration::from_secs(3_600);
     let pruned = fleetgate::registry::requests::prune(&bench.client, hour, 400).await.unwrap();
     assert_eq!(pruned, 400);

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use fleetgate::config::Config;
-use fleetgate::domain::delivery::Confirmation;
+use fleetgate::domain::delivery::{Confirmation, End};
 use fleetgate::domain::name::DeviceName;
 use fleetgate::fleet::FleetError;
-use fleetgate::fleet::commands::{self, DeliveryRow, NewCommand};
+use fleetgate::fleet::commands::{self, DeliveryRow, MOST_OPEN, NewCommand};
 use fleetgate::fleet::error::{ErrorKind, Field, Rule};
 use fleetgate::fleet::routing::{Bounds, To};
 use serde_json::{Value, json};
@@ -446,6 +446,130 @@ async fn what_emqx_refuses_holds_up_nothing_else() {
     assert_eq!(message.topic, "relay/set");
 }
 
+/// What was read is looked at again before it is sent: the stop button stops what is next, too.
+#[tokio::test]
+async fn what_changes_while_emqx_is_asked_is_minded() {
+    let mut bench = Bench::start().await;
+    bench.online_and_subscribed().await;
+    let changes = [
+        (
+            "INSERT INTO command_pauses (capability, paused_by) VALUES ('', 'a test')",
+            "DELETE FROM command_pauses",
+        ),
+        ("UPDATE devices SET enabled = false", "UPDATE devices SET enabled = true"),
+        (
+            "UPDATE topic_bindings SET command_topic = 'relay/other'",
+            "UPDATE topic_bindings SET command_topic = 'relay/set'",
+        ),
+    ];
+    for (change, back) in changes {
+        let hold = bench.emqx.hold_subscriptions();
+        let id = bench
+            .send_new(NewCommand { expires_in: Some(Duration::from_secs(600)), ..new("1") })
+            .await;
+        hold.reached().await;
+        bench.sql(change).await;
+        hold.release();
+        eventually("it was looked at again", || async {
+            let delivery = bench.delivery(&id).await;
+            let looked_at = "SELECT NOT EXISTS (SELECT FROM work_queue WHERE kind = 'command' AND due_at <= now() + interval '1 minute')";
+            delivery.ended || bench.fleet.value::<bool>(looked_at).await
+                || change.contains("topic") && bench.fleet.value("SELECT EXISTS (SELECT FROM work_queue WHERE last_error LIKE '%subscribed%')").await
+        })
+        .await;
+        assert_eq!(bench.emqx.all_published(), [], "{change}");
+        assert_eq!(bench.delivery(&id).await.attempts, 0, "{change}");
+        commands::cancel(&bench.client, &id, "a test").await.unwrap();
+        bench.sql(back).await;
+        bench.ended(&id).await;
+    }
+}
+
+/// What was sent too late would be outdated: PostgreSQL may take its time between the look and the publish.
+#[tokio::test]
+async fn nothing_leaves_after_its_time() {
+    let mut bench = Bench::start().await;
+    bench.online_and_subscribed().await;
+    let hold = bench.emqx.hold_subscriptions();
+    let id =
+        bench.send_new(NewCommand { expires_in: Some(Duration::from_secs(2)), ..new("1") }).await;
+    hold.reached().await;
+    let mut other = connect(&as_owner(&bench.database.url)).await;
+    let transaction = other.transaction().await.unwrap();
+    transaction.batch_execute("SELECT FROM command_deliveries FOR UPDATE").await.unwrap();
+    hold.release();
+    eventually("less than a second is left", || async {
+        bench
+            .fleet
+            .value("SELECT expires_at < clock_timestamp() + interval '900 ms' FROM commands")
+            .await
+    })
+    .await;
+    transaction.commit().await.unwrap();
+    let ended = bench.ended(&id).await;
+    assert_eq!((ended.state, ended.attempts), ("expired", 0));
+    assert_eq!(bench.emqx.all_published(), []);
+}
+
+/// What expires ends, wherever it stands in its line, and whether EMQX is there or not.
+#[tokio::test]
+async fn a_command_expires_behind_one_that_waits_longer() {
+    let mut bench = Bench::start().await;
+    let long = NewCommand { expires_in: Some(Duration::from_secs(86_400)), ..new("1") };
+    let first = bench.send_new(long).await;
+    bench.emqx.set(Mood::Closing);
+    bench.online().await;
+    let second =
+        bench.send_new(NewCommand { expires_in: Some(Duration::from_secs(1)), ..new("2") }).await;
+    assert_eq!(bench.ended(&second).await.state, "expired");
+    assert_eq!(bench.delivery(&first).await.state, "queued");
+}
+
+/// An answer that is noted while its time-out is being noted is the end.
+#[tokio::test]
+async fn an_answer_is_worth_more_than_a_time_out_that_is_noted_later() {
+    let mut bench = Bench::start().await;
+    let id = bench.send("1").await;
+    let delivery = bench.delivery(&id).await.id;
+    let now = bench.client.query_one("SELECT now()", &[]).await.unwrap().get(0);
+    let timed_out = [(delivery.as_str(), End::TimedOut, now)];
+    bench.sql("UPDATE command_deliveries SET answered_at = now(), answered_ok = true").await;
+    let noted = fleetgate::registry::commands::end(&bench.client, &timed_out).await.unwrap();
+    assert_eq!(noted.len(), 0);
+    bench.sql("UPDATE command_deliveries SET answered_at = NULL, answered_ok = NULL").await;
+    let noted = fleetgate::registry::commands::end(&bench.client, &timed_out).await.unwrap();
+    assert_eq!(noted.len(), 1);
+}
+
+#[tokio::test]
+async fn what_waits_for_a_device_is_bounded() {
+    let mut bench = Bench::start().await;
+    let id = bench.send("1").await;
+    bench
+        .sql(&format!(
+            "INSERT INTO command_deliveries (command_id, device_id, device_name, binding)
+             SELECT command_id, device_id, device_name, binding FROM command_deliveries, generate_series(2, {MOST_OPEN})
+             WHERE command_id = '{id}'"
+        ))
+        .await;
+    let refused = commands::send(&mut bench.client, &new("2")).await.map(drop);
+    assert!(
+        matches!(&refused, Err(FleetError::Rule { rule: Rule::TooManyOpen(MOST_OPEN), .. })),
+        "{refused:?}"
+    );
+    assert_eq!(commands::list(&bench.client, None, 10).await.unwrap().len(), 1);
+    commands::cancel(&bench.client, &id, "a test").await.unwrap();
+    bench.send("2").await;
+}
+
+#[tokio::test]
+async fn a_device_that_is_named_twice_gets_a_command_once() {
+    let mut bench = Bench::start().await;
+    let twice = To::Devices(vec![name("relay"), name("relay")]);
+    let id = bench.send_new(NewCommand { to: twice, ..new("1") }).await;
+    assert_eq!(commands::show(&bench.client, &id).await.unwrap().deliveries.len(), 1);
+}
+
 /// Whoever connects wakes lines too, in an order of its own: of two that wait for each other PostgreSQL ends one.
 #[tokio::test]
 async fn a_command_is_stored_although_another_change_gets_in_the_way() {
@@ -670,11 +794,22 @@ async fn commands_are_forgotten_after_their_time() {
     let open = bench.send("2").await;
     bench.sql("UPDATE commands SET asked_at = asked_at - interval '31 days'").await;
     let prune = || {
-        fleetgate::registry::commands::prune(&bench.client, Duration::from_secs(30 * 86_400), 10)
+        fleetgate::registry::commands::prune(&bench.client, Duration::from_secs(30 * 86_400), 10, 1)
     };
-    assert_eq!(prune().await.unwrap(), 0, "one ended a moment ago, one is open");
+    assert!(!prune().await.unwrap());
+    assert_eq!(bench.delivery(&id).await.state, "cancelled", "it ended a moment ago");
     bench.sql("UPDATE command_deliveries SET ended_at = ended_at - interval '31 days' WHERE ended_at IS NOT NULL").await;
-    assert_eq!(prune().await.unwrap(), 1);
+    // A delivery at a time here, and the command with the last of them.
+    bench
+        .sql(&format!(
+            "INSERT INTO command_deliveries (command_id, device_id, device_name, binding, ended_at, ended_as)
+             VALUES ('{id}', 0, 'gone', 'switch', now() - interval '31 days', 'expired')"
+        ))
+        .await;
+    assert!(prune().await.unwrap(), "there is more");
+    assert_eq!(commands::list(&bench.client, None, 10).await.unwrap().len(), 2);
+    assert!(prune().await.unwrap());
+    assert!(!prune().await.unwrap());
     assert_eq!(bench.delivery(&open).await.state, "queued");
     assert_eq!(json!(commands::list(&bench.client, None, 10).await.unwrap())[0]["id"], open);
 }

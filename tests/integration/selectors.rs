@@ -13,6 +13,7 @@ use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
+use crate::support::database::Database;
 use crate::support::postgres::{as_owner, connect, fresh_database};
 
 /// The time that tests of age turn on is far from that of any report: it does not matter when the test runs.
@@ -295,6 +296,25 @@ async fn a_selector_says_the_same_in_postgresql() {
 }
 
 /// A selector, and what is nearly one.
+/// What a pointer through arrays costs grows with its length alone.
+#[tokio::test]
+async fn a_long_pointer_is_a_short_statement() {
+    let (_database, client) = Database::migrated().await;
+    let deep = (0..60).fold(json!(1), |value, _| json!([value]));
+    client
+        .execute(
+            "INSERT INTO devices (name, kind, meta) VALUES ('deep', 'x', $1)",
+            &[&json!({"a": deep})],
+        )
+        .await
+        .unwrap();
+    let pointer = format!("/a{}", "/0".repeat(60));
+    let selector = |value: i32| Selector::from_json(&json!({"meta": {&pointer: value}})).unwrap();
+    assert!(Condition::of(&selector(1), 0).sql().len() < 500);
+    assert_eq!(matching(&client, &selector(1)).await.len(), 1);
+    assert_eq!(matching(&client, &selector(2)).await.len(), 0);
+}
+
 fn anything() -> impl Strategy<Value = Value> {
     let wrong = prop::sample::select(vec![
         json!(null),

@@ -117,6 +117,26 @@ async fn a_message_waits_until_it_is_the_turn_of_all_on_the_topic() {
     assert_eq!(bench.emqx.all_published().len(), 2);
 }
 
+/// A device that is online and has not subscribed yet hears nothing: that is no attempt.
+#[tokio::test]
+async fn a_device_that_has_not_subscribed_is_not_counted() {
+    let mut bench = with_lamps(&["a"]).await;
+    bench.fleet.device("b").await;
+    bench.fleet.bind("b", "switch", None, Some(TOPIC)).await;
+    connects(&bench, &bench.app, "a").await;
+    connects(&bench, &bench.app, "b").await;
+    let id = bench.send_new(to(&["b", "a"], "1")).await;
+    let message = bench.emqx.published(1).await;
+    bench.tells("message.acked", "a", "a", &message.correlation, 1).await;
+    eventually("one has it", || async {
+        states(&bench, &id).await == [state("b", "queued", 0), state("a", "delivered", 1)]
+    })
+    .await;
+    bench.emqx.subscribe("b", TOPIC, 1);
+    let again = bench.emqx.published(2).await;
+    assert_eq!(again.correlation, message.correlation);
+}
+
 /// Replicas side by side, each with a part of the lines: one message still.
 #[tokio::test]
 async fn replicas_send_one_message_to_many_on_a_topic() {

@@ -6,9 +6,9 @@ use serde_json::{Map, Value};
 
 use crate::domain::name::check_name;
 use crate::domain::selector::{
-    Age, Comparison, MAX_ANY, MAX_BYTES, MAX_DEPTH, MAX_LIST, MAX_TESTS, MAX_TEXT_BYTES, Pointer,
-    Scalar, Seen, Selector, SelectorError, Test, TextCheck, TextField, TextTest, ValueCheck,
-    ValueTest, escaped, text,
+    Age, Comparison, MAX_ANY, MAX_BYTES, MAX_DEPTH, MAX_LIST, MAX_STORED_BYTES, MAX_TESTS,
+    MAX_TEXT_BYTES, Pointer, Scalar, Seen, Selector, SelectorError, Test, TextCheck, TextField,
+    TextTest, ValueCheck, ValueTest, escaped, text,
 };
 use crate::domain::value::StateValue;
 
@@ -37,14 +37,22 @@ impl FromStr for Selector {
 }
 
 impl Selector {
-    /// Reads a selector from JSON of any length.
+    /// Reads a selector from JSON: at most [`MAX_STORED_BYTES`] of it, which is what the database takes too.
     ///
     /// # Errors
     /// The first thing that is wrong with it.
     pub fn from_json(json: &Value) -> Result<Self, SelectorError> {
         let about_all =
             |message: &str| SelectorError { pointer: String::new(), message: message.to_owned() };
-        let stored = StateValue::read(json.to_string().as_bytes());
+        let written = json.to_string();
+        if written.len() > MAX_STORED_BYTES {
+            let message = format!(
+                "has {} bytes as JSON; at most {MAX_STORED_BYTES} are allowed",
+                written.len()
+            );
+            return Err(about_all(&message));
+        }
+        let stored = StateValue::read(written.as_bytes());
         if let Some(why) = stored.and_then(|value| value.as_text()) {
             return Err(about_all(&format!("cannot be stored: {}", why.why())));
         }

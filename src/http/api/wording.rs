@@ -125,6 +125,11 @@ fn sentence(rule: &Rule) -> String {
         Rule::TooManyDevices(most) => {
             return format!("the command goes to more than {most} devices (commands.max_devices)");
         }
+        Rule::TooManyOpen(most) => {
+            return format!(
+                "{most} commands of the capability wait for it already; cancel some, or let them expire"
+            );
+        }
         Rule::PayloadTooLarge(most) => {
             return format!("the payload has more than {most} bytes (commands.max_payload)");
         }
