@@ -7,6 +7,7 @@
 
 mod api_token;
 mod arguments;
+mod audit;
 mod binding;
 mod capability;
 mod certificate;
@@ -83,6 +84,7 @@ enum Action {
     Lock(lock::Arguments),
     ApiToken(api_token::Arguments),
     Token(token::TokenArgs),
+    Audit(audit::Arguments),
     Certificate(certificate::Arguments),
     Secrets(secrets::Arguments),
     Sweep(sweep::Arguments),
@@ -114,6 +116,7 @@ impl Action {
             Self::Doctor(arguments) => {
                 Ok(doctor::run(&arguments, &context.sources(), context.output.json)?)
             }
+            Self::Audit(arguments) => context.block_on(arguments.run(context)),
             Self::Certificate(arguments) => context.block_on(arguments.run(context)),
             Self::Secrets(arguments) => arguments.run(context),
             Self::Health(arguments) => context.block_on(arguments.run(context)),

@@ -15,6 +15,7 @@
 
 pub mod actor;
 pub mod api_tokens;
+pub mod audit;
 pub mod bindings;
 pub mod capabilities;
 pub mod checks;

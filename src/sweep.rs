@@ -99,9 +99,18 @@ pub struct Sweeper {
     /// `None`: devices are counted, nothing else.
     api: Option<Arc<EmqxApi>>,
     interval: Duration,
-    keep_sessions: Duration,
+    keep: Keep,
     clock: Clock,
     metrics: SweepMetrics,
+}
+
+/// How long things are kept that nobody removes.
+#[derive(Debug, Clone, Copy)]
+pub struct Keep {
+    /// Sessions that have ended.
+    pub sessions: Duration,
+    /// Entries of the audit log.
+    pub audit: Duration,
 }
 
 fn complain(error: &SweepError) {
@@ -109,17 +118,17 @@ fn complain(error: &SweepError) {
 }
 
 impl Sweeper {
-    /// Sweeps nothing yet. `keep_sessions`: how long sessions that have ended are kept.
+    /// Sweeps nothing yet.
     #[must_use]
     pub fn new(
         target: Target,
         api: Option<Arc<EmqxApi>>,
         interval: Duration,
-        keep_sessions: Duration,
+        keep: Keep,
         clock: Clock,
         metrics: SweepMetrics,
     ) -> Self {
-        Self { target, api, interval, keep_sessions, clock, metrics }
+        Self { target, api, interval, keep, clock, metrics }
     }
 
     /// Sweeps at once and then at intervals until `stop` is cancelled; soon again while EMQX does not
@@ -184,11 +193,14 @@ impl Sweeper {
         matches!(outcome, Err(SweepError::Emqx(error)) if error.is_away())
     }
 
-    /// Counts devices, and removes sessions that ended long ago.
+    /// Counts devices, and removes sessions that ended long ago and old entries of the audit log.
     async fn count_devices(&self) -> Result<DeviceCounts, RegistryError> {
         let client = self.target.open_guarded().await?;
         if let Err(error) = self.prune_sessions(&client).await {
             log_throttled!(warn, "ended sessions could not be removed", %error);
+        }
+        if let Err(error) = self.prune_audit(&client).await {
+            log_throttled!(warn, "old entries of the audit log could not be removed", %error);
         }
         in_time(registry::count_devices(&*client)).await
     }
@@ -196,10 +208,20 @@ impl Sweeper {
     /// A bounded number each time.
     async fn prune_sessions(&self, client: &Client) -> Result<(), RegistryError> {
         for _ in 0..PRUNING_STEPS {
-            let step = registry::prune_sessions(client, self.keep_sessions);
+            let step = registry::prune_sessions(client, self.keep.sessions);
             let (pruned, more) = in_time(step).await?;
             self.metrics.pruned_sessions.inc_by(pruned);
             if !more {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// A bounded number each time.
+    async fn prune_audit(&self, client: &Client) -> Result<(), RegistryError> {
+        for _ in 0..PRUNING_STEPS {
+            if !in_time(registry::prune_audit(client, self.keep.audit)).await? {
                 break;
             }
         }

@@ -31,7 +31,7 @@ use crate::registry::pool::Postgres;
 use crate::registry::roles::missing_privileges;
 use crate::registry::{probe, replicas};
 use crate::requests::Requests;
-use crate::sweep::Sweeper;
+use crate::sweep::{Keep, Sweeper};
 use crate::work::Worker;
 
 /// Wait between attempts to reach a PostgreSQL that was never seen.
@@ -92,7 +92,7 @@ pub(super) fn broker(
         Requests::new(api.clone(), target.clone(), keep, bounds, metrics.requests.clone());
     let requests = Worker::new(requests, target.clone(), wake.requests, metrics.work.clone());
     let interval = config.emqx.sweep_interval;
-    let keep = config.ingest.keep_sessions;
+    let keep = Keep { sessions: config.ingest.keep_sessions, audit: config.audit.keep };
     let target = target.clone().for_background();
     let sweeper = Sweeper::new(target, api, interval, keep, clock.clone(), metrics.sweep.clone());
     Ok(Broker { kick_outs, commands, requests, sweeper })

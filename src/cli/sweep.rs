@@ -11,7 +11,7 @@ use crate::clock::Clock;
 use crate::emqx::EmqxApi;
 use crate::metrics::Metrics;
 use crate::registry::connection::Target;
-use crate::sweep::{Report, SweepError, Sweeper};
+use crate::sweep::{Keep, Report, SweepError, Sweeper};
 
 /// Compare presence with EMQX's list of clients and repair it, as `serve` does by itself at intervals.
 #[derive(Args)]
@@ -38,8 +38,8 @@ fn sweeper(context: &Context) -> Result<Sweeper, CliError> {
     let metrics = Metrics::new().map_err(|error| failed(&error))?;
     let api = settings.emqx_api()?.map(|api| EmqxApi::new(&api, metrics.emqx));
     let api = api.transpose().map_err(|error| failed(&error))?.map(Arc::new);
-    let keep_sessions = settings.ingest.keep_sessions;
-    Ok(Sweeper::new(target, api, Duration::ZERO, keep_sessions, Clock::System, metrics.sweep))
+    let keep = Keep { sessions: settings.ingest.keep_sessions, audit: settings.audit.keep };
+    Ok(Sweeper::new(target, api, Duration::ZERO, keep, Clock::System, metrics.sweep))
 }
 
 fn in_words(report: &Report) -> String {

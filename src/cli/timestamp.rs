@@ -26,6 +26,15 @@ pub(super) fn parse_future_timestamp(text: &str) -> Result<Timestamp, String> {
     Ok(timestamp)
 }
 
+/// Parses a timestamp that was: `24h` or `7d` ago, `2027-01-01`, or `2027-01-01T00:00:00Z`.
+pub(super) fn parse_past_timestamp(text: &str) -> Result<Timestamp, String> {
+    let now = Clock::System.now();
+    timestamp_from(&format!("-{text}"), now).or_else(|| timestamp_from(text, now)).filter(|then| *then <= now).ok_or_else(|| {
+        "write how long ago (24h, 7d), or a date (2027-01-01) or a time (2027-01-01T00:00:00Z) that was"
+            .to_owned()
+    })
+}
+
 fn timestamp_from(text: &str, now: Timestamp) -> Option<Timestamp> {
     if let Ok(timestamp) = text.parse::<Timestamp>() {
         return Some(timestamp);
@@ -57,6 +66,17 @@ mod tests {
         }
         for text in ["", "90", "soon", "2027-13-01", "2027-01-01T18:00:00", "99999999999y"] {
             assert_eq!(timestamp_from(text, now), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_was_is_read_as_ago() {
+        let day_ago = parse_past_timestamp("24h").unwrap();
+        let ago = Clock::System.now() - day_ago;
+        assert!((86_400..86_500).contains(&ago.get_seconds()), "{ago}");
+        assert_eq!(parse_past_timestamp("2020-01-01"), Ok("2020-01-01T00:00:00Z".parse().unwrap()));
+        for text in ["9000-01-01", "--1d", "soon", ""] {
+            assert!(parse_past_timestamp(text).is_err(), "{text}");
         }
     }
 

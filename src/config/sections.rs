@@ -41,6 +41,8 @@ pub struct Config {
     pub ingest: Ingest,
     /// Commands to devices.
     pub commands: Commands,
+    /// The audit log.
+    pub audit: Audit,
     /// Device tokens (JWT).
     pub tokens: Tokens,
     /// Logging.
@@ -60,6 +62,7 @@ pub(super) fn settings() -> Vec<Setting> {
         Logins::settings(),
         Ingest::settings(),
         Commands::settings(),
+        Audit::settings(),
         Tokens::settings(),
         Log::settings(),
     ];
@@ -271,6 +274,15 @@ section! {
         /// How long sessions that have ended are kept. Connects and disconnects that EMQX tells later
         /// than that are ignored: what was removed must not come back.
         keep_sessions: Duration = duration(HOUR..=24 * 36_500 * HOUR).or("168h"),
+    }
+}
+
+section! {
+    /// The audit log.
+    #[derive(Debug, Clone)]
+    pub struct Audit = "audit." {
+        /// How long its entries are kept.
+        keep: Duration = duration(24 * 7 * HOUR..=24 * 36_500 * HOUR).or("8760h"),
     }
 }
 

@@ -7,7 +7,7 @@ use super::problem::{Problem, Problems, Warning};
 use super::reader::{GivenSetting, Reader};
 use super::secret_file::{check_exists, exposure};
 use super::sections::{
-    self, Api, Cache, Commands, Config, Database, Emqx, EmqxApi, Hashing, Http, Ingest, Log,
+    self, Api, Audit, Cache, Commands, Config, Database, Emqx, EmqxApi, Hashing, Http, Ingest, Log,
     Logins, Tokens,
 };
 use super::sources::Sources;
@@ -31,6 +31,8 @@ pub struct Settings {
     pub ingest: Ingest,
     /// Commands to devices.
     pub commands: Commands,
+    /// The audit log.
+    pub audit: Audit,
     /// Device tokens.
     pub tokens: Tokens,
     /// Logging.
@@ -67,6 +69,7 @@ impl Settings {
         let logins = Logins::read(&mut reader);
         let ingest = Ingest::read(&mut reader);
         let commands = Commands::read(&mut reader);
+        let audit = Audit::read(&mut reader);
         let tokens = Tokens::read(&mut reader);
         let log = Log::read(&mut reader);
         if let Ok(api) = &api {
@@ -89,6 +92,7 @@ impl Settings {
             logins: logins?,
             ingest: ingest?,
             commands: commands?,
+            audit: audit?,
             tokens: tokens?,
             log: log?,
             given,
@@ -119,6 +123,7 @@ impl Settings {
             logins: self.logins.clone(),
             ingest: self.ingest.clone(),
             commands: self.commands.clone(),
+            audit: self.audit.clone(),
             tokens: self.tokens.clone(),
             log: self.log.clone(),
         })

@@ -1,9 +1,9 @@
 //! Who may do what with the tables: one role owns them, others serve.
 //!
 //! The owner makes the tables and migrates. A serving role reads and writes rows: it may not change the
-//! schema, empty a table (TRUNCATE) or touch the history of migrations. All triggers and functions of
-//! `sql/` run as whoever calls them, so these privileges are all that stands between a stolen password of
-//! `serve` and the tables.
+//! schema, empty a table (TRUNCATE), touch the history of migrations or write the audit log. The triggers and functions of
+//! `sql/` run as whoever calls them, but for those of the audit log (`sql/V15`), so these privileges are all that stands
+//! between a stolen password of `serve` and the tables.
 //!
 //! [`TABLES`] names every table with what a role needs there. Tests hold it to what the migrations make
 //! (`tests/integration/roles.rs`): a table that is missing there could not be served from.
@@ -18,7 +18,7 @@ use crate::secret::Secret;
 const ALL: &str = "SELECT,INSERT,UPDATE,DELETE";
 
 /// Every table and view: what `serve` needs on it, and what the commands that change devices need besides.
-const TABLES: [(&str, &str, &str); 27] = [
+const TABLES: [(&str, &str, &str); 28] = [
     (HISTORY, "SELECT", ""),
     ("serving_roles", "", ""),
     ("devices", "SELECT,UPDATE", "INSERT,DELETE"),
@@ -44,6 +44,7 @@ const TABLES: [(&str, &str, &str); 27] = [
     ("api_requests", "SELECT", "INSERT"),
     ("device_versions", "SELECT", "INSERT,UPDATE"),
     ("command_pauses", "SELECT", "INSERT,DELETE"),
+    ("audit", "SELECT", ""),
     ("untrusted_timestamps", ALL, ""),
     ("work_queue", ALL, ""),
 ];

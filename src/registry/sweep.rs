@@ -244,6 +244,20 @@ pub async fn prune_sessions(
     Ok((counts.next().unwrap_or(0), counts.next() == Some(1)))
 }
 
+/// Removes entries of the audit log that are older than `keep`, so many at most; tells whether there may be more.
+///
+/// # Errors
+/// A database that is away.
+pub async fn prune_audit(
+    client: &impl GenericClient,
+    keep: Duration,
+) -> Result<bool, RegistryError> {
+    let step = "SELECT fleetgate_prune_audit($1 * interval '1 second', $2)";
+    let row = client.query_one(step, &[&keep.as_secs_f64(), &PRUNED_AT_ONCE]).await;
+    let pruned: i64 = row.map_err(RegistryError::on("the audit log"))?.get(0);
+    Ok(pruned == i64::from(PRUNED_AT_ONCE))
+}
+
 /// Devices by whether they are online.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeviceCounts {

@@ -41,6 +41,7 @@ fn defaults_hold_when_only_the_needed_is_given() {
     assert_eq!((config.ingest.linger, config.ingest.writers), (Duration::from_millis(1), 2));
     assert_eq!(config.ingest.max_payload, 65_536);
     assert_eq!(config.ingest.keep_sessions, Duration::from_secs(7 * 86_400));
+    assert_eq!(config.audit.keep, Duration::from_secs(365 * 86_400));
     assert_eq!(config.tokens.audience, "fleetgate");
     assert!(config.tokens.verification_keys.is_empty());
     assert_eq!(config.tokens.signing_key, None);
@@ -96,6 +97,7 @@ fn every_setting_can_be_a_variable() {
         .sets("FLEETGATE_COMMANDS_KEEP", "48h")
         .sets("FLEETGATE_COMMANDS_MAX_PAYLOAD", "1000")
         .sets("FLEETGATE_COMMANDS_MAX_DEVICES", "20")
+        .sets("FLEETGATE_AUDIT_KEEP", "240h")
         .sets("FLEETGATE_TOKENS_AUDIENCE", "lab")
         .sets("FLEETGATE_TOKENS_VERIFICATION_KEYS", &paths)
         .sets("FLEETGATE_TOKENS_SIGNING_KEY", key)
@@ -141,6 +143,7 @@ fn every_setting_can_be_a_variable() {
     assert_eq!((config.ingest.linger, config.ingest.max_payload), (Duration::ZERO, 9));
     assert_eq!(config.ingest.writers, 3);
     assert_eq!(config.ingest.keep_sessions, Duration::from_secs(3 * 86_400));
+    assert_eq!(config.audit.keep, Duration::from_secs(10 * 86_400));
     assert_eq!(config.commands.keep, Duration::from_secs(2 * 86_400));
     assert_eq!((config.commands.max_payload, config.commands.max_devices), (1000, 20));
     assert_eq!(config.tokens.audience, "lab");

@@ -12,6 +12,7 @@ mod api;
 mod api_fleet;
 mod apply;
 mod asked_over_mqtt;
+mod audit;
 mod cache;
 mod capabilities;
 mod certificates;

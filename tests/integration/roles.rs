@@ -45,6 +45,7 @@ async fn the_serving_role_may_read_and_write_rows_and_nothing_more() {
             }
             "api_requests" => &["SELECT", "INSERT"],
             "commands" | "command_pauses" => &["SELECT", "INSERT", "DELETE"],
+            "audit" => &["SELECT"],
             _ => &["SELECT", "INSERT", "UPDATE", "DELETE"],
         };
         expected.extend(privileges.iter().map(|privilege| format!("{table}: {privilege}")));
@@ -59,7 +60,20 @@ async fn the_serving_role_may_read_and_write_rows_and_nothing_more() {
         "CREATE OR REPLACE FUNCTION fleetgate_is_name(value text) RETURNS boolean LANGUAGE sql IMMUTABLE RETURN true",
         "INSERT INTO serving_roles (name) VALUES ('postgres')",
         "UPDATE fleetgate_schema_history SET version = 0",
-        "SET session_replication_role = replica",
+        "INSERT INTO audit (subject, action) VALUES ('device', 'removed')",
+        "UPDATE audit SET actor = NULL",
+        "DELETE FROM audit",
+        "TRUNCATE audit",
+        "SELECT nextval('audit_id_seq')",
+        "ALTER TABLE devices DISABLE TRIGGER devices_audit_removed",
+        "CREATE TEMP TABLE mine (LIKE devices INCLUDING ALL);
+             CREATE TRIGGER forged AFTER INSERT ON mine REFERENCING NEW TABLE AS added
+             FOR EACH STATEMENT EXECUTE FUNCTION fleetgate_audit_devices('device');
+             INSERT INTO mine (name, kind) VALUES ('x', 'x')",
+        "CREATE TEMP TABLE mine (LIKE devices INCLUDING ALL); INSERT INTO mine (name, kind) VALUES ('x', 'x');
+             CREATE TRIGGER forged AFTER DELETE ON mine
+             FOR EACH ROW EXECUTE FUNCTION fleetgate_audit('device', 't', '{}');
+             DELETE FROM mine",
     ] {
         let error = serving.batch_execute(forbidden).await.expect_err(forbidden);
         assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{forbidden}: {error}");

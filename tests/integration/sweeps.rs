@@ -8,7 +8,7 @@ use fleetgate::emqx::EmqxApi;
 use fleetgate::metrics::Metrics;
 use fleetgate::registry::connection::Target;
 use fleetgate::registry::presence::{SessionChange, apply_sessions};
-use fleetgate::sweep::{Report, SweepError, Sweeper};
+use fleetgate::sweep::{Keep, Report, SweepError, Sweeper};
 
 use crate::support::app::{TestApp, config, eventually};
 use crate::support::fake_emqx::{FakeEmqx, Mood};
@@ -37,6 +37,7 @@ fn sweeper(emqx: &FakeEmqx, database: &TestDatabase) -> Sweeper {
     let api = Arc::new(EmqxApi::new(&emqx.settings(), metrics.emqx).unwrap());
     let target = Target::new(&config(&database.url).database).unwrap();
     let (interval, keep) = (Duration::from_secs(60), Duration::from_secs(7 * 86_400));
+    let keep = Keep { sessions: keep, audit: keep };
     Sweeper::new(target, Some(api), interval, keep, Clock::System, metrics.sweep)
 }
 

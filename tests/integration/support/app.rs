@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use fleetgate::app::{App, AppError};
 use fleetgate::clock::Clock;
 use fleetgate::config::{
-    Api, Cache, Commands, Config, Database, Emqx, Hashing, Http, Ingest, Log, LogFormat, Logins,
-    Tokens,
+    Api, Audit, Cache, Commands, Config, Database, Emqx, Hashing, Http, Ingest, Log, LogFormat,
+    Logins, Tokens,
 };
 use fleetgate::secret::Secret;
 use serde_json::{Value, json};
@@ -73,6 +73,7 @@ pub(crate) fn config(database_url: &str) -> Config {
             max_payload: 65_536,
             max_devices: 10_000,
         },
+        audit: Audit { keep: Duration::from_secs(365 * 86_400) },
         ingest: Ingest {
             queue: 10_000,
             batch: 512,
