@@ -2,7 +2,7 @@
 
 SHELL = /bin/sh
 .DEFAULT_GOAL = help
-.PHONY: help dev test lint bench bench-load yardstick fuzz monitoring-check prerequisites rust
+.PHONY: help dev test lint bench bench-load yardstick fuzz monitoring-check api-check prerequisites rust
 
 help:
 	@echo 'make dev            start Fleetgate with a demo fleet on 127.0.0.1:8080; Ctrl-C stops it'
@@ -13,6 +13,7 @@ help:
 	@echo 'make yardstick      measure against commit f4e3b7c, in turn; BENCH chooses as above'
 	@echo 'make fuzz           fuzz each target for FUZZ_SECONDS (default 30)'
 	@echo 'make monitoring-check  test the alerts with promtool (Debian package prometheus)'
+	@echo 'make api-check      lint the description of the HTTP API, and hold a running service to it (Node.js, Python)'
 	@echo 'make prerequisites  install what is missing: a C compiler, PostgreSQL'
 
 # A debug build: it is ready soonest, and Cargo.toml has the password hash optimized in it too.
@@ -43,7 +44,7 @@ lint: prerequisites
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny --locked check bans licenses sources; \
 	else echo 'SKIPPED: cargo-deny is missing. docker/install-checkers.sh installs it.' >&2; \
 	    test "$${CI:-}" != true; fi
-	@if command -v shellcheck >/dev/null; then shellcheck docker/*.sh .ci/run; \
+	@if command -v shellcheck >/dev/null; then shellcheck docker/*.sh tests/api/*.sh .ci/run; \
 	else echo 'SKIPPED: shellcheck is missing. docker/install-checkers.sh installs it.' >&2; \
 	    test "$${CI:-}" != true; fi
 
@@ -78,6 +79,12 @@ monitoring-check:
 	    echo 'promtool is missing. docker/install-checkers.sh installs it.' >&2; exit 1; }
 	promtool check config docker/prometheus/prometheus.yml
 	promtool test rules docker/prometheus/tests/*.yml
+
+# Not among the prerequisites either: the tools come from npm and PyPI.
+api-check: prerequisites
+	cargo build --locked
+	tests/api/check.sh "$$(cargo metadata --locked --no-deps --format-version 1 \
+	    | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')"
 
 prerequisites: rust
 	@./docker/install-prerequisites.sh

@@ -200,7 +200,7 @@ fn resources(service: &mut utoipa_actix_web::service_config::ServiceConfig<'_>) 
 
 /// Nothing is there, or not with this method.
 async fn no_such_route(request: HttpRequest, api: Data<Api>) -> Result<HttpResponse, Problem> {
-    match api.routes.methods(request.path()).as_slice() {
+    match api.routes.methods(request.path()) {
         [] => Err(Problem::no_route()),
         methods => Err(Problem::method(methods)),
     }

@@ -116,6 +116,8 @@ async fn another_host_and_another_origin_are_refused() {
     assert_eq!(answer.problem(405).0, "method_not_allowed");
     assert!(answer.headers.iter().all(|(name, _)| !name.starts_with("access-control")));
     assert_eq!(answer.header("allow"), Some("GET, PUT, PATCH, DELETE"));
+    let check = root.send("DELETE", "/commands/check", &[], "").await;
+    assert_eq!((check.status, check.header("allow")), (405, Some("POST")));
     assert_eq!(root.get("/nothing").await.problem(404).0, "no_such_path");
     let outside = format!("GET /metrics HTTP/1.1\r\nhost: {}\r\n\r\n", root.address);
     let outside = Connection::open(root.address).await.exchange(outside.as_bytes()).await;

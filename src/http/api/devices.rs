@@ -13,7 +13,7 @@ use utoipa_actix_web::service_config::ServiceConfig;
 use super::access::Caller;
 use super::body::{Body, Checks, Parameters, Patch};
 use super::etag::{Conditions, etag};
-use super::page::{self, Page};
+use super::page;
 use super::problem::{Problems, Refusal};
 use super::{Api, Devices, Problem, ROOT, Read};
 use crate::domain::meta::Meta;
@@ -230,20 +230,29 @@ struct ListQuery {
     after: Option<String>,
 }
 
+/// A page of devices.
+#[derive(Serialize, ToSchema)]
+struct DevicePage {
+    /// The devices.
+    items: Vec<DeviceRow>,
+    /// `after` of the next page; `null`: this is the last one.
+    next: Option<String>,
+}
+
 /// List devices
 ///
 /// In the order of their names. Presence is as of now.
 #[utoipa::path(
     tag = "devices",
     params(ListQuery),
-    responses((status = 200, description = "A page of devices.", body = Page<DeviceRow>), Problems)
+    responses((status = 200, description = "A page of devices.", body = DevicePage), Problems)
 )]
 #[get("/devices")]
 async fn list_devices(
     _caller: Caller<Read>,
     Parameters(query): Parameters<ListQuery>,
     api: Data<Api>,
-) -> Result<Json<Page<DeviceRow>>, Problem> {
+) -> Result<Json<DevicePage>, Problem> {
     let limit = page::limit(query.limit)?;
     let selector = query.selector.as_deref().unwrap_or_default().parse::<Selector>();
     let selector = selector
@@ -251,7 +260,8 @@ async fn list_devices(
     let after = page::after(query.after.as_deref())?;
     let filter = DeviceFilter { selector, after, ..DeviceFilter::default() };
     let found = api.read(async |client| devices::list(client, &filter, limit).await).await?;
-    Ok(Json(Page::new(found, limit, |device| &device.name)))
+    let next = page::next(&found, limit, |device| &device.name);
+    Ok(Json(DevicePage { items: found, next }))
 }
 
 /// Show a device

@@ -92,10 +92,11 @@ impl Routes {
         Self(routes.map(|(path, item)| (ResourceDef::new(path.as_str()), methods(item))).collect())
     }
 
-    /// What a path takes; nothing: there is no such path.
-    pub(super) fn methods(&self, path: &str) -> Vec<String> {
-        let of_path = self.0.iter().filter(|(pattern, _)| pattern.is_match(path));
-        of_path.flat_map(|(_, methods)| methods.clone()).collect()
+    /// What a path takes; nothing: there is no such path. `/commands/check` is itself, and no command's.
+    pub(super) fn methods(&self, path: &str) -> &[String] {
+        let of_path = |(pattern, _): &&(ResourceDef, _)| pattern.is_match(path);
+        let itself = self.0.iter().find(|(pattern, _)| pattern.pattern() == Some(path));
+        itself.or_else(|| self.0.iter().find(of_path)).map_or(&[], |(_, methods)| methods)
     }
 }
 

@@ -1,8 +1,6 @@
 //! Pages of long lists.
 
 use base64ct::{Base64UrlUnpadded, Encoding};
-use serde::Serialize;
-use utoipa::ToSchema;
 
 use super::Problem;
 
@@ -10,23 +8,11 @@ use super::Problem;
 pub(super) const MAX_LIMIT: u16 = 1000;
 const DEFAULT_LIMIT: u16 = 100;
 
-/// A page of a list.
-#[derive(Serialize, ToSchema)]
-pub(super) struct Page<T> {
-    /// The entries.
-    pub(super) items: Vec<T>,
-    /// `after` of the next page; `null`: this is the last one.
-    pub(super) next: Option<String>,
-}
-
-impl<T> Page<T> {
-    /// A page of `limit` entries at most, each of which is after the one before by its key.
-    pub(super) fn new(items: Vec<T>, limit: u16, key: impl Fn(&T) -> &str) -> Self {
-        let is_full = items.len() >= usize::from(limit);
-        let last = items.last().filter(|_| is_full);
-        let next = last.map(|last| Base64UrlUnpadded::encode_string(key(last).as_bytes()));
-        Self { items, next }
-    }
+/// `after` of the page behind one of `limit` entries at most; `None`: that one is the last. Each entry is behind the one
+/// before by its key.
+pub(super) fn next<T>(items: &[T], limit: u16, key: impl Fn(&T) -> &str) -> Option<String> {
+    let last = items.last().filter(|_| items.len() >= usize::from(limit))?;
+    Some(Base64UrlUnpadded::encode_string(key(last).as_bytes()))
 }
 
 /// # Errors
@@ -42,7 +28,7 @@ pub(super) fn limit(given: Option<u16>) -> Result<u16, Problem> {
 /// The key after which a page begins.
 ///
 /// # Errors
-/// It was not made by [`Page::new`].
+/// It was not made by [`next`].
 pub(super) fn after(given: Option<&str>) -> Result<Option<String>, Problem> {
     let Some(given) = given else { return Ok(None) };
     let key = Base64UrlUnpadded::decode_vec(given).ok().and_then(|key| String::from_utf8(key).ok());
