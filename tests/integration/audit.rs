@@ -317,6 +317,11 @@ async fn only_what_is_old_is_pruned_whatever_is_asked_for() {
         serving.batch_execute(&prune).await.unwrap();
         assert_eq!(count().await, left, "{keep}");
     }
+    let anybody = database.url.rsplit("dbname=").next().unwrap().replace('\'', "") + "_anybody";
+    owner.batch_execute(&format!("CREATE ROLE {anybody}; SET ROLE {anybody}")).await.unwrap();
+    let error = owner.batch_execute("SELECT fleetgate_prune_audit('1 year', 1)").await.unwrap_err();
+    assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE));
+    owner.batch_execute(&format!("RESET ROLE; DROP ROLE {anybody}")).await.unwrap();
     for forbidden in ["DELETE FROM audit", "UPDATE audit SET at = '-infinity'", "TRUNCATE audit"] {
         let error = serving.batch_execute(forbidden).await.expect_err(forbidden);
         assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{forbidden}");
