@@ -33,7 +33,7 @@ impl Fleetgate {
         command.env("FLEETGATE_DATABASE_URL", database_url);
         command.env("FLEETGATE_EMQX_WEBHOOK_TOKEN", TOKEN);
         command.env("FLEETGATE_EMQX_ACL_IN_LOGIN", "true");
-        command.env("FLEETGATE_HTTP_LISTEN", "127.0.0.1:0");
+        command.env("FLEETGATE_HTTP_LISTEN", "127.0.0.1:0").env("FLEETGATE_API_LISTEN", "off");
         command.env("FLEETGATE_LOG_FORMAT", "json");
         command.envs(more.iter().copied());
         let mut child = command.spawn().expect("fleetgate starts");

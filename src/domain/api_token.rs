@@ -13,7 +13,7 @@ const MAX_BYTES: usize = 128;
 /// What a token may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scope {
-    /// See the fleet, try what would be done.
+    /// See the fleet and who changed it, try what would be done.
     Read,
     /// Change devices, their bindings and grants; capabilities, routing rules.
     Devices,

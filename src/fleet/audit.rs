@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{GenericClient, Row};
+use utoipa::ToSchema;
 
 use crate::domain::name::DeviceName;
 use crate::fleet::error::FleetError;
@@ -31,13 +32,14 @@ pub struct AuditFilter {
 }
 
 /// An entry of the log.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct AuditRow {
     /// Its number.
     pub id: i64,
     /// When, by PostgreSQL's clock.
     pub at: Timestamp,
-    /// Who acted, the text of an [`Actor`](crate::fleet::Actor); `None`: nobody said, or nobody who is believed.
+    /// Who acted (`fleet/actor.rs`): `token:7:dashboard`, `command-line:alice`; `null`: nobody
+    /// said, or nobody who is believed.
     pub actor: Option<String>,
     /// The role that logged in to PostgreSQL.
     pub role: String,

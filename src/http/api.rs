@@ -36,6 +36,8 @@ use crate::registry::pool::Postgres;
 use crate::secret::random_bytes;
 
 pub mod access;
+#[allow(unused_qualifications, reason = "in what utoipa makes of queries")]
+mod audit;
 mod authorize;
 mod bindings;
 mod body;
@@ -196,6 +198,7 @@ fn resources(service: &mut utoipa_actix_web::service_config::ServiceConfig<'_>) 
     locks::register(service);
     tokens::register(service);
     authorize::register(service);
+    audit::register(service);
 }
 
 /// Nothing is there, or not with this method.

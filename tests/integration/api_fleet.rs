@@ -524,6 +524,61 @@ async fn locks_are_listed_and_ended() {
 }
 
 #[tokio::test]
+async fn the_log_tells_which_token_changed_what() {
+    let (_app, root, fleet, database) = start_api().await;
+    let admin = root.with(&make_token(&database.url, "second", &[Scope::Admin]).await);
+    device(&root, "a").await;
+    assert_eq!(admin.patch("/devices/a", &json!({"floor": "2"})).await.status, 200);
+    let secret = admin.post("/devices/a/credentials", &json!({"kind": "secret"})).await.json();
+    let token = admin.post("/tokens", &json!({"name": "third", "scopes": ["read"]})).await.json();
+    let log = root.get("/audit?device=a").await;
+    let entries = log.json()["items"].as_array().unwrap().clone();
+    let told: Vec<_> = entries
+        .iter()
+        .map(|entry| {
+            format!("{} {}", entry["subject"].as_str().unwrap(), entry["action"].as_str().unwrap())
+        })
+        .collect();
+    assert_eq!(told, ["credential added", "device changed", "device added"]);
+    let id = |client: &ApiClient| client.token.split('_').nth(1).unwrap().to_owned();
+    assert_eq!(entries[2]["actor"], format!("token:{}:root", id(&root)));
+    assert_eq!(entries[1]["actor"], format!("token:{}:second", id(&admin)));
+    assert_eq!(
+        (&entries[1]["before"], &entries[1]["after"]),
+        (&json!({"floor": "1"}), &json!({"floor": "2"}))
+    );
+    let all = root.get("/audit").await.body;
+    for hidden in [secret["secret"].as_str().unwrap(), token["token"].as_str().unwrap(), "argon2id"]
+    {
+        assert!(!all.contains(hidden), "{all}");
+    }
+    // Pages, by one token, since a time.
+    let by = format!("/audit?actor=token%3A{}&limit=2", id(&admin));
+    let first = root.get(&by).await.json();
+    let next = first["next"].as_str().unwrap();
+    let second = root.get(&format!("{by}&after={next}")).await.json();
+    assert_eq!(
+        (first["items"].as_array().unwrap().len(), second["items"].as_array().unwrap().len()),
+        (2, 1),
+        "{first} {second}"
+    );
+    assert_eq!(
+        root.get("/audit?since=2099-01-01T00:00:00Z").await.json(),
+        json!({"items": [], "next": null})
+    );
+    for query in ["since=yesterday", "actor=%00", "device=%2F", "after=YQ", "limit=0"] {
+        assert_eq!(
+            root.get(&format!("/audit?{query}")).await.problem(400).0,
+            "bad_query",
+            "{query}"
+        );
+    }
+    let read = root.with(&make_token(&database.url, "devices", &[Scope::Devices]).await);
+    assert_eq!(read.get("/audit").await.problem(403).0, "scope_missing");
+    drop(fleet);
+}
+
+#[tokio::test]
 async fn tokens_are_made_by_who_may_do_everything() {
     let (_app, root, _fleet, database) = start_api().await;
     let made = root

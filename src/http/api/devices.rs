@@ -260,7 +260,7 @@ async fn list_devices(
     let after = page::after(query.after.as_deref())?;
     let filter = DeviceFilter { selector, after, ..DeviceFilter::default() };
     let found = api.read(async |client| devices::list(client, &filter, limit).await).await?;
-    let next = page::next(&found, limit, |device| &device.name);
+    let next = page::next(&found, limit, |device| device.name.clone());
     Ok(Json(DevicePage { items: found, next }))
 }
 

@@ -39,7 +39,8 @@ pub const PATH: &str = "/api/v1/openapi.json";
         (name = "commands", description = "What devices are told to do, and what becomes of it."),
         (name = "locks", description = "Locks after wrong passwords."),
         (name = "tokens", description = "Tokens of this API."),
-        (name = "authorize", description = "May a device do something?")
+        (name = "authorize", description = "May a device do something?"),
+        (name = "audit", description = "Who changed what.")
     )
 )]
 struct Base;

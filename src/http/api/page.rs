@@ -10,7 +10,7 @@ const DEFAULT_LIMIT: u16 = 100;
 
 /// `after` of the page behind one of `limit` entries at most; `None`: that one is the last. Each entry is behind the one
 /// before by its key.
-pub(super) fn next<T>(items: &[T], limit: u16, key: impl Fn(&T) -> &str) -> Option<String> {
+pub(super) fn next<T>(items: &[T], limit: u16, key: impl Fn(&T) -> String) -> Option<String> {
     let last = items.last().filter(|_| items.len() >= usize::from(limit))?;
     Some(Base64UrlUnpadded::encode_string(key(last).as_bytes()))
 }
@@ -34,6 +34,11 @@ pub(super) fn after(given: Option<&str>) -> Result<Option<String>, Problem> {
     let key = Base64UrlUnpadded::decode_vec(given).ok().and_then(|key| String::from_utf8(key).ok());
     match key.filter(|key| !key.contains('\0')) {
         Some(key) => Ok(Some(key)),
-        None => Err(Problem::query("after must be `next` of the page before")),
+        None => Err(not_next()),
     }
+}
+
+/// A page begins with what was not told.
+pub(super) fn not_next() -> Problem {
+    Problem::query("after must be `next` of the page before")
 }

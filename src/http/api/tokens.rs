@@ -23,7 +23,7 @@ pub(super) fn register(service: &mut ServiceConfig<'_>) {
 #[derive(Clone, Copy, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum Scope {
-    /// See the fleet, try what would be done.
+    /// See the fleet and who changed it, try what would be done.
     Read,
     /// Change devices, their bindings and grants; capabilities, routing rules.
     Devices,
