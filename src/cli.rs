@@ -21,8 +21,10 @@ mod device;
 pub mod doctor;
 mod emqx;
 mod error;
+mod export;
 mod grant;
 mod health;
+mod import;
 mod lock;
 mod migrate;
 mod timestamp;
@@ -82,6 +84,8 @@ enum Action {
     Command(command::Arguments),
     Rule(rule::Arguments),
     Lock(lock::Arguments),
+    Import(import::Arguments),
+    Export(export::Arguments),
     ApiToken(api_token::Arguments),
     Token(token::TokenArgs),
     Audit(audit::Arguments),
@@ -109,6 +113,8 @@ impl Action {
             Self::Command(arguments) => context.block_on(arguments.run(context)),
             Self::Rule(arguments) => context.block_on(arguments.run(context)),
             Self::Lock(arguments) => context.block_on(arguments.run(context)),
+            Self::Import(arguments) => context.block_on(arguments.run(context)),
+            Self::Export(arguments) => context.block_on(arguments.run(context)),
             Self::ApiToken(arguments) => context.block_on(arguments.run(context)),
             Self::Token(arguments) => {
                 Ok(token::run(&arguments, &context.sources(), context.output.json)?)

@@ -35,6 +35,7 @@ mod faults;
 mod fleet;
 mod gateways;
 mod health;
+mod imports;
 mod kick_outs;
 mod load;
 mod locks;

@@ -1,0 +1,360 @@
+//! A line of an import: what it says, as types that hold only what is valid.
+
+use std::fmt::Display;
+use std::str::FromStr;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+use serde_path_to_error::Segment;
+use thiserror::Error;
+
+use crate::domain::acl::Action;
+use crate::domain::delivery::Confirmation;
+use crate::domain::meta::Meta;
+use crate::domain::name::{
+    BindingName, CapabilityName, ClientId, DeviceKind, DeviceName, PlaceName, RuleName,
+};
+use crate::domain::password_hash::PasswordHash;
+use crate::domain::routing::Strategy;
+use crate::domain::selector::Selector;
+use crate::domain::topic::{TopicFilter, TopicName};
+
+/// Why a line is refused: where, and what is wrong. Never with a value of a credential.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("column {column}: {pointer}{}{message}", if .pointer.is_empty() { "" } else { " " })]
+pub struct LineError {
+    /// Where in the line, in bytes from 1.
+    pub column: usize,
+    /// JSON Pointer (RFC 6901) to the member; empty where it is the line as a whole.
+    pub pointer: String,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// What a line brings. No `Debug`: credentials.
+pub enum Item {
+    /// A capability.
+    Capability(Capability),
+    /// A device with what belongs to it.
+    Device(Box<Device>),
+    /// A routing rule.
+    Rule(Rule),
+}
+
+/// The form of a line: an object with one of these.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Form {
+    capability: Option<Capability>,
+    device: Option<Box<Device>>,
+    rule: Option<Rule>,
+}
+
+impl Item {
+    /// Reads a line.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with it.
+    pub fn read(line: &str) -> Result<Self, LineError> {
+        let about_all = |message: &str| LineError {
+            column: 1,
+            pointer: String::new(),
+            message: message.into(),
+        };
+        // An array would be read as the members in their order.
+        if line.trim_start().starts_with('[') {
+            return Err(about_all("must be a JSON object"));
+        }
+        let mut reader = serde_json::Deserializer::from_str(line);
+        let form: Form =
+            serde_path_to_error::deserialize(&mut reader).map_err(|error| wrong(&error))?;
+        reader.end().map_err(|_| about_all("has something behind the object; write one a line"))?;
+        match form {
+            Form { capability: Some(capability), device: None, rule: None } => {
+                Ok(Self::Capability(capability))
+            }
+            Form { device: Some(device), capability: None, rule: None } => Ok(Self::Device(device)),
+            Form { rule: Some(rule), capability: None, device: None } => Ok(Self::Rule(rule)),
+            _ => Err(about_all("must have one member: capability, device or rule")),
+        }
+    }
+}
+
+fn wrong(error: &serde_path_to_error::Error<serde_json::Error>) -> LineError {
+    let step = |segment: &Segment| match segment {
+        Segment::Seq { index } => Some(format!("/{index}")),
+        Segment::Map { key } => Some(format!("/{}", key.replace('~', "~0").replace('/', "~1"))),
+        Segment::Enum { .. } | Segment::Unknown => None,
+    };
+    let pointer: String = error.path().iter().filter_map(step).collect();
+    let error = error.inner();
+    let text = error.to_string();
+    let message = text.rsplit_once(" at line ").map_or(text.as_str(), |(message, _)| message);
+    let message =
+        if error.is_data() { without_value(message) } else { format!("is not JSON: {message}") };
+    LineError { column: error.column().max(1), pointer, message }
+}
+
+/// What stands in the file may be a secret at the wrong place: serde quotes a value of a wrong type.
+fn without_value(message: &str) -> String {
+    let quoted = ["invalid type: string ", "invalid value: string "];
+    match quoted.iter().find_map(|start| Some((start, message.strip_prefix(start)?))) {
+        Some((start, rest)) => {
+            let expected = rest.rsplit_once(", expected ").map_or("", |(_, expected)| expected);
+            format!("{}, expected {expected}", start.trim_end())
+        }
+        None => message.to_owned(),
+    }
+}
+
+/// A text that is parsed; its error says what is wrong with it.
+#[derive(Clone)]
+pub struct Parsed<T>(pub T);
+
+impl<'de, T: FromStr<Err: Display>> Deserialize<'de> for Parsed<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map(Self).map_err(serde::de::Error::custom)
+    }
+}
+
+/// A word of a few.
+fn word<'de, D: Deserializer<'de>, T>(
+    deserializer: D,
+    read: impl FnOnce(&str) -> Option<T>,
+    words: &str,
+) -> Result<T, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    read(&text).ok_or_else(|| serde::de::Error::custom(format!("must be {words}")))
+}
+
+/// A capability.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Capability {
+    pub(super) name: Parsed<CapabilityName>,
+    #[serde(default)]
+    pub(super) description: String,
+    pub(super) state_schema: Option<Value>,
+    pub(super) command_schema: Option<Value>,
+    #[serde(default = "delivered", deserialize_with = "confirmation")]
+    pub(super) confirm: Confirmation,
+    #[serde(default = "sixty")]
+    pub(super) command_expiry: i32,
+    #[serde(default = "thirty")]
+    pub(super) ack_timeout: i32,
+    #[serde(default = "thirty")]
+    pub(super) answer_in: i32,
+    #[serde(default)]
+    pub(super) envelope: bool,
+    #[serde(default)]
+    pub(super) only_latest: bool,
+}
+
+fn delivered() -> Confirmation {
+    Confirmation::Delivered
+}
+
+fn sixty() -> i32 {
+    60
+}
+
+fn thirty() -> i32 {
+    30
+}
+
+fn confirmation<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Confirmation, D::Error> {
+    word(deserializer, Confirmation::of_word, "sent, delivered, state or reply")
+}
+
+/// A device with what belongs to it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Device {
+    pub(super) name: Parsed<DeviceName>,
+    pub(super) client_id: Option<Parsed<ClientId>>,
+    pub(super) area: Option<Parsed<PlaceName>>,
+    pub(super) floor: Option<Parsed<PlaceName>>,
+    pub(super) kind: Parsed<DeviceKind>,
+    pub(super) gateway: Option<Parsed<DeviceName>>,
+    pub(super) availability_topic: Option<Parsed<TopicName>>,
+    #[serde(default = "yes")]
+    pub(super) enabled: bool,
+    #[serde(default, deserialize_with = "meta")]
+    pub(super) meta: Meta,
+    #[serde(default)]
+    pub(super) capabilities: Vec<Parsed<CapabilityName>>,
+    #[serde(default)]
+    pub(super) bindings: Vec<Binding>,
+    #[serde(default)]
+    pub(super) grants: Vec<Grant>,
+    #[serde(default)]
+    pub(super) credentials: Vec<Credential>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn meta<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Meta, D::Error> {
+    let value = Value::deserialize(deserializer)?;
+    value.to_string().parse().map_err(serde::de::Error::custom)
+}
+
+/// A binding.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Binding {
+    pub(super) name: Parsed<BindingName>,
+    pub(super) state_topic: Option<Parsed<TopicName>>,
+    pub(super) command_topic: Option<Parsed<TopicName>>,
+    pub(super) reply_topic: Option<Parsed<TopicName>>,
+    #[serde(default)]
+    pub(super) merge: bool,
+}
+
+/// A grant.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Grant {
+    #[serde(deserialize_with = "action")]
+    pub(super) action: Action,
+    pub(super) topic_filter: Parsed<TopicFilter>,
+}
+
+fn action<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Action, D::Error> {
+    let actions = [Action::Publish, Action::Subscribe];
+    let read = |text: &str| actions.into_iter().find(|action| action.word() == text);
+    word(deserializer, read, "publish or subscribe")
+}
+
+/// A credential, as the table has it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Credential {
+    #[serde(deserialize_with = "credential_kind")]
+    pub(super) kind: String,
+    #[serde(default, deserialize_with = "hash")]
+    pub(super) hash: Option<String>,
+    pub(super) common_name: Option<String>,
+    pub(super) certificate_required: Option<bool>,
+    pub(super) label: Option<String>,
+    pub(super) not_before: Option<Timestamp>,
+    pub(super) expires_at: Option<Timestamp>,
+    pub(super) revoked_at: Option<Timestamp>,
+}
+
+fn credential_kind<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let kinds = ["secret", "password", "token", "certificate"];
+    let read = |text: &str| kinds.contains(&text).then(|| text.to_owned());
+    word(deserializer, read, "secret, password, token or certificate")
+}
+
+fn hash<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    match text.as_deref().map(PasswordHash::parse) {
+        Some(Err(_)) => Err(serde::de::Error::custom(
+            "is not a valid argon2id PHC string within the bounds of cost",
+        )),
+        Some(Ok(_)) | None => Ok(text),
+    }
+}
+
+/// A routing rule.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    pub(super) name: Parsed<RuleName>,
+    pub(super) capability: Parsed<CapabilityName>,
+    #[serde(default, deserialize_with = "selector")]
+    pub(super) selector: Selector,
+    #[serde(default = "all", deserialize_with = "strategy")]
+    pub(super) strategy: Strategy,
+    #[serde(default)]
+    pub(super) priority: i32,
+    #[serde(default = "yes")]
+    pub(super) enabled: bool,
+}
+
+fn selector<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Selector, D::Error> {
+    let value = Value::deserialize(deserializer)?;
+    Selector::from_json(&value).map_err(serde::de::Error::custom)
+}
+
+fn all() -> Strategy {
+    Strategy::All
+}
+
+fn strategy<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Strategy, D::Error> {
+    word(deserializer, Strategy::of_word, "all, any or first")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(line: &str) -> LineError {
+        match Item::read(line) {
+            Err(error) => error,
+            Ok(_) => panic!("{line}"),
+        }
+    }
+
+    #[test]
+    fn a_line_is_read_or_refused_at_its_place() {
+        assert!(matches!(
+            Item::read(r#"{"device":{"name":"a","kind":"b","meta":{"n":1e200000}}}"#),
+            Err(LineError { pointer, .. }) if pointer == "/device/meta"
+        ));
+        assert!(matches!(
+            Item::read(r#"{"device":{"name":"a","kind":"b","area":null}}"#),
+            Ok(Item::Device(_))
+        ));
+        for (line, pointer, message) in [
+            ("", "", "is not JSON"),
+            ("[]", "", "must be a JSON object"),
+            ("{}", "", "must have one member"),
+            (r#"{"device":{"name":"a","kind":"b"},"rule":null}  x"#, "", "has something behind"),
+            (r#"{"gadget":{}}"#, "/gadget", "unknown field"),
+            (r#"{"device":{"name":"a/b","kind":"b"}}"#, "/device/name", ""),
+            (r#"{"device":{"name":"a","kind":"b","name":"c"}}"#, "/device", "duplicate"),
+            (
+                r#"{"device":{"name":"a","kind":"b","bindings":[{"name":"main","state_topic":"x/#"}]}}"#,
+                "/device/bindings/0/state_topic",
+                "",
+            ),
+            (
+                r#"{"device":{"name":"a","kind":"b","grants":[{"action":"all","topic_filter":"x"}]}}"#,
+                "/device/grants/0/action",
+                "must be publish or subscribe",
+            ),
+            (
+                r#"{"rule":{"name":"r","capability":"c","selector":{"x":1}}}"#,
+                "/rule/selector",
+                "/x",
+            ),
+        ] {
+            let error = refused(line);
+            assert_eq!(error.pointer, pointer, "{line}: {error}");
+            assert!(error.message.contains(message), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn no_secret_is_told() {
+        for (member, value) in [
+            ("hash", r#""tops3cret""#),
+            ("kind", r#""tops3cret""#),
+            ("certificate_required", r#""tops3cret""#),
+            ("not_before", r#""tops3cret""#),
+        ] {
+            let kind = if member == "kind" { "" } else { r#""kind":"secret","# };
+            let line = format!(
+                r#"{{"device":{{"name":"a","kind":"b","credentials":[{{{kind}"{member}":{value}}}]}}}}"#
+            );
+            let error = refused(&line);
+            assert!(!error.to_string().contains("tops3cret"), "{error}");
+        }
+    }
+}
