@@ -248,7 +248,7 @@ impl Open {
 }
 
 fn log_closed(network: Address, limit: usize) {
-    log_throttled!(warn, "too many connections: one of this network is closed to make room; keep strangers away from the port, or raise http.max_connections", %network, limit);
+    log_throttled!(warn, "too many connections: one of this network is closed to make room; keep strangers away from the port, or raise its limit (of EMQX's port: http.max_connections)", %network, limit);
 }
 
 #[cfg(test)]
