@@ -68,13 +68,14 @@ struct Progress {
     wrong: Vec<(u64, String)>,
 }
 
-/// Why a dry run's transaction ends: it is over.
-enum Ended {
-    DryRun,
+/// Why a transaction is undone.
+enum Undone {
+    /// It was to be: a dry run, or a chunk with wrong lines, which are noted.
+    OnPurpose,
     Failed(CliError),
 }
 
-impl From<FleetError> for Ended {
+impl From<FleetError> for Undone {
     fn from(error: FleetError) -> Self {
         Self::Failed(error.into())
     }
@@ -116,11 +117,15 @@ impl Arguments {
         while let Some(lines) = reader.next_lines()? {
             let last = lines.last;
             let chunk = act(client, &actor, async |transaction| {
-                write(transaction, &lines, self.on_conflict(), progress).await
+                match write(transaction, &lines, self.on_conflict(), progress).await? {
+                    true => Ok(()),
+                    false => Err(Undone::OnPurpose),
+                }
             });
-            match chunk.await? {
-                true => progress.done = last,
-                false => return Ok(()),
+            match chunk.await {
+                Ok(()) => progress.done = last,
+                Err(Undone::OnPurpose) => return Ok(()),
+                Err(Undone::Failed(error)) => return Err(error),
             }
             tell(last);
         }
@@ -134,17 +139,17 @@ impl Arguments {
         reader: &mut Reader,
         progress: &mut Progress,
     ) -> Result<(), CliError> {
-        let tried: Result<(), Ended> = act(client, &actor(), async |transaction| {
-            while let Some(lines) = reader.next_lines().map_err(Ended::Failed)? {
+        let tried: Result<(), Undone> = act(client, &actor(), async |transaction| {
+            while let Some(lines) = reader.next_lines().map_err(Undone::Failed)? {
                 write(transaction, &lines, self.on_conflict(), progress).await?;
                 tell(lines.last);
             }
-            Err(Ended::DryRun)
+            Err(Undone::OnPurpose)
         })
         .await;
         match tried {
-            Ok(()) | Err(Ended::DryRun) => Ok(()),
-            Err(Ended::Failed(error)) => Err(error),
+            Ok(()) | Err(Undone::OnPurpose) => Ok(()),
+            Err(Undone::Failed(error)) => Err(error),
         }
     }
 

@@ -3,7 +3,7 @@
 //! database.
 //!
 //! A chunk of lines is written by a few statements for all of them. Where PostgreSQL refuses one, the lines are tried one
-//! by one to find which are wrong, and nothing of the chunk stays. Within a chunk capabilities come first, then devices
+//! by one to find which are wrong, and nothing of the chunk stays. Where none is wrong alone (two are about the same thing), all stay. Within a chunk capabilities come first, then devices
 //! without a gateway, then those behind one, then rules; what a line names has to be there by then.
 
 use std::collections::BTreeSet;
@@ -78,15 +78,18 @@ pub async fn import(
     items: &[&Item],
     on_conflict: OnConflict,
 ) -> Result<Chunk, FleetError> {
-    let begun = client.transaction().await.map_err(on_import())?;
-    match write(&begun, items, on_conflict).await {
-        Ok(counts) => {
-            begun.commit().await.map_err(on_import())?;
-            return Ok(Chunk::Done(counts));
+    if !has_repeats(items) {
+        let begun = client.transaction().await.map_err(on_import())?;
+        match write(&begun, items, on_conflict).await {
+            Ok(counts) => {
+                begun.commit().await.map_err(on_import())?;
+                return Ok(Chunk::Done(counts));
+            }
+            Err(error) if is_about_a_line(&error) => drop(begun),
+            Err(error) => return Err(error),
         }
-        Err(error) if is_about_a_line(&error) => drop(begun),
-        Err(error) => return Err(error),
     }
+    let mut counts = Counts::default();
     let mut trial = client.transaction().await.map_err(on_import())?;
     let mut wrong = Vec::new();
     for stage in 0..STAGES {
@@ -94,15 +97,34 @@ pub async fn import(
         {
             let alone = trial.transaction().await.map_err(on_import())?;
             match write(&alone, &[item], on_conflict).await {
-                Ok(_) => alone.commit().await.map_err(on_import())?,
+                Ok(more) => {
+                    alone.commit().await.map_err(on_import())?;
+                    counts.add(more);
+                }
                 Err(error) if is_about_a_line(&error) => wrong.push((position, error)),
                 Err(error) => return Err(error),
             }
         }
     }
+    if wrong.is_empty() {
+        trial.commit().await.map_err(on_import())?;
+        return Ok(Chunk::Done(counts));
+    }
     drop(trial);
     wrong.sort_by_key(|(position, _)| *position);
     Ok(Chunk::Refused(wrong))
+}
+
+/// Whether lines are about the same thing. One statement for all would not do one after the other.
+fn has_repeats(items: &[&Item]) -> bool {
+    let mut names = BTreeSet::new();
+    !items.iter().all(|item| {
+        names.insert(match item {
+            Item::Capability(capability) => ("capability", capability.name.0.as_str()),
+            Item::Device(device) => ("device", device.name.0.as_str()),
+            Item::Rule(rule) => ("rule", rule.name.0.as_str()),
+        })
+    })
 }
 
 fn on_import() -> impl FnOnce(tokio_postgres::Error) -> FleetError {
@@ -287,7 +309,7 @@ async fn write_rules(
         }
         let texts =
             |get: fn(&line::Rule) -> &str| some.iter().map(|one| get(one)).collect::<Vec<_>>();
-        let selectors: Vec<Value> = some.iter().map(|one| one.selector.to_json()).collect();
+        let selectors: Vec<&Value> = some.iter().map(|one| &one.selector).collect();
         let priorities: Vec<i32> = some.iter().map(|one| one.priority).collect();
         let enabled: Vec<bool> = some.iter().map(|one| one.enabled).collect();
         run(

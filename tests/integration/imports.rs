@@ -111,7 +111,7 @@ fn rest() -> Vec<String> {
     [
         json!({"capability": {"name": "light", "description": "ä", "state_schema": {"type": "object"}, "confirm": "state", "answer_in": 7}}),
         json!({"capability": {"name": "fan", "command_schema": true, "envelope": true, "only_latest": true, "ack_timeout": 9}}),
-        json!({"rule": {"name": "r1", "capability": "fan", "selector": {"area": "lab"}, "strategy": "any", "priority": -5}}),
+        json!({"rule": {"name": "r1", "capability": "fan", "selector": {"area": ["lab"]}, "strategy": "any", "priority": -5}}),
         json!({"rule": {"name": "r2", "capability": "light", "enabled": false}}),
     ]
     .map(|line| line.to_string())
@@ -131,6 +131,7 @@ async fn what_is_exported_is_imported_to_the_same_rows() {
         assert_eq!(take(&mut first, &all, OnConflict::Fail).await, <[usize; 0]>::default());
         let out = lines(&mut first).await;
         assert_eq!(out.len(), 29);
+        assert!(out[27].contains(r#"{"area": ["lab"]}"#), "as it was written: {}", out[27]);
         let (_second, mut second) = Database::migrated().await;
         assert_eq!(take(&mut second, &out, OnConflict::Fail).await, <[usize; 0]>::default());
         assert_eq!(lines(&mut second).await, out);
@@ -173,6 +174,38 @@ async fn an_update_makes_a_device_what_the_line_says() {
     assert_eq!(device["bindings"][0]["state_topic"], "a/other");
     assert_eq!(device["grants"], json!([{"action": "publish", "topic_filter": "new/#"}]));
     assert_eq!(device["credentials"].as_array().unwrap().len(), 1, "it can log in still");
+}
+
+#[tokio::test]
+async fn lines_about_the_same_thing_are_done_one_after_the_other() {
+    let (_database, mut client) = Database::migrated().await;
+    let device = |name: &str, kind: &str| {
+        let bindings = json!([{"name": "main", "state_topic": format!("{name}/{kind}")}]);
+        json!({"device": {"name": name, "kind": kind, "bindings": bindings}}).to_string()
+    };
+    let all = [device("a", "x"), device("b", "x"), device("a", "y")];
+    assert_eq!(take(&mut client, &all, OnConflict::Fail).await, [2]);
+    assert_eq!(lines(&mut client).await, <[String; 0]>::default());
+    assert_eq!(take(&mut client, &all, OnConflict::Skip).await, <[usize; 0]>::default());
+    let kinds = async |client: &mut Client| {
+        let kinds = "SELECT string_agg(name || kind, ' ' ORDER BY name) FROM devices";
+        client.query_one(kinds, &[]).await.unwrap().get::<_, String>(0)
+    };
+    assert_eq!(kinds(&mut client).await, "ax bx");
+    let again = [device("a", "z"), device("c", "z"), device("a", "w")];
+    assert_eq!(take(&mut client, &again, OnConflict::Update).await, <[usize; 0]>::default());
+    assert_eq!(kinds(&mut client).await, "aw bx cz");
+}
+
+#[tokio::test]
+async fn nothing_of_a_chunk_stays_that_has_a_line_which_cannot_be_read() {
+    let (database, client) = Database::migrated().await;
+    let file = b"{\"device\":{\"name\":\"a\",\"kind\":\"x\"}}\nnonsense\n";
+    let (status, _, err) = run_with(&database, &["import", "-"], file);
+    assert!(status == 1 && err.contains("line 2: column 2: is not JSON"), "{err}");
+    assert!(err.contains("go on with --from-line 1"), "{err}");
+    let devices = client.query_one("SELECT count(*) FROM devices", &[]).await.unwrap();
+    assert_eq!(devices.get::<_, i64>(0), 0);
 }
 
 /// Runs the command with this on its standard input.

@@ -1,5 +1,6 @@
 //! A line of an import: what it says, as types that hold only what is valid.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::str::FromStr;
 
@@ -185,7 +186,7 @@ pub struct Device {
     pub(super) meta: Meta,
     #[serde(default)]
     pub(super) capabilities: Vec<Parsed<CapabilityName>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "bindings")]
     pub(super) bindings: Vec<Binding>,
     #[serde(default)]
     pub(super) grants: Vec<Grant>,
@@ -212,6 +213,15 @@ pub(super) struct Binding {
     pub(super) reply_topic: Option<Parsed<TopicName>>,
     #[serde(default)]
     pub(super) merge: bool,
+}
+
+fn bindings<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Binding>, D::Error> {
+    let bindings = Vec::<Binding>::deserialize(deserializer)?;
+    let mut names = BTreeSet::new();
+    match bindings.iter().all(|binding| names.insert(binding.name.0.as_str())) {
+        true => Ok(bindings),
+        false => Err(serde::de::Error::custom("must not have two bindings of one name")),
+    }
 }
 
 /// A grant.
@@ -267,8 +277,9 @@ fn hash<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D:
 pub struct Rule {
     pub(super) name: Parsed<RuleName>,
     pub(super) capability: Parsed<CapabilityName>,
-    #[serde(default, deserialize_with = "selector")]
-    pub(super) selector: Selector,
+    /// As it is written: the same selector has several forms.
+    #[serde(default = "every_device", deserialize_with = "selector")]
+    pub(super) selector: Value,
     #[serde(default = "all", deserialize_with = "strategy")]
     pub(super) strategy: Strategy,
     #[serde(default)]
@@ -277,9 +288,14 @@ pub struct Rule {
     pub(super) enabled: bool,
 }
 
-fn selector<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Selector, D::Error> {
+fn every_device() -> Value {
+    Selector::default().to_json()
+}
+
+fn selector<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Value, D::Error> {
     let value = Value::deserialize(deserializer)?;
-    Selector::from_json(&value).map_err(serde::de::Error::custom)
+    Selector::from_json(&value).map_err(serde::de::Error::custom)?;
+    Ok(value)
 }
 
 fn all() -> Strategy {
@@ -323,6 +339,11 @@ mod tests {
                 r#"{"device":{"name":"a","kind":"b","bindings":[{"name":"main","state_topic":"x/#"}]}}"#,
                 "/device/bindings/0/state_topic",
                 "",
+            ),
+            (
+                r#"{"device":{"name":"a","kind":"b","bindings":[{"name":"main","state_topic":"x"},{"name":"main","state_topic":"y"}]}}"#,
+                "/device/bindings",
+                "two bindings of one name",
             ),
             (
                 r#"{"device":{"name":"a","kind":"b","grants":[{"action":"all","topic_filter":"x"}]}}"#,
