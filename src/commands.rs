@@ -89,6 +89,8 @@ const RECONNECT: Duration = Duration::from_secs(1);
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
 const PRUNED_AT_ONCE: i64 = 1000;
 const PRUNED_DELIVERIES: i64 = 5000;
+/// Least time between two looks for what has expired: each receipt wakes the worker, and this reads all that wait for an answer.
+const OVERDUE_EVERY: Duration = Duration::from_secs(1);
 /// Most deliveries whose time is over that are looked at at once; those that were received may wait for their answer.
 const OVERDUE_AT_ONCE: i64 = 10_000;
 
@@ -102,6 +104,7 @@ pub struct Commands {
     keep: Duration,
     /// Since when receipts are noted without a gap, as far as is known.
     noting_since: Instant,
+    overdue_at: Instant,
     prune_at: Instant,
     metrics: CommandMetrics,
 }
@@ -148,7 +151,16 @@ impl Commands {
     ) -> Self {
         let target = target.for_background();
         let now = Instant::now();
-        Self { api, target, client: None, keep, noting_since: now, prune_at: now, metrics }
+        Self {
+            api,
+            target,
+            client: None,
+            keep,
+            noting_since: now,
+            overdue_at: now,
+            prune_at: now,
+            metrics,
+        }
     }
 
     /// How long receipts may still come that EMQX could not tell of while nobody noted them.
@@ -550,7 +562,10 @@ impl Kind for Commands {
     }
 
     async fn look_after(&mut self, client: &Client) -> Result<Duration, RegistryError> {
-        self.end_overdue(client).await?;
+        if self.overdue_at <= Instant::now() {
+            self.overdue_at = Instant::now() + OVERDUE_EVERY;
+            self.end_overdue(client).await?;
+        }
         if self.prune_at <= Instant::now() {
             self.prune_at = Instant::now() + PRUNE_EVERY;
             registry::await_no_more(client).await?;
