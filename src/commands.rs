@@ -11,7 +11,8 @@
 //!    restart, and deliver what is outdated.
 //! 6. No more than [`IN_FLIGHT`] are on their way to one client.
 //! 7. Several devices of a command that share a topic get one message, and each acknowledges for itself. It waits while one
-//!    of those that are online has an earlier command on its way, until the receipt of that is overdue. What is sent again for one reaches the others once more, with the same id.
+//!    of those that are online has an earlier command on its way, until the receipt of that is overdue. What is sent again for one
+//!    reaches the others once more, with the same id.
 //! 8. Within [`GRACE`] of a start, or of PostgreSQL having been away, nothing is sent again: receipts of what was sent before may
 //!    be among the events that EMQX still holds.
 //! 9. What expires ends within [`POLL`], wherever it stands in its line, also while EMQX is away.

@@ -33,6 +33,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "secret",
             "sweep",
             "tls",
+            "wording",
             "write_file",
         ],
     ),
@@ -65,13 +66,15 @@ const ARROWS: &[(&str, &[&str])] = &[
         "http",
         &[
             "authn", "authz", "domain", "fleet", "ingest", "logging", "metrics", "registry",
-            "secret",
+            "secret", "wording",
         ],
     ),
     // The order of sessions is a part of taking events in, with a name of its own.
     ("ingest", &["config", "domain", "logging", "metrics", "presence", "registry"]),
     ("presence", &["domain", "registry"]),
     ("requests", &["domain", "emqx", "fleet", "logging", "metrics", "registry", "work"]),
+    // What the errors of the fleet say, for those who word them: the command line and the API.
+    ("wording", &["fleet"]),
     // What is done to the fleet. Of authn it takes only what a token looks like: no password may.
     ("fleet", &["authn", "domain", "registry", "secret"]),
     ("provision", &["authn", "secret", "write_file"]),

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::cli::arguments::number;
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
-use crate::cli::output::{print, table, timestamp, visible};
+use crate::cli::output::{print, shortened, table, timestamp, visible};
 use crate::cli::timestamp::parse_past_timestamp;
 use crate::domain::name::DeviceName;
 use crate::fleet::audit::{self, AuditFilter, AuditRow, CHANNEL, Follower, MAX_PAGE};
@@ -125,7 +125,7 @@ fn line(entry: &AuditRow) -> [String; 5] {
         timestamp(Some(entry.at)),
         entry.actor.clone().unwrap_or_else(|| format!("role {}", entry.role)),
         what(entry),
-        shortened(change(entry)),
+        shortened(&change(entry), MOST_SHOWN),
     ]
 }
 
@@ -162,13 +162,6 @@ fn change(entry: &AuditRow) -> String {
         }
     };
     shown.join(", ")
-}
-
-fn shortened(text: String) -> String {
-    match text.char_indices().nth(MOST_SHOWN) {
-        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
-        None => text,
-    }
 }
 
 #[cfg(test)]

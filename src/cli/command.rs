@@ -10,7 +10,7 @@ use tokio_postgres::Transaction;
 use crate::cli::arguments::{duration, number};
 use crate::cli::context::{Context, actor};
 use crate::cli::error::CliError;
-use crate::cli::output::{self, or_dash, print, table, timestamp};
+use crate::cli::output::{self, or_dash, print, shortened, table, timestamp};
 use crate::cli::rule::{devices_in_words, shared_in_words};
 use crate::domain::command::CommandPayload;
 use crate::domain::delivery::Confirmation;
@@ -324,7 +324,7 @@ fn command_table(commands: &[CommandRow]) -> String {
         [
             command.id.clone(),
             command.capability.clone(),
-            shortened(&command.payload),
+            shortened(&command.payload, MOST_SHOWN),
             timestamp(Some(command.asked_at)),
             timestamp(Some(command.expires_at)),
             command.devices.to_string(),
@@ -337,13 +337,6 @@ fn command_table(commands: &[CommandRow]) -> String {
 
 /// Longest payload that a table shows, in characters.
 const MOST_SHOWN: usize = 40;
-
-fn shortened(payload: &str) -> String {
-    match payload.char_indices().nth(MOST_SHOWN) {
-        Some((end, _)) => format!("{}…", payload.get(..end).unwrap_or_default()),
-        None => payload.to_owned(),
-    }
-}
 
 fn text(details: &CommandDetails) -> String {
     let CommandRow {
@@ -378,7 +371,7 @@ fn text(details: &CommandDetails) -> String {
     };
     format!(
         "{capability} {}\nAsked by {asked_by} at {}, expires at {}, confirmed by: {confirm}.\n{chosen}\n{}",
-        shortened(payload),
+        shortened(payload, MOST_SHOWN),
         timestamp(Some(*asked_at)),
         timestamp(Some(*expires_at)),
         table(header, rows)
@@ -395,7 +388,7 @@ fn remark(delivery: &DeliveryRow) -> Option<String> {
     }
     if let Some(answer) = &delivery.answer {
         let late = if delivery.late { "late: " } else { "" };
-        return Some(format!("{late}{}", shortened(answer)));
+        return Some(format!("{late}{}", shortened(answer, MOST_SHOWN)));
     }
     match delivery.state {
         "timed_out" => Some("it was received, and not answered in time".to_owned()),

@@ -1,15 +1,13 @@
 //! `fleetgate lock`
 
 use clap::{ArgGroup, Args, Subcommand};
-use jiff::SignedDuration;
-use serde::Serialize;
 
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::output::table;
 use crate::domain::address::AddressRange;
 use crate::domain::name::DeviceName;
-use crate::fleet::locks::{self, LockRow, LockScope, MAX_LIST};
+use crate::fleet::locks::{self, Lock, LockScope, MAX_LIST};
 
 /// Locks after wrong passwords (docs/LIMITS.md): list, clear.
 #[derive(Args)]
@@ -44,32 +42,6 @@ enum Command {
     },
 }
 
-/// A lock, for programs.
-#[derive(Serialize)]
-struct Shown {
-    /// `null`: all names.
-    name: Option<String>,
-    address: String,
-    failures: u32,
-    /// Whether it holds now.
-    locked: bool,
-    seconds_left: i64,
-}
-
-impl From<&LockRow> for Shown {
-    fn from(row: &LockRow) -> Self {
-        let left = row.left.max(SignedDuration::ZERO);
-        Self {
-            name: row.key.name.as_ref().map(ToString::to_string),
-            address: row.key.address.to_string(),
-            failures: row.failures,
-            locked: row.left.is_positive(),
-            // Rounded up: what is left of a second is waited for.
-            seconds_left: left.as_secs() + i64::from(left.subsec_nanos() > 0),
-        }
-    }
-}
-
 impl Arguments {
     pub(super) async fn run(self, context: &Context) -> Result<(), CliError> {
         match self.action {
@@ -86,16 +58,15 @@ fn scope(name: Option<DeviceName>, address: Option<AddressRange>) -> LockScope {
 async fn list(context: &Context, scope: &LockScope) -> Result<(), CliError> {
     let client = context.connect().await?;
     let rows = locks::list(&client, scope).await?;
-    let shown: Vec<Shown> = rows.iter().map(Shown::from).collect();
-    context.output.result(&shown, || lock_table(&shown))?;
-    if shown.len() >= MAX_LIST {
+    context.output.result(&rows, || lock_table(&rows))?;
+    if rows.len() >= MAX_LIST {
         context.output.hint("There are more; narrow them down with --name or --address.");
     }
     Ok(())
 }
 
-fn lock_table(locks: &[Shown]) -> String {
-    let waits = |lock: &Shown| match lock.locked {
+fn lock_table(locks: &[Lock]) -> String {
+    let waits = |lock: &Lock| match lock.locked {
         true => format!("{} s", lock.seconds_left),
         false => "expired".to_owned(),
     };

@@ -106,6 +106,14 @@ pub(super) fn visible(text: &str) -> String {
         .collect()
 }
 
+/// The first so many characters of a text, and a sign that there are more.
+pub(super) fn shortened(text: &str, characters: usize) -> String {
+    match text.char_indices().nth(characters) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+        None => text.to_owned(),
+    }
+}
+
 /// What is there, or a dash.
 pub(super) fn or_dash(text: Option<&str>) -> String {
     text.unwrap_or("-").to_owned()

@@ -250,12 +250,10 @@ async fn insert(
          WHERE own.command_id = $1::text::uuid
          GROUP BY device.name HAVING count(*) > $2 ORDER BY device.name LIMIT 1";
     let full = client.query_opt(full, &[&id, &MOST_OPEN]).await.map_err(FleetError::on(&thing))?;
-    match full.map(|row| row.get::<_, String>(0).parse()) {
-        Some(Ok(device)) => {
-            Err(FleetError::rule(&Thing::Device(device), Rule::TooManyOpen(MOST_OPEN)))
-        }
-        _ => Ok(id),
-    }
+    let Some(row) = full else { return Ok(id) };
+    // A name that somebody in `psql` has written may be none.
+    let device = row.get::<_, &str>(0).parse().map_or(thing, Thing::Device);
+    Err(FleetError::rule(&device, Rule::TooManyOpen(MOST_OPEN)))
 }
 
 fn expires_in(new: &NewCommand, capability: &CapabilityRow) -> Duration {

@@ -3,8 +3,9 @@
 //! database.
 //!
 //! A chunk of lines is written by a few statements for all of them. Where PostgreSQL refuses one, the lines are tried one
-//! by one to find which are wrong, and nothing of the chunk stays. Where none is wrong alone (two are about the same thing), all stay. Within a chunk capabilities come first, then devices
-//! without a gateway, then those behind one, then rules; what a line names has to be there by then.
+//! by one to find which are wrong, and nothing of the chunk stays. Where none is wrong alone (two are about the same thing),
+//! all stay. Within a chunk capabilities come first, then devices without a gateway, then those behind one, then rules; what a
+//! line names has to be there by then.
 
 use std::collections::BTreeSet;
 

@@ -60,7 +60,6 @@ mod problem;
 mod rules;
 mod tokens;
 mod whoami;
-mod wording;
 
 use access::{Caller, Tokens};
 use hashing::Hashing;

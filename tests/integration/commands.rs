@@ -1,23 +1,31 @@
 //! Commands go down to devices, and what becomes of each is known.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use fleetgate::commands::{Commands, GRACE};
 use fleetgate::config::Config;
 use fleetgate::domain::delivery::{Confirmation, End};
 use fleetgate::domain::name::DeviceName;
+use fleetgate::emqx::EmqxApi;
 use fleetgate::fleet::FleetError;
 use fleetgate::fleet::commands::{self, DeliveryRow, MOST_OPEN, NewCommand};
 use fleetgate::fleet::error::{ErrorKind, Field, Rule};
 use fleetgate::fleet::routing::{Bounds, To};
+use fleetgate::metrics::Metrics;
+use fleetgate::registry::connection::Target;
+use fleetgate::registry::work::Work;
+use fleetgate::work::Kind;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
 use crate::support::app::{TOKEN, TestApp, config, eventually, start_with};
 use crate::support::bus::{command, connected, disconnected, now};
 use crate::support::commands::{fleetgate, run};
+use crate::support::database::Database;
 use crate::support::fake_emqx::{FakeEmqx, Mood};
 use crate::support::fleet::Fleet;
-use crate::support::postgres::{TestDatabase, as_owner, connect, fresh_database};
+use crate::support::postgres::{SERVING_ROLE, TestDatabase, as_owner, connect, fresh_database};
 use crate::support::serve::Serve;
 use crate::support::wire::{Connection, post};
 
@@ -418,6 +426,64 @@ async fn an_attempt_without_receipt_is_made_again_and_not_for_ever() {
     // With all attempts made, it ends as soon as that counts.
     bench.sql("UPDATE command_deliveries SET attempts = 5").await;
     assert_eq!(bench.delivery(&id).await.state, "undeliverable");
+}
+
+/// What was sent before the start, or before PostgreSQL was away, may have been received: EMQX holds what it could not tell. So
+/// nothing is sent again for half a minute, here by a clock that is moved.
+#[tokio::test]
+async fn nothing_is_sent_again_while_receipts_may_still_come() {
+    let (database, client) = Database::migrated().await;
+    client
+        .batch_execute(
+            "INSERT INTO capabilities (name) VALUES ('switch');
+             INSERT INTO devices (name, kind, online) VALUES ('relay', 'relay', true);
+             INSERT INTO device_capabilities (device_id, capability) SELECT id, 'switch' FROM devices;
+             INSERT INTO topic_bindings (device_id, name, command_topic) SELECT id, 'switch', 'relay/set' FROM devices",
+        )
+        .await
+        .unwrap();
+    let mut asking = database.connect().await;
+    let long = NewCommand { expires_in: Some(Duration::from_secs(86_400)), ..new("1") };
+    commands::send(&mut asking, &long).await.unwrap();
+    let emqx = FakeEmqx::start().await;
+    emqx.connect("relay", "relay", now());
+    emqx.subscribe("relay", "relay/set", 1);
+    let (settings, metrics) = (config(&database.url()), Metrics::new().unwrap());
+    let api = Arc::new(EmqxApi::new(&emqx.settings(), metrics.emqx.clone()).unwrap());
+    let target = Target::new(&settings.database).unwrap();
+    let mut worker = Commands::new(Some(api), target, Duration::from_secs(3_600), metrics.commands);
+    let mut carry_out = async || {
+        let overdue = "UPDATE command_deliveries SET attempts = 1, attempted_at = clock_timestamp() - interval '1 hour'";
+        client.batch_execute(overdue).await.unwrap();
+        let key = "SELECT key FROM work_queue WHERE kind = 'command'";
+        let key = client.query_one(key, &[]).await.unwrap().get(0);
+        let at = client.query_one("SELECT now()", &[]).await.unwrap().get(0);
+        let work = Work { key, payload: json!({}), changed_at: at, seen_at: at, attempts: 1 };
+        worker.carry_out(&[work]).await;
+        emqx.all_published().len()
+    };
+    let half_a_minute = async || {
+        tokio::time::pause();
+        tokio::time::advance(GRACE).await;
+        tokio::time::resume();
+    };
+    assert_eq!(carry_out().await, 0, "at the start");
+    half_a_minute().await;
+    assert_eq!(carry_out().await, 1);
+    assert_eq!(carry_out().await, 2);
+    let cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+         WHERE datname = current_database() AND usename = $1";
+    let cut = client.query_one(cut, &[&SERVING_ROLE]).await.unwrap();
+    assert_eq!(cut.get::<_, i64>(0), 1, "the worker's");
+    while carry_out().await == 2 && !opened_again(&client).await {}
+    assert_eq!(carry_out().await, 2, "PostgreSQL was away");
+    half_a_minute().await;
+    assert_eq!(carry_out().await, 3);
+}
+
+async fn opened_again(client: &Client) -> bool {
+    let open = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND usename = $1)";
+    client.query_one(open, &[&SERVING_ROLE]).await.unwrap().get(0)
 }
 
 /// A command that EMQX refuses waits, holds up no other, and says why.

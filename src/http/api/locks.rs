@@ -2,7 +2,6 @@
 
 use actix_web::web::{Data, Json};
 use actix_web::{delete, get};
-use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_actix_web::service_config::ServiceConfig;
@@ -13,7 +12,7 @@ use super::problem::Problems;
 use super::{Api, Credentials, Problem, Read};
 use crate::domain::address::AddressRange;
 use crate::domain::name::DeviceName;
-use crate::fleet::locks::{self, LockRow, LockScope};
+use crate::fleet::locks::{self, Lock, LockScope};
 
 pub(super) fn register(service: &mut ServiceConfig<'_>) {
     service.service(list_locks).service(clear_locks);
@@ -37,35 +36,6 @@ fn scope(name: Option<&str>, address: Option<&str>) -> Result<LockScope, Problem
     Ok(LockScope { name, address: address.map(|range| range.0) })
 }
 
-/// A lock.
-#[derive(Serialize, ToSchema)]
-struct Lock {
-    /// The name; `null`: all names.
-    name: Option<String>,
-    /// From where.
-    address: String,
-    /// Wrong passwords so far.
-    failures: u32,
-    /// Whether it holds now.
-    locked: bool,
-    /// Seconds until it ends; 0: it has.
-    seconds_left: i64,
-}
-
-impl From<&LockRow> for Lock {
-    fn from(row: &LockRow) -> Self {
-        let left = row.left.max(SignedDuration::ZERO);
-        Self {
-            name: row.key.name.as_ref().map(ToString::to_string),
-            address: row.key.address.to_string(),
-            failures: row.failures,
-            locked: row.left.is_positive(),
-            // Rounded up: what is left of a second is waited for.
-            seconds_left: left.as_secs() + i64::from(left.subsec_nanos() > 0),
-        }
-    }
-}
-
 /// List locks after wrong passwords
 ///
 /// Expired ones that are remembered included, those that last longest first; 10000 at most.
@@ -81,8 +51,7 @@ async fn list_locks(
     api: Data<Api>,
 ) -> Result<Json<Vec<Lock>>, Problem> {
     let scope = scope(query.name.as_deref(), query.address.as_deref())?;
-    let rows = api.read(async |client| locks::list(client, &scope).await).await?;
-    Ok(Json(rows.iter().map(Lock::from).collect()))
+    Ok(Json(api.read(async |client| locks::list(client, &scope).await).await?))
 }
 
 #[derive(Deserialize, IntoParams)]

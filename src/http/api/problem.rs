@@ -10,11 +10,12 @@ use serde::Serialize;
 use utoipa::openapi::{RefOr, Response, ResponseBuilder};
 use utoipa::{IntoResponses, PartialSchema, ToSchema};
 
-use super::{allow, wording};
+use super::allow;
 use crate::fleet::FleetError;
 use crate::fleet::error::{ErrorKind, Field};
 use crate::logging::log_throttled;
 use crate::registry::cache::CacheError;
+use crate::wording;
 
 /// What every problem's type begins with.
 const TYPE: &str = "urn:fleetgate:problem:";
@@ -211,7 +212,11 @@ impl From<FleetError> for Problem {
         };
         let detail = wording::in_words(&error);
         let pointer = error.field().map(|field| format!("/{}", Field::name(field)));
-        let errors = pointer.map(|pointer| Wrong { pointer, detail: wording::rule(&error) });
+        let detail_there = match &error {
+            FleetError::Rule { rule, .. } => wording::sentence(rule),
+            other => wording::in_words(other),
+        };
+        let errors = pointer.map(|pointer| Wrong { pointer, detail: detail_there });
         Self { errors: errors.into_iter().collect(), ..Self::new(status, &word, detail) }
     }
 }

@@ -1,41 +1,45 @@
-//! Errors of the fleet, in the words of the API: members and paths, where the command line says options and commands.
+//! Errors of the fleet in words that the command line and the HTTP API share: what failed, on which thing, and what would be
+//! right. Each adds what to do there (an option, a command, a pointer).
 
 use crate::fleet::FleetError;
 use crate::fleet::credentials::{MAX_PASSWORD_BYTES, MIN_PASSWORD_CHARACTERS};
 use crate::fleet::error::{Field, PasswordRule, Rule, Thing};
 
-/// What failed, on which thing, and what to do.
-pub(super) fn in_words(error: &FleetError) -> String {
+/// What failed, on which thing.
+#[must_use]
+pub fn in_words(error: &FleetError) -> String {
     match error {
-        FleetError::NotFound(Thing::Binding { device, name }) => {
-            format!("there is no binding {:?} of device {:?}", name.as_str(), device.as_str())
-        }
-        FleetError::NotFound(Thing::Grant { device, action, filter }) => {
-            let (device, action) = (device.as_str(), action.word());
-            format!("there is no grant of device {device:?} to {action} {:?}", filter.as_str())
-        }
-        FleetError::NotFound(thing) => format!("there is no {thing}"),
+        FleetError::NotFound(thing) => not_found(thing),
         FleetError::Rule { thing, rule } => format!("{thing}: {}", sentence(rule)),
         FleetError::Registry(error) => error.to_string(),
     }
 }
 
-/// What is wrong with the member that an error is about.
-pub(super) fn rule(error: &FleetError) -> String {
-    match error {
-        FleetError::Rule { rule, .. } => sentence(rule),
-        other => in_words(other),
+fn not_found(thing: &Thing) -> String {
+    match thing {
+        Thing::Binding { device, name } => {
+            format!("device {:?} has no binding {:?}", device.as_str(), name.as_str())
+        }
+        Thing::Grant { device, action, filter } => {
+            let (device, action) = (device.as_str(), action.word());
+            format!("there is no grant of device {device:?} to {action} {filter}")
+        }
+        thing => format!("there is no {thing}"),
     }
 }
 
-fn sentence(rule: &Rule) -> String {
+/// What a rule says.
+#[must_use]
+pub fn sentence(rule: &Rule) -> String {
     let fixed = match rule {
         Rule::NameTaken => "a device of this name exists already; choose another name",
         Rule::ClientIdTaken => {
             "another device connects with this client id; give one of the two another client id"
         }
         Rule::RuleExists => "a routing rule of this name exists already; choose another name",
-        Rule::ApiTokenExists => "a token of this name exists already, or did; choose another name",
+        Rule::ApiTokenExists => {
+            "an API token of this name exists already, or did; choose another name"
+        }
         Rule::CapabilityExists => "a capability of this name exists already; choose another name",
         Rule::RuleDisabled => "it is disabled; enable it, or choose others",
         Rule::NoMatch => {
@@ -62,36 +66,48 @@ fn sentence(rule: &Rule) -> String {
         Rule::AvailabilityWithoutGateway => {
             "only a device behind a gateway has an availability topic; give it a gateway, or no availability topic"
         }
-        Rule::BindingDiffers => "the device has a binding of this name that says something else",
+        Rule::BindingDiffers => {
+            "the device has a binding of this name already, which says something else; change that, or remove it first"
+        }
         Rule::ReservedName(_) => {
             "\"undefined\" and \"http_api\" are words that EMQX writes itself where a name belongs; choose another name"
         }
         Rule::ReservedCapability => {
             "\"main\" is the binding without a capability; choose another name"
         }
-        Rule::NotAnObject => "must be a JSON object",
-        Rule::NotAHash => "the hash is not a valid argon2id PHC string",
+        Rule::NotAnObject => "its meta must be a JSON object, such as {\"room\": \"101\"}",
+        Rule::NotAHash => "the hash is not a valid argon2id PHC string ($argon2id$v=19$…)",
         Rule::NotACommonName => {
-            "the common name must have 1 to 256 bytes, no control characters, and not be \"undefined\""
+            "the common name must have 1 to 256 bytes, no control characters, and not be \"undefined\" (what EMQX sends where there is no certificate)"
         }
         Rule::NotALabel => "the label must have 1 to 256 bytes and no control characters",
-        Rule::TimestampOutOfRange => "timestamps must be in the years 1 to 9998",
+        Rule::TimestampOutOfRange => {
+            "its timestamps must be in the years 1 to 9998; leave one out for \"always\" or \"never\""
+        }
         Rule::EndsBeforeItBegins => "it would end before it begins; choose a later end",
         Rule::NotATopic(_) => {
-            "is not a valid topic for a binding: 1 to 1024 bytes, no + or #, no control characters, not beginning with $ or \"eq \", no ${, no %u or %c without a letter or digit behind it"
+            "is not a valid topic for a binding: 1 to 1024 bytes, no + or #, no control characters, not beginning with $ or \"eq \", no ${, no %u or %c without a letter or digit behind it (write the device's own name)"
         }
         Rule::NotAFilter => {
-            "is not a valid topic filter for a grant: + and # stand alone in their level, # only at the end; no $share/, $delayed/ or other prefix that says how; not beginning with \"eq \"; no ${, no %u or %c without a letter or digit behind it"
+            "is not a valid topic filter for a grant: + and # stand alone in their level, # only at the end; no $share/, $delayed/ or other prefix that says how; not beginning with \"eq \"; no ${, no %u or %c without a letter or digit behind it (write the device's own name)"
         }
         Rule::ReservedTopic => {
             "topics below fleetgate/ are where services ask for commands and hear results; choose another topic"
         }
         Rule::AlreadyExpired => "it has expired by now",
-        Rule::NoTopic => "a binding needs a state topic, a command topic or both",
-        Rule::NothingToMerge => "it has no state topic, so there are no reports to merge",
-        Rule::NothingToReplyTo => "it has no command topic, so there are no commands to reply to",
-        Rule::NulCharacter => "contains U+0000, which cannot be stored; take it out",
-        Rule::CapabilityInRules => "routing rules still name this capability; remove those first",
+        Rule::NoTopic => {
+            "a binding needs a state topic, a command topic or both; give at least one"
+        }
+        Rule::NothingToMerge => {
+            "it has no state topic, so there are no reports to merge; give it one, or let reports replace the value"
+        }
+        Rule::NothingToReplyTo => {
+            "it has no command topic, so there are no commands to reply to; give it one, or no reply topic"
+        }
+        Rule::NulCharacter => "contains U+0000, which PostgreSQL cannot hold; take it out",
+        Rule::CapabilityInRules => {
+            "routing rules still name this capability; remove those rules first"
+        }
         Rule::NoConventionalTopics => {
             "the device has no area or no floor, so there are no conventional topics; give it both, or name the topics"
         }
@@ -106,24 +122,26 @@ fn sentence(rule: &Rule) -> String {
         Rule::NothingToRetry => {
             "there is no device at which it expired, was not deliverable, failed or was not answered"
         }
-        Rule::GatewayDisabled => "its gateway is disabled and gets no commands",
         Rule::DeviceDisabled => "it is disabled and gets no commands",
+        Rule::GatewayDisabled => "its gateway is disabled, and it gets no commands",
         Rule::CapabilityInUse(devices) => {
             let count = devices.map(|count| format!(": {count}")).unwrap_or_default();
             return format!("devices still have it{count}");
         }
-        Rule::NotAName(field) => return format!("its {} is not a valid name", words(*field)),
+        Rule::NotAName(field) => return not_a_name(*field),
         Rule::NotASchema(field) => {
+            let what = if *field == Field::StateSchema { "state" } else { "command" };
             return format!(
-                "its {} must be a JSON Schema: an object, true or false",
-                words(*field)
+                "its {what} schema must be a JSON Schema: a JSON object, true or false"
             );
         }
         Rule::ConventionalTopic { topic, why } => {
-            return format!("topic {topic:?} {why}; name the topics themselves");
+            return format!("topic {topic:?} {why}; give the topics themselves");
         }
         Rule::TooManyDevices(most) => {
-            return format!("the command goes to more than {most} devices (commands.max_devices)");
+            return format!(
+                "the command goes to more than {most} devices, which commands.max_devices allows"
+            );
         }
         Rule::TooManyOpen(most) => {
             return format!(
@@ -131,7 +149,9 @@ fn sentence(rule: &Rule) -> String {
             );
         }
         Rule::PayloadTooLarge(most) => {
-            return format!("the payload has more than {most} bytes (commands.max_payload)");
+            return format!(
+                "the payload has more than {most} bytes, which commands.max_payload allows"
+            );
         }
         Rule::Payload(violation) => {
             let place = match violation.pointer.as_str() {
@@ -163,24 +183,34 @@ fn sentence(rule: &Rule) -> String {
         Rule::RuleOfAnotherCapability(capability) => {
             return format!("it is for commands of \"{capability}\"");
         }
+        Rule::NotASelector(words) => return format!("{words}; see docs/SELECTORS.md"),
         Rule::UnusableSelector(why) => return format!("its selector cannot be used: {why}"),
         Rule::Password(rule) => return password(*rule),
-        Rule::NotASelector(words) | Rule::IdentityTaken(words) | Rule::Other(words) => {
-            return words.clone();
-        }
+        Rule::IdentityTaken(words) | Rule::Other(words) => return words.clone(),
     };
     fixed.to_owned()
 }
 
-fn words(field: Field) -> String {
-    Field::name(field).replace('_', " ")
+fn not_a_name(field: Field) -> String {
+    let what = match field {
+        Field::ClientId => "its client id",
+        Field::Area => "its area",
+        Field::Floor => "its floor",
+        Field::Kind => "its kind",
+        _ => "this",
+    };
+    format!(
+        "{what} is not a valid name: 1 to 128 bytes, none of + # / $, no control characters, no white space around it"
+    )
 }
 
 fn password(rule: PasswordRule) -> String {
     match rule {
         PasswordRule::Empty => "it is empty".to_owned(),
-        PasswordRule::TooLong => format!("it is longer than {MAX_PASSWORD_BYTES} bytes"),
-        PasswordRule::SeveralLines => "it has several lines or a NUL".to_owned(),
+        PasswordRule::TooLong => {
+            format!("it is longer than {MAX_PASSWORD_BYTES} bytes; choose a shorter one")
+        }
+        PasswordRule::SeveralLines => "it has several lines or a NUL; write one line".to_owned(),
         PasswordRule::Weak(characters) => format!(
             "it has {characters} characters, fewer than {MIN_PASSWORD_CHARACTERS}; choose a longer one, or let a secret be generated"
         ),
