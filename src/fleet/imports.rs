@@ -9,19 +9,17 @@
 
 use std::collections::BTreeSet;
 
-use jiff::Timestamp;
+use serde::Serialize;
 use serde_json::Value;
 use tokio_postgres::GenericClient;
 use tokio_postgres::types::ToSql;
 
-use crate::domain::name::{ClientId, DeviceName, PlaceName};
-use crate::domain::topic::TopicName;
 use crate::fleet::error::{ErrorKind, FleetError, Rule, Thing};
 use crate::registry::error::RegistryError;
 
 mod line;
 
-use line::{Binding, Capability, Credential, Device, Grant};
+use line::{Capability, Device};
 pub use line::{Item, LineError, Parsed};
 
 /// Longest line in bytes.
@@ -43,7 +41,7 @@ pub enum OnConflict {
 }
 
 /// What was done.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
     /// What was not there.
     pub added: usize,
@@ -163,35 +161,168 @@ async fn write(
             Item::Rule(rule) => rules.push(rule),
         }
     }
-    counts.add(write_capabilities(client, capabilities, on_conflict).await?);
+    counts.add(write_named(client, &CAPABILITIES, capabilities, on_conflict).await?.counts);
     counts.add(write_devices(client, devices, on_conflict).await?);
     counts.add(write_devices(client, children, on_conflict).await?);
-    counts.add(write_rules(client, rules, on_conflict).await?);
+    let named: BTreeSet<String> = rules.iter().map(|rule| rule.capability.0.to_string()).collect();
+    require_capabilities(client, named).await?;
+    counts.add(write_named(client, &RULES, rules, on_conflict).await?.counts);
     Ok(counts)
 }
 
-/// Sorts what is new from what is to be updated; what stays is in neither.
-fn sorted<'a, T>(
+/// A table with a line a row: what each column is in the line's JSON, and what it is in the table.
+struct Table {
+    name: &'static str,
+    /// Its name, type in JSON, and value.
+    columns: &'static [(&'static str, &'static str, &'static str)],
+}
+
+const CAPABILITIES: Table = Table {
+    name: "capabilities",
+    columns: &[
+        ("name", "text", "it.name"),
+        ("description", "text", "it.description"),
+        ("state_schema", "jsonb", "it.state_schema"),
+        ("command_schema", "jsonb", "it.command_schema"),
+        ("confirm", "text", "it.confirm"),
+        ("command_expiry", "integer", "it.command_expiry"),
+        ("ack_timeout", "integer", "it.ack_timeout"),
+        ("answer_in", "integer", "it.answer_in"),
+        ("envelope", "boolean", "it.envelope"),
+        ("only_latest", "boolean", "it.only_latest"),
+    ],
+};
+
+const DEVICES: Table = Table {
+    name: "devices",
+    columns: &[
+        ("name", "text", "it.name"),
+        ("client_id", "text", "it.client_id"),
+        ("area", "text", "it.area"),
+        ("floor", "text", "it.floor"),
+        ("kind", "text", "it.kind"),
+        ("gateway", "text", "(SELECT id FROM devices AS found WHERE found.name = it.gateway)"),
+        ("availability_topic", "text", "it.availability_topic"),
+        ("enabled", "boolean", "it.enabled"),
+        ("meta", "jsonb", "it.meta"),
+    ],
+};
+
+const RULES: Table = Table {
+    name: "routing_rules",
+    columns: &[
+        ("name", "text", "it.name"),
+        ("capability", "text", "it.capability"),
+        ("selector", "jsonb", "it.selector"),
+        ("strategy", "text", "it.strategy"),
+        ("priority", "integer", "it.priority"),
+        ("enabled", "boolean", "it.enabled"),
+    ],
+};
+
+impl Table {
+    fn joined(
+        &self,
+        part: impl Fn(&(&'static str, &'static str, &'static str)) -> String,
+    ) -> String {
+        self.columns.iter().map(part).collect::<Vec<_>>().join(", ")
+    }
+
+    fn rows(&self) -> String {
+        let columns = self.joined(|(name, kind, _)| format!("{name} {kind}"));
+        format!("FROM jsonb_to_recordset($1) AS it ({columns})")
+    }
+
+    fn insert(&self) -> String {
+        let (names, values) = (
+            self.joined(|(name, ..)| (*name).to_owned()),
+            self.joined(|(.., it)| (*it).to_owned()),
+        );
+        format!("INSERT INTO {} ({names}) SELECT {values} {}", self.name, self.rows())
+    }
+
+    fn update(&self) -> String {
+        let set = self.joined(|(name, _, it)| format!("{name} = {it}"));
+        format!("UPDATE {0} AS had SET {set} {1} WHERE had.name = it.name", self.name, self.rows())
+    }
+}
+
+/// What has a line of its own.
+trait Named: Serialize {
+    fn name(&self) -> &str;
+    fn thing(&self) -> Thing;
+    const TAKEN: Rule;
+}
+
+impl Named for Capability {
+    fn name(&self) -> &str {
+        self.name.0.as_str()
+    }
+
+    fn thing(&self) -> Thing {
+        Thing::Capability(self.name.0.clone())
+    }
+
+    const TAKEN: Rule = Rule::CapabilityExists;
+}
+
+impl Named for Device {
+    fn name(&self) -> &str {
+        self.name.0.as_str()
+    }
+
+    fn thing(&self) -> Thing {
+        Thing::Device(self.name.0.clone())
+    }
+
+    const TAKEN: Rule = Rule::NameTaken;
+}
+
+impl Named for line::Rule {
+    fn name(&self) -> &str {
+        self.name.0.as_str()
+    }
+
+    fn thing(&self) -> Thing {
+        Thing::Rule(self.name.0.to_string())
+    }
+
+    const TAKEN: Rule = Rule::RuleExists;
+}
+
+/// What of some lines was written.
+struct Written<'a, T> {
+    new: Vec<&'a T>,
+    present: Vec<&'a T>,
+    counts: Counts,
+}
+
+/// Writes the rows of lines: those that are new, and those that are there as `on_conflict` says.
+async fn write_named<'a, T: Named>(
+    client: &impl GenericClient,
+    table: &Table,
     all: Vec<&'a T>,
-    known: &BTreeSet<String>,
     on_conflict: OnConflict,
-    name: impl Fn(&T) -> &str,
-    taken: impl FnOnce(&T) -> FleetError,
-) -> Result<(Vec<&'a T>, Vec<&'a T>, Counts), FleetError> {
-    let (present, new): (Vec<_>, Vec<_>) =
-        all.into_iter().partition(|one| known.contains(name(one)));
+) -> Result<Written<'a, T>, FleetError> {
+    let names: Vec<&str> = all.iter().map(|one| one.name()).collect();
+    let known = known(client, table.name, &names).await?;
+    let (mut present, new): (Vec<&T>, Vec<&T>) =
+        all.into_iter().partition(|one| known.contains(one.name()));
     let mut counts = Counts { added: new.len(), ..Counts::default() };
     match (on_conflict, present.first()) {
-        (OnConflict::Fail, Some(first)) => Err(taken(first)),
-        (OnConflict::Skip, _) => {
-            counts.skipped = present.len();
-            Ok((new, Vec::new(), counts))
+        (OnConflict::Fail, Some(first)) => {
+            return Err(FleetError::rule(&first.thing(), T::TAKEN));
         }
-        _ => {
-            counts.updated = present.len();
-            Ok((new, present, counts))
+        (OnConflict::Skip, _) => counts.skipped = std::mem::take(&mut present).len(),
+        (OnConflict::Fail | OnConflict::Update, _) => counts.updated = present.len(),
+    }
+    for (statement, some) in [(table.insert(), &new), (table.update(), &present)] {
+        if let Some(first) = some.first() {
+            let thing = first.thing();
+            run(client, &thing, &statement, &[&as_json(&thing, some)?]).await?;
         }
     }
+    Ok(Written { new, present, counts })
 }
 
 /// Which of these names the table has.
@@ -205,7 +336,13 @@ async fn known(
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-/// Runs a statement. Where it is refused, that is about the only thing of a chunk, or about one that is found by trying all.
+/// Rows as PostgreSQL is given them.
+fn as_json(thing: &Thing, rows: &impl Serialize) -> Result<Value, FleetError> {
+    let bad = |error: serde_json::Error| RegistryError::BadData(format!("{thing}: {error}"));
+    Ok(serde_json::to_value(rows).map_err(bad)?)
+}
+
+/// Runs a statement. Where it is refused, that is about the only line of a chunk, or about one that is found by trying all.
 async fn run(
     client: &impl GenericClient,
     thing: &Thing,
@@ -215,132 +352,15 @@ async fn run(
     client.execute(statement, values).await.map(drop).map_err(FleetError::on(thing))
 }
 
-async fn write_capabilities(
+async fn require_capabilities(
     client: &impl GenericClient,
-    all: Vec<&Capability>,
-    on_conflict: OnConflict,
-) -> Result<Counts, FleetError> {
-    let Some(thing) = all.first().map(|first| Thing::Capability(first.name.0.clone())) else {
-        return Ok(Counts::default());
-    };
-    let names: Vec<&str> = all.iter().map(|one| one.name.0.as_str()).collect();
-    let known = known(client, "capabilities", &names).await?;
-    let taken = |one: &Capability| {
-        FleetError::rule(&Thing::Capability(one.name.0.clone()), Rule::CapabilityExists)
-    };
-    let (new, present, counts) =
-        sorted(all, &known, on_conflict, |one| one.name.0.as_str(), taken)?;
-    let insert = "INSERT INTO capabilities (name, description, state_schema, command_schema, confirm,
-            command_expiry, ack_timeout, answer_in, envelope, only_latest)
-        SELECT * FROM unnest($1::text[], $2::text[], $3::jsonb[], $4::jsonb[], $5::text[], $6::integer[], $7::integer[],
-            $8::integer[], $9::boolean[], $10::boolean[])";
-    let update = "UPDATE capabilities AS present SET (description, state_schema, command_schema, confirm, command_expiry,
-            ack_timeout, answer_in, envelope, only_latest)
-            = (it.description, it.state_schema, it.command_schema, it.confirm, it.command_expiry, it.ack_timeout,
-               it.answer_in, it.envelope, it.only_latest)
-        FROM unnest($1::text[], $2::text[], $3::jsonb[], $4::jsonb[], $5::text[], $6::integer[], $7::integer[],
-            $8::integer[], $9::boolean[], $10::boolean[])
-            AS it (name, description, state_schema, command_schema, confirm, command_expiry, ack_timeout, answer_in,
-                   envelope, only_latest)
-        WHERE present.name = it.name";
-    for (statement, some) in [(insert, new), (update, present)] {
-        if some.is_empty() {
-            continue;
-        }
-        let texts =
-            |get: fn(&Capability) -> &str| some.iter().map(|one| get(one)).collect::<Vec<_>>();
-        let numbers =
-            |get: fn(&Capability) -> i32| some.iter().map(|one| get(one)).collect::<Vec<_>>();
-        let flags =
-            |get: fn(&Capability) -> bool| some.iter().map(|one| get(one)).collect::<Vec<_>>();
-        let state: Vec<Option<&Value>> = some.iter().map(|one| one.state_schema.as_ref()).collect();
-        let command: Vec<Option<&Value>> =
-            some.iter().map(|one| one.command_schema.as_ref()).collect();
-        run(
-            client,
-            &thing,
-            statement,
-            &[
-                &texts(|one| one.name.0.as_str()),
-                &texts(|one| &one.description),
-                &state,
-                &command,
-                &texts(|one| one.confirm.word()),
-                &numbers(|one| one.command_expiry),
-                &numbers(|one| one.ack_timeout),
-                &numbers(|one| one.answer_in),
-                &flags(|one| one.envelope),
-                &flags(|one| one.only_latest),
-            ],
-        )
-        .await?;
-    }
-    Ok(counts)
-}
-
-async fn write_rules(
-    client: &impl GenericClient,
-    all: Vec<&line::Rule>,
-    on_conflict: OnConflict,
-) -> Result<Counts, FleetError> {
-    let Some(thing) = all.first().map(|first| Thing::Rule(first.name.0.to_string())) else {
-        return Ok(Counts::default());
-    };
-    let capabilities: BTreeSet<_> = all.iter().map(|one| &one.capability.0).collect();
-    for name in capabilities {
-        require(client, "capabilities", name.as_str(), || Thing::Capability(name.clone())).await?;
-    }
-    let names: Vec<&str> = all.iter().map(|one| one.name.0.as_str()).collect();
-    let known = known(client, "routing_rules", &names).await?;
-    let taken =
-        |one: &line::Rule| FleetError::rule(&Thing::Rule(one.name.0.to_string()), Rule::RuleExists);
-    let (new, present, counts) =
-        sorted(all, &known, on_conflict, |one| one.name.0.as_str(), taken)?;
-    let insert = "INSERT INTO routing_rules (name, capability, selector, strategy, priority, enabled)
-        SELECT * FROM unnest($1::text[], $2::text[], $3::jsonb[], $4::text[], $5::integer[], $6::boolean[])";
-    let update =
-        "UPDATE routing_rules AS present SET (capability, selector, strategy, priority, enabled)
-            = (it.capability, it.selector, it.strategy, it.priority, it.enabled)
-        FROM unnest($1::text[], $2::text[], $3::jsonb[], $4::text[], $5::integer[], $6::boolean[])
-            AS it (name, capability, selector, strategy, priority, enabled)
-        WHERE present.name = it.name";
-    for (statement, some) in [(insert, new), (update, present)] {
-        if some.is_empty() {
-            continue;
-        }
-        let texts =
-            |get: fn(&line::Rule) -> &str| some.iter().map(|one| get(one)).collect::<Vec<_>>();
-        let selectors: Vec<&Value> = some.iter().map(|one| &one.selector).collect();
-        let priorities: Vec<i32> = some.iter().map(|one| one.priority).collect();
-        let enabled: Vec<bool> = some.iter().map(|one| one.enabled).collect();
-        run(
-            client,
-            &thing,
-            statement,
-            &[
-                &texts(|one| one.name.0.as_str()),
-                &texts(|one| one.capability.0.as_str()),
-                &selectors,
-                &texts(|one| one.strategy.word()),
-                &priorities,
-                &enabled,
-            ],
-        )
-        .await?;
-    }
-    Ok(counts)
-}
-
-/// What a line names must be there.
-async fn require(
-    client: &impl GenericClient,
-    table: &str,
-    name: &str,
-    thing: impl FnOnce() -> Thing,
+    names: BTreeSet<String>,
 ) -> Result<(), FleetError> {
-    match known(client, table, &[name]).await?.is_empty() {
-        true => Err(FleetError::NotFound(thing())),
-        false => Ok(()),
+    let wanted: Vec<&str> = names.iter().map(String::as_str).collect();
+    let known = known(client, CAPABILITIES.name, &wanted).await?;
+    match names.difference(&known).next().map(|name| name.parse()) {
+        Some(Ok(name)) => Err(FleetError::NotFound(Thing::Capability(name))),
+        _ => Ok(()),
     }
 }
 
@@ -349,236 +369,129 @@ async fn write_devices(
     all: Vec<&Device>,
     on_conflict: OnConflict,
 ) -> Result<Counts, FleetError> {
-    let Some(thing) = all.first().map(|first| Thing::Device(first.name.0.clone())) else {
+    let Some(thing) = all.first().map(|first| first.thing()) else {
         return Ok(Counts::default());
     };
-    let names: Vec<&str> = all.iter().map(|one| one.name.0.as_str()).collect();
-    let known = known(client, "devices", &names).await?;
-    let taken =
-        |one: &Device| FleetError::rule(&Thing::Device(one.name.0.clone()), Rule::NameTaken);
-    let (new, present, counts) =
-        sorted(all, &known, on_conflict, |one| one.name.0.as_str(), taken)?;
-    let gateways: BTreeSet<&DeviceName> =
-        new.iter().chain(&present).filter_map(|one| Some(&one.gateway.as_ref()?.0)).collect();
-    for name in gateways {
-        require(client, "devices", name.as_str(), || Thing::Device(name.clone())).await?;
+    let gateways: Vec<&str> =
+        all.iter().filter_map(|one| Some(one.gateway.as_ref()?.0.as_str())).collect();
+    let known = known(client, DEVICES.name, &gateways).await?;
+    let unknown = all.iter().filter_map(|one| one.gateway.as_ref());
+    if let Some(gateway) = unknown.map(|it| &it.0).find(|it| !known.contains(it.as_str())) {
+        return Err(FleetError::NotFound(Thing::Device(gateway.clone())));
     }
-    let insert = "INSERT INTO devices (name, client_id, area, floor, kind, gateway, availability_topic, enabled, meta)
-        SELECT name, client_id, area, floor, kind, (SELECT id FROM devices AS found WHERE found.name = it.gateway),
-               availability_topic, enabled, meta
-        FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::boolean[], $9::jsonb[])
-            AS it (name, client_id, area, floor, kind, gateway, availability_topic, enabled, meta)";
-    let update = "UPDATE devices AS present SET (client_id, area, floor, kind, gateway, availability_topic, enabled, meta)
-            = (it.client_id, it.area, it.floor, it.kind, (SELECT id FROM devices AS found WHERE found.name = it.gateway),
-               it.availability_topic, it.enabled, it.meta)
-        FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::boolean[], $9::jsonb[])
-            AS it (name, client_id, area, floor, kind, gateway, availability_topic, enabled, meta)
-        WHERE present.name = it.name";
-    for (statement, some) in [(insert, &new), (update, &present)] {
-        if some.is_empty() {
-            continue;
-        }
-        let names: Vec<&str> = some.iter().map(|one| one.name.0.as_str()).collect();
-        let client_ids: Vec<Option<&str>> = some
-            .iter()
-            .map(|one| one.client_id.as_ref().map(|id| ClientId::as_str(&id.0)))
-            .collect();
-        let place = |place: &Option<Parsed<PlaceName>>| place.as_ref().map(|it| it.0.to_string());
-        let areas: Vec<Option<String>> = some.iter().map(|one| place(&one.area)).collect();
-        let floors: Vec<Option<String>> = some.iter().map(|one| place(&one.floor)).collect();
-        let kinds: Vec<&str> = some.iter().map(|one| one.kind.0.as_str()).collect();
-        let gateways: Vec<Option<&str>> =
-            some.iter().map(|one| one.gateway.as_ref().map(|it| it.0.as_str())).collect();
-        let topics: Vec<Option<&str>> =
-            some.iter().map(|one| topic(&one.availability_topic)).collect();
-        let enabled: Vec<bool> = some.iter().map(|one| one.enabled).collect();
-        let metas: Vec<&Value> = some.iter().map(|one| one.meta.as_value()).collect();
-        run(
-            client,
-            &thing,
-            statement,
-            &[&names, &client_ids, &areas, &floors, &kinds, &gateways, &topics, &enabled, &metas],
-        )
-        .await?;
-    }
-    if !present.is_empty() {
-        take_away(client, &thing, &present).await?;
-    }
+    let Written { new, present, counts } = write_named(client, &DEVICES, all, on_conflict).await?;
+    let there: Vec<&str> = present.iter().map(|one| one.name()).collect();
     let some: Vec<&Device> = new.into_iter().chain(present).collect();
-    write_capabilities_of(client, &thing, &some).await?;
-    write_bindings(client, &thing, &some).await?;
-    write_grants(client, &thing, &some).await?;
-    write_credentials(client, &thing, &some).await?;
+    let capabilities: Vec<_> = some.iter().flat_map(|one| capabilities_of(one)).collect();
+    let names = capabilities.iter().map(|can| can.name.clone()).collect();
+    require_capabilities(client, names).await?;
+    let capabilities = as_json(&thing, &capabilities)?;
+    let bindings = as_json(&thing, &parts(&some, |one| &one.bindings))?;
+    let grants = as_json(&thing, &parts(&some, |one| &one.grants))?;
+    let credentials = as_json(&thing, &parts(&some, |one| &one.credentials))?;
+    if !there.is_empty() {
+        for (statement, kept) in
+            [(ONLY_CAPABILITIES, &capabilities), (ONLY_BINDINGS, &bindings), (ONLY_GRANTS, &grants)]
+        {
+            run(client, &thing, statement, &[kept, &there]).await?;
+        }
+    }
+    for (statement, rows) in [
+        (ADD_CAPABILITIES, &capabilities),
+        (ADD_BINDINGS, &bindings),
+        (ADD_GRANTS, &grants),
+        (ADD_CREDENTIALS, &credentials),
+    ] {
+        run(client, &thing, statement, &[rows]).await?;
+    }
     Ok(counts)
 }
 
-fn topic(topic: &Option<Parsed<TopicName>>) -> Option<&str> {
-    topic.as_ref().map(|topic| topic.0.as_str())
+/// A part of a device, with the name of that.
+#[derive(Serialize)]
+struct Part<'a, T> {
+    device: &'a str,
+    #[serde(flatten)]
+    part: &'a T,
 }
 
-/// Each part of devices with the name of its device.
-fn parts<'a, T>(some: &[&'a Device], of: fn(&'a Device) -> &'a [T]) -> (Vec<&'a str>, Vec<&'a T>) {
-    some.iter().flat_map(|one| of(one).iter().map(|part| (one.name.0.as_str(), part))).unzip()
+fn parts<'a, T>(some: &[&'a Device], of: fn(&'a Device) -> &'a [T]) -> Vec<Part<'a, T>> {
+    let of_one = |one: &&'a Device| {
+        let device = one.name.0.as_str();
+        of(one).iter().map(move |part| Part { device, part }).collect::<Vec<_>>()
+    };
+    some.iter().flat_map(of_one).collect()
 }
 
-/// What devices can do: what is listed, and what their bindings carry.
-fn capabilities_of(device: &Device) -> BTreeSet<String> {
+/// A capability of a device.
+#[derive(Serialize, PartialEq, Eq, PartialOrd, Ord)]
+struct Can<'a> {
+    device: &'a str,
+    name: String,
+}
+
+/// What a device can do: what is listed, and what its bindings carry.
+fn capabilities_of(device: &Device) -> BTreeSet<Can<'_>> {
     let listed = device.capabilities.iter().map(|name| name.0.to_string());
     let bound = device.bindings.iter().filter_map(|binding| binding.name.0.capability());
-    listed.chain(bound.map(|name| name.to_string())).collect()
+    let names = listed.chain(bound.map(|name| name.to_string()));
+    names.map(|name| Can { device: device.name.0.as_str(), name }).collect()
 }
 
-/// Takes from devices that were there what their lines do not have, but for credentials.
-async fn take_away(
-    client: &impl GenericClient,
-    thing: &Thing,
-    present: &[&Device],
-) -> Result<(), FleetError> {
-    let names: Vec<&str> = present.iter().map(|one| one.name.0.as_str()).collect();
-    let (owners, kept): (Vec<&str>, Vec<String>) = present
-        .iter()
-        .flat_map(|one| capabilities_of(one).into_iter().map(|name| (one.name.0.as_str(), name)))
-        .unzip();
-    let statement = "DELETE FROM device_capabilities AS had USING devices AS device
-        WHERE device.id = had.device_id AND device.name = ANY ($1)
-          AND (device.name, had.capability) NOT IN (SELECT * FROM unnest($2::text[], $3::text[]))";
-    run(client, thing, statement, &[&names, &owners, &kept]).await?;
-    let (owners, bindings) = parts(present, |one| &one.bindings);
-    let kept: Vec<&str> = bindings.iter().map(|binding| binding.name.0.as_str()).collect();
-    let statement = "DELETE FROM topic_bindings AS had USING devices AS device
-        WHERE device.id = had.device_id AND device.name = ANY ($1)
-          AND (device.name, had.name) NOT IN (SELECT * FROM unnest($2::text[], $3::text[]))";
-    run(client, thing, statement, &[&names, &owners, &kept]).await?;
-    let (owners, grants) = parts(present, |one| &one.grants);
-    let actions: Vec<&str> = grants.iter().map(|grant| grant.action.word()).collect();
-    let filters: Vec<&str> = grants.iter().map(|grant| grant.topic_filter.0.as_str()).collect();
-    let statement = "DELETE FROM topic_grants AS had USING devices AS device
-        WHERE device.id = had.device_id AND device.name = ANY ($1)
-          AND (device.name, had.action, had.topic_filter) NOT IN (SELECT * FROM unnest($2::text[], $3::text[], $4::text[]))";
-    run(client, thing, statement, &[&names, &owners, &actions, &filters]).await
-}
+// What devices that were there have and their lines do not goes, but for credentials: with those they can log in still.
 
-async fn write_capabilities_of(
-    client: &impl GenericClient,
-    thing: &Thing,
-    some: &[&Device],
-) -> Result<(), FleetError> {
-    let (owners, capabilities): (Vec<&str>, Vec<String>) = some
-        .iter()
-        .flat_map(|one| capabilities_of(one).into_iter().map(|name| (one.name.0.as_str(), name)))
-        .unzip();
-    if owners.is_empty() {
-        return Ok(());
-    }
-    let unknown = "SELECT name FROM unnest($1::text[]) AS it (name)
-        WHERE NOT EXISTS (SELECT FROM capabilities WHERE capabilities.name = it.name) LIMIT 1";
-    let unknown = client.query_opt(unknown, &[&capabilities]).await.map_err(on_import())?;
-    if let Some(Ok(name)) = unknown.map(|row| row.get::<_, &str>(0).parse()) {
-        return Err(FleetError::NotFound(Thing::Capability(name)));
-    }
-    let statement = "INSERT INTO device_capabilities (device_id, capability)
-        SELECT device.id, it.capability FROM unnest($1::text[], $2::text[]) AS it (device, capability)
-        JOIN devices AS device ON device.name = it.device
-        ON CONFLICT DO NOTHING";
-    run(client, thing, statement, &[&owners, &capabilities]).await
-}
+const ONLY_CAPABILITIES: &str = "
+    DELETE FROM device_capabilities AS had USING devices AS device
+    WHERE device.id = had.device_id AND device.name = ANY ($2) AND (device.name, had.capability) NOT IN (
+        SELECT it.device, it.name FROM jsonb_to_recordset($1) AS it (device text, name text))";
 
-async fn write_bindings(
-    client: &impl GenericClient,
-    thing: &Thing,
-    some: &[&Device],
-) -> Result<(), FleetError> {
-    let (owners, bindings): (_, Vec<&Binding>) = parts(some, |one| &one.bindings);
-    if owners.is_empty() {
-        return Ok(());
-    }
-    let topics = |get: fn(&Binding) -> &Option<Parsed<TopicName>>| {
-        bindings.iter().map(|one| topic(get(one))).collect::<Vec<_>>()
-    };
-    let names: Vec<&str> = bindings.iter().map(|one| one.name.0.as_str()).collect();
-    let merge: Vec<bool> = bindings.iter().map(|one| one.merge).collect();
-    let statement = "INSERT INTO topic_bindings AS had (device_id, name, state_topic, command_topic, reply_topic, merge)
-        SELECT device.id, it.name, it.state_topic, it.command_topic, it.reply_topic, it.merge
-        FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::boolean[])
-            AS it (device, name, state_topic, command_topic, reply_topic, merge)
-        JOIN devices AS device ON device.name = it.device
-        ON CONFLICT (device_id, name) DO UPDATE SET (state_topic, command_topic, reply_topic, merge)
-            = (EXCLUDED.state_topic, EXCLUDED.command_topic, EXCLUDED.reply_topic, EXCLUDED.merge)";
-    let (state, command, reply) = (
-        topics(|one| &one.state_topic),
-        topics(|one| &one.command_topic),
-        topics(|one| &one.reply_topic),
-    );
-    run(client, thing, statement, &[&owners, &names, &state, &command, &reply, &merge]).await
-}
+const ONLY_BINDINGS: &str = "
+    DELETE FROM topic_bindings AS had USING devices AS device
+    WHERE device.id = had.device_id AND device.name = ANY ($2) AND (device.name, had.name) NOT IN (
+        SELECT it.device, it.name FROM jsonb_to_recordset($1) AS it (device text, name text))";
 
-async fn write_grants(
-    client: &impl GenericClient,
-    thing: &Thing,
-    some: &[&Device],
-) -> Result<(), FleetError> {
-    let (owners, grants): (_, Vec<&Grant>) = parts(some, |one| &one.grants);
-    if owners.is_empty() {
-        return Ok(());
-    }
-    let actions: Vec<&str> = grants.iter().map(|one| one.action.word()).collect();
-    let filters: Vec<&str> = grants.iter().map(|one| one.topic_filter.0.as_str()).collect();
-    let statement = "INSERT INTO topic_grants (device_id, action, topic_filter)
-        SELECT device.id, it.action, it.topic_filter
-        FROM unnest($1::text[], $2::text[], $3::text[]) AS it (device, action, topic_filter)
-        JOIN devices AS device ON device.name = it.device
-        ON CONFLICT DO NOTHING";
-    run(client, thing, statement, &[&owners, &actions, &filters]).await
-}
+const ONLY_GRANTS: &str = "
+    DELETE FROM topic_grants AS had USING devices AS device
+    WHERE device.id = had.device_id AND device.name = ANY ($2) AND (device.name, had.action, had.topic_filter) NOT IN (
+        SELECT it.device, it.action, it.topic_filter
+        FROM jsonb_to_recordset($1) AS it (device text, action text, topic_filter text))";
 
-/// Those that a device has already, the same in all, are not added a second time.
-async fn write_credentials(
-    client: &impl GenericClient,
-    thing: &Thing,
-    some: &[&Device],
-) -> Result<(), FleetError> {
-    let (owners, credentials): (_, Vec<&Credential>) = parts(some, |one| &one.credentials);
-    if owners.is_empty() {
-        return Ok(());
-    }
-    let texts = |get: fn(&Credential) -> &Option<String>| {
-        credentials.iter().map(|one| get(one).as_deref()).collect::<Vec<_>>()
-    };
-    let times = |get: fn(&Credential) -> Option<Timestamp>| {
-        credentials.iter().map(|one| get(one)).collect::<Vec<_>>()
-    };
-    let kinds: Vec<&str> = credentials.iter().map(|one| one.kind.as_str()).collect();
-    let required: Vec<Option<bool>> =
-        credentials.iter().map(|one| one.certificate_required).collect();
-    let statement = "INSERT INTO device_credentials (device_id, kind, hash, common_name, certificate_required, label,
-            not_before, expires_at, revoked_at)
-        SELECT device.id, it.kind, it.hash, it.common_name, it.certificate_required, it.label, it.not_before, it.expires_at,
-               it.revoked_at
-        FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::boolean[], $6::text[], $7::timestamptz[],
-                $8::timestamptz[], $9::timestamptz[]) WITH ORDINALITY
-            AS it (device, kind, hash, common_name, certificate_required, label, not_before, expires_at, revoked_at, place)
-        JOIN devices AS device ON device.name = it.device
-        WHERE NOT EXISTS (
-            SELECT FROM device_credentials AS had WHERE had.device_id = device.id
-              AND (had.kind, had.hash, had.common_name, had.certificate_required, had.label, had.not_before, had.expires_at, had.revoked_at)
-                  IS NOT DISTINCT FROM
-                  (it.kind, it.hash, it.common_name, it.certificate_required, it.label, it.not_before, it.expires_at, it.revoked_at))
-        ORDER BY place";
-    run(
-        client,
-        thing,
-        statement,
-        &[
-            &owners,
-            &kinds,
-            &texts(|one| &one.hash),
-            &texts(|one| &one.common_name),
-            &required,
-            &texts(|one| &one.label),
-            &times(|one| one.not_before),
-            &times(|one| one.expires_at),
-            &times(|one| one.revoked_at),
-        ],
-    )
-    .await
-}
+const ADD_CAPABILITIES: &str = "
+    INSERT INTO device_capabilities (device_id, capability)
+    SELECT device.id, it.name FROM jsonb_to_recordset($1) AS it (device text, name text)
+    JOIN devices AS device ON device.name = it.device
+    ON CONFLICT DO NOTHING";
+
+const ADD_BINDINGS: &str = "
+    INSERT INTO topic_bindings AS had (device_id, name, state_topic, command_topic, reply_topic, merge)
+    SELECT device.id, it.name, it.state_topic, it.command_topic, it.reply_topic, it.merge
+    FROM jsonb_to_recordset($1)
+        AS it (device text, name text, state_topic text, command_topic text, reply_topic text, merge boolean)
+    JOIN devices AS device ON device.name = it.device
+    ON CONFLICT (device_id, name) DO UPDATE SET (state_topic, command_topic, reply_topic, merge)
+        = (EXCLUDED.state_topic, EXCLUDED.command_topic, EXCLUDED.reply_topic, EXCLUDED.merge)";
+
+const ADD_GRANTS: &str = "
+    INSERT INTO topic_grants (device_id, action, topic_filter)
+    SELECT device.id, it.action, it.topic_filter
+    FROM jsonb_to_recordset($1) AS it (device text, action text, topic_filter text)
+    JOIN devices AS device ON device.name = it.device
+    ON CONFLICT DO NOTHING";
+
+// In their order, which is that of their numbers. One that the device has already, the same in all, is not added a second time.
+const ADD_CREDENTIALS: &str = "
+    INSERT INTO device_credentials (device_id, kind, hash, common_name, certificate_required, label, not_before, expires_at,
+        revoked_at)
+    SELECT device.id, it.kind, it.hash, it.common_name, it.certificate_required, it.label, it.not_before, it.expires_at,
+           it.revoked_at
+    FROM ROWS FROM (jsonb_to_recordset($1) AS (device text, kind text, hash text, common_name text,
+            certificate_required boolean, label text, not_before timestamptz, expires_at timestamptz, revoked_at timestamptz))
+        WITH ORDINALITY AS it (device, kind, hash, common_name, certificate_required, label, not_before, expires_at,
+            revoked_at, place)
+    JOIN devices AS device ON device.name = it.device
+    WHERE NOT EXISTS (
+        SELECT FROM device_credentials AS had WHERE had.device_id = device.id
+          AND (had.kind, had.hash, had.common_name, had.certificate_required, had.label, had.not_before, had.expires_at, had.revoked_at)
+              IS NOT DISTINCT FROM
+              (it.kind, it.hash, it.common_name, it.certificate_required, it.label, it.not_before, it.expires_at, it.revoked_at))
+    ORDER BY place";

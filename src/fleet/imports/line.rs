@@ -1,11 +1,12 @@
-//! A line of an import: what it says, as types that hold only what is valid.
+//! A line of an import: what it says, as types that hold only what is valid. Written out again they are the rows that
+//! PostgreSQL is given.
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::str::FromStr;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use serde_path_to_error::Segment;
 use thiserror::Error;
@@ -120,6 +121,12 @@ impl<'de, T: FromStr<Err: Display>> Deserialize<'de> for Parsed<T> {
     }
 }
 
+impl<T: Display> Serialize for Parsed<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
 /// A word of a few.
 fn word<'de, D: Deserializer<'de>, T>(
     deserializer: D,
@@ -131,7 +138,7 @@ fn word<'de, D: Deserializer<'de>, T>(
 }
 
 /// A capability.
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Capability {
     pub(super) name: Parsed<CapabilityName>,
@@ -139,7 +146,11 @@ pub struct Capability {
     pub(super) description: String,
     pub(super) state_schema: Option<Value>,
     pub(super) command_schema: Option<Value>,
-    #[serde(default = "delivered", deserialize_with = "confirmation")]
+    #[serde(
+        default = "delivered",
+        deserialize_with = "confirmation",
+        serialize_with = "confirmation_word"
+    )]
     pub(super) confirm: Confirmation,
     #[serde(default = "sixty")]
     pub(super) command_expiry: i32,
@@ -169,8 +180,12 @@ fn confirmation<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Confirmati
     word(deserializer, Confirmation::of_word, "sent, delivered, state or reply")
 }
 
-/// A device with what belongs to it.
-#[derive(Deserialize)]
+fn confirmation_word<S: Serializer>(it: &Confirmation, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(it.word())
+}
+
+/// A device with what belongs to it. As a row: without that.
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Device {
     pub(super) name: Parsed<DeviceName>,
@@ -182,15 +197,15 @@ pub struct Device {
     pub(super) availability_topic: Option<Parsed<TopicName>>,
     #[serde(default = "yes")]
     pub(super) enabled: bool,
-    #[serde(default, deserialize_with = "meta")]
+    #[serde(default, deserialize_with = "meta", serialize_with = "meta_value")]
     pub(super) meta: Meta,
-    #[serde(default)]
+    #[serde(default, skip_serializing)]
     pub(super) capabilities: Vec<Parsed<CapabilityName>>,
-    #[serde(default, deserialize_with = "bindings")]
+    #[serde(default, skip_serializing, deserialize_with = "bindings")]
     pub(super) bindings: Vec<Binding>,
-    #[serde(default)]
+    #[serde(default, skip_serializing)]
     pub(super) grants: Vec<Grant>,
-    #[serde(default)]
+    #[serde(default, skip_serializing)]
     pub(super) credentials: Vec<Credential>,
 }
 
@@ -203,8 +218,12 @@ fn meta<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Meta, D::Error> {
     value.to_string().parse().map_err(serde::de::Error::custom)
 }
 
+fn meta_value<S: Serializer>(meta: &Meta, serializer: S) -> Result<S::Ok, S::Error> {
+    meta.as_value().serialize(serializer)
+}
+
 /// A binding.
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Binding {
     pub(super) name: Parsed<BindingName>,
@@ -225,10 +244,10 @@ fn bindings<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Binding>, 
 }
 
 /// A grant.
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Grant {
-    #[serde(deserialize_with = "action")]
+    #[serde(deserialize_with = "action", serialize_with = "action_word")]
     pub(super) action: Action,
     pub(super) topic_filter: Parsed<TopicFilter>,
 }
@@ -239,8 +258,12 @@ fn action<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Action, D::Error
     word(deserializer, read, "publish or subscribe")
 }
 
+fn action_word<S: Serializer>(it: &Action, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(it.word())
+}
+
 /// A credential, as the table has it.
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Credential {
     #[serde(deserialize_with = "credential_kind")]
@@ -272,7 +295,7 @@ fn hash<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D:
 }
 
 /// A routing rule.
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
     pub(super) name: Parsed<RuleName>,
@@ -280,7 +303,7 @@ pub struct Rule {
     /// As it is written: the same selector has several forms.
     #[serde(default = "every_device", deserialize_with = "selector")]
     pub(super) selector: Value,
-    #[serde(default = "all", deserialize_with = "strategy")]
+    #[serde(default = "all", deserialize_with = "strategy", serialize_with = "strategy_word")]
     pub(super) strategy: Strategy,
     #[serde(default)]
     pub(super) priority: i32,
@@ -304,6 +327,10 @@ fn all() -> Strategy {
 
 fn strategy<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Strategy, D::Error> {
     word(deserializer, Strategy::of_word, "all, any or first")
+}
+
+fn strategy_word<S: Serializer>(it: &Strategy, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(it.word())
 }
 
 #[cfg(test)]
