@@ -44,9 +44,21 @@ pub(super) fn threads(config: &Config) -> usize {
     config.api.listen.map_or(0, |_| api::WORKERS + 1)
 }
 
-/// Binds its port, if there is to be an API.
+/// Binds its port, if there is to be an API. One that is taken, as by another replica on the machine, is told in the log and
+/// keeps no device out.
 pub(super) fn bind(config: &Config) -> Result<Option<TcpListener>, AppError> {
-    config.api.listen.map(|address| resources::bind(address, SETTING)).transpose()
+    let Some(address) = config.api.listen else { return Ok(None) };
+    match resources::bind(address, SETTING) {
+        Err(error) if is_taken(&error) => {
+            tracing::error!(%error, "serving without the HTTP API");
+            Ok(None)
+        }
+        bound => bound.map(Some),
+    }
+}
+
+fn is_taken(error: &AppError) -> bool {
+    matches!(error, AppError::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse)
 }
 
 /// Connections to PostgreSQL that are nobody else's.

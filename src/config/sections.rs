@@ -92,8 +92,9 @@ section! {
     /// The HTTP API for people and programs.
     #[derive(Debug, Clone)]
     pub struct Api = "api." {
-        /// Address and port of the HTTP API; port 0 takes a free one. `off`: there is none. Any other address than a
-        /// loopback one (`127.0.0.1`, `[::1]`) needs `tls_certificate` and `tls_key`.
+        /// Address and port of the HTTP API; port 0 takes a free one. `off`: there is none. Where it is taken,
+        /// `serve` says so in its log and goes on without the API. Any other address than a loopback one (`127.0.0.1`,
+        /// `[::1]`) needs `tls_certificate` and `tls_key`.
         listen: Option<SocketAddr> = address_or_off().or("127.0.0.1:8090"),
         /// PEM file of the certificate that the API presents, and those that lead to its authority. The
         /// API is then served over TLS alone.

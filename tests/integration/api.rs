@@ -452,6 +452,17 @@ async fn a_statement_that_takes_too_long_is_given_up() {
     assert_eq!(root.patch("/devices/a", &json!({"floor": "1"})).await.status, 200);
 }
 
+/// Another replica on the machine, most of all: what EMQX asks is answered all the same.
+#[tokio::test]
+async fn a_port_that_is_taken_keeps_no_device_out() {
+    let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let address = taken.local_addr().unwrap();
+    let (app, fleet, _database) = start_with(|config| config.api.listen = Some(address)).await;
+    assert_eq!(app.api_address, None);
+    let secret = fleet.device("a").await.secret("a").await;
+    assert!(app.lets_in("a", &secret).await);
+}
+
 #[tokio::test]
 async fn serve_writes_the_first_token_once() {
     let database = fresh_database().await;

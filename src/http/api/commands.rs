@@ -45,7 +45,7 @@ pub(super) fn register(service: &mut ServiceConfig<'_>) {
 #[serde(deny_unknown_fields)]
 struct CommandDocument {
     /// What to do: a capability of the devices.
-    #[schema(example = "relay")]
+    #[schema(example = "switch")]
     capability: String,
     /// How: any JSON.
     #[schema(example = "on")]

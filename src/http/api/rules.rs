@@ -64,7 +64,7 @@ fn yes() -> bool {
 #[serde(deny_unknown_fields)]
 struct RuleDocument {
     /// Whose commands it routes; stays what it is.
-    #[schema(example = "relay")]
+    #[schema(example = "switch")]
     capability: String,
     /// Which devices: a selector as JSON object or as text; left out: every device that has the capability.
     #[serde(default = "every_device")]
