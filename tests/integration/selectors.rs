@@ -315,6 +315,30 @@ async fn a_long_pointer_is_a_short_statement() {
     assert_eq!(matching(&client, &selector(2)).await.len(), 0);
 }
 
+/// jsonb has no U+0000: no device is meant by a selector that has it, and neither side takes one.
+#[tokio::test]
+async fn a_selector_with_u_0000_is_refused() {
+    let (_database, client) = Database::migrated().await;
+    let in_key = json!({"meta": {"/a\0": 1}});
+    for selector in [
+        json!({"area": "a\0"}),
+        json!({"area": ["a", "\0"]}),
+        json!({"name": {"prefix": "\0"}}),
+        json!({"meta": {"/a": "\0"}}),
+        json!({"not": {"state": {"light": {"not": "\0"}}}}),
+        in_key,
+    ] {
+        let refused = Selector::from_json(&selector).unwrap_err().to_string();
+        assert!(refused.contains("U+0000"), "{selector}: {refused}");
+        let text = selector.to_string();
+        assert!(text.parse::<Selector>().is_err(), "{text}");
+        let refused =
+            client.query_one("SELECT fleetgate_selector_problem($1::text::jsonb)", &[&text]).await;
+        assert!(refused.is_err(), "{text}");
+    }
+    assert!("area=a\0".parse::<Selector>().is_err());
+}
+
 fn anything() -> impl Strategy<Value = Value> {
     let wrong = prop::sample::select(vec![
         json!(null),
