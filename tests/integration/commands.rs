@@ -6,6 +6,7 @@ use std::time::Duration;
 use fleetgate::commands::{Commands, GRACE};
 use fleetgate::config::Config;
 use fleetgate::domain::delivery::{Confirmation, End};
+use fleetgate::domain::device::DeviceId;
 use fleetgate::domain::name::DeviceName;
 use fleetgate::emqx::EmqxApi;
 use fleetgate::fleet::FleetError;
@@ -13,6 +14,7 @@ use fleetgate::fleet::commands::{self, DeliveryRow, MOST_OPEN, NewCommand};
 use fleetgate::fleet::error::{ErrorKind, Field, Rule};
 use fleetgate::fleet::routing::{Bounds, To};
 use fleetgate::metrics::Metrics;
+use fleetgate::registry::commands::{Fact, note};
 use fleetgate::registry::connection::Target;
 use fleetgate::registry::work::Work;
 use fleetgate::work::Kind;
@@ -428,57 +430,119 @@ async fn an_attempt_without_receipt_is_made_again_and_not_for_ever() {
     assert_eq!(bench.delivery(&id).await.state, "undeliverable");
 }
 
+/// Who sends commands, without a service around it, and by a clock that is moved; with a command to `relay` that waits.
+struct Alone {
+    emqx: FakeEmqx,
+    worker: Commands,
+    client: Client,
+    _database: Database,
+}
+
+impl Alone {
+    async fn start() -> Self {
+        let (database, client) = Database::migrated().await;
+        client
+            .batch_execute(
+                "INSERT INTO capabilities (name) VALUES ('switch');
+                 INSERT INTO devices (name, kind, online) VALUES ('relay', 'relay', true);
+                 INSERT INTO device_capabilities (device_id, capability) SELECT id, 'switch' FROM devices;
+                 INSERT INTO topic_bindings (device_id, name, command_topic) SELECT id, 'switch', 'relay/set' FROM devices",
+            )
+            .await
+            .unwrap();
+        let mut asking = database.connect().await;
+        let long = NewCommand { expires_in: Some(Duration::from_secs(86_400)), ..new("1") };
+        commands::send(&mut asking, &long).await.unwrap();
+        let emqx = FakeEmqx::start().await;
+        let (settings, metrics) = (config(&database.url()), Metrics::new().unwrap());
+        let api = Arc::new(EmqxApi::new(&emqx.settings(), metrics.emqx.clone()).unwrap());
+        let target = Target::new(&settings.database).unwrap();
+        let keep = Duration::from_secs(3_600);
+        let worker = Commands::new(Some(api), target, keep, metrics.commands);
+        let alone = Self { emqx, worker, client, _database: database };
+        alone.relay_connects();
+        alone
+    }
+
+    fn relay_connects(&self) {
+        self.emqx.connect("relay", "relay", now());
+        self.emqx.subscribe("relay", "relay/set", 1);
+    }
+
+    /// Deals with the line, whose last attempt is overdue, if there was one; tells how many messages have gone out since the
+    /// beginning.
+    async fn carry_out(&mut self) -> usize {
+        let overdue =
+            "UPDATE command_deliveries SET attempted_at = attempted_at - interval '1 hour'";
+        self.client.batch_execute(overdue).await.unwrap();
+        let line =
+            "SELECT fleetgate_command_line(device_id, binding), now() FROM command_deliveries";
+        let row = self.client.query_one(line, &[]).await.unwrap();
+        let (key, at) = (row.get(0), row.get(1));
+        let work = Work { key, payload: json!({}), changed_at: at, seen_at: at, attempts: 1 };
+        self.worker.carry_out(&[work]).await;
+        self.emqx.all_published().len()
+    }
+
+    async fn attempts(&self) -> i32 {
+        let attempts = "SELECT attempts FROM command_deliveries";
+        self.client.query_one(attempts, &[]).await.unwrap().get(0)
+    }
+}
+
+async fn half_a_minute() {
+    tokio::time::pause();
+    tokio::time::advance(GRACE).await;
+    tokio::time::resume();
+}
+
 /// What was sent before the start, or before PostgreSQL was away, may have been received: EMQX holds what it could not tell. So
-/// nothing is sent again for half a minute, here by a clock that is moved.
+/// nothing is sent again for half a minute.
 #[tokio::test]
 async fn nothing_is_sent_again_while_receipts_may_still_come() {
-    let (database, client) = Database::migrated().await;
-    client
-        .batch_execute(
-            "INSERT INTO capabilities (name) VALUES ('switch');
-             INSERT INTO devices (name, kind, online) VALUES ('relay', 'relay', true);
-             INSERT INTO device_capabilities (device_id, capability) SELECT id, 'switch' FROM devices;
-             INSERT INTO topic_bindings (device_id, name, command_topic) SELECT id, 'switch', 'relay/set' FROM devices",
-        )
-        .await
-        .unwrap();
-    let mut asking = database.connect().await;
-    let long = NewCommand { expires_in: Some(Duration::from_secs(86_400)), ..new("1") };
-    commands::send(&mut asking, &long).await.unwrap();
-    let emqx = FakeEmqx::start().await;
-    emqx.connect("relay", "relay", now());
-    emqx.subscribe("relay", "relay/set", 1);
-    let (settings, metrics) = (config(&database.url()), Metrics::new().unwrap());
-    let api = Arc::new(EmqxApi::new(&emqx.settings(), metrics.emqx.clone()).unwrap());
-    let target = Target::new(&settings.database).unwrap();
-    let mut worker = Commands::new(Some(api), target, Duration::from_secs(3_600), metrics.commands);
-    let mut carry_out = async || {
-        let overdue = "UPDATE command_deliveries SET attempts = 1, attempted_at = clock_timestamp() - interval '1 hour'";
-        client.batch_execute(overdue).await.unwrap();
-        let key = "SELECT key FROM work_queue WHERE kind = 'command'";
-        let key = client.query_one(key, &[]).await.unwrap().get(0);
-        let at = client.query_one("SELECT now()", &[]).await.unwrap().get(0);
-        let work = Work { key, payload: json!({}), changed_at: at, seen_at: at, attempts: 1 };
-        worker.carry_out(&[work]).await;
-        emqx.all_published().len()
-    };
-    let half_a_minute = async || {
-        tokio::time::pause();
-        tokio::time::advance(GRACE).await;
-        tokio::time::resume();
-    };
-    assert_eq!(carry_out().await, 0, "at the start");
+    let mut alone = Alone::start().await;
+    let before = "UPDATE command_deliveries SET attempts = 1, attempted_at = clock_timestamp()";
+    alone.client.batch_execute(before).await.unwrap();
+    assert_eq!(alone.carry_out().await, 0, "at the start");
     half_a_minute().await;
-    assert_eq!(carry_out().await, 1);
-    assert_eq!(carry_out().await, 2);
+    assert_eq!(alone.carry_out().await, 1);
+    assert_eq!(alone.carry_out().await, 2);
     let cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
          WHERE datname = current_database() AND usename = $1";
-    let cut = client.query_one(cut, &[&SERVING_ROLE]).await.unwrap();
+    let cut = alone.client.query_one(cut, &[&SERVING_ROLE]).await.unwrap();
     assert_eq!(cut.get::<_, i64>(0), 1, "the worker's");
-    while carry_out().await == 2 && !opened_again(&client).await {}
-    assert_eq!(carry_out().await, 2, "PostgreSQL was away");
+    while alone.carry_out().await == 2 && !opened_again(&alone.client).await {}
+    assert_eq!(alone.carry_out().await, 2, "PostgreSQL was away");
     half_a_minute().await;
-    assert_eq!(carry_out().await, 3);
+    assert_eq!(alone.carry_out().await, 3);
+}
+
+/// EMQX starts again and has lost what it held: the command goes out once more, with the same id, once the device is back; and
+/// a receipt of either is one of both.
+#[tokio::test]
+async fn what_emqx_forgot_is_sent_again() {
+    let mut alone = Alone::start().await;
+    assert_eq!(alone.carry_out().await, 1);
+    half_a_minute().await;
+    alone.emqx.go_away();
+    assert_eq!(alone.carry_out().await, 1);
+    alone.emqx.disconnect("relay");
+    alone.emqx.come_back().await;
+    assert_eq!(alone.carry_out().await, 1, "the device is not back");
+    assert_eq!(alone.attempts().await, 1, "that was no attempt");
+    alone.relay_connects();
+    assert_eq!(alone.carry_out().await, 2);
+    let sent = alone.emqx.all_published();
+    assert_eq!(sent[0].correlation, sent[1].correlation);
+    let device = alone.client.query_one("SELECT id FROM devices", &[]).await.unwrap().get(0);
+    let stamp = alone.client.query_one("SELECT now()", &[]).await.unwrap().get(0);
+    let receipt = Fact::Acknowledged { stamp };
+    let noted = note(&alone.client, &sent[0].correlation, DeviceId(device), &receipt).await;
+    assert!(noted.unwrap());
+    assert_eq!(alone.carry_out().await, 2);
+    let end = "SELECT ended_as FROM command_deliveries WHERE attempts = 2";
+    let end: String = alone.client.query_one(end, &[]).await.unwrap().get(0);
+    assert_eq!(end, "delivered");
 }
 
 async fn opened_again(client: &Client) -> bool {
@@ -833,7 +897,7 @@ async fn a_command_that_breaks_a_rule_is_refused_and_nothing_is_stored() {
 async fn a_device_that_flaps_gets_each_command_once_and_in_order() {
     let mut bench = Bench::start().await;
     let mut ids = Vec::new();
-    for payload in 1..=20 {
+    for payload in 1..=50 {
         ids.push(bench.send(&payload.to_string()).await);
     }
     let mut at = now();
@@ -849,7 +913,7 @@ async fn a_device_that_flaps_gets_each_command_once_and_in_order() {
         bench.ended(id).await;
         at += 2;
     }
-    assert_eq!(bench.emqx.all_published().len(), 20);
+    assert_eq!(bench.emqx.all_published().len(), 50);
 }
 
 #[tokio::test]
