@@ -28,6 +28,7 @@ pub mod exports;
 pub mod grants;
 pub mod imports;
 pub mod locks;
+pub mod part;
 pub mod rights;
 pub mod routing;
 pub mod rules;
@@ -40,6 +41,7 @@ use crate::registry::error::RegistryError;
 
 pub use actor::Actor;
 pub use error::FleetError;
+pub use part::Part;
 
 /// What an operation that may be repeated found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -29,10 +29,10 @@ use tokio_postgres::Client;
 use crate::domain::name::CapabilityName;
 use crate::domain::request::{CommandRequest, RESULTS, Recipients, RequestError};
 use crate::emqx::EmqxApi;
-use crate::fleet::Actor;
 use crate::fleet::commands::{self, NewCommand, Requested};
 use crate::fleet::error::{ErrorKind, FleetError, Rule};
 use crate::fleet::routing::{Bounds, To};
+use crate::fleet::{Actor, Part};
 use crate::logging::log_throttled;
 use crate::metrics::RequestMetrics;
 use crate::registry::connection::{Target, within};
@@ -198,6 +198,7 @@ fn new_command(request: &Request, bounds: Bounds) -> Result<NewCommand, Value> {
         asked_by: format!("service {}", request.service_name),
         requested: Some(Requested { service: request.service, at: request.received_at }),
         bounds,
+        part: Part::whole(),
     })
 }
 

@@ -3,7 +3,7 @@
 
 use crate::fleet::FleetError;
 use crate::fleet::credentials::{MAX_PASSWORD_BYTES, MIN_PASSWORD_CHARACTERS};
-use crate::fleet::error::{Field, PasswordRule, Rule, Thing};
+use crate::fleet::error::{Field, Outside, PasswordRule, Rule, Thing};
 
 /// What failed, on which thing.
 #[must_use]
@@ -128,6 +128,10 @@ pub fn sentence(rule: &Rule) -> String {
             let count = devices.map(|count| format!(": {count}")).unwrap_or_default();
             return format!("devices still have it{count}");
         }
+        Rule::AdminWithSelector => {
+            "a token of the scope admin cannot have a selector, because it could make a token without one; leave out one of the two"
+        }
+        Rule::Outside(outside) => beyond(*outside),
         Rule::NotAName(field) => return not_a_name(*field),
         Rule::NotASchema(field) => {
             let what = if *field == Field::StateSchema { "state" } else { "command" };
@@ -189,6 +193,30 @@ pub fn sentence(rule: &Rule) -> String {
         Rule::IdentityTaken(words) | Rule::Other(words) => return words.clone(),
     };
     fixed.to_owned()
+}
+
+/// What a token with a selector may not do.
+fn beyond(outside: Outside) -> &'static str {
+    match outside {
+        Outside::Device => {
+            "it would be outside of what the token's selector means, or a service; change something else, or use a token without selector"
+        }
+        Outside::Children => {
+            "devices that the token's selector does not mean are behind it; use a token without selector"
+        }
+        Outside::Gateway => {
+            "its gateway is a device that the token's selector does not mean; leave it, or use a token without selector"
+        }
+        Outside::AvailabilityTopic => {
+            "a token with a selector cannot choose an availability topic; leave it as it is, or use a token without selector"
+        }
+        Outside::Topics => {
+            "a token with a selector binds conventional topics alone; ask for those, or use a token without selector"
+        }
+        Outside::SharedTopic => {
+            "devices that the token's selector does not mean have the same topic; use a token without selector"
+        }
+    }
 }
 
 fn not_a_name(field: Field) -> String {

@@ -12,6 +12,7 @@ use crate::cli::error::CliError;
 use crate::cli::output::{print, shortened, table, timestamp, visible};
 use crate::cli::timestamp::parse_past_timestamp;
 use crate::domain::name::DeviceName;
+use crate::fleet::Part;
 use crate::fleet::audit::{self, AuditFilter, AuditRow, CHANNEL, Follower, MAX_PAGE};
 use crate::registry::connection::Target;
 use crate::registry::inspection;
@@ -63,7 +64,7 @@ struct Which {
 
 impl Which {
     fn filter(self, since: Option<Timestamp>) -> AuditFilter {
-        AuditFilter { device: self.device, actor: self.actor, since }
+        AuditFilter { device: self.device, actor: self.actor, since, part: Part::whole() }
     }
 }
 

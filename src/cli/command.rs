@@ -18,7 +18,7 @@ use crate::domain::name::{CapabilityName, DeviceName, RuleName};
 use crate::domain::selector::Selector;
 use crate::fleet::commands::{self, CommandDetails, CommandRow, DeliveryRow, MAX_PAGE, NewCommand};
 use crate::fleet::routing::{Bounds, To};
-use crate::fleet::{FleetError, act};
+use crate::fleet::{FleetError, Part, act};
 use crate::registry::commands::ENDED_CHANNEL;
 use crate::registry::connection::Target;
 use crate::registry::inspection;
@@ -139,7 +139,8 @@ impl Arguments {
             Action::Send(arguments) => arguments.run(context).await,
             Action::List { device, limit } => list(context, device.as_ref(), limit).await,
             Action::Show { id } => {
-                let details = commands::show(&context.connect().await?, &id).await?;
+                let details =
+                    commands::show(&context.connect().await?, &Part::whole(), &id).await?;
                 context.output.result(&details, || text(&details))
             }
             Action::Cancel { id } => cancel(context, &id).await,
@@ -147,7 +148,8 @@ impl Arguments {
                 require_api(context)?;
                 let bounds = bounds(context)?;
                 let retry = async |fleet: &mut Transaction<'_>| {
-                    let retried = commands::retry(fleet, &id, ASKED_BY, bounds).await?;
+                    let retried =
+                        commands::retry(fleet, &Part::whole(), &id, ASKED_BY, bounds).await?;
                     if !retried.passed_over.is_empty() {
                         let devices = retried.passed_over.join(", ");
                         output::remark(&format!(
@@ -199,6 +201,7 @@ impl SendArguments {
             asked_by: ASKED_BY.to_owned(),
             requested: None,
             bounds,
+            part: Part::whole(),
         }
     }
 }
@@ -240,7 +243,7 @@ async fn ask(
     let id = act(&mut client, &actor(), asking).await?.command.id;
     let mut told = BTreeSet::new();
     loop {
-        let details = commands::show(&client, &id).await?;
+        let details = commands::show(&client, &Part::whole(), &id).await?;
         if !context.output.json {
             tell(&details, &mut told)?;
         }
@@ -283,12 +286,14 @@ fn conclude(context: &Context, details: &CommandDetails) -> Result<(), CliError>
 }
 
 async fn list(context: &Context, device: Option<&DeviceName>, limit: u16) -> Result<(), CliError> {
-    let found = commands::list(&context.connect().await?, device, limit).await?;
+    let found = commands::list(&context.connect().await?, &Part::whole(), device, limit).await?;
     context.output.result(&found, || command_table(&found))
 }
 
 async fn cancel(context: &Context, id: &str) -> Result<(), CliError> {
-    let cancelled = context.act(async |fleet| commands::cancel(fleet, id, ASKED_BY).await).await?;
+    let cancelled = context
+        .act(async |fleet| commands::cancel(fleet, &Part::whole(), id, ASKED_BY).await)
+        .await?;
     context.output.result(&json!({"id": id, "cancelled": cancelled}), || match cancelled {
         0 => format!("Command {id} had ended everywhere."),
         1 => format!("Command {id} is cancelled at 1 device."),

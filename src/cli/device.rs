@@ -15,6 +15,7 @@ use crate::cli::questions::confirm;
 use crate::config::suggestion::nearest;
 use crate::domain::name::{DeviceKind, DeviceName};
 use crate::domain::selector::Selector;
+use crate::fleet::Part;
 use crate::fleet::devices::{self, DeviceFilter, DeviceRow, MAX_PAGE};
 
 /// Devices: add, set, list, show, enable, disable, remove.
@@ -158,6 +159,7 @@ impl ListArguments {
             enabled: either(self.enabled, self.disabled),
             selector: self.selector.unwrap_or_default(),
             after: self.after,
+            part: Part::whole(),
         }
     }
 }

@@ -57,7 +57,10 @@ impl CliError {
                 ErrorKind::NotFound => 3,
                 ErrorKind::Unavailable => 4,
                 ErrorKind::Invalid => 2,
-                ErrorKind::Conflict | ErrorKind::Refused | ErrorKind::Failed => 1,
+                ErrorKind::Conflict
+                | ErrorKind::Refused
+                | ErrorKind::Forbidden
+                | ErrorKind::Failed => 1,
             },
             Self::Registry(error) if error.is_unreachable() => 4,
             Self::Failed(_) | Self::Service(_) | Self::Registry(_) => 1,

@@ -2,11 +2,14 @@
 
 use jiff::Timestamp;
 use serde::Serialize;
+use serde_json::Value;
 use tokio_postgres::{GenericClient, Row};
 use utoipa::ToSchema;
 
 use crate::domain::api_token::{self, PresentedToken, Scope, Scopes};
 use crate::domain::name::ApiTokenName;
+use crate::domain::selector::Selector;
+use crate::fleet::Part;
 use crate::fleet::error::{FleetError, Thing};
 use crate::registry::error::RegistryError;
 use crate::secret::Secret;
@@ -17,6 +20,8 @@ pub struct NewApiToken {
     pub name: ApiTokenName,
     /// What it may do; at least one.
     pub scopes: Scopes,
+    /// Which devices it sees and changes; `None`: all. Not with the scope admin.
+    pub selector: Option<Selector>,
     /// When it expires; `None`: never.
     pub expires_at: Option<Timestamp>,
 }
@@ -28,6 +33,9 @@ pub struct ApiTokenRow {
     pub name: String,
     /// What it may do.
     pub scopes: Vec<String>,
+    /// Which devices it sees and changes, services never; `null`: all, and everything else.
+    #[schema(value_type = Option<Object>)]
+    pub selector: Option<Value>,
     /// Whether it is valid now, by the database's clock.
     pub valid: bool,
     /// When it expires.
@@ -47,17 +55,22 @@ pub struct ApiToken {
     pub name: String,
     /// What it may do.
     pub scopes: Scopes,
+    /// Its selector, as JSON.
+    pub selector: Option<Value>,
+    /// The part of the fleet that it sees and changes.
+    pub part: Part,
     /// When it expires.
     pub expires_at: Option<Timestamp>,
 }
 
-const COLUMNS: &str = "name, scopes, expires_at, revoked_at, created_at,
+const COLUMNS: &str = "name, scopes, selector, expires_at, revoked_at, created_at,
     revoked_at IS NULL AND coalesce(now() < expires_at, true) AS valid";
 
 fn token_row(row: &Row) -> ApiTokenRow {
     ApiTokenRow {
         name: row.get("name"),
         scopes: row.get("scopes"),
+        selector: row.get("selector"),
         valid: row.get("valid"),
         expires_at: row.get("expires_at"),
         revoked_at: row.get("revoked_at"),
@@ -68,7 +81,7 @@ fn token_row(row: &Row) -> ApiTokenRow {
 /// Makes a token. It is stored nowhere.
 ///
 /// # Errors
-/// Another token has, or had, the name.
+/// Another token has, or had, the name; a selector that tests what changes by use, or with the scope admin.
 pub async fn add(
     client: &impl GenericClient,
     new: &NewApiToken,
@@ -78,8 +91,9 @@ pub async fn add(
     let secret = Secret::generate();
     let hash = api_token::digest(secret.expose());
     let (hash, scopes) = (hash.as_slice(), new.scopes.words());
+    let selector = new.selector.as_ref().map(Selector::to_json);
     let row = client
-        .query_one(&statement, &[&new.name.as_str(), &hash, &scopes, &new.expires_at])
+        .query_one(&statement, &[&new.name.as_str(), &hash, &scopes, &new.expires_at, &selector])
         .await
         .map_err(FleetError::on(&thing))?;
     Ok((Secret::new(api_token::token(row.get("id"), secret.expose())), token_row(&row)))
@@ -98,13 +112,14 @@ pub async fn add_first(client: &impl GenericClient) -> Result<Option<Secret>, Fl
     let secret = Secret::generate();
     let hash = api_token::digest(secret.expose());
     let (hash, scopes) = (hash.as_slice(), vec![Scope::Admin.word()]);
-    let row = client.query_opt(&statement, &[&FIRST, &hash, &scopes, &None::<Timestamp>]).await;
+    let none = (None::<Timestamp>, None::<Value>);
+    let row = client.query_opt(&statement, &[&FIRST, &hash, &scopes, &none.0, &none.1]).await;
     let row = row.map_err(RegistryError::on("the first API token"))?;
     Ok(row.map(|row| Secret::new(api_token::token(row.get("id"), secret.expose()))))
 }
 
 const INSERT: &str =
-    "INSERT INTO api_tokens (name, hash, scopes, expires_at) VALUES ($1, $2, $3, $4)";
+    "INSERT INTO api_tokens (name, hash, scopes, expires_at, selector) VALUES ($1, $2, $3, $4, $5)";
 
 /// Lists all tokens by name, revoked and expired ones included.
 ///
@@ -138,7 +153,7 @@ pub async fn revoke(
 /// secret.
 ///
 /// # Errors
-/// A database that is away.
+/// A database that is away; a selector that cannot be used.
 pub async fn find(
     client: &impl GenericClient,
     presented: &PresentedToken,
@@ -147,13 +162,22 @@ pub async fn find(
     let row = client.query_opt(&statement, &[&presented.id]).await;
     let row = row.map_err(RegistryError::on("an API token"))?;
     let found = row.filter(|row| presented.matches(row.get("hash")) && row.get("valid"));
-    Ok(found.map(|row| {
-        let words: Vec<String> = row.get("scopes");
-        ApiToken {
-            id: presented.id,
-            name: row.get("name"),
-            scopes: Scopes::new(words.iter().filter_map(|word| Scope::of_word(word))),
-            expires_at: row.get("expires_at"),
+    found.map(|row| token(presented.id, &row)).transpose()
+}
+
+fn token(id: i64, row: &Row) -> Result<ApiToken, RegistryError> {
+    let name: String = row.get("name");
+    let words: Vec<String> = row.get("scopes");
+    let selector: Option<Value> = row.get("selector");
+    let part = match selector.as_ref().map(Selector::from_json) {
+        None => Part::whole(),
+        Some(Ok(means)) => Part::of(means),
+        // The database has checked it.
+        Some(Err(why)) => {
+            let message = format!("the selector of API token {name:?} cannot be used: {why}");
+            return Err(RegistryError::BadData(message));
         }
-    }))
+    };
+    let scopes = Scopes::new(words.iter().filter_map(|word| Scope::of_word(word)));
+    Ok(ApiToken { id, name, scopes, selector, part, expires_at: row.get("expires_at") })
 }

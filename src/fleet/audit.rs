@@ -10,6 +10,7 @@ use tokio_postgres::{GenericClient, Row};
 use utoipa::ToSchema;
 
 use crate::domain::name::DeviceName;
+use crate::fleet::Part;
 use crate::fleet::error::FleetError;
 use crate::registry::error::RegistryError;
 
@@ -29,6 +30,8 @@ pub struct AuditFilter {
     pub actor: Option<String>,
     /// Only since then.
     pub since: Option<Timestamp>,
+    /// Only of devices of this part of the fleet and of what they have or had; nothing outside is named.
+    pub part: Part,
 }
 
 /// An entry of the log.
@@ -75,8 +78,32 @@ impl AuditFilter {
     ) -> Result<Vec<AuditRow>, FleetError> {
         let device = self.device.as_ref().map(DeviceName::as_str);
         let own: [&(dyn ToSql + Sync); 3] = [&device, &self.actor, &self.since];
-        let rows = client.query(&format!("{SELECT} {rest}"), &[&own, values].concat()).await;
-        Ok(rows.map_err(on_log())?.iter().map(audit_row).collect())
+        let part = self.part.condition_on("device_id", own.len() + values.len());
+        let statement = format!("{SELECT} AND {} {rest}", part.sql());
+        let mut all = [&own, values].concat();
+        all.extend(part.parameters());
+        let rows = client.query(&statement, &all).await;
+        let mut entries: Vec<AuditRow> = rows.map_err(on_log())?.iter().map(audit_row).collect();
+        if !self.part.is_whole() {
+            entries.iter_mut().for_each(AuditRow::hide);
+        }
+        Ok(entries)
+    }
+}
+
+impl AuditRow {
+    /// Takes away what may name a device outside: services that asked, and gateways.
+    fn hide(&mut self) {
+        if let Some(actor) = &mut self.actor
+            && let Some((service @ "service", _)) = actor.split_once(':')
+        {
+            *actor = service.to_owned();
+        }
+        for document in [&mut self.before, &mut self.after].into_iter().flatten() {
+            if let Some(members) = document.as_object_mut() {
+                members.retain(|name, _| name != "gateway" && name != "asked_by");
+            }
+        }
     }
 }
 

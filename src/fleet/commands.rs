@@ -17,11 +17,13 @@ use crate::domain::command::CommandPayload;
 use crate::domain::delivery::{Confirmation, End, State, is_id};
 use crate::domain::name::{CapabilityName, DeviceName};
 use crate::domain::schema::StateSchema;
+use crate::fleet::Part;
 use crate::fleet::capabilities::{self, CapabilityRow};
-use crate::fleet::error::{FleetError, Rule, Thing};
-use crate::fleet::routing::{self, Bounds, Choice, Chosen, Needs, Route, To};
+use crate::fleet::error::{FleetError, Outside, Rule, Thing};
+use crate::fleet::routing::{self, Among, Bounds, Choice, Chosen, Needs, Route, To};
 use crate::registry::commands::{facts, limits};
 use crate::registry::error::RegistryError;
+use crate::registry::selector::Condition;
 
 /// Shortest and longest time until a command expires.
 pub const EXPIRY: (Duration, Duration) =
@@ -51,6 +53,8 @@ pub struct NewCommand {
     pub requested: Option<Requested>,
     /// What bounds it.
     pub bounds: Bounds,
+    /// The part of the fleet that it may reach.
+    pub part: Part,
 }
 
 /// A service's request.
@@ -177,7 +181,7 @@ async fn send_once(
     let capability = check(&transaction, new).await?;
     let choice = choose(&transaction, new, &capability).await?;
     let id = insert(&transaction, new, &capability, &choice).await?;
-    let details = show(&transaction, &id).await?;
+    let details = show(&transaction, &new.part, &id).await?;
     transaction.commit().await.map_err(FleetError::on(&thing))?;
     Ok(details)
 }
@@ -316,7 +320,7 @@ pub async fn send_with_key(
         if row.get::<_, &[u8]>(0) != digest {
             return Ok(KeyUse::Other);
         }
-        return Ok(KeyUse::Same(show(client, row.get(1)).await?));
+        return Ok(KeyUse::Same(show(client, &new.part, row.get(1)).await?));
     }
     let details = send(client, new).await?;
     let note = "INSERT INTO api_requests (token_id, key, digest, command_id) VALUES ($1, $2, $3, $4::text::uuid)";
@@ -335,20 +339,21 @@ pub struct Retried {
     pub passed_over: Vec<String>,
 }
 
-/// Asks for a command again, with the same payload and the same time to expire, at the devices where it expired, was
+/// Asks for a command again, with the same payload and the same time to expire, at the devices of a part of the fleet where it expired, was
 /// not deliverable, failed or was not answered; not where somebody cancelled it, or a newer one took its place.
 ///
 /// # Errors
 /// There is no such command; there is no device where it may be sent again; as [`send`].
 pub async fn retry(
     client: &mut impl GenericClient,
+    part: &Part,
     id: &str,
     asked_by: &str,
     bounds: Bounds,
 ) -> Result<Retried, FleetError> {
     let thing = Thing::Command(id.to_owned());
     let transaction = client.transaction().await.map_err(FleetError::on(&thing))?;
-    let CommandDetails { command, deliveries } = show(&transaction, id).await?;
+    let CommandDetails { command, deliveries } = show(&transaction, part, id).await?;
     let failed = deliveries.iter().filter(|delivery| delivery.end.is_some_and(End::may_be_retried));
     let devices: Result<Vec<DeviceName>, _> =
         failed.map(|delivery| delivery.device.parse()).collect();
@@ -365,8 +370,18 @@ pub async fn retry(
     let asked_by = asked_by.to_owned();
     let to = To::Devices(devices.clone());
     let requested = None;
-    let new =
-        NewCommand { capability, payload, to, expires_in, confirm, asked_by, requested, bounds };
+    let part = part.clone();
+    let new = NewCommand {
+        capability,
+        payload,
+        to,
+        expires_in,
+        confirm,
+        asked_by,
+        requested,
+        bounds,
+        part,
+    };
     let capability = check(&transaction, &new).await?;
     let (mut choice, mut passed_over) = (Choice::default(), Vec::new());
     let found = recipients(&transaction, &new, &devices, &capability).await?;
@@ -380,7 +395,7 @@ pub async fn retry(
         return Err(FleetError::rule(&thing, Rule::NoDeviceToRetry(passed_over)));
     }
     let id = insert(&transaction, &new, &capability, &choice).await?;
-    let details = show(&transaction, &id).await?;
+    let details = show(&transaction, &new.part, &id).await?;
     transaction.commit().await.map_err(FleetError::on(&thing))?;
     Ok(Retried { details, passed_over })
 }
@@ -397,7 +412,8 @@ pub async fn check_only(
     let transaction = client.transaction().await.map_err(FleetError::on(&thing))?;
     let capability = check(&transaction, new).await?;
     let choice = choose(&transaction, new, &capability).await?;
-    let shared_topics = routing::shared_topics(&transaction, &new.capability, &choice).await?;
+    let shared_topics =
+        routing::shared_topics(&transaction, &new.part, &new.capability, &choice).await?;
     Ok(Choice { shared_topics, ..choice })
 }
 
@@ -448,16 +464,25 @@ async fn recipients(
 ) -> Result<Vec<Result<Chosen, FleetError>>, FleetError> {
     let thing = about(&new.capability);
     let names: Vec<&str> = devices.iter().map(DeviceName::as_str).collect();
-    let statement = "SELECT device.id, device.enabled, binding.command_topic IS NOT NULL,
+    let inside = new.part.condition(2);
+    let shares_topic = new.part.shares_topic(inside.end());
+    let statement = format!(
+        "SELECT device.id, device.enabled, binding.command_topic IS NOT NULL,
              binding.state_topic IS NOT NULL, binding.reply_topic IS NOT NULL, presence.online,
-             coalesce(gateway.enabled, true)
+             coalesce(gateway.enabled, true), {}
          FROM unnest($1::text[]) WITH ORDINALITY AS it (name, place)
-         LEFT JOIN devices AS device ON device.name = it.name
+         LEFT JOIN devices AS device ON device.name = it.name AND {}
          LEFT JOIN devices AS gateway ON gateway.id = device.gateway
          LEFT JOIN device_presence AS presence ON presence.device_id = device.id
          LEFT JOIN topic_bindings AS binding ON binding.device_id = device.id AND binding.capability = $2
-         ORDER BY place";
-    let rows = client.query(statement, &[&names, &new.capability.as_str()]).await;
+         ORDER BY place",
+        shares_topic.sql(),
+        inside.sql()
+    );
+    let capability_name = new.capability.as_str();
+    let mut values: Vec<&(dyn ToSql + Sync)> = vec![&names, &capability_name];
+    values.extend(inside.parameters().chain(shares_topic.parameters()));
+    let rows = client.query(&statement, &values).await;
     let rows = rows.map_err(FleetError::on(&thing))?;
     let needs = needs(new, capability);
     let to = |name: &DeviceName, row: &Row| {
@@ -470,6 +495,7 @@ async fn recipients(
             () if !is(2) => Rule::NoCommandTopic(new.capability.clone()),
             () if needs.state_topic && !is(3) => Rule::NoStateTopic(new.capability.clone()),
             () if needs.reply_topic && !is(4) => Rule::NoReplyTopic(new.capability.clone()),
+            () if is(7) => Rule::Outside(Outside::SharedTopic),
             () => return Ok(Chosen { id, name: name.to_string(), online: is(5) }),
         };
         Err(FleetError::rule(&device, rule))
@@ -501,8 +527,13 @@ async fn choose(
         To::Rule(rule) => Route::Rule(rule),
         To::Rules => Route::Rules,
     };
-    let most = new.bounds.max_devices;
-    routing::route(client, &new.capability, route, needs(new, capability), most).await
+    let among = Among {
+        capability: &new.capability,
+        needs: needs(new, capability),
+        most: new.bounds.max_devices,
+        part: &new.part,
+    };
+    routing::route(client, among, route).await
 }
 
 /// Lets a command take the place of those in its lines that were asked for earlier and that nobody has tried to send yet;
@@ -522,39 +553,53 @@ async fn supersede(client: &impl GenericClient, thing: &Thing, id: &str) -> Resu
     superseded.map(drop).map_err(FleetError::on(thing))
 }
 
-const COMMANDS: &str = "
+/// The commands to a part of the fleet, in the columns of a [`CommandRow`]; `inside` is the condition on their deliveries.
+fn select_commands(part: &Part, inside: &Condition) -> String {
+    let (least, inside) = (u8::from(!part.is_whole()), inside.sql());
+    format!("
     SELECT command.id::text AS id, capability, payload, asked_by, asked_at, expires_at, confirm, ack_timeout,
            rule, selector::text AS selector, counts.devices, counts.open, counts.succeeded
     FROM commands AS command
     CROSS JOIN LATERAL (
         SELECT count(*) AS devices, count(*) FILTER (WHERE ended_at IS NULL) AS open,
                count(*) FILTER (WHERE ended_as IN ('delivered', 'sent', 'succeeded')) AS succeeded
-        FROM command_deliveries WHERE command_id = command.id) AS counts";
+        FROM command_deliveries WHERE command_id = command.id AND {inside}) AS counts
+    WHERE counts.devices >= {least}")
+}
 
-fn command_row(row: &Row) -> CommandRow {
+fn command_row(row: &Row, part: &Part) -> CommandRow {
+    let asked_by: String = row.get("asked_by");
+    let selector: Option<String> = row.get("selector");
+    // What would name devices outside.
+    let (asked_by, selector) = match asked_by.split_once(' ') {
+        _ if part.is_whole() => (asked_by, selector),
+        Some(("service", _)) => ("service".to_owned(), None),
+        _ => (asked_by, None),
+    };
     CommandRow {
         id: row.get("id"),
         capability: row.get("capability"),
         payload: row.get("payload"),
-        asked_by: row.get("asked_by"),
+        asked_by,
         asked_at: row.get("asked_at"),
         expires_at: row.get("expires_at"),
         confirm: row.get("confirm"),
         rule: row.get("rule"),
-        selector: row.get("selector"),
+        selector,
         devices: row.get("devices"),
         open: row.get("open"),
         succeeded: row.get("succeeded"),
     }
 }
 
-/// Lists commands, the newest first, at most `limit` and at most [`MAX_PAGE`]; of one device, if it is named: of one that is
+/// Lists commands to a part of the fleet, the newest first, at most `limit` and at most [`MAX_PAGE`]; of one device, if it is named: of one that is
 /// gone, by the name that it had.
 ///
 /// # Errors
 /// A database that is away.
 pub async fn list(
     client: &impl GenericClient,
+    part: &Part,
     device: Option<&DeviceName>,
     limit: u16,
 ) -> Result<Vec<CommandRow>, FleetError> {
@@ -573,34 +618,48 @@ pub async fn list(
                  SELECT FROM command_deliveries WHERE command_id = command.id AND device_name = $1)"
         }
     };
+    let inside = part.condition_on("device_id", 3);
+    let commands = select_commands(part, &inside);
     let statement =
-        format!("{COMMANDS} WHERE {of_device} ORDER BY asked_at DESC, command.id LIMIT $3");
+        format!("{commands} AND {of_device} ORDER BY asked_at DESC, command.id LIMIT $3");
     let limit = i64::from(limit.min(MAX_PAGE));
-    let rows = client.query(&statement, &[&name, &id, &limit]).await.map_err(on_list())?;
-    Ok(rows.iter().map(command_row).collect())
+    let mut values: Vec<&(dyn ToSql + Sync)> = vec![&name, &id, &limit];
+    values.extend(inside.parameters());
+    let rows = client.query(&statement, &values).await.map_err(on_list())?;
+    Ok(rows.iter().map(|row| command_row(row, part)).collect())
 }
 
-/// Shows a command with what became of it.
+/// Shows a command with what became of it at the devices of a part of the fleet.
 ///
 /// # Errors
-/// There is no such command.
-pub async fn show(client: &impl GenericClient, id: &str) -> Result<CommandDetails, FleetError> {
+/// There is no such command, or it goes to none of these.
+pub async fn show(
+    client: &impl GenericClient,
+    part: &Part,
+    id: &str,
+) -> Result<CommandDetails, FleetError> {
     let thing = Thing::Command(id.to_owned());
     if !is_id(id) {
         return Err(FleetError::NotFound(thing));
     }
-    let statement = format!("{COMMANDS} WHERE command.id = $1::text::uuid");
-    let row = client.query_opt(&statement, &[&id]).await.map_err(FleetError::on(&thing))?;
+    let inside = part.condition_on("device_id", 1);
+    let statement = format!("{} AND command.id = $1::text::uuid", select_commands(part, &inside));
+    let mut values: Vec<&(dyn ToSql + Sync)> = vec![&id];
+    values.extend(inside.parameters());
+    let row = client.query_opt(&statement, &values).await.map_err(FleetError::on(&thing))?;
     let row = row.ok_or_else(|| FleetError::NotFound(thing.clone()))?;
-    let statement = "SELECT delivery.id::text AS id, coalesce(message, delivery.id)::text AS message, device_name, binding, topic, attempts, attempted_at,
+    let statement = format!(
+        "SELECT delivery.id::text AS id, coalesce(message, delivery.id)::text AS message, device_name, binding, topic, attempts, attempted_at,
              published_at, written_at, written_qos, acked_at, superseded_at, cancelled_at, cancelled_why,
              answered_at, answered_ok, answer, ended_at, ended_as, last_error, expires_at, confirm, ack_timeout,
              answer_in, clock_timestamp() AS now
          FROM command_deliveries AS delivery JOIN commands AS command ON command.id = command_id
-         WHERE command_id = $1::text::uuid ORDER BY position";
-    let rows = client.query(statement, &[&id]).await.map_err(FleetError::on(&thing))?;
+         WHERE command_id = $1::text::uuid AND {} ORDER BY position",
+        inside.sql()
+    );
+    let rows = client.query(&statement, &values).await.map_err(FleetError::on(&thing))?;
     let deliveries = rows.iter().map(delivery_row).collect::<Result<_, _>>()?;
-    Ok(CommandDetails { command: command_row(&row), deliveries })
+    Ok(CommandDetails { command: command_row(&row, part), deliveries })
 }
 
 fn delivery_row(row: &Row) -> Result<DeliveryRow, FleetError> {
@@ -640,32 +699,45 @@ fn delivery_row(row: &Row) -> Result<DeliveryRow, FleetError> {
     })
 }
 
-/// Cancels what of a command has not ended; tells of how many devices. What is on its way may still arrive.
+/// Cancels what of a command has not ended at the devices of a part of the fleet; tells of how many. What is on its way may still arrive.
 ///
 /// # Errors
-/// There is no such command.
-pub async fn cancel(client: &impl GenericClient, id: &str, by: &str) -> Result<u64, FleetError> {
+/// There is no such command, or it goes to none of these.
+pub async fn cancel(
+    client: &impl GenericClient,
+    part: &Part,
+    id: &str,
+    by: &str,
+) -> Result<u64, FleetError> {
     let thing = Thing::Command(id.to_owned());
     if !is_id(id) {
         return Err(FleetError::NotFound(thing));
     }
     // Lines first, and deliveries then, as whoever sends a command locks them.
-    let statement = "WITH woken AS MATERIALIZED (
+    let inside = part.condition_on("device_id", 2);
+    let statement = format!(
+        "WITH its AS MATERIALIZED (
+             SELECT * FROM command_deliveries WHERE command_id = $1::text::uuid AND {}),
+         woken AS MATERIALIZED (
              SELECT fleetgate_queue_work('command',
                  array_agg(DISTINCT fleetgate_command_line(device_id, binding)),
-                 array_fill('{}'::jsonb, ARRAY[count(DISTINCT (device_id, binding))::integer]))
-             FROM command_deliveries WHERE command_id = $1::text::uuid AND ended_at IS NULL AND cancelled_at IS NULL
+                 array_fill('{{}}'::jsonb, ARRAY[count(DISTINCT (device_id, binding))::integer]))
+             FROM its WHERE ended_at IS NULL AND cancelled_at IS NULL
              HAVING count(*) > 0),
          it AS (
-             SELECT id FROM command_deliveries WHERE command_id = $1::text::uuid AND ended_at IS NULL
+             SELECT id FROM command_deliveries WHERE id IN (SELECT id FROM its) AND ended_at IS NULL
                AND (SELECT count(*) FROM woken) >= 0
              ORDER BY id FOR UPDATE),
          cancelled AS (
              UPDATE command_deliveries AS delivery SET cancelled_at = clock_timestamp(), cancelled_why = 'by ' || $2
              FROM it WHERE delivery.id = it.id AND ended_at IS NULL AND cancelled_at IS NULL
              RETURNING 1)
-         SELECT (SELECT count(*) FROM cancelled), EXISTS (SELECT FROM commands WHERE id = $1::text::uuid)";
-    let row = client.query_one(statement, &[&id, &by]).await.map_err(FleetError::on(&thing))?;
+         SELECT (SELECT count(*) FROM cancelled), EXISTS (SELECT FROM its)",
+        inside.sql()
+    );
+    let mut values: Vec<&(dyn ToSql + Sync)> = vec![&id, &by];
+    values.extend(inside.parameters());
+    let row = client.query_one(&statement, &values).await.map_err(FleetError::on(&thing))?;
     match row.get(1) {
         true => Ok(row.get::<_, i64>(0).unsigned_abs()),
         false => Err(FleetError::NotFound(thing)),

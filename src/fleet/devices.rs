@@ -13,6 +13,7 @@ use crate::domain::name::{CapabilityName, ClientId, DeviceKind, DeviceName, Plac
 use crate::domain::rights::AVAILABILITY;
 use crate::domain::selector::Selector;
 use crate::domain::topic::TopicName;
+use crate::fleet::Part;
 use crate::fleet::bindings::{self, BindingRow, Home, NewBinding};
 use crate::fleet::capabilities;
 use crate::fleet::credentials::{self, CredentialRow, NewCredential, Terms};
@@ -195,6 +196,8 @@ pub struct DeviceFilter {
     pub selector: Selector,
     /// Only those whose name comes after this one in the order of bytes.
     pub after: Option<String>,
+    /// Only those of this part of the fleet; gateways outside are not named.
+    pub part: Part,
 }
 
 fn about(name: &DeviceName) -> Thing {
@@ -284,7 +287,8 @@ pub async fn list(
     filter: &DeviceFilter,
     limit: u16,
 ) -> Result<Vec<DeviceRow>, FleetError> {
-    let condition = Condition::of(&filter.selector, 7);
+    let part = filter.part.condition(7);
+    let condition = Condition::of(&filter.selector, part.end());
     let statement = format!(
         "SELECT {ROW}, last_seen
          FROM devices AS device LEFT JOIN device_state AS heard ON heard.device_id = device.id
@@ -294,9 +298,10 @@ pub async fn list(
            AND ($4::boolean IS NULL OR $4 = {ONLINE})
            AND ($5::boolean IS NULL OR device.enabled = $5)
            AND ($6::text IS NULL OR device.name > $6)
-           AND {}
+           AND {} AND {}
          ORDER BY device.name
          LIMIT $7",
+        part.sql(),
         condition.sql()
     );
     let limit = i64::from(limit.min(MAX_PAGE));
@@ -309,12 +314,14 @@ pub async fn list(
         &filter.after,
         &limit,
     ];
-    values.extend(condition.parameters());
+    values.extend(part.parameters().chain(condition.parameters()));
     let rows = client
         .query(&statement, &values)
         .await
         .map_err(RegistryError::on("the list of devices"))?;
-    rows.iter().map(device_row).collect()
+    let mut found = rows.iter().map(device_row).collect::<Result<Vec<_>, _>>()?;
+    filter.part.hide(client, &mut found).await?;
+    Ok(found)
 }
 
 /// The columns of a [`DeviceRow`] but `last_seen`, of a row `device` of `devices`.

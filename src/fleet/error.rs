@@ -43,6 +43,8 @@ pub enum ErrorKind {
     Invalid,
     /// The state of the fleet does not allow it.
     Refused,
+    /// It would reach beyond the part of the fleet that whoever asks may change.
+    Forbidden,
     /// PostgreSQL cannot be asked at present; waiting may help.
     Unavailable,
     /// PostgreSQL failed otherwise.
@@ -230,6 +232,10 @@ pub enum Rule {
     RuleExists,
     /// Another API token has, or had, the name.
     ApiTokenExists,
+    /// An API token of the scope admin cannot have a selector.
+    AdminWithSelector,
+    /// What is asked for reaches beyond the part of the fleet that whoever asks may change.
+    Outside(Outside),
     /// A priority is out of [`crate::fleet::rules::PRIORITY`].
     PriorityOutOfRange,
     /// A selector is not valid: what PostgreSQL says of it.
@@ -329,6 +335,23 @@ impl Field {
     }
 }
 
+/// What lies outside the part of the fleet ([`crate::fleet::Part`]) that whoever asks may change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outside {
+    /// The device itself, after the change.
+    Device,
+    /// Devices behind it.
+    Children,
+    /// The gateway that it has.
+    Gateway,
+    /// The availability topic that it would get.
+    AvailabilityTopic,
+    /// Topics of a binding that are not those of the convention.
+    Topics,
+    /// Devices that have one of its topics too.
+    SharedTopic,
+}
+
 /// What is wrong with a chosen password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PasswordRule {
@@ -353,6 +376,7 @@ impl ErrorKind {
             Self::Conflict => "conflict",
             Self::Invalid => "invalid",
             Self::Refused => "refused",
+            Self::Forbidden => "forbidden",
             Self::Unavailable => "unreachable",
             Self::Failed => "database",
         }
@@ -467,6 +491,7 @@ impl Rule {
             "topic_grants_topic_filter_form" => Self::NotAFilter,
             "routing_rules_name_unique" => Self::RuleExists,
             "api_tokens_name_unique" => Self::ApiTokenExists,
+            "api_tokens_selector_not_admin" => Self::AdminWithSelector,
             "api_tokens_timestamps" => Self::TimestampOutOfRange,
             "routing_rules_name_form" => Self::NotAName(Field::Name),
             "routing_rules_priority_range" => Self::PriorityOutOfRange,
@@ -534,6 +559,7 @@ impl Rule {
             | Self::AnswerInOutOfRange
             | Self::Payload(_)
             | Self::PriorityOutOfRange
+            | Self::AdminWithSelector
             | Self::NotASelector(_)
             | Self::RuleOfAnotherCapability(_)
             | Self::NulCharacter => ErrorKind::Invalid,
@@ -555,6 +581,7 @@ impl Rule {
             | Self::RuleDisabled
             | Self::UnusableSelector(_)
             | Self::Other(_) => ErrorKind::Refused,
+            Self::Outside(_) => ErrorKind::Forbidden,
         }
     }
 
@@ -588,7 +615,7 @@ impl Rule {
             Self::EndsBeforeItBegins => Some(Field::ExpiresAt),
             Self::NotAFilter => Some(Field::TopicFilter),
             Self::Password(_) => Some(Field::Password),
-            Self::NotASelector(_) => Some(Field::Selector),
+            Self::NotASelector(_) | Self::AdminWithSelector => Some(Field::Selector),
             Self::PriorityOutOfRange => Some(Field::Priority),
             _ => None,
         }

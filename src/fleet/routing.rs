@@ -9,6 +9,7 @@ use crate::domain::delivery::Confirmation;
 use crate::domain::name::{CapabilityName, DeviceName, RuleName};
 use crate::domain::routing::Strategy;
 use crate::domain::selector::Selector;
+use crate::fleet::Part;
 use crate::fleet::capabilities;
 use crate::fleet::error::{FleetError, Rule, Thing};
 use crate::fleet::rules;
@@ -98,6 +99,19 @@ impl Needs {
     }
 }
 
+/// Which devices may be chosen.
+#[derive(Clone, Copy)]
+pub(super) struct Among<'a> {
+    /// Those that can get its commands.
+    pub(super) capability: &'a CapabilityName,
+    /// And have what confirming needs.
+    pub(super) needs: Needs,
+    /// So many at most; more are an error.
+    pub(super) most: usize,
+    /// Those of this part of the fleet, none of which shares its command topic with one outside.
+    pub(super) part: &'a Part,
+}
+
 /// Chooses among the devices that can get a command of the capability and for which the selector holds: enabled, as its
 /// gateway, with a command topic for it, and what confirming needs. For `any`, whoever chooses for the same capability waits until the
 /// caller's transaction has ended, so that two commands at a time do not choose the same device.
@@ -106,12 +120,11 @@ impl Needs {
 /// More than `most`; a database that is away.
 pub(super) async fn choose(
     client: &impl GenericClient,
-    capability: &CapabilityName,
+    among: Among<'_>,
     selector: &Selector,
     strategy: Strategy,
-    needs: Needs,
-    most: usize,
 ) -> Result<Choice, FleetError> {
+    let Among { capability, needs, most, part } = among;
     let thing = Thing::Capability(capability.clone());
     if strategy == Strategy::Any {
         // Of the database, not of a row: who serves may not lock capabilities.
@@ -128,7 +141,9 @@ pub(super) async fn choose(
             1,
         ),
     };
-    let condition = Condition::of(selector, 4);
+    let inside = part.condition(4);
+    let shares_topic = part.shares_topic(inside.end());
+    let condition = Condition::of(selector, shares_topic.end());
     let statement = format!(
         "SELECT device.id, device.name, {ONLINE} AS online
          FROM device_capabilities AS can
@@ -139,14 +154,17 @@ pub(super) async fn choose(
          WHERE can.capability = $1 AND device.enabled AND binding.command_topic IS NOT NULL
            AND coalesce(gateway.enabled, true)
            AND (NOT $2 OR binding.state_topic IS NOT NULL) AND (NOT $3 OR binding.reply_topic IS NOT NULL)
-           AND {}
+           AND {} AND NOT {} AND {}
          ORDER BY {order} LIMIT $4",
+        inside.sql(),
+        shares_topic.sql(),
         condition.sql()
     );
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let name = capability.as_str();
     let mut values: Vec<&(dyn ToSql + Sync)> =
         vec![&name, &needs.state_topic, &needs.reply_topic, &limit];
+    values.extend(inside.parameters().chain(shares_topic.parameters()));
     values.extend(condition.parameters());
     let rows = client.query(&statement, &values).await;
     let rows = rows.map_err(RegistryError::on("the devices that a selector means"))?;
@@ -168,18 +186,26 @@ pub(super) async fn choose(
 /// A database that is away.
 pub(super) async fn shared_topics(
     client: &impl GenericClient,
+    part: &Part,
     capability: &CapabilityName,
     choice: &Choice,
 ) -> Result<Vec<SharedTopic>, FleetError> {
     let chosen: Vec<i64> = choice.devices.iter().map(|device| device.id).collect();
-    let statement = "WITH chosen AS (
+    let inside = part.condition(2);
+    let statement = format!(
+        "WITH chosen AS (
              SELECT DISTINCT command_topic FROM topic_bindings
              WHERE device_id = ANY ($1) AND name = $2 AND command_topic IS NOT NULL)
          SELECT command_topic, array_agg(DISTINCT device.name) AS devices
          FROM chosen JOIN topic_bindings USING (command_topic)
-         JOIN devices AS device ON device.id = device_id AND device.enabled
-         GROUP BY command_topic HAVING count(DISTINCT device_id) > 1 ORDER BY command_topic";
-    let rows = client.query(statement, &[&chosen, &capability.as_str()]).await;
+         JOIN devices AS device ON device.id = device_id AND device.enabled AND {}
+         GROUP BY command_topic HAVING count(DISTINCT device_id) > 1 ORDER BY command_topic",
+        inside.sql()
+    );
+    let capability = capability.as_str();
+    let mut values: Vec<&(dyn ToSql + Sync)> = vec![&chosen, &capability];
+    values.extend(inside.parameters());
+    let rows = client.query(&statement, &values).await;
     let rows = rows.map_err(RegistryError::on("the devices on a topic"))?;
     let shared = |row: &tokio_postgres::Row| SharedTopic { topic: row.get(0), devices: row.get(1) };
     Ok(rows.iter().map(shared).collect())
@@ -192,15 +218,14 @@ pub(super) async fn shared_topics(
 /// capability has no enabled rule.
 pub(super) async fn route(
     client: &impl GenericClient,
-    capability: &CapabilityName,
+    among: Among<'_>,
     to: Route<'_>,
-    needs: Needs,
-    most: usize,
 ) -> Result<Choice, FleetError> {
+    let capability = among.capability;
     let thing = Thing::Capability(capability.clone());
     let rules = match to {
         Route::Selector(selector) => {
-            let choice = choose(client, capability, selector, Strategy::All, needs, most).await?;
+            let choice = choose(client, among, selector, Strategy::All).await?;
             if choice.devices.is_empty() {
                 return Err(FleetError::rule(&thing, Rule::NoMatch));
             }
@@ -228,7 +253,7 @@ pub(super) async fn route(
     }
     for rule in rules {
         let (selector, strategy) = rule.parsed()?;
-        let choice = choose(client, capability, &selector, strategy, needs, most).await?;
+        let choice = choose(client, among, &selector, strategy).await?;
         if !choice.devices.is_empty() {
             return Ok(Choice { rule: Some(rule.name), ..choice });
         }

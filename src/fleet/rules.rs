@@ -11,8 +11,9 @@ use utoipa::ToSchema;
 use crate::domain::name::{CapabilityName, RuleName};
 use crate::domain::routing::Strategy;
 use crate::domain::selector::{Selector, SelectorError};
+use crate::fleet::Part;
 use crate::fleet::error::{FleetError, Rule, Thing};
-use crate::fleet::routing::{self, Bounds, Choice, Needs};
+use crate::fleet::routing::{self, Among, Bounds, Choice, Needs};
 use crate::registry::error::RegistryError;
 
 /// Lowest and highest priority.
@@ -235,9 +236,10 @@ pub async fn test(
         FleetError::rule(&about(name), Rule::Other(words))
     })?;
     let needs = Needs::of(client, &capability).await?;
+    let among = Among { capability: &capability, needs, most, part: &Part::whole() };
     let (selector, strategy) = rule.parsed()?;
-    let choice = routing::choose(client, &capability, &selector, strategy, needs, most).await?;
-    let shared_topics = routing::shared_topics(client, &capability, &choice).await?;
+    let choice = routing::choose(client, among, &selector, strategy).await?;
+    let shared_topics = routing::shared_topics(client, among.part, &capability, &choice).await?;
     let choice = Choice { shared_topics, ..choice };
     let mut preceded_by = None;
     for other in list(client, Some(&capability)).await? {
@@ -246,10 +248,7 @@ pub async fn test(
         }
         let (selector, strategy) = other.parsed()?;
         if other.enabled
-            && !routing::choose(client, &capability, &selector, strategy, needs, most)
-                .await?
-                .devices
-                .is_empty()
+            && !routing::choose(client, among, &selector, strategy).await?.devices.is_empty()
         {
             preceded_by = Some(other.name);
             break;

@@ -11,6 +11,7 @@
 //! * A byte of a body is read only after the token was found valid.
 //! * Every error is `application/problem+json`, and none tells whether a token is unknown, wrong, expired or revoked.
 
+use std::marker::PhantomData;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -23,15 +24,19 @@ use actix_web::middleware::{Next, from_fn};
 use actix_web::web::{self, Data};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse};
 use percent_encoding::percent_decode_str;
-use tokio_postgres::{Client, Transaction};
+use tokio_postgres::{Client, IsolationLevel, Transaction};
 
 use crate::authz::Authorizer;
 use crate::domain::api_token::Scope;
+use crate::domain::name::DeviceName;
+use crate::fleet::api_tokens::ApiToken;
+use crate::fleet::error::Thing;
 use crate::fleet::routing::Bounds;
-use crate::fleet::{Actor, FleetError, act};
+use crate::fleet::{Actor, FleetError, Part, act};
 use crate::http::connections::ActiveRequest;
 use crate::logging::log_throttled;
 use crate::metrics::ApiMetrics;
+use crate::registry::error::RegistryError;
 use crate::registry::pool::Postgres;
 use crate::secret::random_bytes;
 
@@ -62,6 +67,7 @@ mod tokens;
 mod whoami;
 
 use access::{Caller, Tokens};
+use etag::Conditions;
 use hashing::Hashing;
 pub use problem::Problem;
 use problem::Refusal;
@@ -137,21 +143,94 @@ impl Api {
         }
     }
 
-    /// Looks at the fleet.
-    async fn read<T>(
+    /// Looks at the fleet, as somebody who may see all of it.
+    async fn read<S: Whole, T>(
         &self,
+        _caller: &Caller<S>,
         work: impl AsyncFnOnce(&mut Client) -> Result<T, FleetError>,
     ) -> Result<T, Problem> {
         self.on_a_connection(async |client| Ok(work(client).await?)).await
     }
 
-    /// Changes the fleet, all or nothing.
-    async fn change<S, T>(
+    /// Looks at the caller's part of the fleet, as of one moment.
+    async fn see<S: Whole, T>(
+        &self,
+        caller: &Caller<InPart<S>>,
+        work: impl AsyncFnOnce(&mut Transaction<'_>, &Part) -> Result<T, FleetError>,
+    ) -> Result<T, Problem> {
+        let failed = |error| FleetError::Registry(RegistryError::on("the registry")(error));
+        let look = async |client: &mut Client| {
+            let begin = client.build_transaction().read_only(true);
+            let begun = begin.isolation_level(IsolationLevel::RepeatableRead).start().await;
+            let mut transaction = begun.map_err(failed)?;
+            let seen = work(&mut transaction, caller.part()).await?;
+            transaction.commit().await.map_err(failed)?;
+            Ok(seen)
+        };
+        self.on_a_connection(look).await
+    }
+
+    /// Looks at a device, which must be inside the caller's part of the fleet.
+    async fn see_device<S: Whole, T>(
+        &self,
+        caller: &Caller<InPart<S>>,
+        device: &DeviceName,
+        work: impl AsyncFnOnce(&Transaction<'_>) -> Result<T, FleetError>,
+    ) -> Result<T, Problem> {
+        let look = async |transaction: &mut Transaction<'_>, part: &Part| {
+            part.find(transaction, device).await?;
+            work(transaction).await
+        };
+        self.see(caller, look).await
+    }
+
+    /// Changes the fleet, all or nothing, as somebody who may change all of it.
+    async fn change<S: Whole, T>(
         &self,
         caller: &Caller<S>,
         work: impl AsyncFnOnce(&mut Transaction<'_>) -> Result<T, Refusal>,
     ) -> Result<T, Problem> {
-        let (id, name) = (caller.token.id, caller.token.name.clone());
+        self.do_as(&caller.token, work).await
+    }
+
+    /// Changes the caller's part of the fleet, all or nothing.
+    async fn change_part<S: Whole, T>(
+        &self,
+        caller: &Caller<InPart<S>>,
+        work: impl AsyncFnOnce(&mut Transaction<'_>, &Part) -> Result<T, Refusal>,
+    ) -> Result<T, Problem> {
+        let change =
+            async |transaction: &mut Transaction<'_>| work(transaction, caller.part()).await;
+        self.do_as(&caller.token, change).await
+    }
+
+    /// Changes a device or what belongs to it, all or nothing: one that is inside the caller's part of the fleet, before and
+    /// after, and in the version that the conditions name. Nobody else changes it meanwhile.
+    async fn change_device<S: Whole, T>(
+        &self,
+        caller: &Caller<InPart<S>>,
+        device: &DeviceName,
+        conditions: &Conditions,
+        work: impl AsyncFnOnce(&mut Transaction<'_>, &Part) -> Result<T, Refusal>,
+    ) -> Result<T, Problem> {
+        let change = async |transaction: &mut Transaction<'_>, part: &Part| {
+            let found = part.lock(transaction, device).await?;
+            let not_found = || FleetError::NotFound(Thing::Device(device.clone()));
+            let version = found.ok_or_else(not_found)?;
+            conditions.hold(Some(version))?;
+            let done = work(transaction, part).await?;
+            part.hold(transaction, device, version.id).await?;
+            Ok(done)
+        };
+        self.change_part(caller, change).await
+    }
+
+    async fn do_as<T>(
+        &self,
+        token: &ApiToken,
+        work: impl AsyncFnOnce(&mut Transaction<'_>) -> Result<T, Refusal>,
+    ) -> Result<T, Problem> {
+        let (id, name) = (token.id, token.name.clone());
         let actor = Actor::Token { id, name };
         self.on_a_connection(async |client| act(client, &actor, work).await).await
     }
@@ -325,6 +404,20 @@ fn allow(methods: &[String]) -> (HeaderName, String) {
 pub(crate) trait Needs {
     /// What the caller's token must allow; `None`: any token does.
     const SCOPE: Option<Scope>;
+    /// Whether a token with a selector will do. The handler keeps what it does to the part of the fleet that the token means.
+    const TAKES_PARTS: bool;
+}
+
+/// What a token with a selector may not do, whatever its scopes: so it is with each scope by itself.
+pub(crate) trait Whole: Needs {}
+
+/// The same scope of a handler that takes tokens with a selector as well. It reaches the fleet by [`Api::see`] and the like
+/// alone, which name the part of it that the token means.
+pub(crate) struct InPart<S>(PhantomData<S>);
+
+impl<S: Whole> Needs for InPart<S> {
+    const SCOPE: Option<Scope> = S::SCOPE;
+    const TAKES_PARTS: bool = true;
 }
 
 /// Declares a type a scope.
@@ -334,7 +427,9 @@ macro_rules! scopes {
         pub(crate) struct $name;
         impl Needs for $name {
             const SCOPE: Option<Scope> = $scope;
+            const TAKES_PARTS: bool = false;
         }
+        impl Whole for $name {}
     )+};
 }
 

@@ -45,6 +45,19 @@ impl Condition {
         condition
     }
 
+    /// The same condition within other SQL, which holds it once.
+    #[must_use]
+    pub fn within(mut self, sql: impl FnOnce(&str) -> String) -> Self {
+        self.text = sql(&self.text);
+        self
+    }
+
+    /// How many parameters a statement has with these: what comes next has so many before.
+    #[must_use]
+    pub fn end(&self) -> usize {
+        self.before + self.parameters.len()
+    }
+
     /// Its SQL.
     #[must_use]
     pub fn sql(&self) -> &str {

@@ -9,7 +9,7 @@ use fleetgate::fleet::commands::{self, NewCommand};
 use fleetgate::fleet::credentials::{NewCredential, Terms};
 use fleetgate::fleet::devices::{self, NewDevice};
 use fleetgate::fleet::routing::To;
-use fleetgate::fleet::{Actor, FleetError, act};
+use fleetgate::fleet::{Actor, FleetError, Part, act};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
@@ -25,7 +25,8 @@ use crate::support::commands::{fleetgate, run};
 use crate::support::database::Database;
 use crate::support::postgres::{SERVING_ROLE, TestDatabase, as_owner, connect, fresh_database};
 
-const EVERYTHING: AuditFilter = AuditFilter { device: None, actor: None, since: None };
+const EVERYTHING: AuditFilter =
+    AuditFilter { device: None, actor: None, since: None, part: Part::whole() };
 
 /// The whole log, the oldest entry first.
 async fn log(client: &Client) -> Vec<AuditRow> {

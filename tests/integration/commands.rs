@@ -9,10 +9,10 @@ use fleetgate::domain::delivery::{Confirmation, End};
 use fleetgate::domain::device::DeviceId;
 use fleetgate::domain::name::DeviceName;
 use fleetgate::emqx::EmqxApi;
-use fleetgate::fleet::FleetError;
 use fleetgate::fleet::commands::{self, DeliveryRow, MOST_OPEN, NewCommand};
 use fleetgate::fleet::error::{ErrorKind, Field, Rule};
 use fleetgate::fleet::routing::{Bounds, To};
+use fleetgate::fleet::{FleetError, Part};
 use fleetgate::metrics::Metrics;
 use fleetgate::registry::commands::{Fact, note};
 use fleetgate::registry::connection::Target;
@@ -96,7 +96,7 @@ impl Bench {
     }
 
     pub(crate) async fn delivery(&self, id: &str) -> DeliveryRow {
-        let details = commands::show(&self.client, id).await.unwrap();
+        let details = commands::show(&self.client, &Part::whole(), id).await.unwrap();
         let [delivery] = details.deliveries.try_into().unwrap();
         delivery
     }
@@ -131,6 +131,7 @@ pub(crate) fn new(payload: &str) -> NewCommand {
         asked_by: "a test".to_owned(),
         requested: None,
         bounds: BOUNDS,
+        part: Part::whole(),
     }
 }
 
@@ -307,14 +308,14 @@ async fn what_was_cancelled_stays_cancelled_and_a_late_receipt_is_shown() {
     bench.online_and_subscribed().await;
     let id = bench.send("1").await;
     let delivery = bench.emqx.published(1).await.correlation;
-    assert_eq!(commands::cancel(&bench.client, &id, "somebody").await.unwrap(), 1);
+    assert_eq!(commands::cancel(&bench.client, &Part::whole(), &id, "somebody").await.unwrap(), 1);
     let ended = bench.ended(&id).await;
     assert_eq!((ended.state, ended.reason.as_deref()), ("cancelled", Some("by somebody")));
     bench.acks(&delivery).await;
     let late = bench.delivery(&id).await;
     assert_eq!(late.state, "cancelled");
     assert!(late.acked_at > late.ended_at);
-    assert_eq!(commands::cancel(&bench.client, &id, "somebody").await.unwrap(), 0);
+    assert_eq!(commands::cancel(&bench.client, &Part::whole(), &id, "somebody").await.unwrap(), 0);
 }
 
 /// Where a command goes, and whether it may, is read when it is sent.
@@ -609,7 +610,7 @@ async fn what_changes_while_emqx_is_asked_is_minded() {
         .await;
         assert_eq!(bench.emqx.all_published(), [], "{change}");
         assert_eq!(bench.delivery(&id).await.attempts, 0, "{change}");
-        commands::cancel(&bench.client, &id, "a test").await.unwrap();
+        commands::cancel(&bench.client, &Part::whole(), &id, "a test").await.unwrap();
         bench.sql(back).await;
         bench.ended(&id).await;
     }
@@ -687,8 +688,8 @@ async fn what_waits_for_a_device_is_bounded() {
         matches!(&refused, Err(FleetError::Rule { rule: Rule::TooManyOpen(MOST_OPEN), .. })),
         "{refused:?}"
     );
-    assert_eq!(commands::list(&bench.client, None, 10).await.unwrap().len(), 1);
-    commands::cancel(&bench.client, &id, "a test").await.unwrap();
+    assert_eq!(commands::list(&bench.client, &Part::whole(), None, 10).await.unwrap().len(), 1);
+    commands::cancel(&bench.client, &Part::whole(), &id, "a test").await.unwrap();
     bench.send("2").await;
 }
 
@@ -697,7 +698,10 @@ async fn a_device_that_is_named_twice_gets_a_command_once() {
     let mut bench = Bench::start().await;
     let twice = To::Devices(vec![name("relay"), name("relay")]);
     let id = bench.send_new(NewCommand { to: twice, ..new("1") }).await;
-    assert_eq!(commands::show(&bench.client, &id).await.unwrap().deliveries.len(), 1);
+    assert_eq!(
+        commands::show(&bench.client, &Part::whole(), &id).await.unwrap().deliveries.len(),
+        1
+    );
 }
 
 /// Whoever connects wakes lines too, in an order of its own: of two that wait for each other PostgreSQL ends one.
@@ -920,7 +924,7 @@ async fn a_device_that_flaps_gets_each_command_once_and_in_order() {
 async fn commands_are_forgotten_after_their_time() {
     let mut bench = Bench::start().await;
     let id = bench.send("1").await;
-    commands::cancel(&bench.client, &id, "a test").await.unwrap();
+    commands::cancel(&bench.client, &Part::whole(), &id, "a test").await.unwrap();
     bench.ended(&id).await;
     let open = bench.send("2").await;
     bench.sql("UPDATE commands SET asked_at = asked_at - interval '31 days'").await;
@@ -938,11 +942,14 @@ async fn commands_are_forgotten_after_their_time() {
         ))
         .await;
     assert!(prune().await.unwrap(), "there is more");
-    assert_eq!(commands::list(&bench.client, None, 10).await.unwrap().len(), 2);
+    assert_eq!(commands::list(&bench.client, &Part::whole(), None, 10).await.unwrap().len(), 2);
     assert!(prune().await.unwrap());
     assert!(!prune().await.unwrap());
     assert_eq!(bench.delivery(&open).await.state, "queued");
-    assert_eq!(json!(commands::list(&bench.client, None, 10).await.unwrap())[0]["id"], open);
+    assert_eq!(
+        json!(commands::list(&bench.client, &Part::whole(), None, 10).await.unwrap())[0]["id"],
+        open
+    );
 }
 
 impl Bench {
@@ -1117,7 +1124,9 @@ async fn a_service_that_is_killed_at_any_step_loses_nothing_and_sends_nothing_tw
         let asking = matches!(step, Killed::Asking).then(|| emqx.hold_subscriptions());
         let publishing = matches!(step, Killed::Publishing).then(|| emqx.hold_publish());
         let id = commands::send(&mut client, &new("1")).await.unwrap().command.id;
-        let delivery = async || commands::show(&client, &id).await.unwrap().deliveries.remove(0);
+        let delivery = async || {
+            commands::show(&client, &Part::whole(), &id).await.unwrap().deliveries.remove(0)
+        };
         let ack = command("message.acked", "relay", "relay", &delivery().await.id, 1);
         match step {
             Killed::Asking => asking.unwrap().reached().await,
@@ -1198,7 +1207,8 @@ async fn each_recorded_run_ends_in_the_right_state() {
             let id = commands::send(&mut client, &to).await.unwrap().command.id;
             let attempt = "UPDATE command_deliveries SET attempts = 1, attempted_at = now() WHERE attempts = 0";
             client.execute(attempt, &[]).await.unwrap();
-            let delivery = commands::show(&client, &id).await.unwrap().deliveries.remove(0).id;
+            let delivery =
+                commands::show(&client, &Part::whole(), &id).await.unwrap().deliveries.remove(0).id;
             let mut told = 0;
             for line in recording.lines() {
                 let line: Value = serde_json::from_str(line).unwrap();
@@ -1212,7 +1222,8 @@ async fn each_recorded_run_ends_in_the_right_state() {
                 }
             }
             assert!(told > 0, "{scenario}");
-            let is = commands::show(&client, &id).await.unwrap().deliveries.remove(0);
+            let is =
+                commands::show(&client, &Part::whole(), &id).await.unwrap().deliveries.remove(0);
             assert_eq!((is.state, is.ended), (*state, *ended), "{scenario}");
         }
     }

@@ -10,6 +10,7 @@
 mod answers;
 mod api;
 mod api_fleet;
+mod api_selector;
 mod apply;
 mod asked_over_mqtt;
 mod audit;

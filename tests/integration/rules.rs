@@ -2,11 +2,11 @@
 
 use fleetgate::domain::name::CapabilityName;
 use fleetgate::domain::routing::Strategy;
-use fleetgate::fleet::FleetError;
 use fleetgate::fleet::commands::{self, NewCommand};
 use fleetgate::fleet::error::{ErrorKind, Field, Rule};
 use fleetgate::fleet::routing::{Bounds, To};
 use fleetgate::fleet::rules::{self, NewRule, RuleChange};
+use fleetgate::fleet::{FleetError, Part};
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
@@ -205,11 +205,14 @@ async fn retrying_passes_over_what_can_be_sent_nothing() {
     home.client.batch_execute(ends).await.unwrap();
     home.fleet.enabled("b", false).await;
     let again =
-        commands::retry(&mut home.client, &sent.command.id, "a test", BOUNDS).await.unwrap();
+        commands::retry(&mut home.client, &Part::whole(), &sent.command.id, "a test", BOUNDS)
+            .await
+            .unwrap();
     let devices: Vec<_> = again.details.deliveries.iter().map(|one| one.device.as_str()).collect();
     assert_eq!((devices, again.passed_over), (vec!["a"], vec!["b".to_owned()]));
     home.fleet.sql("DELETE FROM devices WHERE name = 'a'", &[]).await;
-    let nobody = commands::retry(&mut home.client, &sent.command.id, "a test", BOUNDS).await;
+    let nobody =
+        commands::retry(&mut home.client, &Part::whole(), &sent.command.id, "a test", BOUNDS).await;
     assert_eq!(refusal(nobody), Rule::NoDeviceToRetry(vec!["a".to_owned(), "b".to_owned()]));
 }
 

@@ -1,9 +1,9 @@
 //! Several devices on one command topic: one message to all of them, and what each makes of it.
 
-use fleetgate::fleet::FleetError;
 use fleetgate::fleet::commands::{self, CommandDetails, NewCommand};
 use fleetgate::fleet::error::Rule;
 use fleetgate::fleet::routing::{SharedTopic, To};
+use fleetgate::fleet::{FleetError, Part};
 use serde_json::{Value, json};
 
 use crate::commands::{Bench, name, new};
@@ -37,7 +37,7 @@ fn to(devices: &[&str], payload: &str) -> NewCommand {
 }
 
 async fn show(bench: &Bench, id: &str) -> CommandDetails {
-    commands::show(&bench.client, id).await.unwrap()
+    commands::show(&bench.client, &Part::whole(), id).await.unwrap()
 }
 
 /// The state and the attempts of each delivery.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
+use fleetgate::fleet::Part;
 use fleetgate::fleet::commands::{self, NewCommand};
 use fleetgate::fleet::routing::{Bounds, To};
 use tokio::sync::Semaphore;
@@ -67,6 +68,7 @@ fn to_all() -> NewCommand {
         asked_by: "a benchmark".to_owned(),
         requested: None,
         bounds: Bounds { max_payload: 65_536, max_devices: 10_000 },
+        part: Part::whole(),
     }
 }
 

@@ -25,11 +25,11 @@ use futures_util::future::{Ready, ready};
 use quick_cache::sync::Cache;
 use tokio::sync::Semaphore;
 
-use super::{Needs, Problem};
+use super::{InPart, Needs, Problem};
 use crate::domain::address::Address;
 use crate::domain::api_token::{PresentedToken, Scope};
-use crate::fleet::FleetError;
 use crate::fleet::api_tokens::{self, ApiToken};
+use crate::fleet::{FleetError, Part};
 use crate::registry::pool::Postgres;
 
 /// Wrong tokens of a peer that are answered at once, within [`FORGOTTEN`].
@@ -169,8 +169,18 @@ impl<S: Needs> FromRequest for Caller<S> {
             (Some(known), Some(needed)) if !known.0.scopes.allow(needed) => {
                 Err(Problem::scope(Scope::word(needed)))
             }
+            (Some(known), _) if !(S::TAKES_PARTS || known.0.part.is_whole()) => {
+                Err(Problem::whole_fleet())
+            }
             (Some(known), _) => Ok(Self { token: known.0, scope: PhantomData }),
         })
+    }
+}
+
+impl<S> Caller<InPart<S>> {
+    /// The part of the fleet that the caller sees and changes.
+    pub(super) fn part(&self) -> &Part {
+        &self.token.part
     }
 }
 

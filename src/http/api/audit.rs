@@ -10,7 +10,7 @@ use utoipa_actix_web::service_config::ServiceConfig;
 use super::access::Caller;
 use super::body::Parameters;
 use super::problem::Problems;
-use super::{Api, Problem, Read, page};
+use super::{Api, InPart, Problem, Read, page};
 use crate::domain::name::DeviceName;
 use crate::fleet::audit::{self, AuditFilter, AuditRow};
 
@@ -54,7 +54,7 @@ struct AuditPage {
 )]
 #[get("/audit")]
 async fn list_audit(
-    _caller: Caller<Read>,
+    caller: Caller<InPart<Read>>,
     Parameters(query): Parameters<ListQuery>,
     api: Data<Api>,
 ) -> Result<Json<AuditPage>, Problem> {
@@ -66,8 +66,10 @@ async fn list_audit(
     }
     let after = page::after(query.after.as_deref())?.map(|after| after.parse()).transpose();
     let after = after.map_err(|_| page::not_next())?;
-    let filter = AuditFilter { device, actor: query.actor, since: query.since };
-    let items = api.read(async |client| audit::list(client, &filter, after, limit).await).await?;
+    let part = caller.part().clone();
+    let filter = AuditFilter { device, actor: query.actor, since: query.since, part };
+    let items =
+        api.see(&caller, async |fleet, _| audit::list(fleet, &filter, after, limit).await).await?;
     let next = page::next(&items, limit, |entry| entry.id.to_string());
     Ok(Json(AuditPage { items, next }))
 }

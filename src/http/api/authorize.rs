@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use super::access::Caller;
 use super::body::{Body, Checks};
 use super::problem::Problems;
-use super::{Api, Problem, Read};
+use super::{Api, InPart, Problem, Read};
 use crate::authz::{AccessRequest, explain};
 use crate::domain::acl;
 use crate::domain::rights::Right;
@@ -73,7 +73,7 @@ struct Answer {
 )]
 #[post("/authorize")]
 async fn authorize(
-    _caller: Caller<Read>,
+    caller: Caller<InPart<Read>>,
     Body(question): Body<Question>,
     api: Data<Api>,
 ) -> Result<Json<Answer>, Problem> {
@@ -81,6 +81,9 @@ async fn authorize(
     let name = checks.value("/device", &question.device);
     checks.end()?;
     let Some(name) = name else { return Err(Problem::failed()) };
+    if !caller.part().is_whole() {
+        api.see_device(&caller, &name, async |_| Ok(())).await?;
+    }
     let action = acl::Action::from(question.action);
     let request =
         AccessRequest { user_name: &question.device, action: Some(action), topic: &question.topic };
@@ -99,8 +102,14 @@ async fn authorize(
         acl::Action::Publish => question.topic.as_str(),
         acl::Action::Subscribe => strip_subscription_prefix(&question.topic),
     };
-    let rows =
-        api.read(async |client| rights::rows(client, &name, action, right, topic).await).await?;
+    let rows = api.see(&caller, async |fleet, part| {
+        let mut rows = rights::rows(fleet, &name, action, right, topic).await?;
+        let owners: Vec<&str> = rows.iter().map(|row| row.device.as_str()).collect();
+        let inside = part.inside(fleet, &owners).await?;
+        rows.retain(|row| inside.contains(&row.device));
+        Ok(rows)
+    });
+    let rows = rows.await?;
     let (word, topic) = match right {
         Right::StateTopic => ("state_topic", topic),
         Right::CommandTopic => ("command_topic", topic),

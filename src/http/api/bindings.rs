@@ -11,7 +11,7 @@ use super::body::{Body, Checks};
 use super::devices::device_name;
 use super::etag::Conditions;
 use super::problem::Problems;
-use super::{Api, Devices, Problem, Read};
+use super::{Api, Devices, InPart, Problem, Read};
 use crate::domain::name::BindingName;
 use crate::domain::topic::TopicName;
 use crate::fleet::bindings::{self, BindingChange, BindingRow, NewBinding};
@@ -49,12 +49,14 @@ struct BindingDocument {
 )]
 #[get("/devices/{device}/bindings")]
 async fn list_bindings(
-    _caller: Caller<Read>,
+    caller: Caller<InPart<Read>>,
     path: Path<(String,)>,
     api: Data<Api>,
 ) -> Result<Json<Vec<BindingRow>>, Problem> {
     let name = device_name(&path.0)?;
-    Ok(Json(api.read(async |client| bindings::list(client, &name).await).await?))
+    Ok(Json(
+        api.see_device(&caller, &name, async |fleet| bindings::list(fleet, &name).await).await?,
+    ))
 }
 
 /// Make or replace a binding
@@ -72,7 +74,7 @@ async fn list_bindings(
 )]
 #[put("/devices/{device}/bindings/{binding}")]
 async fn put_binding(
-    caller: Caller<Devices>,
+    caller: Caller<InPart<Devices>>,
     path: Path<(String, String)>,
     Body(document): Body<BindingDocument>,
     api: Data<Api>,
@@ -91,9 +93,8 @@ async fn put_binding(
     checks.end()?;
     let Some(name) = name else { return Err(Problem::failed()) };
     let BindingDocument { conventional, merge, .. } = document;
-    let done = api.change(&caller, async |transaction| {
-        // Nobody adds one meanwhile.
-        super::devices::lock(transaction, &device, &Conditions::default()).await?;
+    let always = Conditions::default();
+    let done = api.change_device(&caller, &device, &always, async |transaction, part| {
         let there = bindings::list(transaction, &device).await?;
         if there.iter().any(|binding| binding.name == name.as_str()) {
             let change = BindingChange {
@@ -104,6 +105,7 @@ async fn put_binding(
                 merge: Some(merge),
             };
             let changed = bindings::set(transaction, &device, &name, &change).await?;
+            part.hold_binding(transaction, &device, &changed).await?;
             return Ok((false, changed));
         }
         let new = NewBinding {
@@ -114,7 +116,9 @@ async fn put_binding(
             reply_topic: reply,
             merge,
         };
-        Ok((true, bindings::add(transaction, &device, &new).await?.into_inner()))
+        let added = bindings::add(transaction, &device, &new).await?.into_inner();
+        part.hold_binding(transaction, &device, &added).await?;
+        Ok((true, added))
     });
     let (is_new, row) = done.await?;
     let mut answer = if is_new { HttpResponse::Created() } else { HttpResponse::Ok() };
@@ -130,14 +134,15 @@ async fn put_binding(
 )]
 #[delete("/devices/{device}/bindings/{binding}")]
 async fn delete_binding(
-    caller: Caller<Devices>,
+    caller: Caller<InPart<Devices>>,
     path: Path<(String, String)>,
     api: Data<Api>,
 ) -> Result<HttpResponse, Problem> {
     let (device, binding) = path.into_inner();
     let device = device_name(&device)?;
     let name: BindingName = binding.parse().map_err(|_| Problem::not_found("binding"))?;
-    let removed = api.change(&caller, async |transaction| {
+    let always = Conditions::default();
+    let removed = api.change_device(&caller, &device, &always, async |transaction, _| {
         Ok(bindings::remove(transaction, &device, &name).await?)
     });
     removed.await?;

@@ -12,7 +12,7 @@ use utoipa_actix_web::service_config::ServiceConfig;
 use super::access::Caller;
 use super::body::{Body, Checks, Patch};
 use super::problem::Problems;
-use super::{Api, Devices, Problem, Read};
+use super::{Api, Devices, InPart, Problem, Read};
 use crate::domain::delivery::Confirmation;
 use crate::domain::name::CapabilityName;
 use crate::domain::schema::StateSchema;
@@ -161,10 +161,10 @@ fn capability_name(text: &str) -> Result<CapabilityName, Problem> {
 )]
 #[get("/capabilities")]
 async fn list_capabilities(
-    _caller: Caller<Read>,
+    caller: Caller<InPart<Read>>,
     api: Data<Api>,
 ) -> Result<Json<Vec<CapabilityRow>>, Problem> {
-    Ok(Json(api.read(async |client| capabilities::list(client).await).await?))
+    Ok(Json(api.see(&caller, async |fleet, _| capabilities::list(fleet).await).await?))
 }
 
 /// Show a capability
@@ -174,12 +174,12 @@ async fn list_capabilities(
 )]
 #[get("/capabilities/{capability}")]
 async fn show_capability(
-    _caller: Caller<Read>,
+    caller: Caller<InPart<Read>>,
     path: Path<(String,)>,
     api: Data<Api>,
 ) -> Result<Json<CapabilityRow>, Problem> {
     let name = capability_name(&path.0)?;
-    Ok(Json(api.read(async |client| capabilities::show(client, &name).await).await?))
+    Ok(Json(api.see(&caller, async |fleet, _| capabilities::show(fleet, &name).await).await?))
 }
 
 /// Make or replace a capability

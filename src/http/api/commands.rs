@@ -17,7 +17,7 @@ use super::body::{Body, Checks, Parameters};
 use super::capabilities::Confirm;
 use super::problem::Problems;
 use super::rules::selector;
-use super::{Api, Commands, Problem, ROOT, Read, page};
+use super::{Api, Commands, InPart, Problem, ROOT, Read, page};
 use crate::domain::command::CommandPayload;
 use crate::domain::delivery::Confirmation;
 use crate::domain::name::{CapabilityName, DeviceName, RuleName};
@@ -64,7 +64,7 @@ struct CommandDocument {
 }
 
 impl CommandDocument {
-    fn check(&self, api: &Api, asked_by: String) -> Result<NewCommand, Problem> {
+    fn check<S>(&self, api: &Api, caller: &Caller<InPart<S>>) -> Result<NewCommand, Problem> {
         let mut checks = Checks::default();
         let capability: Option<CapabilityName> = checks.value("/capability", &self.capability);
         let payload: Option<CommandPayload> = checks.value("/payload", &self.payload.to_string());
@@ -88,9 +88,10 @@ impl CommandDocument {
             to,
             expires_in: self.expires_in.map(|seconds| Duration::from_secs(u64::from(seconds))),
             confirm: self.confirm.map(Confirmation::from),
-            asked_by,
+            asked_by: asked_by(caller),
             requested: None,
             bounds: api.bounds,
+            part: caller.part().clone(),
         })
     }
 }
@@ -140,14 +141,16 @@ struct ListQuery {
 )]
 #[get("/commands")]
 async fn list_commands(
-    _caller: Caller<Read>,
+    caller: Caller<InPart<Read>>,
     Parameters(query): Parameters<ListQuery>,
     api: Data<Api>,
 ) -> Result<Json<Vec<CommandRow>>, Problem> {
     let limit = page::limit(query.limit)?;
     let device = query.device.map(|name| name.parse::<DeviceName>()).transpose();
     let device = device.map_err(|why| Problem::query(format!("device {why}")))?;
-    let found = api.read(async |client| commands::list(client, device.as_ref(), limit).await);
+    let found = api.see(&caller, async |fleet, part| {
+        commands::list(fleet, part, device.as_ref(), limit).await
+    });
     Ok(Json(found.await?))
 }
 
@@ -170,13 +173,13 @@ async fn list_commands(
 )]
 #[post("/commands")]
 async fn send_command(
-    caller: Caller<Commands>,
+    caller: Caller<InPart<Commands>>,
     Body(document): Body<CommandDocument>,
     request: HttpRequest,
     api: Data<Api>,
 ) -> Result<HttpResponse, Problem> {
     require_broker(&api)?;
-    let new = document.check(&api, asked_by(&caller))?;
+    let new = document.check(&api, &caller)?;
     let text = serde_json::to_string(&document).map_err(|_| Problem::failed())?;
     let key = match request.headers().get(&IDEMPOTENCY_KEY) {
         None => None,
@@ -191,7 +194,7 @@ async fn send_command(
             })?)
         }
     };
-    let sent = api.change(&caller, async |transaction| match &key {
+    let sent = api.change_part(&caller, async |transaction, _| match &key {
         None => Ok(KeyUse::New(commands::send(transaction, &new).await?)),
         Some(key) => Ok(commands::send_with_key(transaction, &new, key).await?),
     });
@@ -218,12 +221,12 @@ async fn send_command(
 )]
 #[post("/commands/check")]
 async fn check_command(
-    caller: Caller<Read>,
+    caller: Caller<InPart<Read>>,
     Body(document): Body<CommandDocument>,
     api: Data<Api>,
 ) -> Result<Json<Choice>, Problem> {
-    let new = document.check(&api, asked_by(&caller))?;
-    Ok(Json(api.read(async |client| commands::check_only(client, &new).await).await?))
+    let new = document.check(&api, &caller)?;
+    Ok(Json(api.see(&caller, async |fleet, _| commands::check_only(fleet, &new).await).await?))
 }
 
 /// Show a command
@@ -235,11 +238,13 @@ async fn check_command(
 )]
 #[get("/commands/{command}")]
 async fn show_command(
-    _caller: Caller<Read>,
+    caller: Caller<InPart<Read>>,
     path: Path<(String,)>,
     api: Data<Api>,
 ) -> Result<Json<CommandDetails>, Problem> {
-    Ok(Json(api.read(async |client| commands::show(client, &path.0).await).await?))
+    Ok(Json(
+        api.see(&caller, async |fleet, part| commands::show(fleet, part, &path.0).await).await?,
+    ))
 }
 
 /// A command that was cancelled.
@@ -258,13 +263,13 @@ struct Cancelled {
 )]
 #[post("/commands/{command}/cancel")]
 async fn cancel_command(
-    caller: Caller<Commands>,
+    caller: Caller<InPart<Commands>>,
     path: Path<(String,)>,
     api: Data<Api>,
 ) -> Result<Json<Cancelled>, Problem> {
     let by = asked_by(&caller);
-    let cancelled = api.change(&caller, async |transaction| {
-        Ok(commands::cancel(transaction, &path.0, &by).await?)
+    let cancelled = api.change_part(&caller, async |transaction, part| {
+        Ok(commands::cancel(transaction, part, &path.0, &by).await?)
     });
     Ok(Json(Cancelled { cancelled: cancelled.await? }))
 }
@@ -279,14 +284,14 @@ async fn cancel_command(
 )]
 #[post("/commands/{command}/retry")]
 async fn retry_command(
-    caller: Caller<Commands>,
+    caller: Caller<InPart<Commands>>,
     path: Path<(String,)>,
     api: Data<Api>,
 ) -> Result<HttpResponse, Problem> {
     require_broker(&api)?;
     let (by, bounds) = (asked_by(&caller), api.bounds);
-    let retried = api.change(&caller, async |transaction| {
-        Ok(commands::retry(transaction, &path.0, &by, bounds).await?)
+    let retried = api.change_part(&caller, async |transaction, part| {
+        Ok(commands::retry(transaction, part, &path.0, &by, bounds).await?)
     });
     let retried = retried.await?;
     let location = format!("{ROOT}/commands/{}", retried.details.command.id);

@@ -10,8 +10,9 @@ use utoipa_actix_web::service_config::ServiceConfig;
 use super::access::Caller;
 use super::body::{Body, Checks};
 use super::devices::device_name;
+use super::etag::Conditions;
 use super::problem::Problems;
-use super::{Api, Credentials, Problem, Read};
+use super::{Api, Credentials, InPart, Problem, Read};
 use crate::domain::credential::{CertificateUse, CredentialId};
 use crate::fleet::credentials::{self, CredentialRow, NewCredential, Revocation, Terms};
 use crate::fleet::error::{FleetError, Thing};
@@ -80,12 +81,14 @@ struct NewCredentialAnswer {
 )]
 #[get("/devices/{device}/credentials")]
 async fn list_credentials(
-    _caller: Caller<Read>,
+    caller: Caller<InPart<Read>>,
     path: Path<(String,)>,
     api: Data<Api>,
 ) -> Result<Json<Vec<CredentialRow>>, Problem> {
     let name = device_name(&path.0)?;
-    Ok(Json(api.read(async |client| credentials::list(client, &name).await).await?))
+    Ok(Json(
+        api.see_device(&caller, &name, async |fleet| credentials::list(fleet, &name).await).await?,
+    ))
 }
 
 /// Give a device a credential
@@ -101,7 +104,7 @@ async fn list_credentials(
 )]
 #[post("/devices/{device}/credentials")]
 async fn add_credential(
-    caller: Caller<Credentials>,
+    caller: Caller<InPart<Credentials>>,
     path: Path<(String,)>,
     Body(document): Body<CredentialDocument>,
     api: Data<Api>,
@@ -113,7 +116,8 @@ async fn add_credential(
         expires_at: document.expires_at,
     };
     let (secret, credential) = make(document, &api).await?;
-    let added = api.change(&caller, async |transaction| {
+    let always = Conditions::default();
+    let added = api.change_device(&caller, &name, &always, async |transaction, _| {
         Ok(credentials::add(transaction, &name, &credential, &terms).await?)
     });
     let CredentialId(id) = added.await?;
@@ -184,13 +188,14 @@ struct Revoked {
 )]
 #[delete("/devices/{device}/credentials/{id}")]
 async fn revoke_credential(
-    caller: Caller<Credentials>,
+    caller: Caller<InPart<Credentials>>,
     path: Path<(String, i64)>,
     api: Data<Api>,
 ) -> Result<Json<Revoked>, Problem> {
     let (device, id) = path.into_inner();
     let name = device_name(&device)?;
-    let revoked = api.change(&caller, async |transaction| {
+    let always = Conditions::default();
+    let revoked = api.change_device(&caller, &name, &always, async |transaction, _| {
         let all = credentials::list(transaction, &name).await?;
         if all.iter().all(|credential| credential.id != id) {
             return Err(FleetError::NotFound(Thing::Credential(CredentialId(id))).into());

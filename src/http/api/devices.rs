@@ -14,8 +14,8 @@ use super::access::Caller;
 use super::body::{Body, Checks, Parameters, Patch};
 use super::etag::{Conditions, etag};
 use super::page;
-use super::problem::{Problems, Refusal};
-use super::{Api, Devices, Problem, ROOT, Read};
+use super::problem::Problems;
+use super::{Api, Devices, InPart, Problem, ROOT, Read};
 use crate::domain::meta::Meta;
 use crate::domain::name::{ClientId, DeviceKind, DeviceName, PlaceName};
 use crate::domain::selector::Selector;
@@ -23,9 +23,8 @@ use crate::domain::topic::TopicName;
 use crate::fleet::bindings::BindingRow;
 use crate::fleet::credentials::CredentialRow;
 use crate::fleet::devices::{
-    self, DeviceChange, DeviceDetails, DeviceFilter, DeviceRow, DeviceVersion, NewDevice,
+    self, DeviceChange, DeviceDetails, DeviceFilter, DeviceRow, NewDevice,
 };
-use crate::fleet::error::{FleetError, Thing};
 use crate::fleet::grants::GrantRow;
 
 pub(super) fn register(service: &mut ServiceConfig<'_>) {
@@ -249,7 +248,7 @@ struct DevicePage {
 )]
 #[get("/devices")]
 async fn list_devices(
-    _caller: Caller<Read>,
+    caller: Caller<InPart<Read>>,
     Parameters(query): Parameters<ListQuery>,
     api: Data<Api>,
 ) -> Result<Json<DevicePage>, Problem> {
@@ -258,8 +257,12 @@ async fn list_devices(
     let selector = selector
         .map_err(|error| Problem::query(format!("selector: {error}; see docs/SELECTORS.md")))?;
     let after = page::after(query.after.as_deref())?;
-    let filter = DeviceFilter { selector, after, ..DeviceFilter::default() };
-    let found = api.read(async |client| devices::list(client, &filter, limit).await).await?;
+    let found = api.see(&caller, async |fleet, part| {
+        let part = part.clone();
+        let filter = DeviceFilter { selector, after, part, ..DeviceFilter::default() };
+        devices::list(fleet, &filter, limit).await
+    });
+    let found = found.await?;
     let next = page::next(&found, limit, |device| device.name.clone());
     Ok(Json(DevicePage { items: found, next }))
 }
@@ -275,12 +278,12 @@ async fn list_devices(
 )]
 #[get("/devices/{device}")]
 async fn show_device(
-    _caller: Caller<Read>,
+    caller: Caller<InPart<Read>>,
     path: Path<(String,)>,
     api: Data<Api>,
 ) -> Result<HttpResponse, Problem> {
     let name = device_name(&path.0)?;
-    let found = api.read(async |client| devices::show(client, &name).await).await?;
+    let found = api.see(&caller, async |fleet, part| part.show(fleet, &name).await).await?;
     Ok(answer(&mut HttpResponse::Ok(), found, Vec::new()))
 }
 
@@ -314,7 +317,7 @@ fn answer(
 )]
 #[put("/devices/{device}")]
 async fn put_device(
-    caller: Caller<Devices>,
+    caller: Caller<InPart<Devices>>,
     path: Path<(String,)>,
     Body(document): Body<DeviceDocument>,
     request: HttpRequest,
@@ -329,14 +332,15 @@ async fn put_device(
     let Some(name) = name else { return Err(Problem::failed()) };
     let wanted = document.check(&name)?;
     let conditions = Conditions::of(&request);
-    let outcome = api.change(&caller, async |transaction| {
-        let present = devices::lock_version(transaction, &name).await?;
+    let outcome = api.change_part(&caller, async |transaction, part| {
+        // One outside is as one that is not there, until its name turns out to be taken.
+        let present = part.lock(transaction, &name).await?;
         conditions.hold(present)?;
         if present.is_some() {
-            let changed = devices::set(transaction, &name, &as_change(wanted)).await?;
+            let changed = part.set(transaction, &name, as_change(wanted)).await?;
             return Ok((false, changed.details, changed.left_behind));
         }
-        Ok((true, devices::add(transaction, &wanted).await?, Vec::new()))
+        Ok((true, part.add(transaction, &wanted).await?, Vec::new()))
     });
     let (is_new, details, left_behind) = outcome.await?;
     let mut response = if is_new { HttpResponse::Created() } else { HttpResponse::Ok() };
@@ -366,7 +370,7 @@ fn location(name: &DeviceName) -> String {
 )]
 #[patch("/devices/{device}")]
 async fn patch_device(
-    caller: Caller<Devices>,
+    caller: Caller<InPart<Devices>>,
     path: Path<(String,)>,
     patch: Patch,
     request: HttpRequest,
@@ -374,29 +378,15 @@ async fn patch_device(
 ) -> Result<HttpResponse, Problem> {
     let name = device_name(&path.0)?;
     let conditions = Conditions::of(&request);
-    let outcome = api.change(&caller, async |transaction| {
-        lock(transaction, &name, &conditions).await?;
-        let present = devices::show(transaction, &name).await?.device;
+    let outcome = api.change_device(&caller, &name, &conditions, async |transaction, part| {
+        let present = part.show(transaction, &name).await?.device;
         let present = serde_json::to_value(DeviceDocument::of(present));
         let present = present.map_err(|_| Problem::failed())?;
         let wanted = patch.apply::<DeviceDocument>(present)?.check(&name)?;
-        Ok(devices::set(transaction, &name, &as_change(wanted)).await?)
+        Ok(part.set(transaction, &name, as_change(wanted)).await?)
     });
     let changed = outcome.await?;
     Ok(answer(&mut HttpResponse::Ok(), changed.details, changed.left_behind))
-}
-
-/// Locks a device, which must be there and as the conditions say.
-pub(super) async fn lock(
-    transaction: &tokio_postgres::Transaction<'_>,
-    name: &DeviceName,
-    conditions: &Conditions,
-) -> Result<DeviceVersion, Refusal> {
-    let present = devices::lock_version(transaction, name).await?;
-    let not_found = || FleetError::NotFound(Thing::Device(name.clone()));
-    let version = present.ok_or_else(not_found)?;
-    conditions.hold(Some(version))?;
-    Ok(version)
 }
 
 /// Remove a device
@@ -409,15 +399,14 @@ pub(super) async fn lock(
 )]
 #[delete("/devices/{device}")]
 async fn delete_device(
-    caller: Caller<Devices>,
+    caller: Caller<InPart<Devices>>,
     path: Path<(String,)>,
     request: HttpRequest,
     api: Data<Api>,
 ) -> Result<HttpResponse, Problem> {
     let name = device_name(&path.0)?;
     let conditions = Conditions::of(&request);
-    let outcome = api.change(&caller, async |transaction| {
-        lock(transaction, &name, &conditions).await?;
+    let outcome = api.change_device(&caller, &name, &conditions, async |transaction, _| {
         Ok(devices::remove(transaction, &name).await?)
     });
     outcome.await?;

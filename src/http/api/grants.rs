@@ -11,7 +11,7 @@ use super::authorize::Action;
 use super::body::{Body, Checks};
 use super::devices::device_name;
 use super::problem::Problems;
-use super::{Api, Devices, Problem, Read};
+use super::{Api, Devices, InPart, Problem, Read};
 use crate::domain::acl;
 use crate::domain::topic::TopicFilter;
 use crate::fleet::Added;
@@ -41,12 +41,12 @@ struct GrantDocument {
 )]
 #[get("/devices/{device}/grants")]
 async fn list_grants(
-    _caller: Caller<Read>,
+    caller: Caller<InPart<Read>>,
     path: Path<(String,)>,
     api: Data<Api>,
 ) -> Result<Json<Vec<GrantRow>>, Problem> {
     let name = device_name(&path.0)?;
-    Ok(Json(api.read(async |client| grants::list(client, &name).await).await?))
+    Ok(Json(api.see_device(&caller, &name, async |fleet| grants::list(fleet, &name).await).await?))
 }
 
 /// Give a device a right

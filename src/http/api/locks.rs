@@ -46,12 +46,12 @@ fn scope(name: Option<&str>, address: Option<&str>) -> Result<LockScope, Problem
 )]
 #[get("/locks")]
 async fn list_locks(
-    _caller: Caller<Read>,
+    caller: Caller<Read>,
     Parameters(query): Parameters<ListQuery>,
     api: Data<Api>,
 ) -> Result<Json<Vec<Lock>>, Problem> {
     let scope = scope(query.name.as_deref(), query.address.as_deref())?;
-    Ok(Json(api.read(async |client| locks::list(client, &scope).await).await?))
+    Ok(Json(api.read(&caller, async |client| locks::list(client, &scope).await).await?))
 }
 
 #[derive(Deserialize, IntoParams)]

@@ -11,8 +11,8 @@ use utoipa_actix_web::service_config::ServiceConfig;
 use super::access::Caller;
 use super::devices::device_name;
 use super::problem::Problems;
-use super::{Api, Problem, Read};
-use crate::fleet::devices;
+use super::{Api, InPart, Problem, Read};
+
 use crate::fleet::sessions::SessionRow;
 
 pub(super) fn register(service: &mut ServiceConfig<'_>) {
@@ -48,12 +48,12 @@ struct DeviceState {
 )]
 #[get("/devices/{device}/state")]
 async fn show_state(
-    _caller: Caller<Read>,
+    caller: Caller<InPart<Read>>,
     path: Path<(String,)>,
     api: Data<Api>,
 ) -> Result<Json<DeviceState>, Problem> {
     let name = device_name(&path.0)?;
-    let found = api.read(async |client| devices::show(client, &name).await).await?;
+    let found = api.see(&caller, async |fleet, part| part.show(fleet, &name).await).await?;
     Ok(Json(DeviceState {
         online: found.device.online,
         last_seen: found.device.last_seen,
@@ -72,11 +72,11 @@ async fn show_state(
 )]
 #[get("/devices/{device}/sessions")]
 async fn list_sessions(
-    _caller: Caller<Read>,
+    caller: Caller<InPart<Read>>,
     path: Path<(String,)>,
     api: Data<Api>,
 ) -> Result<Json<Vec<SessionRow>>, Problem> {
     let name = device_name(&path.0)?;
-    let found = api.read(async |client| devices::show(client, &name).await).await?;
+    let found = api.see(&caller, async |fleet, part| part.show(fleet, &name).await).await?;
     Ok(Json(found.sessions))
 }

@@ -105,6 +105,12 @@ impl Problem {
         )
     }
 
+    /// What is asked for concerns the whole fleet, and the token a part of it.
+    pub(super) fn whole_fleet() -> Self {
+        let detail = "this concerns more than the devices that the token's selector means; use a token without selector";
+        Self::new(StatusCode::FORBIDDEN, "outside", detail)
+    }
+
     pub(super) fn wrong_host() -> Self {
         let detail = "this service is not the host that the request is for; set api.public_url to the URL that clients use";
         Self::new(StatusCode::MISDIRECTED_REQUEST, "wrong_host", detail)
@@ -200,6 +206,7 @@ impl From<FleetError> for Problem {
         let (status, word) = match error.kind() {
             ErrorKind::NotFound => (StatusCode::NOT_FOUND, "not_found".to_owned()),
             ErrorKind::Conflict | ErrorKind::Refused => (StatusCode::CONFLICT, rule_word(&error)),
+            ErrorKind::Forbidden => (StatusCode::FORBIDDEN, rule_word(&error)),
             ErrorKind::Invalid => (StatusCode::UNPROCESSABLE_ENTITY, rule_word(&error)),
             ErrorKind::Unavailable => {
                 log_throttled!(warn, "the API cannot ask PostgreSQL", %error);

@@ -138,13 +138,15 @@ struct ListQuery {
 )]
 #[get("/rules")]
 async fn list_rules(
-    _caller: Caller<Read>,
+    caller: Caller<Read>,
     Parameters(query): Parameters<ListQuery>,
     api: Data<Api>,
 ) -> Result<Json<Vec<RuleRow>>, Problem> {
     let capability = query.capability.map(|name| name.parse::<CapabilityName>()).transpose();
     let capability = capability.map_err(|why| Problem::query(format!("capability {why}")))?;
-    Ok(Json(api.read(async |client| rules::list(client, capability.as_ref()).await).await?))
+    Ok(Json(
+        api.read(&caller, async |client| rules::list(client, capability.as_ref()).await).await?,
+    ))
 }
 
 /// Show a routing rule
@@ -154,12 +156,12 @@ async fn list_rules(
 )]
 #[get("/rules/{rule}")]
 async fn show_rule(
-    _caller: Caller<Read>,
+    caller: Caller<Read>,
     path: Path<(String,)>,
     api: Data<Api>,
 ) -> Result<Json<RuleRow>, Problem> {
     let name = rule_name(&path.0)?;
-    Ok(Json(api.read(async |client| rules::show(client, &name).await).await?))
+    Ok(Json(api.read(&caller, async |client| rules::show(client, &name).await).await?))
 }
 
 /// Try a routing rule
@@ -171,13 +173,13 @@ async fn show_rule(
 )]
 #[get("/rules/{rule}/test")]
 async fn test_rule(
-    _caller: Caller<Read>,
+    caller: Caller<Read>,
     path: Path<(String,)>,
     api: Data<Api>,
 ) -> Result<Json<Trial>, Problem> {
     let name = rule_name(&path.0)?;
     let bounds = api.bounds;
-    Ok(Json(api.read(async |client| rules::test(client, &name, bounds).await).await?))
+    Ok(Json(api.read(&caller, async |client| rules::test(client, &name, bounds).await).await?))
 }
 
 /// Make or replace a routing rule

@@ -4,12 +4,14 @@ use actix_web::web::{Data, Json, Path};
 use actix_web::{HttpResponse, delete, get, post};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::access::Caller;
 use super::body::{Body, Checks};
 use super::problem::Problems;
+use super::rules::selector;
 use super::{Admin, Api, Problem};
 use crate::domain::api_token::{self, Scopes};
 use crate::domain::name::ApiTokenName;
@@ -57,6 +59,10 @@ struct TokenDocument {
     /// What it may do.
     #[schema(min_items = 1)]
     scopes: Vec<Scope>,
+    /// Which devices it sees and changes, as JSON object or text; services never. It may test name, kind, area, floor,
+    /// capability and meta, and a token with one may not have the scope `admin`. Left out: all, and everything else.
+    #[schema(example = "area=lab")]
+    selector: Option<Value>,
     /// When it expires; left out: never.
     expires_at: Option<Timestamp>,
 }
@@ -80,10 +86,10 @@ struct NewToken {
 )]
 #[get("/tokens")]
 async fn list_tokens(
-    _caller: Caller<Admin>,
+    caller: Caller<Admin>,
     api: Data<Api>,
 ) -> Result<Json<Vec<ApiTokenRow>>, Problem> {
-    Ok(Json(api.read(async |client| api_tokens::list(client).await).await?))
+    Ok(Json(api.read(&caller, async |client| api_tokens::list(client).await).await?))
 }
 
 /// Make a token
@@ -108,10 +114,12 @@ async fn add_token(
     if document.scopes.is_empty() {
         checks.add("/scopes", "must name one scope at least");
     }
+    let given = document.selector.as_ref();
+    let selector = given.and_then(|given| selector(given, "/selector", &mut checks));
     checks.end()?;
     let Some(name) = name else { return Err(Problem::failed()) };
     let scopes = Scopes::new(document.scopes.into_iter().map(api_token::Scope::from));
-    let new = NewApiToken { name, scopes, expires_at: document.expires_at };
+    let new = NewApiToken { name, scopes, selector, expires_at: document.expires_at };
     let made =
         api.change(&caller, async |transaction| Ok(api_tokens::add(transaction, &new).await?));
     let (token, row) = made.await?;

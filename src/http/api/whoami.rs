@@ -4,11 +4,12 @@ use actix_web::get;
 use actix_web::web::Json;
 use jiff::Timestamp;
 use serde::Serialize;
+use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::AnyToken;
 use super::access::Caller;
 use super::problem::Problems;
+use super::{AnyToken, InPart};
 
 /// The token of a request.
 #[derive(Serialize, ToSchema)]
@@ -19,6 +20,9 @@ struct WhoAmI {
     /// What it may do.
     #[schema(example = json!(["read"]))]
     scopes: Vec<&'static str>,
+    /// Which devices it sees and changes, services never; `null`: all, and everything else.
+    #[schema(value_type = Option<Object>)]
+    selector: Option<Value>,
     /// When it expires; `null`: never.
     expires_at: Option<Timestamp>,
 }
@@ -28,11 +32,12 @@ struct WhoAmI {
 /// Works with any valid token.
 #[utoipa::path(tag = "whoami", responses((status = 200, description = "The token.", body = WhoAmI), Problems))]
 #[get("/whoami")]
-pub(super) async fn whoami(caller: Caller<AnyToken>) -> Json<WhoAmI> {
+pub(super) async fn whoami(caller: Caller<InPart<AnyToken>>) -> Json<WhoAmI> {
     let token = caller.token;
     Json(WhoAmI {
         token: token.name.clone(),
         scopes: token.scopes.words(),
+        selector: token.selector.clone(),
         expires_at: token.expires_at,
     })
 }

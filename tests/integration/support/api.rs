@@ -26,11 +26,22 @@ pub(crate) async fn start_api() -> (TestApp, ApiClient, Fleet, TestDatabase) {
     (app, client, fleet, database)
 }
 
-/// Makes a token.
+/// Makes a token that sees everything.
 pub(crate) async fn make_token(url: &str, name: &str, scopes: &[Scope]) -> String {
+    make_token_for(url, name, scopes, None).await
+}
+
+/// Makes a token, with a selector perhaps.
+pub(crate) async fn make_token_for(
+    url: &str,
+    name: &str,
+    scopes: &[Scope],
+    selector: Option<&str>,
+) -> String {
     let client = connect(&as_owner(url)).await;
     let scopes = Scopes::new(scopes.iter().copied());
-    let new = NewApiToken { name: name.parse().unwrap(), scopes, expires_at: None };
+    let (name, selector) = (name.parse().unwrap(), selector.map(|text| text.parse().unwrap()));
+    let new = NewApiToken { name, scopes, selector, expires_at: None };
     api_tokens::add(&client, &new).await.unwrap().0.expose().to_owned()
 }
 
