@@ -28,7 +28,7 @@ pub use resources::listen_remedy;
 use resources::{bind, require_threads, room};
 
 use crate::authn::Authenticator;
-use crate::authn::hash_threads::HashThreads;
+use crate::authn::hash_threads::HashLanes;
 use crate::authn::limits::Limits;
 use crate::authn::recent_successes::RecentSuccesses;
 use crate::authn::token::TokenKeys;
@@ -186,7 +186,12 @@ impl App {
         let heard = (listener.hearing(), freshness.bound());
         let quiet = target.clone().unless_away(freshness.clone());
         let broker = broker(config, &quiet, &devices, heard, wake, &metrics, &clock)?;
-        let authenticator = authenticator(config, metrics.hash.clone(), limits, clock)?;
+        let mut authenticator = authenticator(config, &metrics.hash, limits, clock)?;
+        let imported_keeper = authenticator.imported_keeper(
+            postgres.clone(),
+            freshness.clone(),
+            config.imports.upgrade,
+        );
         let api = api_socket
             .map(|socket| {
                 let parts = Parts {
@@ -226,7 +231,7 @@ impl App {
             freshness,
             listener,
             broker,
-            lock_keeper,
+            (lock_keeper, imported_keeper),
             end.clone(),
         ));
         let writer = runtime.handle.spawn(writer.run(end.clone()));
@@ -322,7 +327,7 @@ fn set_up<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> AppError {
 
 fn authenticator(
     config: &Config,
-    metrics: HashMetrics,
+    metrics: &HashMetrics,
     limits: Arc<Limits>,
     clock: Clock,
 ) -> Result<Authenticator, AppError> {
@@ -330,7 +335,7 @@ fn authenticator(
         .map_err(set_up("device tokens"))?;
     let Hashing { threads, queue } = config.hashing;
     let hash_threads =
-        HashThreads::start(threads, queue, metrics).map_err(set_up("the hash threads"))?;
+        HashLanes::start(threads, queue, metrics).map_err(set_up("the hash threads"))?;
     let verified = RecentSuccesses::new(config.cache.devices);
     let secret = &config.emqx.webhook_token;
     let authenticator = Authenticator::new(clock, tokens, hash_threads, verified, limits, secret);

@@ -23,14 +23,15 @@
 //! # Known limits
 //! - A valid certificate that is enough by itself spares the password check, also when the device is
 //!   then refused as disabled. Only the holder of that certificate's key can measure it.
-//! - A device whose passwords have other costs than Fleetgate's own, or more than two at once, takes
-//!   a time that no decoy has.
+//! - A device whose passwords have other costs than Fleetgate's own (imported ones aside), or more than two at once,
+//!   takes a time that no decoy has.
 //! - A revocation takes effect when its NOTIFY has been processed; a login that passes the last look at
 //!   the registry before that is allowed.
 
 mod certificate;
 mod decoy;
 pub mod hash_threads;
+pub mod imported;
 pub mod limits;
 pub mod locks;
 mod password_or_token;
@@ -49,10 +50,13 @@ use crate::domain::address::Address;
 use crate::domain::credential::ValidUntil;
 use crate::domain::device::DeviceRecord;
 use crate::registry::cache::{CacheError, DeviceCache};
+use crate::registry::freshness::Freshness;
+use crate::registry::pool::Postgres;
 use crate::secret::Secret;
 use certificate::Certificate;
 use decoy::Decoys;
-use hash_threads::{HashError, HashThreads};
+use hash_threads::{HashError, HashLanes};
+use imported::{ImportedKeeper, Successes};
 use limits::Limits;
 use password_or_token::{Verification, Verifier};
 use recent_successes::RecentSuccesses;
@@ -147,17 +151,18 @@ impl Authenticator {
     pub fn new(
         clock: Clock,
         tokens: TokenKeys,
-        hash_threads: HashThreads,
+        hash_threads: HashLanes,
         recent_successes: RecentSuccesses,
         limits: Arc<Limits>,
         shared_secret: &Secret,
     ) -> Self {
-        let decoys = Decoys::new(shared_secret.expose().as_bytes());
+        let decoys = Arc::new(Decoys::new(shared_secret.expose().as_bytes()));
         let verifier = Verifier {
             clock: clock.clone(),
             tokens,
             hash_threads,
-            recent_successes,
+            recent_successes: Arc::new(recent_successes),
+            imported_successes: Successes::default(),
             decoys,
             limits: limits.clone(),
         };
@@ -171,6 +176,26 @@ impl Authenticator {
         let whole = |longest: Duration| Duration::from_secs(longest.as_secs()).try_into();
         self.max_session = longest.and_then(|longest| whole(longest).ok());
         self
+    }
+
+    /// What keeps decoys like the imported hashes that there are, and, if `upgrade`, replaces those after their first
+    /// success. It does nothing until it is run.
+    pub fn imported_keeper(
+        &mut self,
+        postgres: Postgres,
+        freshness: Arc<Freshness>,
+        upgrade: bool,
+    ) -> ImportedKeeper {
+        let (noted, successes) = Successes::new();
+        self.verifier.imported_successes = if upgrade { noted } else { Successes::default() };
+        ImportedKeeper {
+            postgres,
+            freshness,
+            decoys: self.verifier.decoys.clone(),
+            recent_successes: self.verifier.recent_successes.clone(),
+            successes,
+            metrics: self.verifier.hash_threads.metrics().clone(),
+        }
     }
 
     /// Stops the hash threads; logins with chosen passwords fail from then on. Blocks for one hash.

@@ -32,8 +32,8 @@ pub use reader::GivenSetting;
 pub use reference::reference;
 pub use secret_file::read_database_password;
 pub use sections::{
-    Api, Audit, Cache, Commands, Config, Database, Emqx, EmqxApi, Hashing, Http, Ingest, Log,
-    LogFormat, Logins, Tokens,
+    Api, Audit, Cache, Commands, Config, Database, Emqx, EmqxApi, Hashing, Http, Imports, Ingest,
+    Log, LogFormat, Logins, Tokens,
 };
 pub use settings::Settings;
 pub use sources::Sources;

@@ -12,6 +12,7 @@ pub mod credential;
 pub mod delivery;
 pub mod device;
 pub mod event;
+pub mod foreign_hash;
 pub mod meta;
 pub mod name;
 pub mod password_hash;

@@ -23,6 +23,7 @@ pub mod events;
 pub mod freshness;
 pub mod hearing;
 mod heartbeat;
+pub mod imported;
 pub mod inspection;
 pub mod kickouts;
 pub mod locks;

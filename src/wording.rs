@@ -76,7 +76,9 @@ pub fn sentence(rule: &Rule) -> String {
             "\"main\" is the binding without a capability; choose another name"
         }
         Rule::NotAnObject => "its meta must be a JSON object, such as {\"room\": \"101\"}",
-        Rule::NotAHash => "the hash is not a valid argon2id PHC string ($argon2id$v=19$…)",
+        Rule::NotAHash => {
+            "the hash is not one of this kind: an argon2id PHC string ($argon2id$v=19$…), or what imports bring for kind imported"
+        }
         Rule::NotACommonName => {
             "the common name must have 1 to 256 bytes, no control characters, and not be \"undefined\" (what EMQX sends where there is no certificate)"
         }

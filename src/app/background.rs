@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{AppError, api, set_up};
+use crate::authn::imported::ImportedKeeper;
 use crate::authn::limits::{LimitSettings, Limits};
 use crate::authn::locks::LockKeeper;
 use crate::clock::Clock;
@@ -124,7 +125,7 @@ pub(super) async fn keep_registry(
     freshness: Arc<Freshness>,
     listener: ChangeListener,
     broker: Broker,
-    lock_keeper: LockKeeper,
+    (lock_keeper, imported_keeper): (LockKeeper, ImportedKeeper),
     end: CancellationToken,
 ) -> Result<(), RegistryError> {
     let mut wait = FirstContact::begin();
@@ -153,6 +154,7 @@ pub(super) async fn keep_registry(
         listener.run(end.clone()),
         probe::run(postgres, freshness, end.clone()),
         lock_keeper.run(end.clone()),
+        imported_keeper.run(end.clone()),
         kick_outs.run(end.clone()),
         commands.run(end.clone()),
         requests.run(end.clone()),

@@ -11,6 +11,9 @@ use crate::lifecycle::{open_files, try_threads};
 /// Threads besides those that settings ask for: they accept connections, look up names, run the process itself.
 const OTHER_THREADS: usize = 8;
 
+/// The thread for imported hashes, and the one that replaces them.
+const IMPORTED_HASH_THREADS: usize = 2;
+
 /// Binds the port.
 ///
 /// # Errors
@@ -69,6 +72,7 @@ pub(super) fn require_threads(config: &Config) -> Result<(), AppError> {
     let count = workers
         + registry_threads(workers)
         + config.hashing.threads
+        + IMPORTED_HASH_THREADS
         + api::threads(config)
         + OTHER_THREADS;
     try_threads(count).map_err(|error| {

@@ -53,7 +53,7 @@ fn names(credential: &Credential, wanted: CertificateUse, name: Option<&str>) ->
         Proof::Certificate { common_name, required } => {
             *required == wanted && name == Some(common_name)
         }
-        Proof::Secret(_) | Proof::Password(_) | Proof::Token => false,
+        Proof::Secret(_) | Proof::Password(_) | Proof::Imported(_) | Proof::Token => false,
     }
 }
 
@@ -69,6 +69,6 @@ pub(super) fn has_expired(device: &DeviceRecord, name: Option<&str>, now: Timest
 pub(super) fn certificate_use(credential: &Credential) -> Option<CertificateUse> {
     match credential.proof {
         Proof::Certificate { required, .. } => Some(required),
-        Proof::Secret(_) | Proof::Password(_) | Proof::Token => None,
+        Proof::Secret(_) | Proof::Password(_) | Proof::Imported(_) | Proof::Token => None,
     }
 }

@@ -1,4 +1,4 @@
-//! The hash threads: argon2 for chosen passwords, bounded, away from everything else.
+//! The hash threads: argon2 for chosen passwords, and the hashes that imports brought, bounded, away from everything else.
 //!
 //! # Properties kept
 //! - A fixed number of threads hashes; a storm of logins can take no more processors than these, and
@@ -12,6 +12,8 @@
 //!   things for [`LONGEST_WAIT`] and its own hash at most: a job whose turn has not come by then is
 //!   answered as one without a place.
 //! - A job whose client went away (its receiver is dropped) costs no hash.
+//! - Imported hashes, which may cost a quarter of a second, have a thread and half as many places of their own: they
+//!   never make a chosen password wait.
 //! - A hash that panics loses its own job, is logged, and leaves the thread working.
 //! - Passwords are wiped as soon as they have been checked or given up.
 //!
@@ -69,6 +71,61 @@ pub enum HashError {
     GivenUp,
 }
 
+/// The threads for hashes that were made here, and the one for imported ones.
+pub struct HashLanes {
+    own: HashThreads,
+    foreign: HashThreads,
+}
+
+impl HashLanes {
+    /// Starts so many threads for so many jobs, those being hashed included; and one for half as many jobs with imported
+    /// hashes.
+    ///
+    /// # Errors
+    /// If the operating system gives no thread.
+    pub fn start(threads: usize, places: usize, metrics: &HashMetrics) -> std::io::Result<Self> {
+        let own = HashThreads::start(threads, places, metrics.clone())?;
+        let foreign = HashThreads::start(1, (places / 2).max(2), metrics.clone())?;
+        Ok(Self { own, foreign })
+    }
+
+    /// What is measured here.
+    #[must_use]
+    pub fn metrics(&self) -> &HashMetrics {
+        &self.own.queue.metrics
+    }
+
+    /// Which of the hashes this password belongs to: those that were made here come first; `None` for none of them.
+    ///
+    /// # Errors
+    /// As [`HashThreads::find`].
+    pub async fn find(
+        &self,
+        owner: PlaceOwner,
+        password: &[u8],
+        hashes: Vec<PasswordHash>,
+    ) -> Result<Option<usize>, HashError> {
+        let (foreign, own): (Vec<_>, Vec<_>) =
+            hashes.into_iter().enumerate().partition(|(_, hash)| hash.is_foreign());
+        for (threads, some) in [(&self.own, own), (&self.foreign, foreign)] {
+            let (positions, hashes): (Vec<_>, Vec<_>) = some.into_iter().unzip();
+            if hashes.is_empty() {
+                continue;
+            }
+            if let Some(found) = threads.find(owner.clone(), password, hashes).await? {
+                return Ok(positions.get(found).copied());
+            }
+        }
+        Ok(None)
+    }
+
+    /// Stops the threads, as [`HashThreads::stop`].
+    pub fn stop(&self) {
+        self.own.stop();
+        self.foreign.stop();
+    }
+}
+
 struct Job {
     password: Zeroizing<Box<[u8]>>,
     hashes: Vec<PasswordHash>,
@@ -120,12 +177,6 @@ impl HashThreads {
         let (waiting, places) = (Mutex::new(Waiting::default()), Places::new(places));
         let queue = Queue { waiting, arrival: Condvar::new(), places, metrics };
         Self { queue: Arc::new(queue), threads: Mutex::new(Vec::new()) }
-    }
-
-    /// What is measured here.
-    #[must_use]
-    pub fn metrics(&self) -> &HashMetrics {
-        &self.queue.metrics
     }
 
     fn start_threads(&self, threads: usize) -> std::io::Result<()> {

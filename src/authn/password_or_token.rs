@@ -12,7 +12,8 @@ use jiff::Timestamp;
 
 use super::certificate::{certificate_use, has_expired};
 use super::decoy::Decoys;
-use super::hash_threads::HashThreads;
+use super::hash_threads::HashLanes;
+use super::imported::Successes;
 use super::limits::{Admission, Guess, Limits};
 use super::recent_successes::RecentSuccesses;
 use super::token::{self, TokenClaims, TokenKeys};
@@ -56,9 +57,10 @@ enum Match<'c> {
 pub(super) struct Verifier {
     pub(super) clock: Clock,
     pub(super) tokens: TokenKeys,
-    pub(super) hash_threads: HashThreads,
-    pub(super) recent_successes: RecentSuccesses,
-    pub(super) decoys: Decoys,
+    pub(super) hash_threads: HashLanes,
+    pub(super) recent_successes: Arc<RecentSuccesses>,
+    pub(super) imported_successes: Successes,
+    pub(super) decoys: Arc<Decoys>,
     pub(super) limits: Arc<Limits>,
 }
 
@@ -84,8 +86,9 @@ impl Verifier {
         }
         let is_usable = |one: &Credential| one.hash().is_some() && one.is_usable(now);
         let with_password = device.filter(|device| device.credentials.iter().any(is_usable));
-        let credentials = with_password
-            .map_or_else(|| self.decoys.of(login.user_name), |device| &device.credentials);
+        let decoys = with_password.is_none().then(|| self.decoys.of(login.user_name));
+        let credentials =
+            with_password.map(|device| &*device.credentials).or(decoys.as_deref()).unwrap_or(&[]);
         let matched = self.find_match(credentials, login, already_refused, now).await?;
         Ok(match (matched, with_password) {
             (Match::Found(credential), Some(_)) => Verification::Valid(credential.validity.until),
@@ -158,6 +161,7 @@ impl Verifier {
         };
         self.limits.succeeded(&guess, now);
         self.recent_successes.remember(credential, hash, password);
+        self.imported_successes.note(credential, hash, password);
         Ok(Match::Found(credential))
     }
 }

@@ -58,6 +58,11 @@ impl RecentSuccesses {
         }
     }
 
+    /// Keeps a success of a hash that replaces the credential's.
+    pub(super) fn remember_costly(&self, id: CredentialId, hash: &PasswordHash, password: &[u8]) {
+        self.entries.insert(id, self.digest(id, hash, password));
+    }
+
     /// Stands for a password and all hashes that it is to be compared with; `already_refused` logins have
     /// digests of their own.
     #[must_use]

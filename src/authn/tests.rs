@@ -27,7 +27,7 @@ pub(super) fn authenticator_with(queue: usize) -> Authenticator {
 
 pub(super) fn authenticator_of(queue: usize, enabled: bool) -> Authenticator {
     let metrics = hash_threads::tests::metrics();
-    let threads = HashThreads::start(1, queue, metrics).unwrap();
+    let threads = HashLanes::start(1, queue, &metrics).unwrap();
     let tokens = TokenKeys::new("fleetgate", &[signing_key().verifying_key()]);
     let secret = Secret::new("webhook token".into());
     let settings = limits::LimitSettings { enabled, exempt: Vec::new() };

@@ -11,7 +11,9 @@ use crate::cli::questions::read_password;
 use crate::cli::timestamp::{parse_future_timestamp, parse_timestamp};
 use crate::domain::credential::{CertificateUse, CredentialId};
 use crate::domain::name::DeviceName;
-use crate::fleet::credentials::{self, CredentialRow, NewCredential, Revocation, Terms};
+use crate::fleet::credentials::{
+    self, CredentialRow, MAX_FOREIGN, NewCredential, Revocation, Terms,
+};
 use crate::secret::Secret;
 
 /// Credentials, what a device logs in with: add, list, revoke.
@@ -24,10 +26,15 @@ pub(super) struct Arguments {
 #[derive(Subcommand)]
 enum Action {
     Add(AddArguments),
-    /// List a device's credentials, revoked and expired ones too.
+    /// List a device's credentials, revoked and expired ones too; or those of all devices that still have the hash of
+    /// another broker.
     List {
         /// The device.
-        device: DeviceName,
+        #[arg(required_unless_present = "foreign")]
+        device: Option<DeviceName>,
+        /// Those that were imported and that nobody has logged in with since, oldest first.
+        #[arg(long, conflicts_with = "device")]
+        foreign: bool,
     },
     /// Revoke a credential for ever.
     Revoke {
@@ -41,7 +48,8 @@ impl Arguments {
     pub(super) async fn run(self, context: &Context) -> Result<(), CliError> {
         match self.action {
             Action::Add(arguments) => arguments.run(context).await,
-            Action::List { device } => list(context, &device).await,
+            Action::List { device: Some(device), .. } => list(context, &device).await,
+            Action::List { device: None, .. } => list_foreign(context).await,
             Action::Revoke { id } => revoke(context, id).await,
         }
     }
@@ -135,6 +143,28 @@ async fn list(context: &Context, device: &DeviceName) -> Result<(), CliError> {
     let client = context.connect().await?;
     let found = credentials::list(&client, device).await?;
     context.output.result(&found, || credential_table(&found))
+}
+
+async fn list_foreign(context: &Context) -> Result<(), CliError> {
+    let client = context.connect().await?;
+    let found = credentials::foreign(&client, None, MAX_FOREIGN).await?;
+    context.output.result(&found, || {
+        let rows = found.iter().map(|one| {
+            let guessing = if one.weak { "weak" } else { "" };
+            [
+                one.id.to_string(),
+                one.device.clone(),
+                one.hash.clone(),
+                guessing.to_owned(),
+                timestamp(Some(one.created_at)),
+            ]
+        });
+        let list = table(["ID", "DEVICE", "HASH", "", "IMPORTED"], rows);
+        match found.len() >= usize::from(MAX_FOREIGN) {
+            true => format!("{list}\nThese are the oldest {MAX_FOREIGN}; there may be more."),
+            false => list,
+        }
+    })
 }
 
 async fn revoke(context: &Context, id: i64) -> Result<(), CliError> {

@@ -35,6 +35,8 @@ pub struct Config {
     pub cache: Cache,
     /// The threads that hash chosen passwords.
     pub hashing: Hashing,
+    /// Passwords that were imported from elsewhere.
+    pub imports: Imports,
     /// Limits on guessing passwords.
     pub logins: Logins,
     /// Events on their way into the registry.
@@ -59,6 +61,7 @@ pub(super) fn settings() -> Vec<Setting> {
         EmqxApi::settings(),
         Cache::settings(),
         Hashing::settings(),
+        Imports::settings(),
         Logins::settings(),
         Ingest::settings(),
         Commands::settings(),
@@ -222,6 +225,16 @@ section! {
         /// who guess passwords cannot hold up devices with secrets. See [LIMITS.md](LIMITS.md).
         queue: usize = count(1..=65_536)
             .or_computed("two for each default hash thread, 4 to 8", (2 * hash_threads()).clamp(4, 8)),
+    }
+}
+
+section! {
+    /// Passwords that were imported from elsewhere.
+    #[derive(Debug, Clone)]
+    pub struct Imports = "imports." {
+        /// Whether the hash that another broker made is replaced by argon2id after the first login with it.
+        /// `false`: it stays as it is.
+        upgrade: bool = boolean().or("true"),
     }
 }
 

@@ -7,8 +7,8 @@ use super::problem::{Problem, Problems, Warning};
 use super::reader::{GivenSetting, Reader};
 use super::secret_file::{check_exists, exposure};
 use super::sections::{
-    self, Api, Audit, Cache, Commands, Config, Database, Emqx, EmqxApi, Hashing, Http, Ingest, Log,
-    Logins, Tokens,
+    self, Api, Audit, Cache, Commands, Config, Database, Emqx, EmqxApi, Hashing, Http, Imports,
+    Ingest, Log, Logins, Tokens,
 };
 use super::sources::Sources;
 use super::{environment, file};
@@ -25,6 +25,8 @@ pub struct Settings {
     pub cache: Cache,
     /// How chosen passwords are checked.
     pub hashing: Hashing,
+    /// Imported passwords.
+    pub imports: Imports,
     /// Limits on guessing passwords.
     pub logins: Logins,
     /// How events are taken in.
@@ -66,6 +68,7 @@ impl Settings {
         let emqx_api = emqx_api(&mut reader);
         let cache = Cache::read(&mut reader);
         let hashing = Hashing::read(&mut reader);
+        let imports = Imports::read(&mut reader);
         let logins = Logins::read(&mut reader);
         let ingest = Ingest::read(&mut reader);
         let commands = Commands::read(&mut reader);
@@ -89,6 +92,7 @@ impl Settings {
             api: api?,
             cache: cache?,
             hashing: hashing?,
+            imports: imports?,
             logins: logins?,
             ingest: ingest?,
             commands: commands?,
@@ -120,6 +124,7 @@ impl Settings {
             emqx: self.emqx()?,
             cache: self.cache.clone(),
             hashing: self.hashing.clone(),
+            imports: self.imports.clone(),
             logins: self.logins.clone(),
             ingest: self.ingest.clone(),
             commands: self.commands.clone(),

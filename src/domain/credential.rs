@@ -66,6 +66,8 @@ pub enum Proof {
     Secret(PasswordHash),
     /// A password that a person chose: hashed at the OWASP cost.
     Password(PasswordHash),
+    /// A password whose hash another broker made. It becomes a [`Proof::Password`] after its first success.
+    Imported(PasswordHash),
     /// A device token (JWT) issued no earlier than the credential's `not_before`.
     Token,
     /// A client certificate with this common name.
@@ -101,7 +103,7 @@ impl Credential {
     #[must_use]
     pub fn hash(&self) -> Option<&PasswordHash> {
         match &self.proof {
-            Proof::Secret(hash) | Proof::Password(hash) => Some(hash),
+            Proof::Secret(hash) | Proof::Password(hash) | Proof::Imported(hash) => Some(hash),
             Proof::Token | Proof::Certificate { .. } => None,
         }
     }

@@ -1,4 +1,5 @@
-//! Stored password hashes: PHC strings of argon2id, parsed once and held small.
+//! Stored password hashes, parsed once and held small: PHC strings of argon2id, and what imports brought
+//! ([`super::foreign_hash`]).
 //!
 //! The registry holds text that anyone with database access can write, so the costs that a hash may
 //! ask for are bounded here: no row can hold a hash thread for longer than about a second or take
@@ -9,6 +10,8 @@ use phc::{Output, ParamsString, Salt};
 use subtle::ConstantTimeEq;
 use thiserror::Error;
 use zeroize::Zeroize;
+
+use super::foreign_hash::{ForeignHash, MAX_OUTPUT_BYTES};
 
 /// Most memory in KiB that one verification may use (256 MiB).
 pub const MAX_MEMORY_KIB: u32 = 256 * 1024;
@@ -76,9 +79,78 @@ pub enum PasswordHashError {
     Output(usize),
 }
 
-/// A stored argon2id hash. Has no `Debug`: nothing of it belongs in a log.
+/// A stored hash. Has no `Debug`: nothing of it belongs in a log.
 #[derive(Clone)]
-pub struct PasswordHash {
+pub enum PasswordHash {
+    /// Made here.
+    Argon2id(Argon2id),
+    /// Imported.
+    Foreign(Box<ForeignHash>),
+}
+
+impl PasswordHash {
+    /// Reads the PHC string of a hash that was made here.
+    ///
+    /// # Errors
+    /// As [`Argon2id::parse`].
+    pub fn parse(text: &str) -> Result<Self, PasswordHashError> {
+        Argon2id::parse(text).map(Self::Argon2id)
+    }
+
+    /// A hash that no password has, for work that must look real: the material is random bytes.
+    #[must_use]
+    pub fn unmatchable(cost: Cost, random: [u8; 48]) -> Self {
+        Self::Argon2id(Argon2id::unmatchable(cost, random))
+    }
+
+    /// Whether it was imported. Those have a hash thread of their own.
+    #[must_use]
+    pub fn is_foreign(&self) -> bool {
+        matches!(self, Self::Foreign(_))
+    }
+
+    /// Whether the hash has argon2id's minimum cost: it is then checked in microseconds, on the
+    /// caller's stack, and anything else belongs on a hash thread.
+    #[must_use]
+    pub fn is_minimum_cost(&self) -> bool {
+        match self {
+            Self::Argon2id(hash) => hash.is_minimum_cost(),
+            Self::Foreign(_) => false,
+        }
+    }
+
+    /// Checks a password, comparing in constant time. Allocates nothing at the minimum cost, and
+    /// the hash's memory otherwise.
+    #[must_use]
+    pub fn verify(&self, password: &[u8]) -> bool {
+        match self {
+            Self::Argon2id(hash) => hash.verify(password),
+            Self::Foreign(hash) => hash.verify_with(password, &mut HashMemory::default()),
+        }
+    }
+
+    /// Checks a password in memory that is kept for the next check: a fresh 19 MiB costs thousands
+    /// of page faults. `false` as well if the memory cannot be had.
+    #[must_use]
+    pub fn verify_with(&self, password: &[u8], memory: &mut HashMemory) -> bool {
+        match self {
+            Self::Argon2id(hash) => hash.verify_with(password, memory),
+            Self::Foreign(hash) => hash.verify_with(password, memory),
+        }
+    }
+
+    /// Hands over everything that tells this hash from another, in pieces of known length.
+    pub fn write_identity(&self, sink: impl FnMut(&[u8])) {
+        match self {
+            Self::Argon2id(hash) => hash.write_identity(sink),
+            Self::Foreign(hash) => hash.write_identity(sink),
+        }
+    }
+}
+
+/// An argon2id hash.
+#[derive(Clone)]
+pub struct Argon2id {
     memory_kib: u32,
     passes: u8,
     lanes: u8,
@@ -87,7 +159,7 @@ pub struct PasswordHash {
     material: Box<[u8]>,
 }
 
-impl PasswordHash {
+impl Argon2id {
     /// Reads a PHC string.
     ///
     /// # Errors
@@ -125,24 +197,29 @@ impl PasswordHash {
         if in_bounds && hash.params().is_some() { Ok(hash) } else { Err(refused) }
     }
 
-    /// A hash that no password has, for work that must look real: the material is random bytes.
-    #[must_use]
-    pub fn unmatchable(cost: Cost, random: [u8; 48]) -> Self {
+    fn unmatchable(cost: Cost, random: [u8; 48]) -> Self {
         let (memory_kib, passes, lanes) = cost.numbers();
         Self { memory_kib, passes, lanes, salt_bytes: 16, material: Box::new(random) }
     }
 
-    /// Whether the hash has argon2id's minimum cost: it is then checked in microseconds, on the
-    /// caller's stack, and anything else belongs on a hash thread.
+    /// Memory that it takes, in KiB.
     #[must_use]
-    pub fn is_minimum_cost(&self) -> bool {
+    pub fn memory_kib(&self) -> u32 {
+        self.memory_kib
+    }
+
+    /// One of the same cost that no password has.
+    pub(super) fn unmatchable_of_same_cost(&self, random: [u8; MAX_OUTPUT_BYTES]) -> Self {
+        let (salt, output) = self.salt_and_output();
+        let output = random.iter().copied().take(output.len());
+        Self { material: salt.iter().copied().chain(output).collect(), ..self.clone() }
+    }
+
+    fn is_minimum_cost(&self) -> bool {
         usize::try_from(self.memory_kib).is_ok_and(|kib| kib <= MIN_BLOCKS) && self.passes == 1
     }
 
-    /// Checks a password, comparing in constant time. Allocates nothing at the minimum cost, and
-    /// the hash's memory otherwise.
-    #[must_use]
-    pub fn verify(&self, password: &[u8]) -> bool {
+    fn verify(&self, password: &[u8]) -> bool {
         if self.is_minimum_cost() {
             let mut blocks = [Block::new(); MIN_BLOCKS];
             let matched = self.verify_in(password, &mut blocks);
@@ -152,10 +229,7 @@ impl PasswordHash {
         self.verify_with(password, &mut HashMemory::default())
     }
 
-    /// Checks a password in memory that is kept for the next check: a fresh 19 MiB costs thousands
-    /// of page faults. `false` as well if the memory cannot be had.
-    #[must_use]
-    pub fn verify_with(&self, password: &[u8], memory: &mut HashMemory) -> bool {
+    pub(super) fn verify_with(&self, password: &[u8], memory: &mut HashMemory) -> bool {
         let Some(params) = self.params() else { return false };
         let matched = match memory.blocks(params.block_count()) {
             Some(blocks) => self.verify_in(password, blocks),
@@ -177,8 +251,7 @@ impl PasswordHash {
         done.is_ok() && matched
     }
 
-    /// Hands over everything that tells this hash from another, in pieces of known length.
-    pub fn write_identity(&self, mut sink: impl FnMut(&[u8])) {
+    pub(super) fn write_identity(&self, mut sink: impl FnMut(&[u8])) {
         sink(&self.memory_kib.to_le_bytes());
         sink(&[self.passes, self.lanes, self.salt_bytes]);
         sink(&(self.material.len() as u64).to_le_bytes());

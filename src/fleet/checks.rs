@@ -7,10 +7,12 @@ use futures_util::TryStreamExt;
 use jiff::SignedDuration;
 use tokio_postgres::{Client, Row};
 
+use crate::domain::foreign_hash::ForeignHash;
 use crate::domain::password_hash::PasswordHash;
 use crate::domain::request::hears_results_of_others;
 use crate::domain::schema::StateSchema;
 use crate::registry::error::RegistryError;
+use crate::registry::imported::{self, Mix};
 
 /// How long ahead a credential's end is told of, in days.
 pub const EXPIRING_DAYS: i32 = 14;
@@ -52,8 +54,8 @@ pub struct Hashes {
 /// A database that is away.
 pub async fn hashes(client: &Client) -> Result<Hashes, RegistryError> {
     let on_hashes = || RegistryError::on("stored hashes");
-    let newest = "SELECT devices.name, newest.hash FROM (
-             SELECT id, device_id, hash FROM device_credentials
+    let newest = "SELECT devices.name, newest.hash, newest.kind FROM (
+             SELECT id, device_id, hash, kind FROM device_credentials
              WHERE hash IS NOT NULL AND revoked_at IS NULL ORDER BY id DESC LIMIT $1) AS newest
          JOIN devices ON devices.id = newest.device_id";
     let rows = client.query_raw(newest, [MOST_HASHES]).await.map_err(on_hashes())?;
@@ -61,11 +63,39 @@ pub async fn hashes(client: &Client) -> Result<Hashes, RegistryError> {
     let mut hashes = Hashes { read: 0, unusable: Named::default() };
     while let Some(row) = rows.try_next().await.map_err(on_hashes())? {
         hashes.read += 1;
-        if PasswordHash::parse(row.get(1)).is_err() {
+        let is_usable = match row.get(2) {
+            "imported" => ForeignHash::parse(row.get(1)).is_ok(),
+            _ => PasswordHash::parse(row.get(1)).is_ok(),
+        };
+        if !is_usable {
             hashes.unusable.add(row.get(0));
         }
     }
     Ok(hashes)
+}
+
+/// Credentials with hashes that other brokers made.
+#[derive(Debug)]
+pub struct Imported {
+    /// Those that nobody has logged in with since.
+    pub all: Named,
+    /// How many of these have a hash whose password is cheap to guess.
+    pub weak: u64,
+}
+
+/// Looks for imported credentials.
+///
+/// # Errors
+/// A database that is away.
+pub async fn imported(client: &Client) -> Result<Imported, RegistryError> {
+    let statement = "SELECT devices.name, count(*) OVER () FROM device_credentials
+         JOIN devices ON devices.id = device_id
+         WHERE device_credentials.kind = 'imported' AND revoked_at IS NULL
+         ORDER BY device_credentials.id LIMIT $1";
+    let all = named(client, "imported credentials", statement).await?;
+    let Mix { hashes, .. } = imported::mix(client).await?;
+    let weak = hashes.iter().filter(|some| some.example.is_weak()).map(|some| some.count).sum();
+    Ok(Imported { all, weak })
 }
 
 /// Credentials that expire within [`EXPIRING_DAYS`], by device, the first to expire first.

@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 use crate::authn::token::has_token_shape;
 use crate::domain::credential::{CertificateUse, CredentialId};
 use crate::domain::device::DeviceId;
+use crate::domain::foreign_hash::ForeignHash;
 use crate::domain::name::DeviceName;
 use crate::domain::password_hash::{Cost, hash_password};
 use crate::fleet::devices;
@@ -105,7 +106,7 @@ pub struct Terms {
 pub struct CredentialRow {
     /// Its row, by which it is revoked.
     pub id: i64,
-    /// `secret`, `password`, `token` or `certificate`.
+    /// `secret`, `password`, `imported` (a password, until the first login with it), `token` or `certificate`.
     pub kind: String,
     /// Whether it is valid now, by the database's clock.
     pub valid: bool,
@@ -225,6 +226,55 @@ fn credential_row(row: &Row) -> CredentialRow {
         not_before: row.get("not_before"),
         expires_at: row.get("expires_at"),
         revoked_at: row.get("revoked_at"),
+        created_at: row.get("created_at"),
+    }
+}
+
+/// Most that [`foreign`] tells at once.
+pub const MAX_FOREIGN: u16 = 10_000;
+
+/// A credential that still has the hash that another broker made: nobody has logged in with it since it was imported.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct ForeignCredential {
+    /// Its row, by which it is revoked.
+    pub id: i64,
+    /// Whose it is.
+    pub device: String,
+    /// What its hash is, such as `bcrypt, cost 10`.
+    pub hash: String,
+    /// Whether guessing its password is cheap: one round, or few.
+    pub weak: bool,
+    /// When it was imported.
+    pub created_at: Timestamp,
+}
+
+/// Lists credentials with hashes of other brokers, those behind `after` by their row, oldest first. [`MAX_FOREIGN`] at most.
+///
+/// # Errors
+/// A database that is away.
+pub async fn foreign(
+    client: &impl GenericClient,
+    after: Option<CredentialId>,
+    limit: u16,
+) -> Result<Vec<ForeignCredential>, FleetError> {
+    let statement = "SELECT credential.id, devices.name, hash, credential.created_at
+         FROM device_credentials AS credential JOIN devices ON devices.id = device_id
+         WHERE credential.kind = 'imported' AND revoked_at IS NULL AND credential.id > $1
+         ORDER BY credential.id LIMIT $2";
+    let after = after.map_or(0, |id| id.0);
+    let limit = i64::from(limit.min(MAX_FOREIGN));
+    let rows = client.query(statement, &[&after, &limit]).await;
+    let rows = rows.map_err(RegistryError::on("the list of imported credentials"))?;
+    Ok(rows.iter().map(foreign_credential).collect())
+}
+
+fn foreign_credential(row: &Row) -> ForeignCredential {
+    let hash = ForeignHash::parse(row.get("hash")).ok();
+    ForeignCredential {
+        id: row.get("id"),
+        device: row.get("name"),
+        weak: hash.as_ref().is_none_or(ForeignHash::is_weak),
+        hash: hash.map_or_else(|| "unusable".to_owned(), |hash| hash.description()),
         created_at: row.get("created_at"),
     }
 }

@@ -1,6 +1,7 @@
 //! Reads the records that decisions need, with one query.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -12,6 +13,7 @@ use crate::domain::credential::{
     CertificateUse, Credential, CredentialId, Proof, ValidUntil, Validity,
 };
 use crate::domain::device::{DeviceId, DeviceRecord};
+use crate::domain::foreign_hash::ForeignHash;
 use crate::domain::name::{DeviceKind, DeviceName, NameError};
 use crate::domain::password_hash::PasswordHash;
 use crate::domain::request::RESULTS;
@@ -131,6 +133,7 @@ fn credential(device: &DeviceName, row: CredentialRow) -> Option<Credential> {
     let proof = match (kind.as_str(), hash, common_name) {
         ("secret", Some(hash), _) => stored_hash(device, id, &hash).map(Proof::Secret),
         ("password", Some(hash), _) => stored_hash(device, id, &hash).map(Proof::Password),
+        ("imported", Some(hash), _) => imported_hash(device, id, &hash).map(Proof::Imported),
         ("token", ..) => Some(Proof::Token),
         ("certificate", _, Some(common_name)) => Some(Proof::Certificate {
             common_name: common_name.into(),
@@ -158,11 +161,18 @@ fn timestamp(micros: i64) -> Timestamp {
 }
 
 fn stored_hash(device: &DeviceName, id: i64, hash: &str) -> Option<PasswordHash> {
-    PasswordHash::parse(hash)
-        .inspect_err(|error| {
-            log_throttled!(warn, "the stored hash of a credential cannot be used; revoke it and add another", %device, credential = id, %error);
-        })
-        .ok()
+    PasswordHash::parse(hash).inspect_err(complain(device, id)).ok()
+}
+
+fn imported_hash(device: &DeviceName, id: i64, hash: &str) -> Option<PasswordHash> {
+    let hash = ForeignHash::parse(hash).inspect_err(complain(device, id)).ok()?;
+    Some(PasswordHash::Foreign(Box::new(hash)))
+}
+
+fn complain<E: Display>(device: &DeviceName, id: i64) -> impl FnOnce(&E) {
+    move |error| {
+        log_throttled!(warn, "the stored hash of a credential cannot be used; revoke it and add another", %device, credential = id, %error);
+    }
 }
 
 /// `[name, state_topic, command_topic, merge, reply_topic]`
@@ -230,14 +240,14 @@ fn add_binding(
 
 fn readable<T>(device: &DeviceName, topics: impl Iterator<Item = String>) -> Vec<T>
 where
-    T: std::str::FromStr<Err: std::fmt::Display>,
+    T: std::str::FromStr<Err: Display>,
 {
     topics.filter_map(|topic| readable_one(device, &topic)).collect()
 }
 
 fn readable_one<T>(device: &DeviceName, topic: &str) -> Option<T>
 where
-    T: std::str::FromStr<Err: std::fmt::Display>,
+    T: std::str::FromStr<Err: Display>,
 {
     topic
         .parse()

@@ -94,6 +94,7 @@ fn every_setting_can_be_a_variable() {
         .sets("FLEETGATE_INGEST_WRITERS", "3")
         .sets("FLEETGATE_INGEST_MAX_PAYLOAD", "9")
         .sets("FLEETGATE_INGEST_KEEP_SESSIONS", "72h")
+        .sets("FLEETGATE_IMPORTS_UPGRADE", "false")
         .sets("FLEETGATE_COMMANDS_KEEP", "48h")
         .sets("FLEETGATE_COMMANDS_MAX_PAYLOAD", "1000")
         .sets("FLEETGATE_COMMANDS_MAX_DEVICES", "20")
@@ -135,7 +136,7 @@ fn every_setting_can_be_a_variable() {
     assert_eq!(config.cache.unknown_ttl, Duration::from_secs(60));
     assert_eq!(config.cache.max_staleness, Duration::from_secs(3600));
     assert_eq!((config.hashing.threads, config.hashing.queue), (5, 6));
-    assert!(!config.logins.limits);
+    assert!(!config.imports.upgrade && !config.logins.limits);
     let exempt: Vec<String> =
         config.logins.exempt_networks.iter().map(ToString::to_string).collect();
     assert_eq!(exempt, ["192.0.2.0/24", "2001:db8::/64"]);

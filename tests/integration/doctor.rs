@@ -47,7 +47,7 @@ async fn a_healthy_system_has_nothing_to_say() {
     fleet.device("a").await.secret("a").await;
     let report = report(&database.url, &[]).await;
     assert!(report.findings.iter().all(|finding| finding.status == Status::Ok), "{report}");
-    assert_eq!(report.findings.len(), 26, "{report}");
+    assert_eq!(report.findings.len(), 27, "{report}");
     assert!(found(&report, "listen and notify").1.contains("arrives after"));
 }
 

@@ -36,6 +36,7 @@ mod faults;
 mod fleet;
 mod gateways;
 mod health;
+mod imported;
 mod imports;
 mod kick_outs;
 mod load;

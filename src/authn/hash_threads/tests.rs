@@ -11,6 +11,7 @@ pub(crate) fn metrics() -> HashMetrics {
         generated: IntCounter::new("generated", "test").unwrap(),
         shed: IntCounter::new("shed", "test").unwrap(),
         abandoned: IntCounter::new("abandoned", "test").unwrap(),
+        rehashed: IntCounter::new("rehashed", "test").unwrap(),
     }
 }
 

@@ -36,7 +36,8 @@ async fn a_name_that_nobody_has_is_limited_like_a_device() {
         let authenticator = authenticator_of(8, true);
         let own = |credentials| DeviceRecord { name: name.parse().unwrap(), ..device(credentials) };
         let credentials = || {
-            let looks = authenticator.verifier.decoys.of(&name).iter().filter_map(Credential::hash);
+            let look = authenticator.verifier.decoys.of(&name);
+            let looks = look.iter().filter_map(Credential::hash);
             let like = |hash: &PasswordHash| match hash.is_minimum_cost() {
                 true => secret("right"),
                 false => chosen("right"),

@@ -5,10 +5,11 @@ use tokio_postgres::Client;
 use super::finding::{Finding, counted};
 use super::session::Session;
 use crate::config::Tokens;
-use crate::fleet::checks::{self, ClocksAhead, EXPIRING_DAYS, Hashes, Named};
+use crate::fleet::checks::{self, ClocksAhead, EXPIRING_DAYS, Hashes, Imported, Named};
 use crate::registry::error::RegistryError;
 
 const HASHES: &str = "stored hashes";
+const IMPORTED: &str = "imported credentials";
 const EXPIRING: &str = "expiring credentials";
 const WITHOUT_CREDENTIAL: &str = "devices without credential";
 const TOKENS: &str = "token credentials";
@@ -22,8 +23,9 @@ const RESULTS: &str = "results of commands";
 const MANY_LOCKS: usize = 50;
 
 /// The checks of this module, in order.
-pub(super) const CHECKS: [&str; 9] = [
+pub(super) const CHECKS: [&str; 10] = [
     HASHES,
+    IMPORTED,
     EXPIRING,
     WITHOUT_CREDENTIAL,
     TOKENS,
@@ -37,6 +39,7 @@ pub(super) const CHECKS: [&str; 9] = [
 pub(super) async fn examine(tokens: &Tokens, has_api: bool, session: &mut Session<'_>) {
     let client = session.client;
     session.check(HASHES, hashes(client)).await;
+    session.check(IMPORTED, imported(client)).await;
     session.check(EXPIRING, expiring(client)).await;
     session.check(WITHOUT_CREDENTIAL, without_credential(client)).await;
     session.check(TOKENS, token_credentials(client, tokens)).await;
@@ -57,6 +60,28 @@ async fn hashes(client: &Client) -> Result<Finding, RegistryError> {
         format!("{} of {read} allow no login, of {}", unusable.count, names(&unusable)),
         "see `fleetgate credential list DEVICE`; revoke each and add another with `fleetgate \
          credential add`",
+    ))
+}
+
+async fn imported(client: &Client) -> Result<Finding, RegistryError> {
+    let Imported { all, weak } = checks::imported(client).await?;
+    if all.count == 0 {
+        return Ok(Finding::ok(IMPORTED, "none that still has another broker's hash"));
+    }
+    let found = format!(
+        "{} with another broker's hash, not used since: {}",
+        counted(all.count, "credential"),
+        names(&all)
+    );
+    if weak == 0 {
+        return Ok(Finding::ok(IMPORTED, found));
+    }
+    Ok(Finding::warning(
+        IMPORTED,
+        format!(
+            "{found}; {weak} of a kind whose passwords are cheap to guess for whoever reads the table"
+        ),
+        "each gets a better hash with the first login; revoke those that nobody needs: `fleetgate credential list --foreign`",
     ))
 }
 

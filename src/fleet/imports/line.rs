@@ -13,6 +13,7 @@ use thiserror::Error;
 
 use crate::domain::acl::Action;
 use crate::domain::delivery::Confirmation;
+use crate::domain::foreign_hash::ForeignHash;
 use crate::domain::meta::Meta;
 use crate::domain::name::{
     BindingName, CapabilityName, ClientId, DeviceKind, DeviceName, PlaceName, RuleName,
@@ -279,18 +280,21 @@ pub(super) struct Credential {
 }
 
 fn credential_kind<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    let kinds = ["secret", "password", "token", "certificate"];
+    let kinds = ["secret", "password", "imported", "token", "certificate"];
     let read = |text: &str| kinds.contains(&text).then(|| text.to_owned());
-    word(deserializer, read, "secret, password, token or certificate")
+    word(deserializer, read, "secret, password, imported, token or certificate")
 }
 
 fn hash<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     let text = Option::<String>::deserialize(deserializer)?;
-    match text.as_deref().map(PasswordHash::parse) {
-        Some(Err(_)) => Err(serde::de::Error::custom(
-            "is not a valid argon2id PHC string within the bounds of cost",
+    // Which of both a kind may have is a rule of the table.
+    let is_known =
+        |text: &str| PasswordHash::parse(text).is_ok() || ForeignHash::parse(text).is_ok();
+    match text.as_deref().map(is_known) {
+        Some(false) => Err(serde::de::Error::custom(
+            "is not a hash in a form that is known here, within the bounds of cost (docs/IMPORT.md)",
         )),
-        Some(Ok(_)) | None => Ok(text),
+        Some(true) | None => Ok(text),
     }
 }
 

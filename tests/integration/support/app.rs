@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use fleetgate::app::{App, AppError};
 use fleetgate::clock::Clock;
 use fleetgate::config::{
-    Api, Audit, Cache, Commands, Config, Database, Emqx, Hashing, Http, Ingest, Log, LogFormat,
-    Logins, Tokens,
+    Api, Audit, Cache, Commands, Config, Database, Emqx, Hashing, Http, Imports, Ingest, Log,
+    LogFormat, Logins, Tokens,
 };
 use fleetgate::secret::Secret;
 use serde_json::{Value, json};
@@ -67,6 +67,7 @@ pub(crate) fn config(database_url: &str) -> Config {
             max_staleness: Duration::from_secs(600),
         },
         hashing: Hashing { threads: 1, queue: 64 },
+        imports: Imports { upgrade: true },
         logins: Logins { limits: true, exempt_networks: Vec::new() },
         commands: Commands {
             keep: Duration::from_secs(30 * 24 * 3600),
