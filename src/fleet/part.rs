@@ -82,7 +82,7 @@ impl Part {
         })
     }
 
-    /// Of these devices, the names of those inside.
+    /// Of these devices, the names of those inside; of the whole fleet all, be they there or not.
     ///
     /// # Errors
     /// A database that is away.
@@ -91,6 +91,9 @@ impl Part {
         client: &impl GenericClient,
         names: &[&str],
     ) -> Result<HashSet<String>, FleetError> {
+        if self.is_whole() {
+            return Ok(names.iter().map(|name| (*name).to_owned()).collect());
+        }
         let condition = self.condition(1);
         let statement = format!(
             "SELECT name FROM devices AS device WHERE name = ANY ($1) AND {}",
@@ -103,10 +106,10 @@ impl Part {
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
-    /// Holds that a device is inside.
+    /// Holds that a device is inside; of the whole fleet each is, be it there or not.
     ///
     /// # Errors
-    /// There is no such device, or it is outside.
+    /// There is no such device inside.
     pub async fn find(
         &self,
         client: &impl GenericClient,

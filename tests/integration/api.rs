@@ -72,7 +72,8 @@ async fn a_token_does_what_its_scopes_say() {
     let none = make_token(&database.url, "commands only", &[Scope::Commands]).await;
     let none = root.with(&none);
     let told = none.get("/whoami").await.json();
-    assert_eq!(told, json!({"token": "commands only", "scopes": ["commands"], "expires_at": null}));
+    let expected = json!({"token": "commands only", "scopes": ["commands"], "selector": null, "expires_at": null});
+    assert_eq!(told, expected);
     assert_eq!(none.get("/devices").await.problem(403).0, "scope_missing");
     let read = root.with(&make_token(&database.url, "reader", &[Scope::Read]).await);
     assert_eq!(read.get("/devices").await.status, 200);
@@ -524,6 +525,24 @@ async fn the_command_line_makes_lists_and_revokes_tokens() {
     assert_eq!(client.get("/whoami").await.status, 401);
     assert_eq!(run(&["api-token", "revoke", "dashboard"]).0, 0, "again");
     assert_eq!(run(&["api-token", "revoke", "nobody"]).0, 3);
+
+    let add = |selector: &str, scopes: &str| {
+        run(&["api-token", "add", "lab", "--scope", scopes, "--selector", selector])
+    };
+    for (selector, scopes, words) in [
+        ("area=lab", "admin", "could make a token without one"),
+        ("area=lab,online", "read", "/online: is not for a token"),
+        ("colour=red", "read", "is not a field of a selector"),
+    ] {
+        let (code, _, stderr) = add(selector, scopes);
+        assert!(code == 2 && stderr.contains(words), "{stderr}");
+    }
+    let (code, stdout, stderr) = add("area = lab, kind in (light, fan)", "read");
+    assert!(code == 0 && stderr.contains("where area=lab,kind in (light,fan)"), "{stderr}");
+    let means = json!({"area": "lab", "kind": ["light", "fan"]});
+    assert_eq!(root.with(stdout.trim()).get("/whoami").await.json()["selector"], means);
+    let (_, listed, _) = run(&["api-token", "list"]);
+    assert!(listed.contains("area=lab,kind in (light,fan)"), "{listed}");
 }
 
 #[tokio::test]
