@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio_postgres::GenericClient;
 use tokio_postgres::types::ToSql;
+use utoipa::ToSchema;
 
 use crate::fleet::error::{ErrorKind, FleetError, Rule, Thing};
 use crate::registry::error::RegistryError;
@@ -41,7 +42,7 @@ pub enum OnConflict {
 }
 
 /// What was done.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Counts {
     /// What was not there.
     pub added: usize,

@@ -13,6 +13,7 @@
 
 use std::marker::PhantomData;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix_web::body::BoxBody;
@@ -24,6 +25,7 @@ use actix_web::middleware::{Next, from_fn};
 use actix_web::web::{self, Data};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse};
 use percent_encoding::percent_decode_str;
+use tokio::sync::Semaphore;
 use tokio_postgres::{Client, IsolationLevel, Transaction};
 
 use crate::authz::Authorizer;
@@ -53,8 +55,12 @@ mod credentials;
 #[allow(unused_qualifications, reason = "in what utoipa makes of queries")]
 mod devices;
 mod etag;
+#[allow(unused_qualifications, reason = "in what utoipa makes of queries")]
+mod exports;
 mod grants;
 mod hashing;
+#[allow(unused_qualifications, reason = "in what utoipa makes of queries")]
+mod imports;
 #[allow(unused_qualifications, reason = "in what utoipa makes of queries")]
 mod locks;
 pub mod openapi;
@@ -103,6 +109,9 @@ pub struct Api {
     bounds: Bounds,
     has_broker: bool,
     tokens: Tokens,
+    /// One import and one export at a time: of the connections to PostgreSQL they never take more than two.
+    importing: Semaphore,
+    exporting: Arc<Semaphore>,
     hosts: Vec<String>,
     metrics: ApiMetrics,
     document: web::Bytes,
@@ -136,6 +145,8 @@ impl Api {
             bounds,
             has_broker,
             tokens: Tokens::default(),
+            importing: Semaphore::new(1),
+            exporting: Arc::new(Semaphore::new(1)),
             hosts: hosts(address, public_url),
             metrics,
             routes: openapi::Routes::of(&document),
@@ -190,7 +201,17 @@ impl Api {
         caller: &Caller<S>,
         work: impl AsyncFnOnce(&mut Transaction<'_>) -> Result<T, Refusal>,
     ) -> Result<T, Problem> {
-        self.do_as(&caller.token, work).await
+        self.do_as(&caller.token, REQUEST_TIMEOUT, work).await
+    }
+
+    /// The same for work in bulk.
+    async fn change_within<S: Whole, T>(
+        &self,
+        limit: Duration,
+        caller: &Caller<S>,
+        work: impl AsyncFnOnce(&mut Transaction<'_>) -> Result<T, Refusal>,
+    ) -> Result<T, Problem> {
+        self.do_as(&caller.token, limit, work).await
     }
 
     /// Changes the caller's part of the fleet, all or nothing.
@@ -201,7 +222,7 @@ impl Api {
     ) -> Result<T, Problem> {
         let change =
             async |transaction: &mut Transaction<'_>| work(transaction, caller.part()).await;
-        self.do_as(&caller.token, change).await
+        self.do_as(&caller.token, REQUEST_TIMEOUT, change).await
     }
 
     /// Changes a device or what belongs to it, all or nothing: one that is inside the caller's part of the fleet, before and
@@ -228,18 +249,27 @@ impl Api {
     async fn do_as<T>(
         &self,
         token: &ApiToken,
+        limit: Duration,
         work: impl AsyncFnOnce(&mut Transaction<'_>) -> Result<T, Refusal>,
     ) -> Result<T, Problem> {
         let (id, name) = (token.id, token.name.clone());
         let actor = Actor::Token { id, name };
-        self.on_a_connection(async |client| act(client, &actor, work).await).await
+        self.within(limit, async |client| act(client, &actor, work).await).await
     }
 
     async fn on_a_connection<T>(
         &self,
         work: impl AsyncFnOnce(&mut Client) -> Result<T, Refusal>,
     ) -> Result<T, Problem> {
-        let outcome = self.postgres.once(async |client| match work(client).await {
+        self.within(REQUEST_TIMEOUT, work).await
+    }
+
+    async fn within<T>(
+        &self,
+        limit: Duration,
+        work: impl AsyncFnOnce(&mut Client) -> Result<T, Refusal>,
+    ) -> Result<T, Problem> {
+        let outcome = self.postgres.once_within(limit, async |client| match work(client).await {
             Err(Refusal::Fleet(FleetError::Registry(error))) => Err(error),
             outcome => Ok(outcome),
         });
@@ -277,6 +307,8 @@ fn resources(service: &mut utoipa_actix_web::service_config::ServiceConfig<'_>) 
     tokens::register(service);
     authorize::register(service);
     audit::register(service);
+    imports::register(service);
+    exports::register(service);
 }
 
 /// Nothing is there, or not with this method.

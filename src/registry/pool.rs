@@ -197,11 +197,23 @@ impl Postgres {
         &self,
         work: impl AsyncFnOnce(&mut Client) -> Result<T, RegistryError>,
     ) -> Result<T, RegistryError> {
-        let deadline = Instant::now() + self.query_timeout;
-        let mut client = self.connection(deadline).await?;
+        self.once_within(self.query_timeout, work).await
+    }
+
+    /// The same for work in bulk: it may take `limit` once there is a connection.
+    ///
+    /// # Errors
+    /// As [`Self::once`].
+    pub async fn once_within<T>(
+        &self,
+        limit: Duration,
+        work: impl AsyncFnOnce(&mut Client) -> Result<T, RegistryError>,
+    ) -> Result<T, RegistryError> {
+        let began = Instant::now();
+        let mut client = self.connection(began + self.query_timeout).await?;
         client.busy.store(true, Ordering::SeqCst);
-        let outcome = timeout_at(deadline, work(&mut client.client)).await;
-        self.keep_or_drop(client, outcome)
+        let outcome = timeout_at(began + limit, work(&mut client.client)).await;
+        self.keep_or_drop(client, outcome, limit)
     }
 
     async fn attempt_change<S: Sync, T>(
@@ -213,7 +225,7 @@ impl Postgres {
         let client = self.connection(deadline).await?;
         client.busy.store(true, Ordering::SeqCst);
         let outcome = timeout_at(deadline, work(subject, &client)).await;
-        self.keep_or_drop(client, outcome)
+        self.keep_or_drop(client, outcome, self.query_timeout)
     }
 
     async fn connection(&self, deadline: Instant) -> Result<Object, RegistryError> {
@@ -238,7 +250,7 @@ impl Postgres {
         let client = self.connection(deadline).await?;
         client.busy.store(true, Ordering::SeqCst);
         let outcome = timeout_at(deadline, work(&client)).await;
-        self.keep_or_drop(client, outcome)
+        self.keep_or_drop(client, outcome, self.query_timeout)
     }
 
     /// Decides whether the connection is used again.
@@ -246,10 +258,11 @@ impl Postgres {
         &self,
         client: Object,
         outcome: Result<Result<T, RegistryError>, Elapsed>,
+        limit: Duration,
     ) -> Result<T, RegistryError> {
         let Ok(outcome) = outcome else {
             self.runtime.spawn(end(client));
-            let why = timed_out("a query", self.query_timeout).to_string();
+            let why = timed_out("a query", limit).to_string();
             return Err(RegistryError::TookTooLong(why));
         };
         client.busy.store(false, Ordering::SeqCst);

@@ -12,10 +12,11 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::{interval, timeout};
 use tokio_postgres::error::DbError;
-use tokio_postgres::{AsyncMessage, CancelToken, Client, Notification};
+use tokio_postgres::{AsyncMessage, CancelToken, Client, GenericClient, Notification};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::logging::log_throttled;
+use crate::registry::error::RegistryError;
 use crate::registry::server::Undriven;
 
 /// A connection in order closes within this.
@@ -26,6 +27,19 @@ const CANCEL_AGAIN: Duration = Duration::from_secs(5);
 const CANCEL_AGAIN_LONGEST: Duration = Duration::from_secs(60);
 /// How often a listener looks whether others have moved to another server.
 const LOOK_FOR_MOVE: Duration = Duration::from_secs(1);
+
+/// Lets each statement of a transaction take longer than the session's own limit: for work in bulk.
+///
+/// # Errors
+/// A database that is away.
+pub async fn statements_may_take(
+    transaction: &impl GenericClient,
+    limit: Duration,
+) -> Result<(), RegistryError> {
+    let set = "SELECT set_config('statement_timeout', $1, true)";
+    let set = transaction.execute(set, &[&limit.as_millis().to_string()]).await;
+    set.map(drop).map_err(RegistryError::on("the limit of a statement"))
+}
 
 /// A connection that was opened, with all that it takes to end it.
 pub(super) struct Session {

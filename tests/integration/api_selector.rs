@@ -260,6 +260,8 @@ const ROUTES: &[(&str, &str, &str, &str, Answer)] = &[
     ),
     ("get", "/audit", "/audit", "", Seen),
     ("get", "/audit", "/audit?device=@", "", Seen),
+    ("get", "/exports", "/exports", "", Seen),
+    ("post", "/imports", "/imports", "", NoScope),
 ];
 
 #[tokio::test]

@@ -9,6 +9,7 @@
 
 mod answers;
 mod api;
+mod api_bulk;
 mod api_fleet;
 mod api_selector;
 mod apply;

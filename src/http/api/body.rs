@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use actix_web::dev::Payload;
+use actix_web::error::PayloadError;
 use actix_web::http::StatusCode;
 use actix_web::http::header::CONTENT_TYPE;
 use actix_web::web::{BytesMut, Query};
@@ -121,7 +122,7 @@ fn at_place<T>(
         }
         let text = error.to_string();
         let detail = text.split(" at line ").next().unwrap_or_default().to_owned();
-        Problem::wrong(vec![Wrong { pointer, detail }])
+        Problem::wrong(vec![Wrong::at(pointer, detail)])
     })
 }
 
@@ -139,7 +140,7 @@ fn not_json(error: &serde_json::Error) -> Problem {
 }
 
 fn whole(detail: &str) -> Problem {
-    Problem::wrong(vec![Wrong { pointer: String::new(), detail: detail.to_owned() }])
+    Problem::wrong(vec![Wrong::at("", detail)])
 }
 
 /// Reads a body of this type to its end.
@@ -148,23 +149,14 @@ async fn receive(
     mut payload: Payload,
     media_type: &str,
 ) -> Result<BytesMut, Problem> {
-    let given = request.headers().get(CONTENT_TYPE).and_then(|given| given.to_str().ok());
-    let given = given.and_then(|given| given.split(';').next()).unwrap_or_default().trim();
-    if !given.eq_ignore_ascii_case(media_type) {
-        let detail = format!("the body must be {media_type}; say so in Content-Type");
-        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "media_type", detail));
-    }
+    require_media_type(request, media_type)?;
     let active = ActiveRequest::begin(request);
     let reading = async {
         let mut body = BytesMut::new();
         while let Some(piece) = payload.next().await {
-            let piece = piece.map_err(|error| {
-                let detail = format!("the body broke off: {error}");
-                Problem::new(StatusCode::BAD_REQUEST, "broken_off", detail)
-            })?;
+            let piece = piece.map_err(|error| broken_off(&error))?;
             if body.len() + piece.len() > MAX_BODY_BYTES {
-                let detail = format!("the body is larger than {MAX_BODY_BYTES} bytes");
-                return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail));
+                return Err(too_large(MAX_BODY_BYTES));
             }
             body.extend_from_slice(&piece);
         }
@@ -175,11 +167,34 @@ async fn receive(
             active.body_complete();
             body
         }
-        Err(_) => {
-            let detail = "the body did not arrive within 5 s";
-            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "late", detail))
-        }
+        Err(_) => Err(late("the body did not arrive within 5 s")),
     }
+}
+
+/// # Errors
+/// 415: the body is something else.
+pub(super) fn require_media_type(request: &HttpRequest, media_type: &str) -> Result<(), Problem> {
+    let given = request.headers().get(CONTENT_TYPE).and_then(|given| given.to_str().ok());
+    let given = given.and_then(|given| given.split(';').next()).unwrap_or_default().trim();
+    if !given.eq_ignore_ascii_case(media_type) {
+        let detail = format!("the body must be {media_type}; say so in Content-Type");
+        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "media_type", detail));
+    }
+    Ok(())
+}
+
+pub(super) fn broken_off(error: &PayloadError) -> Problem {
+    let detail = format!("the body broke off: {error}");
+    Problem::new(StatusCode::BAD_REQUEST, "broken_off", detail)
+}
+
+pub(super) fn too_large(most: usize) -> Problem {
+    let detail = format!("the body is larger than {most} bytes");
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
+}
+
+pub(super) fn late(detail: &str) -> Problem {
+    Problem::new(StatusCode::REQUEST_TIMEOUT, "late", detail)
 }
 
 /// The parameters behind `?`.
@@ -228,7 +243,7 @@ impl Checks {
     }
 
     pub(super) fn add(&mut self, pointer: &str, detail: impl Into<String>) {
-        self.0.push(Wrong { pointer: pointer.to_owned(), detail: detail.into() });
+        self.0.push(Wrong::at(pointer, detail));
     }
 
     /// # Errors

@@ -40,7 +40,8 @@ pub const PATH: &str = "/api/v1/openapi.json";
         (name = "locks", description = "Locks after wrong passwords."),
         (name = "tokens", description = "Tokens of this API."),
         (name = "authorize", description = "May a device do something?"),
-        (name = "audit", description = "Who changed what.")
+        (name = "audit", description = "Who changed what."),
+        (name = "bulk", description = "The whole registry as lines of JSON (`application/x-ndjson`), out and in again.")
     )
 )]
 struct Base;

@@ -13,6 +13,7 @@ use utoipa::{IntoResponses, PartialSchema, ToSchema};
 use super::allow;
 use crate::fleet::FleetError;
 use crate::fleet::error::{ErrorKind, Field};
+use crate::fleet::imports::Counts;
 use crate::logging::log_throttled;
 use crate::registry::cache::CacheError;
 use crate::wording;
@@ -29,6 +30,8 @@ pub struct Problem {
     detail: String,
     errors: Vec<Wrong>,
     headers: Vec<(HeaderName, String)>,
+    /// How far an import has come: its last line that is done, and what was done.
+    imported: Option<Box<(u64, Counts)>>,
 }
 
 /// What is wrong in a request.
@@ -42,6 +45,16 @@ pub(super) struct Wrong {
         example = "contains '/'; the characters + # / $ and control characters are not allowed"
     )]
     pub detail: String,
+    /// The line of an import that it is about, counted from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<u64>,
+}
+
+impl Wrong {
+    /// What is wrong at a pointer.
+    pub(super) fn at(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { pointer: pointer.into(), detail: detail.into(), line: None }
+    }
 }
 
 /// Why a request was not done (RFC 9457).
@@ -62,13 +75,34 @@ struct Document<'a> {
     instance: String,
     /// What in the request is wrong; empty where it is nothing in its body.
     errors: &'a [Wrong],
+    /// Of an import: the last line that is imported; continue with the next one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_line: Option<u64>,
+    /// Of an import: what was done up to that line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    imported: Option<Counts>,
 }
 
 impl Problem {
     /// A problem of this status and kind.
     pub(super) fn new(status: StatusCode, word: &str, detail: impl Into<String>) -> Self {
         let (word, detail) = (word.to_owned(), detail.into());
-        Self { status, word, detail, errors: Vec::new(), headers: Vec::new() }
+        Self { status, word, detail, errors: Vec::new(), headers: Vec::new(), imported: None }
+    }
+
+    /// Tells how far the import has come that it ended.
+    pub(super) fn after(self, last_line: u64, counts: Counts) -> Self {
+        Self { imported: Some(Box::new((last_line, counts))), ..self }
+    }
+
+    /// The same about these places.
+    pub(super) fn about(self, errors: Vec<Wrong>) -> Self {
+        Self { errors, ..self }
+    }
+
+    /// What only one may do at a time is being done by somebody else.
+    pub(super) fn busy(detail: &str, retry_after: &str) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "busy", detail).with(RETRY_AFTER, retry_after)
     }
 
     fn with(mut self, name: HeaderName, value: impl Into<String>) -> Self {
@@ -79,8 +113,8 @@ impl Problem {
     /// The body is not what it should be.
     pub(super) fn wrong(errors: Vec<Wrong>) -> Self {
         let detail = match errors.as_slice() {
-            [Wrong { pointer, detail }] if pointer.is_empty() => format!("the body: {detail}"),
-            [Wrong { pointer, detail }] => format!("{pointer}: {detail}"),
+            [Wrong { pointer, detail, .. }] if pointer.is_empty() => format!("the body: {detail}"),
+            [Wrong { pointer, detail, .. }] => format!("{pointer}: {detail}"),
             _ => format!("{} members of the body are wrong; see errors", errors.len()),
         };
         Self { errors, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail) }
@@ -175,6 +209,8 @@ impl Problem {
             detail: &self.detail,
             instance: format!("urn:fleetgate:request:{request_id}"),
             errors: &self.errors,
+            last_line: self.imported.as_ref().map(|imported| imported.0),
+            imported: self.imported.as_ref().map(|imported| imported.1),
         };
         let mut response = HttpResponse::build(self.status);
         for (name, value) in &self.headers {
@@ -223,7 +259,7 @@ impl From<FleetError> for Problem {
             FleetError::Rule { rule, .. } => wording::sentence(rule),
             other => wording::in_words(other),
         };
-        let errors = pointer.map(|pointer| Wrong { pointer, detail: detail_there });
+        let errors = pointer.map(|pointer| Wrong::at(pointer, detail_there));
         Self { errors: errors.into_iter().collect(), ..Self::new(status, &word, detail) }
     }
 }

@@ -47,6 +47,22 @@ impl Connection {
 
     /// The next response, or `None` when the server closed the connection instead.
     pub(crate) async fn receive(&mut self) -> Option<Response> {
+        let mut response = self.head().await?;
+        if response.header("transfer-encoding") == Some("chunked") {
+            while let Some(piece) = self.piece().await.expect("the response broke off") {
+                response.body += &piece;
+            }
+            return Some(response);
+        }
+        let length = response.header("content-length").map_or(0, |length| length.parse().unwrap());
+        let mut body = vec![0; length];
+        self.0.read_exact(&mut body).await.unwrap();
+        response.body = String::from_utf8(body).unwrap();
+        Some(response)
+    }
+
+    /// The head of the next response.
+    pub(crate) async fn head(&mut self) -> Option<Response> {
         let status = self.line().await?;
         let status = status.split(' ').nth(1).unwrap().parse().unwrap();
         let mut headers = Vec::new();
@@ -55,10 +71,16 @@ impl Connection {
             let Some((key, value)) = line.split_once(": ") else { break };
             headers.push((key.to_lowercase(), value.to_owned()));
         }
-        let length = headers.iter().find(|(key, _)| key == "content-length");
-        let mut body = vec![0; length.map_or(0, |(_, value)| value.parse().unwrap())];
-        self.0.read_exact(&mut body).await.unwrap();
-        Some(Response { status, headers, body: String::from_utf8(body).unwrap() })
+        Some(Response { status, headers, body: String::new() })
+    }
+
+    /// The next piece of a response that comes in pieces: `Some(None)`: that was all; `None`: it broke off.
+    pub(crate) async fn piece(&mut self) -> Option<Option<String>> {
+        let length = usize::from_str_radix(&self.line().await?, 16).unwrap();
+        let mut piece = vec![0; length + 2];
+        self.0.read_exact(&mut piece).await.ok()?;
+        piece.truncate(length);
+        Some((length > 0).then(|| String::from_utf8(piece).unwrap()))
     }
 
     pub(crate) async fn exchange(&mut self, bytes: &[u8]) -> Response {
