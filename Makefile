@@ -61,7 +61,7 @@ bench: prerequisites
 	cargo bench --locked --bench micro
 
 FUZZ_SECONDS ?= 30
-FUZZ_TARGETS = authn_body authz_body event_body payload topic_filter password_hash foreign_hash device_token import_line
+FUZZ_TARGETS = authn_body authz_body event_body payload topic_filter password_hash foreign_hash device_token import_line import_file
 
 # On stable Rust, without sanitizer: there is no unsafe code here to watch.
 fuzz: prerequisites

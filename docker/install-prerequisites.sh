@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what building and running Fleetgate needs beside the Rust toolchain: a C compiler, make and
-# PostgreSQL's server programs; with --for-tests also PgBouncer, which tests put in front of PostgreSQL.
+# PostgreSQL's server programs; with --for-tests also PgBouncer, which tests put in front of PostgreSQL, and mosquitto_passwd and
+# htpasswd, whose files tests import.
 # Does nothing where they are there. Where it may not install, it names the commands to type and fails.
 set -eu
 
@@ -80,22 +81,24 @@ too_old() {
 Then run this again."
 }
 
-# Debian's package starts PgBouncer as a service. Tests run their own, so it stays off, unless the
+# Debian's packages start PgBouncer and mosquitto as services. Tests run their own or none, so they stay off, unless the
 # system has a policy of its own for services.
-install_pgbouncer() {
+install_without_service() {
     policy=/usr/sbin/policy-rc.d
     if [ ! -e "$policy" ]; then
         trap 'as_root rm -f "$policy"' EXIT
         trap 'exit 1' HUP INT TERM
         printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
         as_root chmod 755 "$policy"
-        install pgbouncer
+        install "$@"
         as_root rm -f "$policy"
         trap - EXIT
     else
-        install pgbouncer
+        install "$@"
     fi
-    as_root systemctl disable pgbouncer >/dev/null 2>&1 || true
+    for service in pgbouncer mosquitto; do
+        case " $* " in *" $service "*) as_root systemctl disable "$service" >/dev/null 2>&1 || true ;; esac
+    done
 }
 
 missing=
@@ -103,13 +106,15 @@ missing=
 has make || missing="${missing:+$missing }make"
 postgres_missing=
 has_postgres || postgres_missing=postgresql
-pgbouncer_missing=
-# /usr/sbin is not in everybody's PATH.
-if [ "${1:-}" = --for-tests ] && ! has pgbouncer && ! [ -x /usr/sbin/pgbouncer ]; then
-    pgbouncer_missing=pgbouncer
+tools_missing=
+if [ "${1:-}" = --for-tests ]; then
+    # /usr/sbin is not in everybody's PATH.
+    has pgbouncer || [ -x /usr/sbin/pgbouncer ] || tools_missing=pgbouncer
+    has mosquitto_passwd || tools_missing="${tools_missing:+$tools_missing }mosquitto"
+    has htpasswd || tools_missing="${tools_missing:+$tools_missing }apache2-utils"
 fi
 # shellcheck disable=SC2086,SC2116 # one word a package, one space between them
-wanted=$(echo $missing $postgres_missing $pgbouncer_missing)
+wanted=$(echo $missing $postgres_missing $tools_missing)
 [ -n "$wanted" ] || exit 0
 
 if ! has apt-get; then
@@ -126,7 +131,8 @@ say "Installing what is missing: $wanted"
 apt update -q
 # shellcheck disable=SC2086 # one word a package
 [ -z "$missing" ] || install $missing
-[ -z "$pgbouncer_missing" ] || install_pgbouncer
+# shellcheck disable=SC2086 # one word a package
+[ -z "$tools_missing" ] || install_without_service $tools_missing
 [ -n "$postgres_missing" ] || exit 0
 version=$(packaged_postgres)
 [ "${version:-0}" -ge "$oldest" ] || too_old "$version"

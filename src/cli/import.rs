@@ -1,21 +1,35 @@
 //! `fleetgate import`
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, IsTerminal, Read};
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use tokio_postgres::{Client, GenericClient};
 
+use self::secrets_out::SecretsOut;
+use self::source::{Lines, MAX_DOCUMENT_BYTES, Reader, Source};
 use crate::cli::context::{Context, actor};
 use crate::cli::error::CliError;
-use crate::cli::output::{remark, visible};
-use crate::fleet::imports::{self, CHUNK_BYTES, CHUNK_LINES, Chunk, Counts, Item, MAX_LINE_BYTES};
+use crate::cli::output::{print, remark, visible};
+use crate::domain::name::{DeviceKind, DeviceName};
+use crate::fleet::bindings::Directions;
+use crate::fleet::imports::{
+    self, Acl, Algorithm, Chunk, Counts, Csv, Dynsec, EmqxCsv, EmqxJson, Foreign, Item,
+    PasswordFile, SaltEncoding, Tally,
+};
 use crate::fleet::{FleetError, act};
+use crate::read_file::read_at_most;
+use crate::secret::Secret;
 
-/// Most wrong lines that are told one by one.
+mod secrets_out;
+mod source;
+
+/// Most wrong lines, and most things left out, that are told one by one.
 const MOST_TOLD: usize = 100;
+/// How often it is shown how far an import has come.
+const SHOWN_EVERY: Duration = Duration::from_millis(200);
 
 /// What to do where a name is taken already.
 #[derive(Clone, Copy, ValueEnum)]
@@ -24,48 +38,92 @@ enum OnConflict {
     Fail,
     /// Leave what is there as it is.
     Skip,
-    /// Make it what the line says. Credentials that the line does not have stay.
+    /// Make it what the line says. Credentials that the line does not have stay; of a file of another form so does all that the file does not know of.
     Update,
 }
 
-/// Read capabilities, devices and routing rules from a file, one JSON object a line, as `export` writes them. Lines go in chunks of 500, each all or nothing; the first chunk with a wrong line ends the import, which --from-line continues.
+/// What the file is.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// One JSON object a line, as `export` writes them.
+    Fleetgate,
+    /// Devices as comma-separated values with a header: name, kind, area, floor, client_id, enabled, secret, generate, meta.KEY, bind.CAPABILITY, state_topic.CAPABILITY, command_topic.CAPABILITY.
+    Csv,
+    /// Users of EMQX's built-in database, CSV or JSON, as EMQX imports them.
+    EmqxUsers,
+    /// A password file of mosquitto, mosquitto-go-auth or VerneMQ, or of htpasswd -B.
+    Mosquitto,
+    /// The file of mosquitto's dynamic security plugin.
+    MosquittoDynsec,
+}
+
+/// What becomes a device's name.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum RenameFrom {
+    Clientid,
+}
+
+/// How a salt in a hash of mosquitto-go-auth is written.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Salts {
+    Base64,
+    #[value(name = "utf-8")]
+    Utf8,
+}
+
+/// Read devices from a file: capabilities, devices and routing rules as `export` writes them, devices from CSV, or the users of another broker (docs/IMPORT.md). Lines go in chunks of 500, each all or nothing; the first chunk with a wrong line ends the import, which --from-line continues.
 #[derive(Args)]
 pub(super) struct Arguments {
     /// The file; - is standard input.
     file: PathBuf,
+    /// What the file is.
+    #[arg(long, value_enum, default_value = "fleetgate")]
+    format: Format,
     /// What to do where a name is taken already.
     #[arg(long, value_enum, default_value = "fail")]
     on_conflict: OnConflict,
-    /// Begin with this line, counted from 1.
+    /// Begin with this line, or user of a JSON file, counted from 1.
     #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     from_line: u64,
-    /// Try all lines, tell which are wrong, and change nothing. Whoever changes the same things meanwhile waits.
+    /// Try all lines, tell what would be made, what would be left out and which lines are wrong, and change nothing. Whoever changes the same things meanwhile waits.
     #[arg(long)]
     dry_run: bool,
-}
-
-/// Some lines that are imported together.
-#[derive(Default)]
-struct Lines {
-    items: Vec<(u64, Item)>,
-    bytes: usize,
-    wrong: Vec<(u64, String)>,
-    last: u64,
-}
-
-impl Lines {
-    fn is_full(&self) -> bool {
-        self.items.len() + self.wrong.len() >= CHUNK_LINES || self.bytes >= CHUNK_BYTES
-    }
+    /// What the devices are whose line does not say it. "device" for users of other brokers.
+    #[arg(long, value_name = "NAME")]
+    kind: Option<DeviceKind>,
+    /// How EMQX hashed the passwords: plain, bcrypt, sha256,prefix (sha or sha512, suffix or disable) or pbkdf2,sha256,iterations=4096 (and ,dk_length=32).
+    #[arg(long)]
+    algorithm: Option<Algorithm>,
+    /// What users may do: an access file of mosquitto's form, or the rules of EMQX's built-in database as its API tells them.
+    #[arg(long, value_name = "FILE")]
+    acl: Option<PathBuf>,
+    /// Let superusers of EMQX publish and subscribe to everything.
+    #[arg(long)]
+    superusers: bool,
+    /// Name devices by their client id, where the file has one for each.
+    #[arg(long, value_name = "WHAT", value_enum)]
+    rename_from: Option<RenameFrom>,
+    /// How salts are written in hashes that begin with PBKDF2$ (mosquitto-go-auth's hasher_salt_encoding).
+    #[arg(long, value_enum, default_value = "base64", hide_default_value = true)]
+    salt_encoding: Salts,
+    /// Where generated secrets go: a new file that only you may read, or - for standard output.
+    #[arg(long, value_name = "FILE")]
+    secrets_out: Option<PathBuf>,
 }
 
 /// How far an import has come.
-#[derive(Default)]
 struct Progress {
     counts: Counts,
     /// The last line of the last chunk that is done.
     done: u64,
     wrong: Vec<(u64, String)>,
+    left_out: Vec<String>,
+    left_out_more: usize,
+    tally: Tally,
+    unit: &'static str,
+    begun: Instant,
+    first: u64,
+    shown: Option<Instant>,
 }
 
 /// Why a transaction is undone.
@@ -83,51 +141,205 @@ impl From<FleetError> for Undone {
 
 impl Arguments {
     pub(super) async fn run(self, context: &Context) -> Result<(), CliError> {
-        let mut reader = Reader::open(&self.file, self.from_line)?;
+        self.check()?;
+        let mut source = self.source()?;
         let mut client = context.connect().await?;
-        let mut progress = Progress { done: self.from_line - 1, ..Progress::default() };
+        if let Source::Csv(_, csv) = &mut source {
+            if csv.generates() && self.secrets_out.is_none() && !self.dry_run {
+                return Err(CliError::Usage(
+                    "the file asks for secrets to be generated: say with --secrets-out where they go".to_owned(),
+                ));
+            }
+            for name in csv.bindings() {
+                let directions = Directions::of(&client, &name).await?;
+                csv.know(name, directions);
+            }
+        }
+        let mut progress = Progress::new(self.from_line - 1, source.unit());
         let outcome = if self.dry_run {
-            self.try_all(&mut client, &mut reader, &mut progress).await
+            self.try_all(context, &mut client, &mut source, &mut progress).await
         } else {
-            self.import(&mut client, &mut reader, &mut progress).await
+            self.import(&mut client, &mut source, &mut progress).await
         };
-        if io::stderr().is_terminal() && !context.output.json {
-            remark("");
+        progress.end_line();
+        for told in source.left_out() {
+            progress.leave_out(told);
         }
         outcome?;
         self.conclude(context, &progress)
     }
 
-    fn on_conflict(&self) -> imports::OnConflict {
-        match self.on_conflict {
-            OnConflict::Fail => imports::OnConflict::Fail,
-            OnConflict::Skip => imports::OnConflict::Skip,
-            OnConflict::Update => imports::OnConflict::Update,
+    /// Options that mean nothing for a format are refused: whoever gave them expected something.
+    fn check(&self) -> Result<(), CliError> {
+        use Format::{Csv, EmqxUsers, Mosquitto, MosquittoDynsec};
+        let given = [
+            ("--kind", self.kind.is_some(), &[Csv, EmqxUsers, Mosquitto, MosquittoDynsec][..]),
+            ("--algorithm", self.algorithm.is_some(), &[EmqxUsers]),
+            ("--acl", self.acl.is_some(), &[EmqxUsers, Mosquitto]),
+            ("--superusers", self.superusers, &[EmqxUsers]),
+            ("--rename-from", self.rename_from.is_some(), &[MosquittoDynsec]),
+            ("--salt-encoding", self.salt_encoding != Salts::Base64, &[Mosquitto]),
+            ("--secrets-out", self.secrets_out.is_some(), &[Csv]),
+        ];
+        let wrong = given
+            .iter()
+            .find(|(_, is_given, formats)| *is_given && !formats.contains(&self.format));
+        match wrong {
+            Some((option, _, formats)) => {
+                let values = formats.iter().filter_map(Format::to_possible_value);
+                let names: Vec<String> = values.map(|value| value.get_name().to_owned()).collect();
+                Err(CliError::Usage(format!("{option} is for --format {}", names.join(" or "))))
+            }
+            None => Ok(()),
         }
+    }
+
+    fn source(&self) -> Result<Source, CliError> {
+        let mut reader = Reader::open(&self.file)?;
+        let wrong = |why: String| CliError::Failed(format!("{}: {why}", self.file.display()));
+        let first = self.from_line;
+        Ok(match self.format {
+            Format::Fleetgate => Source::Own(reader.skip_to(first)?),
+            Format::Csv => {
+                let header = reader.header()?;
+                let csv = Csv::new(&header, self.kind.clone());
+                let csv = csv.map_err(|error| wrong(format!("line 1: {error}")))?;
+                Source::Csv(reader.skip_to(first)?, csv)
+            }
+            Format::Mosquitto => {
+                let salts = match self.salt_encoding {
+                    Salts::Base64 => SaltEncoding::Base64,
+                    Salts::Utf8 => SaltEncoding::Utf8,
+                };
+                let file = PasswordFile::new(self.foreign()?, salts);
+                Source::PasswordFile(reader.skip_to(first)?, file)
+            }
+            Format::EmqxUsers if reader.is_json()? => {
+                let text = reader.whole()?;
+                let users = EmqxJson::new(&text, self.algorithm, self.foreign()?).map_err(wrong)?;
+                Source::EmqxJson(first - 1, users.skip(first - 1))
+            }
+            Format::EmqxUsers => {
+                let header = reader.header()?;
+                let file = EmqxCsv::new(&header, self.algorithm, self.foreign()?);
+                let file = file.map_err(|error| wrong(format!("line 1: {error}")))?;
+                Source::EmqxCsv(reader.skip_to(first)?, file)
+            }
+            Format::MosquittoDynsec => {
+                let rename = self.rename_from == Some(RenameFrom::Clientid);
+                let file = Dynsec::new(&reader.whole()?, self.foreign()?, rename).map_err(wrong)?;
+                Source::Dynsec(first - 1, file.skip(first - 1))
+            }
+        })
+    }
+
+    /// How users of another broker become devices.
+    fn foreign(&self) -> Result<Foreign, CliError> {
+        let kind = match &self.kind {
+            Some(kind) => kind.clone(),
+            None => "device".parse().map_err(|error| CliError::Usage(format!("--kind {error}")))?,
+        };
+        let acl = self.acl.as_deref().map(|path| self.acl(path)).transpose()?.unwrap_or_default();
+        Ok(Foreign { kind, acl, superusers: self.superusers })
+    }
+
+    fn acl(&self, path: &Path) -> Result<Acl, CliError> {
+        let wrong = |why: String| CliError::Failed(format!("--acl {}: {why}", path.display()));
+        let bytes =
+            read_at_most(path, MAX_DOCUMENT_BYTES).map_err(|error| wrong(error.to_string()))?;
+        let text =
+            std::str::from_utf8(&bytes).map_err(|error| wrong(format!("is not UTF-8: {error}")))?;
+        if self.format == Format::EmqxUsers {
+            return Acl::of_emqx(text).map_err(wrong);
+        }
+        Acl::of_mosquitto(text).map_err(|lines| {
+            let told =
+                lines.iter().take(MOST_TOLD).map(|(line, why)| format!("line {line}: {why}"));
+            wrong(told.collect::<Vec<_>>().join("\n"))
+        })
+    }
+
+    fn on_conflict(&self, source: &Source) -> imports::OnConflict {
+        match (self.on_conflict, source) {
+            (OnConflict::Fail, _) => imports::OnConflict::Fail,
+            (OnConflict::Skip, Source::Own(_)) => imports::OnConflict::Skip,
+            // What is there was taken out before: no password of it is hashed, and no secret of it made.
+            (OnConflict::Skip, _) => imports::OnConflict::Fail,
+            (OnConflict::Update, source) => source.update(),
+        }
+    }
+
+    /// Takes out the lines of devices that are there, where these are skipped.
+    async fn without_present(
+        &self,
+        client: &impl GenericClient,
+        source: &Source,
+        lines: &mut Lines,
+    ) -> Result<usize, FleetError> {
+        if !matches!(self.on_conflict, OnConflict::Skip) || matches!(source, Source::Own(_)) {
+            return Ok(0);
+        }
+        let names = lines.entries.iter().filter_map(|(_, entry)| entry.device());
+        let names: Vec<&str> = names.map(DeviceName::as_str).collect();
+        let mut present = imports::present(client, &names).await?;
+        let before = lines.entries.len();
+        lines.entries.retain(|(_, entry)| {
+            entry.device().is_none_or(|name| present.insert(name.as_str().to_owned()))
+        });
+        Ok(before - lines.entries.len())
     }
 
     /// Imports chunk by chunk, to the first that is refused.
     async fn import(
         &self,
         client: &mut Client,
-        reader: &mut Reader,
+        source: &mut Source,
         progress: &mut Progress,
     ) -> Result<(), CliError> {
         let actor = actor();
-        while let Some(lines) = reader.next_lines()? {
-            let last = lines.last;
+        let goes_on = self.from_line > 1;
+        let out = self.secrets_out.as_deref().map(|path| SecretsOut::open(path, goes_on));
+        let mut out = out.transpose()?;
+        while let Some(mut lines) = source.next_lines()? {
+            let skipped = self.without_present(client, source, &mut lines).await?;
+            let secrets: Vec<(DeviceName, Secret)> = if lines.wrong.is_empty() {
+                let mut entries: Vec<_> =
+                    lines.entries.iter_mut().map(|(_, entry)| entry).collect();
+                imports::hash_logins(&mut entries)
+            } else {
+                Vec::new()
+            };
+            if let Some(out) = &mut out {
+                out.note(&secrets)?;
+            }
+            let on_conflict = self.on_conflict(source);
             let chunk = act(client, &actor, async |transaction| {
-                match write(transaction, &lines, self.on_conflict(), progress).await? {
+                match write(transaction, &lines, on_conflict, progress).await? {
                     true => Ok(()),
                     false => Err(Undone::OnPurpose),
                 }
             });
             match chunk.await {
-                Ok(()) => progress.done = last,
-                Err(Undone::OnPurpose) => return Ok(()),
+                Ok(()) => {
+                    progress.counts.skipped += skipped;
+                    progress.done = lines.last;
+                    for (number, entry) in &lines.entries {
+                        progress.leave_out_of(*number, &entry.left_out);
+                    }
+                    if let Some(out) = &mut out {
+                        out.keep(&secrets)?;
+                    }
+                }
+                Err(Undone::OnPurpose) => {
+                    if let Some(out) = &mut out {
+                        out.take_back()?;
+                    }
+                    return Ok(());
+                }
+                // It may be committed though nobody was told so: secrets that are written stay.
                 Err(Undone::Failed(error)) => return Err(error),
             }
-            tell(last);
+            progress.show(lines.last, source.share());
         }
         Ok(())
     }
@@ -135,14 +347,30 @@ impl Arguments {
     /// Imports all of it in one transaction, chunks that are refused left out, and undoes it.
     async fn try_all(
         &self,
+        context: &Context,
         client: &mut Client,
-        reader: &mut Reader,
+        source: &mut Source,
         progress: &mut Progress,
     ) -> Result<(), CliError> {
+        let (each, hash) = imports::measure_one();
+        progress.tally.each_password = each;
+        let tells = !context.output.json && !matches!(source, Source::Own(_));
         let tried: Result<(), Undone> = act(client, &actor(), async |transaction| {
-            while let Some(lines) = reader.next_lines().map_err(Undone::Failed)? {
-                write(transaction, &lines, self.on_conflict(), progress).await?;
-                tell(lines.last);
+            while let Some(mut lines) = source.next_lines().map_err(Undone::Failed)? {
+                progress.counts.skipped +=
+                    self.without_present(transaction, source, &mut lines).await?;
+                for (number, entry) in &mut lines.entries {
+                    if tells {
+                        let summary = visible(&entry.summary());
+                        print(&format!("{} {number}: {summary}", progress.unit))
+                            .map_err(Undone::Failed)?;
+                    }
+                    progress.tally.add(entry);
+                    progress.leave_out_of(*number, &entry.left_out);
+                    entry.pretend(&hash);
+                }
+                write(transaction, &lines, self.on_conflict(source), progress).await?;
+                progress.show(lines.last, source.share());
             }
             Err(Undone::OnPurpose)
         })
@@ -154,18 +382,25 @@ impl Arguments {
     }
 
     fn conclude(&self, context: &Context, progress: &Progress) -> Result<(), CliError> {
-        let Progress { counts, done, wrong } = progress;
+        let Progress { counts, done, wrong, left_out, left_out_more, tally, unit, .. } = progress;
         let told = wrong.iter().take(MOST_TOLD);
+        let times = if self.dry_run { tally.told() } else { Vec::new() };
         if context.output.json {
             let wrong: Vec<_> =
                 told.map(|(line, why)| json!({"line": line, "message": why})).collect();
             let result = json!({
                 "dry_run": self.dry_run, "added": counts.added, "updated": counts.updated,
                 "skipped": counts.skipped, "last_line": done, "wrong": wrong,
+                "left_out": left_out, "left_out_more": left_out_more, "times": times,
             });
             context.output.result(&result, String::new)?;
         } else {
-            told.for_each(|(line, why)| remark(&format!("line {line}: {}", visible(why))));
+            left_out.iter().for_each(|what| remark(&format!("not imported: {}", visible(what))));
+            if *left_out_more > 0 {
+                remark(&format!("not imported: {left_out_more} more"));
+            }
+            times.iter().for_each(|line| remark(line));
+            told.for_each(|(line, why)| remark(&format!("{unit} {line}: {}", visible(why))));
         }
         let Counts { added, updated, skipped } = counts;
         let counted = format!("{added} added, {updated} updated, {skipped} left as they were");
@@ -176,12 +411,12 @@ impl Arguments {
             }
             (0, _) => Ok(()),
             (count, true) => Err(CliError::Failed(format!(
-                "{} wrong; besides those and the lines of their chunks it would be: {counted}",
-                lines_are(count)
+                "{} wrong; besides those and the {unit}s of their chunks it would be: {counted}",
+                are(count, unit)
             ))),
             (count, false) => Err(CliError::Failed(format!(
-                "{} wrong, and nothing of the lines from {} on is imported ({counted}); correct them and go on with --from-line {}",
-                lines_are(count),
+                "{} wrong, and nothing of the {unit}s from {} on is imported ({counted}); correct them and go on with --from-line {}",
+                are(count, unit),
                 done + 1,
                 done + 1
             ))),
@@ -189,10 +424,10 @@ impl Arguments {
     }
 }
 
-fn lines_are(count: usize) -> String {
+fn are(count: usize, unit: &str) -> String {
     match count {
-        1 => "1 line is".to_owned(),
-        count => format!("{count} lines are"),
+        1 => format!("1 {unit} is"),
+        count => format!("{count} {unit}s are"),
     }
 }
 
@@ -204,12 +439,12 @@ async fn write(
     progress: &mut Progress,
 ) -> Result<bool, FleetError> {
     let mut wrong = lines.wrong.clone();
-    let items: Vec<&Item> = lines.items.iter().map(|(_, item)| item).collect();
+    let items: Vec<&Item> = lines.entries.iter().map(|(_, entry)| &entry.item).collect();
     match imports::import(client, &items, on_conflict).await? {
         Chunk::Done(counts) if wrong.is_empty() => progress.counts.add(counts),
         Chunk::Done(_) => {}
         Chunk::Refused(refused) => {
-            let number = |position: usize| lines.items.get(position).map_or(0, |(line, _)| *line);
+            let number = |position: usize| lines.entries.get(position).map_or(0, |(line, _)| *line);
             let told = refused
                 .into_iter()
                 .map(|(position, error)| (number(position), CliError::from(error).to_string()));
@@ -222,84 +457,57 @@ async fn write(
     Ok(is_done)
 }
 
-/// Shows how far it has come, where somebody watches.
-fn tell(line: u64) {
-    if io::stderr().is_terminal() {
-        eprint!("\r{line} lines");
+impl Progress {
+    fn new(done: u64, unit: &'static str) -> Self {
+        Self {
+            counts: Counts::default(),
+            done,
+            wrong: Vec::new(),
+            left_out: Vec::new(),
+            left_out_more: 0,
+            tally: Tally::default(),
+            unit,
+            begun: Instant::now(),
+            first: done,
+            shown: None,
+        }
     }
-}
 
-/// Reads a file line by line, within bounds.
-struct Reader {
-    file: Box<dyn BufRead>,
-    number: u64,
-    is_over: bool,
-}
-
-impl Reader {
-    fn open(path: &Path, from_line: u64) -> Result<Self, CliError> {
-        let unreadable = |error: io::Error| {
-            CliError::Failed(format!("{} cannot be read: {error}", path.display()))
-        };
-        let file: Box<dyn BufRead> = if path == Path::new("-") {
-            Box::new(BufReader::new(io::stdin()))
+    fn leave_out(&mut self, what: String) {
+        if self.left_out.len() < MOST_TOLD {
+            self.left_out.push(what);
         } else {
-            Box::new(BufReader::new(File::open(path).map_err(unreadable)?))
-        };
-        let mut reader = Self { file, number: 0, is_over: false };
-        while reader.number + 1 < from_line && !reader.is_over {
-            reader.next_line()?;
+            self.left_out_more += 1;
         }
-        Ok(reader)
     }
 
-    /// The next line without its end; `None` after the last. One that is too long is an error in its place, and passed over.
-    fn next_line(&mut self) -> Result<Option<Result<String, String>>, CliError> {
-        let unreadable =
-            |error: io::Error| CliError::Failed(format!("the file cannot be read: {error}"));
-        let mut line = Vec::new();
-        let most = u64::try_from(MAX_LINE_BYTES).unwrap_or(u64::MAX).saturating_add(1);
-        let read =
-            self.file.by_ref().take(most).read_until(b'\n', &mut line).map_err(unreadable)?;
-        if read == 0 {
-            self.is_over = true;
-            return Ok(None);
+    fn leave_out_of(&mut self, number: u64, what: &[String]) {
+        for what in what {
+            self.leave_out(format!("{} {number}: {what}", self.unit));
         }
-        self.number += 1;
-        if line.len() > MAX_LINE_BYTES && !line.ends_with(b"\n") {
-            self.file.skip_until(b'\n').map_err(unreadable)?;
-            return Ok(Some(Err(format!("has more than {MAX_LINE_BYTES} bytes"))));
-        }
-        // As some editors begin a file.
-        let text = if self.number == 1 {
-            line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&line)
-        } else {
-            &line
-        };
-        Ok(Some(match std::str::from_utf8(text) {
-            Ok(text) => Ok(text.trim_end().to_owned()),
-            Err(error) => Err(format!("is not UTF-8 at byte {}", error.valid_up_to() + 1)),
-        }))
     }
 
-    /// The lines of the next chunk; `None` when there are no more.
-    fn next_lines(&mut self) -> Result<Option<Lines>, CliError> {
-        let mut lines = Lines::default();
-        while !lines.is_full() {
-            let Some(line) = self.next_line()? else { break };
-            lines.last = self.number;
-            match line {
-                Ok(text) if text.trim().is_empty() => {}
-                Ok(text) => match Item::read(&text) {
-                    Ok(item) => {
-                        lines.bytes += text.len();
-                        lines.items.push((self.number, item));
-                    }
-                    Err(error) => lines.wrong.push((self.number, error.to_string())),
-                },
-                Err(why) => lines.wrong.push((self.number, why)),
-            }
+    /// Shows how far it has come, where somebody watches.
+    fn show(&mut self, line: u64, share: Option<f64>) {
+        let is_due = self.shown.is_none_or(|shown| shown.elapsed() >= SHOWN_EVERY);
+        if !is_due || !io::stderr().is_terminal() {
+            return;
         }
-        Ok((lines.last > 0).then_some(lines))
+        self.shown = Some(Instant::now());
+        let seconds = self.begun.elapsed().as_secs().max(1);
+        let rate = (line - self.first) / seconds;
+        let bar = share.map_or_else(String::new, |share| {
+            let tenths =
+                (1..=20_u8).map(|step| if f64::from(step) <= share * 20.0 { '#' } else { '.' });
+            format!("[{}] {:.0} % ", tenths.collect::<String>(), share * 100.0)
+        });
+        eprint!("\r{bar}{line} {}s, {rate} a second  ", self.unit);
+    }
+
+    /// Ends the line that is shown.
+    fn end_line(&self) {
+        if self.shown.is_some() {
+            remark("");
+        }
     }
 }

@@ -110,6 +110,28 @@ impl Home<'_> {
             && follows(&binding.reply_topic, "reply")
     }
 
+    /// The topics that a binding has by the convention.
+    ///
+    /// # Errors
+    /// Why it has none.
+    pub(super) fn topics(
+        self,
+        binding: &BindingName,
+        directions: Directions,
+    ) -> Result<(Option<TopicName>, Option<TopicName>), String> {
+        let stem = self.stem(binding.as_str());
+        let stem = stem.ok_or("needs area and floor, or topics of its own")?;
+        let topic = |end: &str| {
+            format!("{stem}/{end}")
+                .parse::<TopicName>()
+                .map_err(|error| format!("the topic {error}"))
+        };
+        Ok((
+            directions.state.then(|| topic("state")).transpose()?,
+            directions.command.then(|| topic("set")).transpose()?,
+        ))
+    }
+
     fn topic(self, binding: &BindingName, end: &str) -> Result<TopicName, FleetError> {
         let thing = || Thing::Binding { device: self.device.clone(), name: binding.clone() };
         let stem = self.stem(binding.as_str());
@@ -124,15 +146,20 @@ impl Home<'_> {
 /// Which topics a binding has by the convention: a state topic where the capability says what its state is, a
 /// command topic where it says what its commands are, both where it says nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Directions {
+pub struct Directions {
     state: bool,
     command: bool,
 }
 
 impl Directions {
-    const BOTH: Self = Self { state: true, command: true };
+    /// Where it says nothing.
+    pub const BOTH: Self = Self { state: true, command: true };
 
-    async fn of(client: &impl GenericClient, name: &BindingName) -> Result<Self, FleetError> {
+    /// Asks for the capability that a binding carries.
+    ///
+    /// # Errors
+    /// There is no such capability.
+    pub async fn of(client: &impl GenericClient, name: &BindingName) -> Result<Self, FleetError> {
         let Some(capability) = name.capability() else { return Ok(Self::BOTH) };
         let found = capabilities::show(client, &capability).await?;
         match (found.state_schema.is_some(), found.command_schema.is_some()) {

@@ -126,7 +126,7 @@ pub struct CredentialRow {
     pub created_at: Timestamp,
 }
 
-fn broken_rule(password: &str, weak_is_fine: bool) -> Option<PasswordRule> {
+pub(super) fn broken_rule(password: &str, weak_is_fine: bool) -> Option<PasswordRule> {
     let characters = password.chars().count();
     if password.is_empty() {
         Some(PasswordRule::Empty)

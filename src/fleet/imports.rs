@@ -9,7 +9,7 @@
 
 use std::collections::BTreeSet;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio_postgres::GenericClient;
 use tokio_postgres::types::ToSql;
@@ -18,7 +18,24 @@ use utoipa::ToSchema;
 use crate::fleet::error::{ErrorKind, FleetError, Rule, Thing};
 use crate::registry::error::RegistryError;
 
+mod acl;
+mod csv;
+mod dynsec;
+mod emqx;
+mod foreign;
+mod hashes;
 mod line;
+mod logins;
+mod mosquitto;
+
+pub use acl::Acl;
+pub use csv::Csv;
+pub use dynsec::Dynsec;
+pub use emqx::{Algorithm, AlgorithmError, EmqxCsv, EmqxJson};
+pub use foreign::{Entry, Foreign, Login};
+pub use hashes::SaltEncoding;
+pub use logins::{Tally, hash_logins, measure_one};
+pub use mosquitto::PasswordFile;
 
 use line::{Capability, Device};
 pub use line::{Item, LineError, Parsed};
@@ -39,6 +56,35 @@ pub enum OnConflict {
     Skip,
     /// What is there becomes what the line says. Credentials that the line does not have stay.
     Update,
+    /// What the line says is added to what is there, and of the device's own columns those change that the file has. For
+    /// files that know only a part of a device, as those of other brokers.
+    Complete(Columns),
+}
+
+/// Which columns of a device a file has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Columns(u16);
+
+impl Columns {
+    /// These and one more. A name that is no column changes nothing.
+    #[must_use]
+    pub fn and(self, name: &str) -> Self {
+        let position = DEVICES.columns.iter().position(|(column, ..)| *column == name);
+        Self(self.0 | position.map_or(0, |position| 1 << position))
+    }
+
+    /// These and `enabled`, but so that a device that is disabled stays so.
+    #[must_use]
+    pub fn and_disabling(self) -> Self {
+        Self(self.and("enabled").0 | Self::DISABLING)
+    }
+
+    /// No table has so many columns.
+    const DISABLING: u16 = 1 << 15;
+
+    fn has(self, position: usize) -> bool {
+        self.0 & (1 << position) != 0
+    }
 }
 
 /// What was done.
@@ -242,9 +288,28 @@ impl Table {
         format!("INSERT INTO {} ({names}) SELECT {values} {}", self.name, self.rows())
     }
 
-    fn update(&self) -> String {
-        let set = self.joined(|(name, _, it)| format!("{name} = {it}"));
-        format!("UPDATE {0} AS had SET {set} {1} WHERE had.name = it.name", self.name, self.rows())
+    /// `None` where nothing is to be changed.
+    fn update(&self, on_conflict: OnConflict) -> Option<String> {
+        let set =
+            self.columns.iter().enumerate().filter_map(
+                |(position, (name, _, it))| match on_conflict {
+                    OnConflict::Complete(columns) if !columns.has(position) => None,
+                    OnConflict::Complete(_) if *name == "meta" => {
+                        Some(format!("{name} = had.meta || {it}"))
+                    }
+                    OnConflict::Complete(columns)
+                        if *name == "enabled" && columns.0 & Columns::DISABLING != 0 =>
+                    {
+                        Some(format!("{name} = had.enabled AND {it}"))
+                    }
+                    _ => Some(format!("{name} = {it}")),
+                },
+            );
+        let set = set.collect::<Vec<_>>().join(", ");
+        let rows = self.rows();
+        (!set.is_empty()).then(|| {
+            format!("UPDATE {} AS had SET {set} {rows} WHERE had.name = it.name", self.name)
+        })
     }
 }
 
@@ -315,10 +380,12 @@ async fn write_named<'a, T: Named>(
             return Err(FleetError::rule(&first.thing(), T::TAKEN));
         }
         (OnConflict::Skip, _) => counts.skipped = std::mem::take(&mut present).len(),
-        (OnConflict::Fail | OnConflict::Update, _) => counts.updated = present.len(),
+        (OnConflict::Fail | OnConflict::Update | OnConflict::Complete(_), _) => {
+            counts.updated = present.len();
+        }
     }
-    for (statement, some) in [(table.insert(), &new), (table.update(), &present)] {
-        if let Some(first) = some.first() {
+    for (statement, some) in [(Some(table.insert()), &new), (table.update(on_conflict), &present)] {
+        if let (Some(statement), Some(first)) = (statement, some.first()) {
             let thing = first.thing();
             run(client, &thing, &statement, &[&as_json(&thing, some)?]).await?;
         }
@@ -337,6 +404,19 @@ async fn known(
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
+/// A whole file of JSON. What is wrong is told with its place, and without what stands there.
+fn document<'de, T: Deserialize<'de>>(
+    reader: &mut serde_json::Deserializer<impl serde_json::de::Read<'de>>,
+) -> Result<T, String> {
+    let read = serde_path_to_error::deserialize(&mut *reader).map_err(|error| {
+        let line = error.inner().line();
+        format!("line {line}, {}", line::wrong(&error))
+    });
+    let document = read?;
+    reader.end().map_err(|_| "it has something behind the document".to_owned())?;
+    Ok(document)
+}
+
 /// Rows as PostgreSQL is given them.
 fn as_json(thing: &Thing, rows: &impl Serialize) -> Result<Value, FleetError> {
     let bad = |error: serde_json::Error| RegistryError::BadData(format!("{thing}: {error}"));
@@ -351,6 +431,17 @@ async fn run(
     values: &[&(dyn ToSql + Sync)],
 ) -> Result<(), FleetError> {
     client.execute(statement, values).await.map(drop).map_err(FleetError::on(thing))
+}
+
+/// Which of these devices are there.
+///
+/// # Errors
+/// A database that is away.
+pub async fn present(
+    client: &impl GenericClient,
+    names: &[&str],
+) -> Result<BTreeSet<String>, FleetError> {
+    known(client, DEVICES.name, names).await
 }
 
 async fn require_capabilities(
@@ -390,7 +481,7 @@ async fn write_devices(
     let bindings = as_json(&thing, &parts(&some, |one| &one.bindings))?;
     let grants = as_json(&thing, &parts(&some, |one| &one.grants))?;
     let credentials = as_json(&thing, &parts(&some, |one| &one.credentials))?;
-    if !there.is_empty() {
+    if !there.is_empty() && !matches!(on_conflict, OnConflict::Complete(_)) {
         for (statement, kept) in
             [(ONLY_CAPABILITIES, &capabilities), (ONLY_BINDINGS, &bindings), (ONLY_GRANTS, &grants)]
         {

@@ -46,6 +46,7 @@ mod log_lines;
 mod logins;
 mod merges;
 mod monitoring;
+mod moving_in;
 mod outages;
 mod pooler;
 mod presence;

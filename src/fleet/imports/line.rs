@@ -2,10 +2,13 @@
 //! PostgreSQL is given.
 
 use std::collections::BTreeSet;
-use std::fmt::Display;
+use std::fmt::{self, Display};
+use std::marker::PhantomData;
 use std::str::FromStr;
 
 use jiff::Timestamp;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use serde_path_to_error::Segment;
@@ -22,6 +25,7 @@ use crate::domain::password_hash::PasswordHash;
 use crate::domain::routing::Strategy;
 use crate::domain::selector::Selector;
 use crate::domain::topic::{TopicFilter, TopicName};
+use crate::domain::value::StateValue;
 
 /// Why a line is refused: where, and what is wrong. Never with a value of a credential.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -49,9 +53,9 @@ pub enum Item {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Form {
-    capability: Option<Capability>,
-    device: Option<Box<Device>>,
-    rule: Option<Rule>,
+    capability: Option<Object<Capability>>,
+    device: Option<Object<Device>>,
+    rule: Option<Object<Rule>>,
 }
 
 impl Item {
@@ -74,17 +78,21 @@ impl Item {
             serde_path_to_error::deserialize(&mut reader).map_err(|error| wrong(&error))?;
         reader.end().map_err(|_| about_all("has something behind the object; write one a line"))?;
         match form {
-            Form { capability: Some(capability), device: None, rule: None } => {
+            Form { capability: Some(Object(capability)), device: None, rule: None } => {
                 Ok(Self::Capability(capability))
             }
-            Form { device: Some(device), capability: None, rule: None } => Ok(Self::Device(device)),
-            Form { rule: Some(rule), capability: None, device: None } => Ok(Self::Rule(rule)),
+            Form { device: Some(Object(device)), capability: None, rule: None } => {
+                Ok(Self::Device(Box::new(device)))
+            }
+            Form { rule: Some(Object(rule)), capability: None, device: None } => {
+                Ok(Self::Rule(rule))
+            }
             _ => Err(about_all("must have one member: capability, device or rule")),
         }
     }
 }
 
-fn wrong(error: &serde_path_to_error::Error<serde_json::Error>) -> LineError {
+pub(super) fn wrong(error: &serde_path_to_error::Error<serde_json::Error>) -> LineError {
     let step = |segment: &Segment| match segment {
         Segment::Seq { index } => Some(format!("/{index}")),
         Segment::Map { key } => Some(format!("/{}", key.replace('~', "~0").replace('/', "~1"))),
@@ -109,6 +117,34 @@ fn without_value(message: &str) -> String {
         }
         None => message.to_owned(),
     }
+}
+
+/// What must be a JSON object. serde alone would take an array for one, its elements for the members in their order.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Members<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(members)).map(Object)
+            }
+        }
+        deserializer.deserialize_map(Members(PhantomData))
+    }
+}
+
+fn objects<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
+    let objects = Vec::<Object<T>>::deserialize(deserializer)?;
+    Ok(objects.into_iter().map(|Object(one)| one).collect())
 }
 
 /// A text that is parsed; its error says what is wrong with it.
@@ -145,7 +181,9 @@ pub struct Capability {
     pub(super) name: Parsed<CapabilityName>,
     #[serde(default)]
     pub(super) description: String,
+    #[serde(default, deserialize_with = "schema")]
     pub(super) state_schema: Option<Value>,
+    #[serde(default, deserialize_with = "schema")]
     pub(super) command_schema: Option<Value>,
     #[serde(
         default = "delivered",
@@ -163,6 +201,18 @@ pub struct Capability {
     pub(super) envelope: bool,
     #[serde(default)]
     pub(super) only_latest: bool,
+}
+
+/// A schema that PostgreSQL can hold. Whether it is one is found when it is used.
+fn schema<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+    let schema = Option::<Value>::deserialize(deserializer)?;
+    let text = schema.as_ref().map(Value::to_string).unwrap_or_default();
+    match StateValue::read(text.as_bytes()).and_then(|value| value.as_text()) {
+        Some(why) => {
+            Err(serde::de::Error::custom(format!("is JSON that cannot be stored: {}", why.why())))
+        }
+        None => Ok(schema),
+    }
 }
 
 fn delivered() -> Confirmation {
@@ -204,10 +254,45 @@ pub struct Device {
     pub(super) capabilities: Vec<Parsed<CapabilityName>>,
     #[serde(default, skip_serializing, deserialize_with = "bindings")]
     pub(super) bindings: Vec<Binding>,
-    #[serde(default, skip_serializing)]
+    #[serde(default, skip_serializing, deserialize_with = "objects")]
     pub(super) grants: Vec<Grant>,
-    #[serde(default, skip_serializing)]
+    #[serde(default, skip_serializing, deserialize_with = "objects")]
     pub(super) credentials: Vec<Credential>,
+}
+
+impl Device {
+    /// A device with nothing that belongs to it.
+    pub(super) fn new(name: DeviceName, kind: DeviceKind) -> Self {
+        Self {
+            name: Parsed(name),
+            client_id: None,
+            area: None,
+            floor: None,
+            kind: Parsed(kind),
+            gateway: None,
+            availability_topic: None,
+            enabled: true,
+            meta: Meta::default(),
+            capabilities: Vec::new(),
+            bindings: Vec::new(),
+            grants: Vec::new(),
+            credentials: Vec::new(),
+        }
+    }
+
+    /// Gives it a credential that is valid from now on and for ever.
+    pub(super) fn add_credential(&mut self, kind: &str, hash: String) {
+        self.credentials.push(Credential {
+            kind: kind.to_owned(),
+            hash: Some(hash),
+            common_name: None,
+            certificate_required: None,
+            label: None,
+            not_before: None,
+            expires_at: None,
+            revoked_at: None,
+        });
+    }
 }
 
 fn yes() -> bool {
@@ -235,8 +320,20 @@ pub(super) struct Binding {
     pub(super) merge: bool,
 }
 
+impl Binding {
+    pub(super) fn without_topics(name: BindingName) -> Self {
+        Self {
+            name: Parsed(name),
+            state_topic: None,
+            command_topic: None,
+            reply_topic: None,
+            merge: false,
+        }
+    }
+}
+
 fn bindings<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Binding>, D::Error> {
-    let bindings = Vec::<Binding>::deserialize(deserializer)?;
+    let bindings: Vec<Binding> = objects(deserializer)?;
     let mut names = BTreeSet::new();
     match bindings.iter().all(|binding| names.insert(binding.name.0.as_str())) {
         true => Ok(bindings),
@@ -363,6 +460,17 @@ mod tests {
             ("[]", "", "must be a JSON object"),
             ("{}", "", "must have one member"),
             (r#"{"device":{"name":"a","kind":"b"},"rule":null}  x"#, "", "has something behind"),
+            (r#"{"rule":["r"]}"#, "/rule", "invalid type: sequence, expected a JSON object"),
+            (
+                r#"{"device":{"name":"a","kind":"b","grants":[["publish","x"]]}}"#,
+                "/device/grants/0",
+                "expected a JSON object",
+            ),
+            (
+                r#"{"capability":{"name":"a","state_schema":{"maximum":1e200000}}}"#,
+                "/capability/state_schema",
+                "cannot be stored",
+            ),
             (r#"{"gadget":{}}"#, "/gadget", "unknown field"),
             (r#"{"device":{"name":"a/b","kind":"b"}}"#, "/device/name", ""),
             (r#"{"device":{"name":"a","kind":"b","name":"c"}}"#, "/device", "duplicate"),

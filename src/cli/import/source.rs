@@ -1,0 +1,239 @@
+//! What an import reads: a file of lines, or of one JSON document.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::Path;
+
+use zeroize::Zeroizing;
+
+use crate::cli::error::CliError;
+use crate::fleet::imports::{
+    CHUNK_BYTES, CHUNK_LINES, Columns, Csv, Dynsec, EmqxCsv, EmqxJson, Entry, Item, LineError,
+    MAX_LINE_BYTES, OnConflict, PasswordFile,
+};
+
+/// Largest file that is read as a whole.
+pub(super) const MAX_DOCUMENT_BYTES: u64 = 128 * 1024 * 1024;
+
+/// Some lines that are imported together.
+#[derive(Default)]
+pub(super) struct Lines {
+    pub(super) entries: Vec<(u64, Entry)>,
+    pub(super) wrong: Vec<(u64, String)>,
+    pub(super) last: u64,
+    bytes: usize,
+}
+
+impl Lines {
+    fn is_full(&self) -> bool {
+        self.entries.len() + self.wrong.len() >= CHUNK_LINES || self.bytes >= CHUNK_BYTES
+    }
+}
+
+/// What is read, and how.
+pub(super) enum Source {
+    Own(Reader),
+    Csv(Reader, Csv),
+    PasswordFile(Reader, PasswordFile),
+    EmqxCsv(Reader, EmqxCsv),
+    EmqxJson(u64, EmqxJson),
+    Dynsec(u64, Dynsec),
+}
+
+impl Source {
+    /// What its parts are called.
+    pub(super) fn unit(&self) -> &'static str {
+        match self {
+            Self::EmqxJson(..) | Self::Dynsec(..) => "user",
+            _ => "line",
+        }
+    }
+
+    /// What an update may change.
+    pub(super) fn update(&self) -> OnConflict {
+        match self {
+            Self::Own(_) => OnConflict::Update,
+            Self::Csv(_, csv) => OnConflict::Complete(csv.known()),
+            Self::Dynsec(..) => OnConflict::Complete(Columns::default().and_disabling()),
+            _ => OnConflict::Complete(Columns::default()),
+        }
+    }
+
+    /// How much of the file is read, from 0 to 1; `None` where that is not known.
+    pub(super) fn share(&self) -> Option<f64> {
+        match self {
+            Self::Own(reader)
+            | Self::Csv(reader, _)
+            | Self::PasswordFile(reader, _)
+            | Self::EmqxCsv(reader, _) => reader.share(),
+            Self::EmqxJson(..) | Self::Dynsec(..) => None,
+        }
+    }
+
+    /// What of the whole file is left out, once all is read.
+    pub(super) fn left_out(&self) -> Vec<String> {
+        match self {
+            Self::Own(_) | Self::Csv(..) => Vec::new(),
+            Self::PasswordFile(_, file) => file.left_out(),
+            Self::EmqxCsv(_, file) => file.left_out(),
+            Self::EmqxJson(_, file) => file.left_out(),
+            Self::Dynsec(_, file) => file.left_out(),
+        }
+    }
+
+    /// The lines of the next chunk; `None` when there are no more.
+    pub(super) fn next_lines(&mut self) -> Result<Option<Lines>, CliError> {
+        let mut lines = Lines::default();
+        while !lines.is_full() {
+            let Some((number, bytes, read)) = self.next()? else { break };
+            lines.last = number;
+            lines.bytes += bytes;
+            match read {
+                Ok(Some(entry)) => lines.entries.push((number, entry)),
+                Ok(None) => {}
+                Err(why) => lines.wrong.push((number, why)),
+            }
+        }
+        Ok((lines.last > 0).then_some(lines))
+    }
+
+    /// The next line's number, its bytes, and what it brings.
+    fn next(&mut self) -> Result<Option<Next>, CliError> {
+        let own = |text: &str| Item::read(text).map(|item| Some(Entry::of(item)));
+        match self {
+            Self::Own(reader) => reader.next(own),
+            Self::Csv(reader, csv) => reader.next(|text| csv.line(text).map(Some)),
+            Self::PasswordFile(reader, file) => reader.next(|text| file.line(text)),
+            Self::EmqxCsv(reader, file) => reader.next(|text| file.line(text).map(Some)),
+            Self::EmqxJson(number, file) => Ok(element(number, file.next_user())),
+            Self::Dynsec(number, file) => Ok(element(number, file.next_user())),
+        }
+    }
+}
+
+type Next = (u64, usize, Result<Option<Entry>, String>);
+
+fn element(number: &mut u64, user: Option<Result<Entry, LineError>>) -> Option<Next> {
+    let user = user?;
+    *number += 1;
+    let read = user.map(Some).map_err(|error| match error.pointer.as_str() {
+        "" => error.message,
+        pointer => format!("{pointer} {}", error.message),
+    });
+    Some((*number, 0, read))
+}
+
+/// Reads a file line by line, within bounds.
+pub(super) struct Reader {
+    file: Box<dyn BufRead>,
+    size: Option<u64>,
+    read: u64,
+    number: u64,
+    is_over: bool,
+}
+
+impl Reader {
+    pub(super) fn open(path: &Path) -> Result<Self, CliError> {
+        let unreadable = |error: io::Error| {
+            CliError::Failed(format!("{} cannot be read: {error}", path.display()))
+        };
+        let (file, size): (Box<dyn BufRead>, _) = if path == Path::new("-") {
+            (Box::new(BufReader::new(io::stdin())), None)
+        } else {
+            let file = File::open(path).map_err(unreadable)?;
+            let size = file.metadata().ok().filter(|it| it.is_file()).map(|it| it.len());
+            (Box::new(BufReader::new(file)), size)
+        };
+        Ok(Self { file, size, read: 0, number: 0, is_over: false })
+    }
+
+    /// Passes over what is before a line.
+    pub(super) fn skip_to(mut self, line: u64) -> Result<Self, CliError> {
+        while self.number + 1 < line && !self.is_over {
+            self.next_line()?;
+        }
+        Ok(self)
+    }
+
+    /// The first line, where it says what is in the others.
+    pub(super) fn header(&mut self) -> Result<Zeroizing<String>, CliError> {
+        let line = self.next_line()?;
+        let line = line.ok_or_else(|| CliError::Failed("the file is empty".to_owned()))?;
+        line.map_err(|why| CliError::Failed(format!("line 1: {why}")))
+    }
+
+    /// Whether the file is JSON.
+    pub(super) fn is_json(&mut self) -> Result<bool, CliError> {
+        let start = self.file.fill_buf().map_err(|error| broken(&error))?;
+        let first = start.iter().find(|byte| !byte.is_ascii_whitespace());
+        Ok(matches!(first, Some(b'[' | b'{')))
+    }
+
+    /// All of it.
+    pub(super) fn whole(mut self) -> Result<Zeroizing<String>, CliError> {
+        let mut text = Zeroizing::new(String::new());
+        self.file
+            .by_ref()
+            .take(MAX_DOCUMENT_BYTES + 1)
+            .read_to_string(&mut text)
+            .map_err(|error| broken(&error))?;
+        if text.len() as u64 > MAX_DOCUMENT_BYTES {
+            return Err(CliError::Failed(format!(
+                "the file has more than {MAX_DOCUMENT_BYTES} bytes; split it"
+            )));
+        }
+        Ok(text)
+    }
+
+    fn share(&self) -> Option<f64> {
+        let part = |number: u64| u32::try_from(number >> 10).map(f64::from).ok();
+        Some(part(self.read)? / part(self.size?)?.max(1.0))
+    }
+
+    fn next(
+        &mut self,
+        read: impl FnOnce(&str) -> Result<Option<Entry>, LineError>,
+    ) -> Result<Option<Next>, CliError> {
+        Ok(self.next_line()?.map(|line| match line {
+            Ok(text) if text.trim().is_empty() => (self.number, 0, Ok(None)),
+            Ok(text) => (self.number, text.len(), read(&text).map_err(|error| error.to_string())),
+            Err(why) => (self.number, 0, Err(why)),
+        }))
+    }
+
+    /// The next line without its end; `None` after the last. One that is too long is an error in its place, and passed over.
+    fn next_line(&mut self) -> Result<Option<Result<Zeroizing<String>, String>>, CliError> {
+        let mut line = Zeroizing::new(Vec::new());
+        let most = u64::try_from(MAX_LINE_BYTES).unwrap_or(u64::MAX).saturating_add(1);
+        let read = self
+            .file
+            .by_ref()
+            .take(most)
+            .read_until(b'\n', &mut line)
+            .map_err(|error| broken(&error))?;
+        if read == 0 {
+            self.is_over = true;
+            return Ok(None);
+        }
+        self.number += 1;
+        self.read += read as u64;
+        if line.len() > MAX_LINE_BYTES && !line.ends_with(b"\n") {
+            self.read += self.file.skip_until(b'\n').map_err(|error| broken(&error))? as u64;
+            return Ok(Some(Err(format!("has more than {MAX_LINE_BYTES} bytes"))));
+        }
+        // As some editors begin a file.
+        let text = if self.number == 1 {
+            line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&line)
+        } else {
+            &line
+        };
+        Ok(Some(match std::str::from_utf8(text) {
+            Ok(text) => Ok(Zeroizing::new(text.trim_end_matches(['\n', '\r']).to_owned())),
+            Err(error) => Err(format!("is not UTF-8 at byte {}", error.valid_up_to() + 1)),
+        }))
+    }
+}
+
+fn broken(error: &io::Error) -> CliError {
+    CliError::Failed(format!("the file cannot be read: {error}"))
+}

@@ -1,0 +1,400 @@
+//! Devices as comma-separated values, one a line, with a header that names the columns.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+use csv_core::{ReadFieldResult, Reader};
+use serde_json::{Map, Value};
+use zeroize::Zeroizing;
+
+use super::Columns;
+use super::foreign::{Entry, Login, check_password};
+use super::line::{Binding, Device, Item, LineError, Parsed};
+use crate::domain::meta::Meta;
+use crate::domain::name::{BindingName, DeviceKind, DeviceName, PlaceName};
+use crate::fleet::bindings::{Directions, Home};
+use crate::secret::Secret;
+
+/// Most columns of a line.
+const MOST_FIELDS: usize = 1000;
+
+/// The fields of a line. No `Debug`: passwords.
+pub(super) struct Fields {
+    text: Zeroizing<String>,
+    /// Where each ends in `text`, and began in the line.
+    ends: Vec<(usize, usize)>,
+}
+
+impl Fields {
+    /// Splits a line as RFC 4180 says. A field may not hold a line end.
+    ///
+    /// # Errors
+    /// A quote that is not closed, or too many fields.
+    pub(super) fn split(line: &str) -> Result<Self, LineError> {
+        let error = |column, message: String| LineError { column, pointer: String::new(), message };
+        if line.is_empty() {
+            return Ok(Self { text: Zeroizing::new(String::new()), ends: vec![(0, 0)] });
+        }
+        let mut reader = Reader::new();
+        let mut output = Zeroizing::new(vec![0; line.len() + 1]);
+        let (mut read, mut written, mut begun) = (0, 0, 0);
+        let mut ends = Vec::new();
+        loop {
+            let input = line.as_bytes().get(read..).unwrap_or_default();
+            let input = if input.is_empty() { b"\n" } else { input };
+            let room = output.get_mut(written..).unwrap_or_default();
+            let (result, taken, put) = reader.read_field(input, room);
+            (read, written) = (read + taken, written + put);
+            match result {
+                ReadFieldResult::Field { record_end } => {
+                    ends.push((written, begun));
+                    begun = read;
+                    if record_end {
+                        break;
+                    }
+                    if ends.len() >= MOST_FIELDS {
+                        return Err(error(read, format!("has more than {MOST_FIELDS} fields")));
+                    }
+                }
+                ReadFieldResult::InputEmpty if read <= line.len() => {}
+                ReadFieldResult::InputEmpty
+                | ReadFieldResult::OutputFull
+                | ReadFieldResult::End => {
+                    return Err(error(
+                        begun + 1,
+                        "has a quote that is not closed; a field ends in its line".to_owned(),
+                    ));
+                }
+            }
+        }
+        output.truncate(written);
+        let text = Zeroizing::new(String::from_utf8(output.to_vec()).unwrap_or_default());
+        Ok(Self { text, ends })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// A field, and the column where it begins.
+    pub(super) fn get(&self, position: usize) -> (&str, usize) {
+        let start = match position.checked_sub(1) {
+            Some(before) => self.ends.get(before).map_or(0, |(end, _)| *end),
+            None => 0,
+        };
+        let (end, column) = self.ends.get(position).copied().unwrap_or_default();
+        (self.text.get(start..end).unwrap_or_default(), column + 1)
+    }
+
+    /// # Errors
+    /// Another number of fields than the header has.
+    pub(super) fn expect(&self, header: usize) -> Result<(), LineError> {
+        if self.len() == header {
+            return Ok(());
+        }
+        Err(LineError {
+            column: 1,
+            pointer: String::new(),
+            message: format!("has {} fields; the header has {header}", self.len()),
+        })
+    }
+}
+
+/// What a column says.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Column {
+    Name,
+    Kind,
+    Area,
+    Floor,
+    ClientId,
+    Enabled,
+    Secret,
+    Generate,
+    Meta(String),
+    /// Whether to bind to the conventional topics.
+    Bind(BindingName),
+    StateTopic(BindingName),
+    CommandTopic(BindingName),
+}
+
+const COLUMNS: &str = "name, kind, area, floor, client_id, enabled, secret, generate, meta.KEY, bind.CAPABILITY, \
+    state_topic.CAPABILITY, command_topic.CAPABILITY";
+
+impl Column {
+    fn of(text: &str) -> Result<Self, String> {
+        let unknown = || format!("is not known; the columns are {COLUMNS}");
+        let named = |name: &str| name.parse::<BindingName>().map_err(|error| error.to_string());
+        Ok(match text.split_once('.') {
+            None => match text {
+                "name" => Self::Name,
+                "kind" => Self::Kind,
+                "area" => Self::Area,
+                "floor" => Self::Floor,
+                "client_id" => Self::ClientId,
+                "enabled" => Self::Enabled,
+                "secret" => Self::Secret,
+                "generate" => Self::Generate,
+                _ => return Err(unknown()),
+            },
+            Some(("meta", key)) => Self::Meta(key.to_owned()),
+            Some(("bind", name)) => Self::Bind(named(name)?),
+            Some(("state_topic", name)) => Self::StateTopic(named(name)?),
+            Some(("command_topic", name)) => Self::CommandTopic(named(name)?),
+            Some(_) => return Err(unknown()),
+        })
+    }
+}
+
+/// A file of devices.
+pub struct Csv {
+    columns: Vec<(Column, String)>,
+    kind: Option<DeviceKind>,
+    directions: BTreeMap<BindingName, Directions>,
+}
+
+impl Csv {
+    /// Reads the header. `kind` is what devices are whose line does not say it.
+    ///
+    /// # Errors
+    /// A column that is not known, comes twice, or is missing.
+    pub fn new(header: &str, kind: Option<DeviceKind>) -> Result<Self, LineError> {
+        let fields = Fields::split(header)?;
+        let mut columns: Vec<(Column, String)> = Vec::new();
+        for position in 0..fields.len() {
+            let (text, at) = fields.get(position);
+            let text = text.trim();
+            let error = |message| LineError { column: at, pointer: text.to_owned(), message };
+            let column = Column::of(text).map_err(error)?;
+            if columns.iter().any(|(other, _)| *other == column) {
+                return Err(error("comes twice".to_owned()));
+            }
+            columns.push((column, text.to_owned()));
+        }
+        let missing = |message: &str| LineError {
+            column: 1,
+            pointer: String::new(),
+            message: message.to_owned(),
+        };
+        let has = |column| columns.iter().any(|(other, _)| *other == column);
+        if !has(Column::Name) {
+            return Err(missing("has no column \"name\""));
+        }
+        if !has(Column::Kind) && kind.is_none() {
+            return Err(missing("has no column \"kind\"; add one, or say --kind"));
+        }
+        Ok(Self { columns, kind, directions: BTreeMap::new() })
+    }
+
+    /// Which bindings may get conventional topics. What those are depends on their capabilities ([`Csv::know`]).
+    #[must_use]
+    pub fn bindings(&self) -> Vec<BindingName> {
+        let bound = |(column, _): &(Column, _)| match column {
+            Column::Bind(name) => Some(name.clone()),
+            _ => None,
+        };
+        self.columns.iter().filter_map(bound).collect()
+    }
+
+    /// Whether secrets may have to be generated.
+    #[must_use]
+    pub fn generates(&self) -> bool {
+        self.columns.iter().any(|(column, _)| *column == Column::Generate)
+    }
+
+    /// Notes which topics a binding has by the convention.
+    pub fn know(&mut self, name: BindingName, directions: Directions) {
+        self.directions.insert(name, directions);
+    }
+
+    /// Which columns of a device the file has.
+    #[must_use]
+    pub fn known(&self) -> Columns {
+        self.columns.iter().fold(Columns::default(), |known, (column, text)| match column {
+            Column::Meta(_) => known.and("meta"),
+            _ => known.and(text),
+        })
+    }
+
+    /// What a line brings.
+    ///
+    /// # Errors
+    /// The first field that is wrong.
+    pub fn line(&self, text: &str) -> Result<Entry, LineError> {
+        let fields = Fields::split(text)?;
+        fields.expect(self.columns.len())?;
+        let (mut name, mut kind, mut generate, mut secret) = (None, self.kind.clone(), false, None);
+        let (mut area, mut floor, mut client_id, mut enabled) = (None, None, None, true);
+        let mut meta = Map::new();
+        let mut conventional = Vec::new();
+        let mut bindings: BTreeMap<BindingName, Binding> = BTreeMap::new();
+        for (position, (column, title)) in self.columns.iter().enumerate() {
+            let (text, at) = fields.get(position);
+            let error = |message: String| LineError { column: at, pointer: title.clone(), message };
+            if text.is_empty() {
+                continue;
+            }
+            match column {
+                Column::Name => name = Some(parsed::<DeviceName>(text).map_err(error)?),
+                Column::Kind => kind = Some(parsed(text).map_err(error)?),
+                Column::Area => area = Some(parsed::<PlaceName>(text).map_err(error)?),
+                Column::Floor => floor = Some(parsed::<PlaceName>(text).map_err(error)?),
+                Column::ClientId => client_id = Some(Parsed(parsed(text).map_err(error)?)),
+                Column::Enabled => enabled = yes_or_no(text).map_err(error)?,
+                Column::Generate => generate = yes_or_no(text).map_err(error)?,
+                Column::Secret => {
+                    let text = Secret::new(text.to_owned());
+                    let told = check_password(&text).map_err(error)?;
+                    secret = Some((text, told));
+                }
+                Column::Meta(key) => {
+                    meta.insert(key.clone(), Value::from(text));
+                }
+                Column::Bind(name) if yes_or_no(text).map_err(error)? => {
+                    binding(&mut bindings, name);
+                    conventional.push((name, at, title));
+                }
+                Column::Bind(_) => {}
+                Column::StateTopic(name) => {
+                    binding(&mut bindings, name).state_topic =
+                        Some(Parsed(parsed(text).map_err(error)?));
+                }
+                Column::CommandTopic(name) => {
+                    binding(&mut bindings, name).command_topic =
+                        Some(Parsed(parsed(text).map_err(error)?));
+                }
+            }
+        }
+        let missing = |what: &str| LineError {
+            column: 1,
+            pointer: what.to_owned(),
+            message: "is empty".to_owned(),
+        };
+        let name = name.ok_or_else(|| missing("name"))?;
+        let home = Home {
+            device: &name,
+            area: area.as_ref().map(PlaceName::as_str),
+            floor: floor.as_ref().map(PlaceName::as_str),
+        };
+        for (binding, column, title) in conventional {
+            let error = |message| LineError { column, pointer: title.clone(), message };
+            let Some(bound) = bindings.get_mut(binding) else { continue };
+            let directions = self.directions.get(binding).copied().unwrap_or(Directions::BOTH);
+            let (state, command) = home.topics(binding, directions).map_err(error)?;
+            bound.state_topic = bound.state_topic.take().or(state.map(Parsed));
+            bound.command_topic = bound.command_topic.take().or(command.map(Parsed));
+        }
+        let kind = kind.ok_or_else(|| missing("kind"))?;
+        let mut device = Device::new(name, kind);
+        (device.area, device.floor) = (area.map(Parsed), floor.map(Parsed));
+        (device.client_id, device.enabled) = (client_id, enabled);
+        device.bindings = bindings.into_values().collect();
+        device.meta = Value::Object(meta).to_string().parse::<Meta>().map_err(|error| {
+            LineError { column: 1, pointer: "meta".to_owned(), message: error.to_string() }
+        })?;
+        let mut left_out = Vec::new();
+        let login = match (secret, generate) {
+            (None, false) => Login::AsItIs,
+            (None, true) => Login::Generate,
+            (Some((secret, told)), false) => {
+                left_out.extend(told);
+                Login::Password(secret)
+            }
+            (Some(_), true) => {
+                return Err(LineError {
+                    column: 1,
+                    pointer: "generate".to_owned(),
+                    message: "is yes though the line has a secret; leave one of them empty"
+                        .to_owned(),
+                });
+            }
+        };
+        Ok(Entry { item: Item::Device(Box::new(device)), login, left_out })
+    }
+}
+
+fn binding<'a>(
+    bindings: &'a mut BTreeMap<BindingName, Binding>,
+    name: &BindingName,
+) -> &'a mut Binding {
+    bindings.entry(name.clone()).or_insert_with(|| Binding::without_topics(name.clone()))
+}
+
+fn parsed<T: FromStr<Err: ToString>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|error: T::Err| error.to_string())
+}
+
+fn yes_or_no(text: &str) -> Result<bool, String> {
+    match text {
+        "yes" | "true" | "1" => Ok(true),
+        "no" | "false" | "0" => Ok(false),
+        _ => Err("must be yes or no".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn split(line: &str) -> Result<Vec<(String, usize)>, LineError> {
+        let fields = Fields::split(line)?;
+        Ok((0..fields.len())
+            .map(|it| fields.get(it))
+            .map(|(text, at)| (text.to_owned(), at))
+            .collect())
+    }
+
+    #[test]
+    fn a_line_is_split_at_its_commas() {
+        let field = |text: &str, at| (text.to_owned(), at);
+        assert_eq!(split("a,ä,c").unwrap(), [field("a", 1), field("ä", 3), field("c", 6)]);
+        assert_eq!(split("").unwrap(), [field("", 1)]);
+        assert_eq!(
+            split(r#""a,""b""",,"#).unwrap(),
+            [field("a,\"b\"", 1), field("", 11), field("", 12)]
+        );
+        assert_eq!(split(r#"a,"b"#).unwrap_err().column, 3);
+        assert!(split(&",".repeat(2000)).is_err());
+    }
+
+    fn line(header: &str, line: &str) -> Result<Entry, LineError> {
+        Csv::new(header, None).ok().unwrap().line(line)
+    }
+
+    #[test]
+    fn a_line_becomes_a_device() {
+        let header =
+            "name,kind,area,floor,client_id,enabled,meta.room,bind.main,state_topic.light,generate";
+        let entry =
+            line(header, "t1,sensor,lab,2,c1,no,\"101, left\",yes,lab/light,yes").ok().unwrap();
+        assert_eq!(
+            entry.summary(),
+            "device t1 (sensor), client id c1, disabled, secret that is generated, bound to light, bound to main"
+        );
+        let Item::Device(device) = &entry.item else { panic!("no device") };
+        assert_eq!(device.meta.as_value(), &serde_json::json!({"room": "101, left"}));
+        let main = &device.bindings[1];
+        assert_eq!(main.state_topic.as_ref().unwrap().0.as_str(), "lab/2/t1/main/state");
+        assert_eq!(main.command_topic.as_ref().unwrap().0.as_str(), "lab/2/t1/main/set");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_column() {
+        for (header, text, expected) in [
+            ("name,kind", "a/b,x", "column 1: name contains"),
+            ("name,kind", "a", "has 1 fields; the header has 2"),
+            ("name,kind", ",x", "name is empty"),
+            ("name,kind,enabled", "a,x,maybe", "column 5: enabled must be yes or no"),
+            ("name,kind,bind.main", "a,x,yes", "column 5: bind.main needs area and floor"),
+            ("name,kind,secret,generate", "a,x,tops3cret,yes", "generate is yes though"),
+            ("name,kind,secret", "a,x,\"tops3cret", "column 5: has a quote"),
+        ] {
+            let error = line(header, text).err().unwrap().to_string();
+            assert!(error.contains(expected), "{error}");
+            assert!(!error.contains("tops3cret"), "{error}");
+        }
+        for header in ["", "kind", "name", "name,kind,x", "name,kind,name", "name,kind,bind.a/b"] {
+            assert!(Csv::new(header, None).is_err(), "{header}");
+        }
+    }
+}

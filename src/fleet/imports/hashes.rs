@@ -1,0 +1,194 @@
+//! Password hashes as other brokers write them, in the form that Fleetgate stores (`domain/foreign_hash.rs`). No error
+//! repeats anything of one.
+
+use base64ct::{Base64Unpadded, Encoding};
+
+use super::foreign::Proof;
+use crate::secret::Secret;
+
+/// A hash function that can be checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Digest {
+    Sha1,
+    Sha256,
+    Sha512,
+}
+
+impl Digest {
+    /// By the name that EMQX, or a hash, has for it.
+    ///
+    /// # Errors
+    /// It cannot be checked here.
+    pub(super) fn named(name: &str) -> Result<Self, String> {
+        match name {
+            "sha" | "sha1" => Ok(Self::Sha1),
+            "sha256" => Ok(Self::Sha256),
+            "sha512" => Ok(Self::Sha512),
+            "md5" | "md4" => {
+                Err(format!("{name} is broken and not taken; give these users new passwords"))
+            }
+            _ => Err("only sha (SHA-1), sha256 and sha512 can be checked here".to_owned()),
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Sha1 => "sha1",
+            Self::Sha256 => "sha256",
+            Self::Sha512 => "sha512",
+        }
+    }
+
+    pub(super) fn bytes(self) -> usize {
+        match self {
+            Self::Sha1 => 20,
+            Self::Sha256 => 32,
+            Self::Sha512 => 64,
+        }
+    }
+}
+
+/// One round over salt and password.
+pub(super) fn salted(digest: Digest, salt_first: bool, salt: &[u8], output: &[u8]) -> String {
+    let position = if salt_first { "prefix" } else { "suffix" };
+    let (salt, output) =
+        (Base64Unpadded::encode_string(salt), Base64Unpadded::encode_string(output));
+    format!("${}-salted$pos={position}${salt}${output}", digest.word())
+}
+
+/// PBKDF2 with HMAC.
+pub(super) fn pbkdf2(digest: Digest, rounds: u32, salt: &[u8], output: &[u8]) -> String {
+    let length = output.len();
+    let (salt, output) =
+        (Base64Unpadded::encode_string(salt), Base64Unpadded::encode_string(output));
+    format!("$pbkdf2-{}$i={rounds},l={length}${salt}${output}", digest.word())
+}
+
+/// Bytes in standard base64, with padding or without.
+pub(super) fn base64(text: &str) -> Option<Vec<u8>> {
+    Base64Unpadded::decode_vec(text.trim_end_matches('=')).ok()
+}
+
+/// How a salt in a hash of mosquitto-go-auth is meant.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum SaltEncoding {
+    /// As bytes in base64.
+    #[default]
+    Base64,
+    /// As the text that it is (its option `hasher_salt_encoding=utf-8`).
+    Utf8,
+}
+
+/// What stands behind `name:` in a password file of mosquitto, mosquitto-go-auth or VerneMQ.
+///
+/// # Errors
+/// A hash that cannot be checked here, and what to do.
+pub(super) fn of_password_file(text: &str, salts: SaltEncoding) -> Result<Proof, String> {
+    let incomplete = |form: &str| format!("the hash is not complete; expected {form}");
+    let Some(rest) = text.strip_prefix('$') else {
+        if let Some(rest) = text.strip_prefix("PBKDF2$") {
+            const FORM: &str = "PBKDF2$sha512$<rounds>$<salt>$<hash>";
+            let parts: Vec<&str> = rest.split('$').collect();
+            let [digest, rounds, salt, output] = *parts else { return Err(incomplete(FORM)) };
+            let salt = match salts {
+                SaltEncoding::Base64 => base64(salt),
+                SaltEncoding::Utf8 => Some(salt.as_bytes().to_vec()),
+            };
+            let (Some(salt), Some(output), Ok(rounds)) = (salt, base64(output), rounds.parse())
+            else {
+                return Err(format!(
+                    "{}; is its salt text? Then say --salt-encoding utf-8",
+                    incomplete(FORM)
+                ));
+            };
+            return Ok(Proof::Hash(pbkdf2(Digest::named(digest)?, rounds, &salt, &output)));
+        }
+        if text.starts_with("{SHA}") {
+            return Err(
+                "is Apache's SHA-1, which mosquitto does not know either; give it a new password"
+                    .to_owned(),
+            );
+        }
+        return Ok(Proof::Password(Secret::new(text.to_owned())));
+    };
+    let parts: Vec<&str> = rest.split('$').collect();
+    match *parts {
+        ["6", salt, output] => match (base64(salt), base64(output)) {
+            (Some(salt), Some(output)) => {
+                Ok(Proof::Hash(salted(Digest::Sha512, false, &salt, &output)))
+            }
+            _ => Err(incomplete("$6$<salt>$<hash> in base64")),
+        },
+        ["7", rounds, salt, output] => match (rounds.parse(), base64(salt), base64(output)) {
+            (Ok(rounds), Some(salt), Some(output)) => {
+                Ok(Proof::Hash(pbkdf2(Digest::Sha512, rounds, &salt, &output)))
+            }
+            _ => Err(incomplete("$7$<rounds>$<salt>$<hash> in base64")),
+        },
+        ["6" | "7", ..] => Err(incomplete("$6$<salt>$<hash> or $7$<rounds>$<salt>$<hash>")),
+        ["1" | "apr1", ..] => {
+            Err("is an MD5 hash, which is broken and not taken; give it a new password".to_owned())
+        }
+        [
+            "argon2id" | "2a" | "2b" | "2y" | "pbkdf2-sha1" | "pbkdf2-sha256" | "pbkdf2-sha512",
+            ..,
+        ] => Ok(Proof::Hash(text.to_owned())),
+        _ => {
+            Err("is a hash of a kind that cannot be checked here; give it a new password"
+                .to_owned())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<String, String> {
+        match of_password_file(text, SaltEncoding::Base64)? {
+            Proof::Hash(hash) => Ok(hash),
+            Proof::Password(password) => Ok(format!("plain {}", password.expose())),
+            Proof::None => Ok("none".to_owned()),
+        }
+    }
+
+    #[test]
+    fn hashes_of_password_files_are_told_apart() {
+        for (text, expected) in [
+            ("$6$AAEC$AAAA", "$sha512-salted$pos=suffix$AAEC$AAAA"),
+            ("$7$101$AAE=$AAAA", "$pbkdf2-sha512$i=101,l=3$AAE$AAAA"),
+            ("PBKDF2$sha256$5$AAE=$AAAA", "$pbkdf2-sha256$i=5,l=3$AAE$AAAA"),
+            ("$2y$05$abc", "$2y$05$abc"),
+            ("$argon2id$v=19$m=8,t=1,p=1$AA$AA", "$argon2id$v=19$m=8,t=1,p=1$AA$AA"),
+            ("a password", "plain a password"),
+        ] {
+            assert_eq!(read(text).as_deref(), Ok(expected));
+        }
+        for text in [
+            "$6$x",
+            "$7$x$AA$AA",
+            "$7$1$??$AA",
+            "$apr1$a$b",
+            "$5$a$b",
+            "PBKDF2$md5$1$AA$AA",
+            "PBKDF2$x",
+            "{SHA}x",
+        ] {
+            let why = read(text).expect_err(text);
+            assert!(!why.contains("??"), "{why}");
+        }
+    }
+
+    #[test]
+    fn a_salt_may_be_text() {
+        let Ok(Proof::Hash(hash)) =
+            of_password_file("PBKDF2$sha512$5$s?lt$AAAA", SaltEncoding::Utf8)
+        else {
+            panic!("not read")
+        };
+        assert_eq!(hash, "$pbkdf2-sha512$i=5,l=3$cz9sdA$AAAA");
+        assert!(
+            read("PBKDF2$sha512$5$s?lt$AAAA").is_err_and(|why| why.contains("--salt-encoding"))
+        );
+    }
+}
