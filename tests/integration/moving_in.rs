@@ -2,13 +2,18 @@
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
+use base64ct::Encoding;
+use serde_json::json;
+use sha2::Digest;
 use tokio_postgres::Client;
 
-use crate::support::app::start;
+use crate::support::app::{TestApp, login_body, start, start_with};
 use crate::support::commands::{fleetgate, run};
 use crate::support::database::Database;
-use crate::support::postgres::connect;
+use crate::support::fleet::Fleet;
+use crate::support::postgres::{TestDatabase, connect};
 
 /// A directory with files, and a database that they are imported into.
 struct Move {
@@ -259,4 +264,160 @@ async fn options_and_files_that_make_no_sense_are_refused() {
         assert!(code == status && err.contains(told), "{arguments:?}: {code} {err}");
     }
     assert_eq!(text(&client, "SELECT count(*)::text FROM devices").await, "0");
+}
+
+const PASSWORD: &str = "correct horse ü";
+
+/// A wrong password makes no right one wait here.
+async fn start_without_limits() -> (TestApp, Fleet, TestDatabase) {
+    start_with(|config| config.logins.limits = false).await
+}
+
+fn tool(name: &str, arguments: &[&str]) {
+    let mut command = Command::new(name);
+    let status = command.args(arguments).stderr(Stdio::null()).status();
+    let status = status
+        .expect("docker/install-prerequisites.sh --for-tests installs mosquitto and apache2-utils");
+    assert!(status.success(), "{name} {arguments:?}");
+}
+
+#[tokio::test]
+async fn users_of_password_files_log_in_as_before() {
+    let (app, fleet, database) = start_without_limits().await;
+    let moving = Move::to(&database.owner_url());
+    let path = moving.text("passwords");
+    tool("mosquitto_passwd", &["-b", "-c", &path, "seven", PASSWORD]);
+    tool("mosquitto_passwd", &["-H", "sha512", "-b", &path, "six", PASSWORD]);
+    let upgraded = moving.write("upgraded", &format!("upgraded:{PASSWORD}\n"));
+    tool("mosquitto_passwd", &["-U", &upgraded]);
+    let htpasswd = moving.text("htpasswd");
+    tool("htpasswd", &["-bBc", "-C", "6", &htpasswd, "apache", PASSWORD]);
+    let read = |name: &str| std::fs::read_to_string(moving.path(name)).unwrap();
+    let mut file = read("passwords") + &read("upgraded") + &read("htpasswd");
+    let salt = b"0123456789abcdef";
+    let mut output = [0; 32];
+    pbkdf2::pbkdf2_hmac::<sha2::Sha512>(PASSWORD.as_bytes(), salt, 1000, &mut output);
+    let base64 = |bytes: &[u8]| base64ct::Base64::encode_string(bytes);
+    file += &format!("go-auth:PBKDF2$sha512$1000${}${}\n", base64(salt), base64(&output));
+    let params = argon2::Params::new(4096, 3, 2, Some(32)).unwrap();
+    let argon2 = argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params);
+    argon2.hash_password_into(PASSWORD.as_bytes(), salt, &mut output).unwrap();
+    let base64 = |bytes: &[u8]| base64ct::Base64Unpadded::encode_string(bytes);
+    file +=
+        &format!("argon2id:$argon2id$v=19$m=4096,t=3,p=2${}${}\n", base64(salt), base64(&output));
+    file += &format!("plain:{PASSWORD}\n");
+    let file = moving.write("all", &file);
+    let (status, out, err) = moving.import(&["--format", "mosquitto", &file, "--dry-run"]);
+    assert!(status == 0 && out.contains("It would be: 7 added"), "{out}{err}");
+    for expected in [
+        "device six (device), imported (sha512, one round)",
+        "device apache (device), imported (bcrypt, cost 6)",
+    ] {
+        assert!(out.contains(expected), "{out}");
+    }
+    assert!(err.contains("first logins: 1 with bcrypt, cost 6, "), "{err}");
+    let (status, out, err) = moving.import(&["--format", "mosquitto", &file]);
+    assert!(status == 0 && out.contains("7 added"), "{out}{err}");
+    let imported: String =
+        fleet.value("SELECT count(*)::text FROM device_credentials WHERE kind = 'imported'").await;
+    assert_eq!(imported, "6");
+    for name in ["seven", "six", "upgraded", "apache", "go-auth", "argon2id", "plain"] {
+        assert!(!app.lets_in(name, "correct horse u").await, "{name}");
+        assert!(app.lets_in(name, PASSWORD).await, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn users_of_emqx_log_in_as_before() {
+    let (app, _fleet, database) = start_without_limits().await;
+    let moving = Move::to(&database.owner_url());
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let salt = "0f1e2d3c4b5a69788796a5b4c3d2e1f0";
+    let sha256 = |text: String| hex(&sha2::Sha256::digest(text.as_bytes()));
+    let mut output = [0; 20];
+    pbkdf2::pbkdf2_hmac::<sha2::Sha256>(PASSWORD.as_bytes(), salt.as_bytes(), 4096, &mut output);
+    let pbkdf2 = hex(&output);
+    let htpasswd = moving.text("htpasswd");
+    tool("htpasswd", &["-bBc", &htpasswd, "x", PASSWORD]);
+    let bcrypt = std::fs::read_to_string(&htpasswd).unwrap();
+    let bcrypt = bcrypt.trim().strip_prefix("x:").unwrap();
+    let csv = |name: &str, hash: &str| {
+        let text =
+            format!("user_id,password_hash,salt,is_superuser\r\n{name},{hash},{salt},false\r\n");
+        moving.write(name, &text)
+    };
+    let files = [
+        (csv("prefix", &sha256(format!("{salt}{PASSWORD}"))), "sha256,prefix"),
+        (csv("suffix", &sha256(format!("{PASSWORD}{salt}")).to_uppercase()), "sha256,suffix"),
+        (csv("unsalted", &hex(&sha2::Sha512::digest(PASSWORD.as_bytes()))), "sha512,disable"),
+        (csv("bcrypt", bcrypt), "bcrypt"),
+        (csv("pbkdf2", &pbkdf2), "pbkdf2,sha256,iterations=4096,dk_length=20"),
+    ];
+    for (file, algorithm) in &files {
+        let (status, out, err) =
+            moving.import(&["--format", "emqx-users", file, "--algorithm", algorithm]);
+        assert!(status == 0 && out.contains("1 added"), "{algorithm}: {out}{err}");
+    }
+    let json = json!([
+        {"user_id": "json", "password_hash": sha256(format!("{salt}{PASSWORD}")), "salt": salt, "is_superuser": true},
+        {"user_id": "plain", "password": PASSWORD, "is_superuser": "false"},
+    ]);
+    let json = moving.write("users.json", &json.to_string());
+    let rules = moving.write(
+        "rules.json",
+        r#"{"data": [{"username": "plain", "rules": [{"topic": "up/${username}", "permission": "allow", "action": "publish"}]}]}"#,
+    );
+    let arguments = [
+        "--format",
+        "emqx-users",
+        &json,
+        "--algorithm",
+        "sha256,prefix",
+        "--acl",
+        &rules,
+        "--superusers",
+    ];
+    let (status, out, err) = moving.import(&arguments);
+    assert!(status == 0 && out.contains("2 added"), "{out}{err}");
+    for name in ["prefix", "suffix", "unsalted", "bcrypt", "pbkdf2", "json", "plain"] {
+        assert!(!app.lets_in(name, "correct horse u").await, "{name}");
+        assert!(app.lets_in(name, PASSWORD).await, "{name}");
+    }
+    for (name, topic, result) in [
+        ("json", "any/topic", "allow"),
+        ("plain", "up/plain", "allow"),
+        ("plain", "up/json", "deny"),
+    ] {
+        assert_eq!(app.publishes(name, topic).await, result, "{name} {topic}");
+    }
+}
+
+#[tokio::test]
+async fn users_of_dynamic_security_log_in_as_before() {
+    let (app, _fleet, database) = start_without_limits().await;
+    let moving = Move::to(&database.owner_url());
+    let path = moving.text("passwords");
+    tool("mosquitto_passwd", &["-b", "-c", &path, "x", PASSWORD]);
+    let encoded = std::fs::read_to_string(&path).unwrap();
+    let encoded = encoded.trim().strip_prefix("x:").unwrap();
+    let parts: Vec<&str> = encoded.split('$').collect();
+    let (rounds, salt, output): (u32, _, _) = (parts[2].parse().unwrap(), parts[3], parts[4]);
+    let file = json!({
+        "defaultACLAccess": {"publishClientReceive": true},
+        "clients": [
+            {"username": "new", "encoded_password": encoded, "roles": [{"rolename": "r"}]},
+            {"username": "old", "password": output, "salt": salt, "iterations": rounds, "clientid": "o-1"},
+            {"username": "off", "encoded_password": encoded, "disabled": true},
+        ],
+        "roles": [{"rolename": "r", "acls": [{"acltype": "publishClientSend", "topic": "up/%u", "allow": true}]}],
+    });
+    let file = moving.write("dynsec.json", &file.to_string());
+    let (status, out, err) = moving.import(&["--format", "mosquitto-dynsec", &file]);
+    assert!(status == 0 && out.contains("3 added"), "{out}{err}");
+    assert!(app.lets_in("new", PASSWORD).await);
+    assert_eq!(app.publishes("new", "up/new").await, "allow");
+    assert!(!app.lets_in("old", PASSWORD).await, "with another client id than its own");
+    let body = login_body("o-1", "old", PASSWORD, "").to_string();
+    assert_eq!(app.post("/emqx/authn", &body).await.result(), "allow");
+    assert!(!app.lets_in("off", PASSWORD).await);
 }

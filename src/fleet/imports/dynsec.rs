@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::acl::{Decisive, Rank, Right, Rule, Who, Writing};
 use super::foreign::{Entry, Foreign, Proof, User, wrong_at};
-use super::hashes::{Digest, SaltEncoding, base64, of_password_file, pbkdf2};
+use super::hashes::{Digest, SaltEncoding, base64, of_password_file, pbkdf2, stored};
 use super::line::{Item, LineError, Parsed};
 use crate::domain::acl::Action;
 use crate::domain::name::ClientId;
@@ -264,7 +264,7 @@ impl ClientForm {
         match (&self.password, &self.salt, self.iterations) {
             (Some(output), Some(salt), Some(rounds)) => match (base64(salt), base64(output)) {
                 (Some(salt), Some(output)) => {
-                    Ok(Proof::Hash(pbkdf2(Digest::Sha512, rounds, &salt, &output)))
+                    stored(pbkdf2(Digest::Sha512, rounds, &salt, &output))
                 }
                 _ => Err("password and salt are not base64".to_owned()),
             },
@@ -332,8 +332,8 @@ mod tests {
     const FILE: &str = r##"{
         "defaultACLAccess": {"publishClientSend": false, "publishClientReceive": true, "subscribe": false, "unsubscribe": true},
         "clients": [
-            {"username": "bob", "clientid": "b1", "textname": "x", "encoded_password": "$7$101$AAE=$AAAA", "roles": [{"rolename": "sensor"}]},
-            {"username": "ann", "disabled": true, "password": "AAAA", "salt": "AAE=", "iterations": 101,
+            {"username": "bob", "clientid": "b1", "textname": "x", "encoded_password": "$7$101$AAE=$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA==", "roles": [{"rolename": "sensor"}]},
+            {"username": "ann", "disabled": true, "password": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA==", "salt": "AAE=", "iterations": 101,
              "roles": [{"rolename": "reader", "priority": 1}, {"rolename": "gone"}]},
             {"username": "carl"},
             {"username": "dora", "password": "AAAA"}
@@ -374,11 +374,14 @@ mod tests {
         let bob = file.next_user().unwrap().ok().unwrap();
         assert_eq!(
             bob.summary(),
-            "device bob (x), client id b1, imported, publish up/bob/b1, subscribe down/b1"
+            "device bob (x), client id b1, imported (PBKDF2 with sha512, rounds 101), publish up/bob/b1, subscribe down/b1"
         );
         assert!(bob.left_out[0].contains("rule 3 of role \"sensor\""), "{:?}", bob.left_out);
         let ann = file.next_user().unwrap().ok().unwrap();
-        assert_eq!(ann.summary(), "device ann (x), disabled, imported, publish x/#, subscribe a/b");
+        assert_eq!(
+            ann.summary(),
+            "device ann (x), disabled, imported (PBKDF2 with sha512, rounds 101), publish x/#, subscribe a/b"
+        );
         let told = ann.left_out.join("\n");
         for expected in [
             "\"gone\"",
@@ -402,7 +405,9 @@ mod tests {
         let mut file = Dynsec::new(FILE, foreign(), true).ok().unwrap();
         let bob = file.next_user().unwrap().ok().unwrap();
         assert!(
-            bob.summary().starts_with("device b1 (x), imported, publish up/bob/b1"),
+            bob.summary().starts_with(
+                "device b1 (x), imported (PBKDF2 with sha512, rounds 101), publish up/bob/b1"
+            ),
             "{}",
             bob.summary()
         );

@@ -9,7 +9,7 @@ use thiserror::Error;
 use super::acl::{Acl, Rank, Right, Rule, Writing};
 use super::csv::Fields;
 use super::foreign::{Entry, Foreign, Proof, User, wrong_at};
-use super::hashes::{Digest, pbkdf2, salted};
+use super::hashes::{Digest, pbkdf2, salted, stored};
 use super::line::LineError;
 use crate::secret::Secret;
 
@@ -153,7 +153,7 @@ impl Users {
             (Some(password), None, _) => Proof::Password(Secret::new(password.to_owned())),
             (None, Some(hash), Some(algorithm)) => {
                 let hash = algorithm.hash(hash, told.salt);
-                Proof::Hash(hash.map_err(|why| format!("password_hash {why}"))?)
+                stored(hash.map_err(|why| format!("password_hash {why}"))?)?
             }
             (None, Some(_), None) => {
                 return Err("has a hash; say with --algorithm how it was made".to_owned());

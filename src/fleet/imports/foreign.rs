@@ -78,8 +78,12 @@ impl Entry {
             Login::Password(_) => text.push_str(", password in plain text, which is hashed"),
             Login::Generate => text.push_str(", secret that is generated"),
         }
-        let kinds = device.credentials.iter().map(|credential| credential.kind.as_str());
-        kinds.for_each(|kind| _ = write!(text, ", {kind}"));
+        for credential in &device.credentials {
+            let _ = write!(text, ", {}", credential.kind);
+            if let Some(hash) = credential.foreign_hash() {
+                let _ = write!(text, " ({})", hash.description());
+            }
+        }
         for binding in &device.bindings {
             let _ = write!(text, ", bound to {}", binding.name.0);
         }

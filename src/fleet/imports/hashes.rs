@@ -4,6 +4,7 @@
 use base64ct::{Base64Unpadded, Encoding};
 
 use super::foreign::Proof;
+use crate::domain::foreign_hash::ForeignHash;
 use crate::secret::Secret;
 
 /// A hash function that can be checked.
@@ -46,6 +47,15 @@ impl Digest {
             Self::Sha512 => 64,
         }
     }
+}
+
+/// A hash in the form that is stored.
+///
+/// # Errors
+/// It cannot be checked here, or would cost too much.
+pub(super) fn stored(hash: String) -> Result<Proof, String> {
+    ForeignHash::parse(&hash).map_err(|error| format!("the hash {error}"))?;
+    Ok(Proof::Hash(hash))
 }
 
 /// One round over salt and password.
@@ -101,7 +111,7 @@ pub(super) fn of_password_file(text: &str, salts: SaltEncoding) -> Result<Proof,
                     incomplete(FORM)
                 ));
             };
-            return Ok(Proof::Hash(pbkdf2(Digest::named(digest)?, rounds, &salt, &output)));
+            return stored(pbkdf2(Digest::named(digest)?, rounds, &salt, &output));
         }
         if text.starts_with("{SHA}") {
             return Err(
@@ -114,14 +124,12 @@ pub(super) fn of_password_file(text: &str, salts: SaltEncoding) -> Result<Proof,
     let parts: Vec<&str> = rest.split('$').collect();
     match *parts {
         ["6", salt, output] => match (base64(salt), base64(output)) {
-            (Some(salt), Some(output)) => {
-                Ok(Proof::Hash(salted(Digest::Sha512, false, &salt, &output)))
-            }
+            (Some(salt), Some(output)) => stored(salted(Digest::Sha512, false, &salt, &output)),
             _ => Err(incomplete("$6$<salt>$<hash> in base64")),
         },
         ["7", rounds, salt, output] => match (rounds.parse(), base64(salt), base64(output)) {
             (Ok(rounds), Some(salt), Some(output)) => {
-                Ok(Proof::Hash(pbkdf2(Digest::Sha512, rounds, &salt, &output)))
+                stored(pbkdf2(Digest::Sha512, rounds, &salt, &output))
             }
             _ => Err(incomplete("$7$<rounds>$<salt>$<hash> in base64")),
         },
@@ -129,10 +137,17 @@ pub(super) fn of_password_file(text: &str, salts: SaltEncoding) -> Result<Proof,
         ["1" | "apr1", ..] => {
             Err("is an MD5 hash, which is broken and not taken; give it a new password".to_owned())
         }
+        ["argon2id" | "2a" | "2b" | "2y", ..] => stored(text.to_owned()),
         [
-            "argon2id" | "2a" | "2b" | "2y" | "pbkdf2-sha1" | "pbkdf2-sha256" | "pbkdf2-sha512",
-            ..,
-        ] => Ok(Proof::Hash(text.to_owned())),
+            digest @ ("pbkdf2-sha1" | "pbkdf2-sha256" | "pbkdf2-sha512"),
+            parameters,
+            salt,
+            output,
+        ] => {
+            // Where it is stored base64 has no padding.
+            let [salt, output] = [salt, output].map(|it| it.trim_end_matches('='));
+            stored(format!("${digest}${parameters}${salt}${output}"))
+        }
         _ => {
             Err("is a hash of a kind that cannot be checked here; give it a new password"
                 .to_owned())
@@ -154,15 +169,26 @@ mod tests {
 
     #[test]
     fn hashes_of_password_files_are_told_apart() {
+        let long = "A".repeat(86);
+        let half = "A".repeat(43);
+        let bcrypt = format!("$2y$05${}", "a".repeat(53));
+        let argon2id = format!("$argon2id$v=19$m=4096,t=3,p=2$AAAAAAAAAAAAAAAAAAAAAA${half}");
         for (text, expected) in [
-            ("$6$AAEC$AAAA", "$sha512-salted$pos=suffix$AAEC$AAAA"),
-            ("$7$101$AAE=$AAAA", "$pbkdf2-sha512$i=101,l=3$AAE$AAAA"),
-            ("PBKDF2$sha256$5$AAE=$AAAA", "$pbkdf2-sha256$i=5,l=3$AAE$AAAA"),
-            ("$2y$05$abc", "$2y$05$abc"),
-            ("$argon2id$v=19$m=8,t=1,p=1$AA$AA", "$argon2id$v=19$m=8,t=1,p=1$AA$AA"),
-            ("a password", "plain a password"),
+            (format!("$6$AAEC${long}=="), format!("$sha512-salted$pos=suffix$AAEC${long}")),
+            (format!("$7$101$AAE=${long}=="), format!("$pbkdf2-sha512$i=101,l=64$AAE${long}")),
+            (
+                format!("PBKDF2$sha256$5$AAE=${half}="),
+                format!("$pbkdf2-sha256$i=5,l=32$AAE${half}"),
+            ),
+            (
+                format!("$pbkdf2-sha1$i=5,l=32$AAE=${half}="),
+                format!("$pbkdf2-sha1$i=5,l=32$AAE${half}"),
+            ),
+            (bcrypt.clone(), bcrypt.clone()),
+            (argon2id.clone(), argon2id.clone()),
+            ("a password".to_owned(), "plain a password".to_owned()),
         ] {
-            assert_eq!(read(text).as_deref(), Ok(expected));
+            assert_eq!(read(&text), Ok(expected));
         }
         for text in [
             "$6$x",
@@ -173,6 +199,10 @@ mod tests {
             "PBKDF2$md5$1$AA$AA",
             "PBKDF2$x",
             "{SHA}x",
+            "$2y$05$??",
+            &format!("$7$600001$AAE=${long}=="),
+            &bcrypt.replace("$05", "$13"),
+            &argon2id.replace("4096", "65537"),
         ] {
             let why = read(text).expect_err(text);
             assert!(!why.contains("??"), "{why}");
@@ -181,14 +211,11 @@ mod tests {
 
     #[test]
     fn a_salt_may_be_text() {
-        let Ok(Proof::Hash(hash)) =
-            of_password_file("PBKDF2$sha512$5$s?lt$AAAA", SaltEncoding::Utf8)
-        else {
+        let text = format!("PBKDF2$sha512$5$s?lt${}==", "A".repeat(86));
+        let Ok(Proof::Hash(hash)) = of_password_file(&text, SaltEncoding::Utf8) else {
             panic!("not read")
         };
-        assert_eq!(hash, "$pbkdf2-sha512$i=5,l=3$cz9sdA$AAAA");
-        assert!(
-            read("PBKDF2$sha512$5$s?lt$AAAA").is_err_and(|why| why.contains("--salt-encoding"))
-        );
+        assert!(hash.starts_with("$pbkdf2-sha512$i=5,l=64$cz9sdA$"), "{hash}");
+        assert!(read(&text).is_err_and(|why| why.contains("--salt-encoding")));
     }
 }

@@ -376,6 +376,14 @@ pub(super) struct Credential {
     pub(super) revoked_at: Option<Timestamp>,
 }
 
+impl Credential {
+    /// The hash that another broker made.
+    pub(super) fn foreign_hash(&self) -> Option<ForeignHash> {
+        let hash = self.hash.as_deref().filter(|_| self.kind == "imported")?;
+        ForeignHash::parse(hash).ok()
+    }
+}
+
 fn credential_kind<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let kinds = ["secret", "password", "imported", "token", "certificate"];
     let read = |text: &str| kinds.contains(&text).then(|| text.to_owned());

@@ -6,9 +6,10 @@ use std::thread::{self, available_parallelism};
 use std::time::{Duration, Instant};
 
 use super::foreign::{Entry, Login};
-use super::line::Item;
+use super::line::{Credential, Item};
+use crate::domain::foreign_hash::ForeignHash;
 use crate::domain::name::DeviceName;
-use crate::domain::password_hash::{Cost, hash_password};
+use crate::domain::password_hash::{Cost, HashMemory, hash_password};
 use crate::fleet::credentials::NewCredential;
 use crate::secret::{Secret, random_bytes};
 
@@ -74,6 +75,11 @@ impl Tally {
         if let Login::Password(_) = entry.login {
             self.passwords += 1;
         }
+        let Item::Device(device) = &entry.item else { return };
+        for hash in device.credentials.iter().filter_map(Credential::foreign_hash) {
+            let measured = || (0, measure(&hash));
+            self.imported.entry(hash.description()).or_insert_with(measured).0 += 1;
+        }
     }
 
     /// In words.
@@ -99,6 +105,23 @@ impl Tally {
             ));
         }
         told
+    }
+}
+
+/// How long checking a password against such a hash takes here.
+fn measure(hash: &ForeignHash) -> Duration {
+    let mut memory = HashMemory::default();
+    let mut once = || {
+        let begun = Instant::now();
+        std::hint::black_box(hash.verify_with(b"a password like others", &mut memory));
+        begun.elapsed()
+    };
+    let first = once();
+    // A short time says nothing by itself.
+    if first > Duration::from_millis(20) {
+        first
+    } else {
+        (0..3).map(|_| once()).fold(first, Duration::min)
     }
 }
 
