@@ -36,6 +36,7 @@ use crate::authz::Authorizer;
 use crate::clock::Clock;
 use crate::config::{Config, Hashing};
 use crate::http::api::Parts;
+use crate::http::api::streams::Streams;
 use crate::http::connections::Connections;
 use crate::http::server::{self, ConnectionLimits, Listener};
 use crate::http::{AppState, routes};
@@ -47,6 +48,7 @@ use crate::registry::changes::ChangeListener;
 use crate::registry::connection::Target;
 use crate::registry::error::RegistryError;
 use crate::registry::freshness::Freshness;
+use crate::registry::live::LiveChanges;
 use crate::registry::pool::Postgres;
 use crate::registry::schemas::SchemaCache;
 use crate::registry::work::WorkNotices;
@@ -176,6 +178,8 @@ impl App {
             work,
             lock_feed,
         );
+        let live = LiveChanges::default();
+        let listener = listener.telling(live.clone());
         let (ingest, writer) = Ingest::new(
             &config.ingest,
             devices.clone(),
@@ -192,10 +196,16 @@ impl App {
             freshness.clone(),
             config.imports.upgrade,
         );
+        let end = CancellationToken::new();
         let api = api_socket
             .map(|socket| {
+                let postgres = api::pool(&target, &freshness, runtime.handle.clone())?;
+                let streams = Arc::new(Streams::default());
+                let telling = streams.clone().run(postgres.clone(), live, end.clone());
+                runtime.handle.spawn(telling);
                 let parts = Parts {
-                    postgres: api::pool(&target, &freshness, runtime.handle.clone())?,
+                    postgres,
+                    streams,
                     authorizer: Authorizer::new(devices.clone()),
                     bounds: bounds(config),
                     has_broker: config.emqx.api.is_some(),
@@ -224,12 +234,11 @@ impl App {
         });
         let (address, server) = serve(config, socket, room, gate.clone())?;
         let first_token = config.api.listen.and(config.api.first_token_file.clone());
-        let end = CancellationToken::new();
         let task = runtime.handle.spawn(keep_registry(
             (address, target, first_token),
             postgres,
             freshness,
-            listener,
+            (listener, writer.live()),
             broker,
             (lock_keeper, imported_keeper),
             end.clone(),

@@ -34,6 +34,7 @@ pub mod routing;
 pub mod rules;
 pub mod sessions;
 pub mod tokens;
+pub mod watch;
 
 use tokio_postgres::{Client, GenericClient, Transaction};
 

@@ -26,6 +26,7 @@ mod heartbeat;
 pub mod imported;
 pub mod inspection;
 pub mod kickouts;
+pub mod live;
 pub mod locks;
 pub mod lookup;
 pub mod lookup_batches;

@@ -47,6 +47,7 @@ use crate::logging::log_throttled;
 use crate::metrics::SweepMetrics;
 use crate::registry::connection::{Target, within};
 use crate::registry::error::RegistryError;
+use crate::registry::live;
 use crate::registry::sweep::{self as registry, DeviceCounts};
 use crate::sweep::listing::Listing;
 
@@ -289,12 +290,16 @@ impl Sweeper {
 async fn compare_and_repair(api: &EmqxApi, client: &mut Client) -> Result<Report, SweepError> {
     let began = in_time(registry::now(client)).await?;
     let mut listing = Listing::read(api, client, began).await?;
-    Ok(Report {
+    let report = Report {
         clients: listing.clients(),
         repaired_online: listing.open(client).await?,
         repaired_offline: listing.end_the_rest(client).await?,
         kicked_out: listing.kick_out_the_unentitled(client).await?,
-    })
+    };
+    if report.repaired_online + report.repaired_offline > 0 {
+        in_time(live::tell_everything(client)).await?;
+    }
+    Ok(report)
 }
 
 async fn in_time<T>(

@@ -26,11 +26,12 @@ use crate::registry::connection::{Target, within};
 use crate::registry::error::RegistryError;
 use crate::registry::freshness::Freshness;
 use crate::registry::hearing::Hearing;
+use crate::registry::live::LiveChanges;
 use crate::registry::locks::LockFeed;
 use crate::registry::migrate::{migrate, schema_version};
 use crate::registry::pool::Postgres;
 use crate::registry::roles::missing_privileges;
-use crate::registry::{probe, replicas};
+use crate::registry::{live, probe, replicas};
 use crate::requests::Requests;
 use crate::sweep::{Keep, Sweeper};
 use crate::work::Worker;
@@ -123,7 +124,7 @@ pub(super) async fn keep_registry(
     (address, target, first_token): (SocketAddr, Target, Option<PathBuf>),
     postgres: Postgres,
     freshness: Arc<Freshness>,
-    listener: ChangeListener,
+    (listener, changes): (ChangeListener, LiveChanges),
     broker: Broker,
     (lock_keeper, imported_keeper): (LockKeeper, ImportedKeeper),
     end: CancellationToken,
@@ -152,6 +153,7 @@ pub(super) async fn keep_registry(
     tokio::join!(
         replicas::run(postgres.clone(), freshness.clone(), hearing, end.clone()),
         listener.run(end.clone()),
+        live::tell(changes, postgres.clone()),
         probe::run(postgres, freshness, end.clone()),
         lock_keeper.run(end.clone()),
         imported_keeper.run(end.clone()),

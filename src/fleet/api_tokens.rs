@@ -149,6 +149,21 @@ pub async fn revoke(
     row.as_ref().map(token_row).ok_or(FleetError::NotFound(thing))
 }
 
+/// Which of these tokens, by their rows, are valid still.
+///
+/// # Errors
+/// A database that is away.
+pub async fn still_valid(
+    client: &impl GenericClient,
+    tokens: &[i64],
+) -> Result<Vec<i64>, RegistryError> {
+    let statement = format!(
+        "SELECT id FROM (SELECT id, {COLUMNS} FROM api_tokens WHERE id = ANY ($1)) AS asked WHERE valid"
+    );
+    let rows = client.query(&statement, &[&tokens]).await;
+    Ok(rows.map_err(RegistryError::on("API tokens"))?.iter().map(|row| row.get(0)).collect())
+}
+
 /// The valid token that was presented; `None`: there is none with this secret. How long this takes tells nothing of a
 /// secret.
 ///

@@ -55,6 +55,7 @@ mod credentials;
 #[allow(unused_qualifications, reason = "in what utoipa makes of queries")]
 mod devices;
 mod etag;
+mod events;
 #[allow(unused_qualifications, reason = "in what utoipa makes of queries")]
 mod exports;
 mod grants;
@@ -69,6 +70,7 @@ mod presence;
 mod problem;
 #[allow(unused_qualifications, reason = "in what utoipa makes of queries")]
 mod rules;
+pub mod streams;
 mod tokens;
 mod whoami;
 
@@ -77,6 +79,7 @@ use etag::Conditions;
 use hashing::Hashing;
 pub use problem::Problem;
 use problem::Refusal;
+use streams::Streams;
 
 /// Where it is.
 pub const ROOT: &str = "/api/v1";
@@ -112,6 +115,7 @@ pub struct Api {
     /// One import and one export at a time: of the connections to PostgreSQL they never take more than two.
     importing: Semaphore,
     exporting: Arc<Semaphore>,
+    streams: Arc<Streams>,
     hosts: Vec<String>,
     metrics: ApiMetrics,
     document: web::Bytes,
@@ -128,6 +132,8 @@ pub struct Parts {
     pub bounds: Bounds,
     /// Whether EMQX's REST API can be called, over which commands go.
     pub has_broker: bool,
+    /// Those who are told what changes.
+    pub streams: Arc<Streams>,
     /// Counts.
     pub metrics: ApiMetrics,
 }
@@ -136,7 +142,7 @@ impl Api {
     /// An API on this address.
     #[must_use]
     pub fn new(parts: Parts, address: SocketAddr, public_url: Option<&str>) -> Self {
-        let Parts { postgres, authorizer, bounds, has_broker, metrics } = parts;
+        let Parts { postgres, authorizer, bounds, has_broker, streams, metrics } = parts;
         let document = openapi::document();
         Self {
             postgres,
@@ -147,6 +153,7 @@ impl Api {
             tokens: Tokens::default(),
             importing: Semaphore::new(1),
             exporting: Arc::new(Semaphore::new(1)),
+            streams,
             hosts: hosts(address, public_url),
             metrics,
             routes: openapi::Routes::of(&document),
@@ -309,6 +316,7 @@ fn resources(service: &mut utoipa_actix_web::service_config::ServiceConfig<'_>) 
     audit::register(service);
     imports::register(service);
     exports::register(service);
+    events::register(service);
 }
 
 /// Nothing is there, or not with this method.

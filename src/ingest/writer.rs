@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config;
 use crate::domain::device::DeviceId;
+use crate::domain::rights::AVAILABILITY;
 use crate::ingest::queue::{Batch, Queue};
 use crate::ingest::slow::SlowDevices;
 use crate::ingest::{IngestError, Submission};
@@ -19,6 +20,7 @@ use crate::logging::log_throttled;
 use crate::metrics::EventMetrics;
 use crate::registry::error::RegistryError;
 use crate::registry::events::{self, Outdated};
+use crate::registry::live::{Changes, LiveChanges};
 use crate::registry::pool::Postgres;
 use crate::registry::presence::SessionChange;
 use crate::registry::reports::{DeviceUpdate, Partial};
@@ -50,6 +52,8 @@ pub struct Writer {
     keep_sessions: Duration,
     postgres: Postgres,
     metrics: EventMetrics,
+    /// What those who watch the fleet are told.
+    live: LiveChanges,
     slow: SlowDevices,
     /// Whether the last transaction failed, so that an outage is told once.
     failing: AtomicBool,
@@ -72,9 +76,16 @@ impl Writer {
             keep_sessions: settings.keep_sessions,
             postgres,
             metrics,
+            live: LiveChanges::default(),
             slow: SlowDevices::default(),
             failing: AtomicBool::new(false),
         }
+    }
+
+    /// What has changed, for those who watch the fleet; closed when the writer ends.
+    #[must_use]
+    pub fn live(&self) -> LiveChanges {
+        self.live.clone()
     }
 
     /// Writes until `stop` is cancelled, then what still waits; afterwards nothing is taken any more.
@@ -177,6 +188,7 @@ impl Writer {
                 self.metrics.stale("session_age", outdated.too_old);
                 self.metrics.stale("report_order", outdated.reports);
                 self.doubt(outdated.untrusted);
+                self.live.add(statement.changes());
                 Ok(())
             }
             Err(error) => {
@@ -246,6 +258,24 @@ impl<'a> Statement<'a> {
         Self { sessions, updates, partials, keep_sessions }
     }
 
+    /// What it may have changed.
+    fn changes(&self) -> Changes {
+        let mut changes = Changes::default();
+        changes.presence.extend(self.sessions.iter().map(|session| session.device_id.0));
+        for update in &self.updates {
+            let id = update.device_id.0;
+            let availability = usize::from(update.reports.contains_key(AVAILABILITY));
+            if availability > 0 {
+                changes.presence.insert(id);
+            }
+            let has_reports = update.reports.len() > availability || !update.partials.is_empty();
+            if has_reports || update.violation.is_some() {
+                changes.state.insert(id);
+            }
+        }
+        changes
+    }
+
     async fn commit(&self, postgres: &Postgres) -> Result<Outdated, RegistryError> {
         postgres
             .change(self, |statement: &Self, client| {
@@ -260,6 +290,7 @@ impl<'a> Statement<'a> {
 impl Drop for Writer {
     fn drop(&mut self) {
         self.queue.abandon();
+        self.live.close();
     }
 }
 

@@ -47,6 +47,7 @@ use crate::registry::error::RegistryError;
 use crate::registry::freshness::{Freshness, now_ms};
 use crate::registry::hearing::{Hearing, Proof};
 use crate::registry::heartbeat::{answers, database_time, is_read_only, or_else_asked};
+use crate::registry::live::{Changes, LIVE_CHANNEL, LiveChanges};
 use crate::registry::locks::{LockFeed, LockNotice};
 use crate::registry::schemas::SchemaCache;
 use crate::registry::session::Guarded;
@@ -88,6 +89,8 @@ pub struct ChangeListener {
     work: WorkNotices,
     /// Who keeps the locks of logins.
     locks: LockFeed,
+    /// What those who watch the fleet are told.
+    live: LiveChanges,
     hearing: Arc<Hearing>,
     /// This replica's own channel for heartbeats.
     heartbeat_channel: String,
@@ -157,9 +160,16 @@ impl ChangeListener {
             metrics,
             work,
             locks,
+            live: LiveChanges::default(),
             hearing,
             heartbeat_channel,
         }
+    }
+
+    /// Where it tells what those who watch the fleet are to hear of.
+    #[must_use]
+    pub fn telling(self, live: LiveChanges) -> Self {
+        Self { live, ..self }
     }
 
     /// What this replica has heard, by PostgreSQL's clock.
@@ -201,9 +211,9 @@ impl ChangeListener {
     async fn connect(&self) -> Result<Listening, ListenError> {
         let (listener, notifications) = self.target.open_listener().await?;
         let own = &self.heartbeat_channel;
-        let listen = [DEVICE_CHANNEL, CAPABILITY_CHANNEL, WORK_CHANNEL, LOCK_CHANNEL, own]
-            .map(|channel| format!("LISTEN {channel}"))
-            .join(";");
+        let channels =
+            [DEVICE_CHANNEL, CAPABILITY_CHANNEL, WORK_CHANNEL, LOCK_CHANNEL, LIVE_CHANNEL, own];
+        let listen = channels.map(|channel| format!("LISTEN {channel}")).join(";");
         match timeout(ECHO_TIMEOUT, listener.batch_execute(&listen)).await {
             Ok(listening) => listening.map_err(RegistryError::on("LISTEN"))?,
             Err(_) if answers(&self.asking, ECHO_TIMEOUT).await => return Err(ListenError::Held),
@@ -219,6 +229,7 @@ impl ChangeListener {
         self.metrics.up.set(1);
         self.work.wake_all();
         self.locks.send(Some(LockNotice::Listening));
+        self.live.add(Changes::everything());
         if recovered {
             log_throttled!(info, "PostgreSQL is back; listening for changes");
         }
@@ -283,11 +294,18 @@ impl ChangeListener {
 
     fn take(&self, notification: &Notification) {
         match (notification.channel(), notification.payload()) {
-            (DEVICE_CHANNEL, "") => self.cache.everything_changed(),
-            (DEVICE_CHANNEL, name) => self.cache.changed(name),
+            (DEVICE_CHANNEL, "") => {
+                self.cache.everything_changed();
+                self.live.add(Changes::everything());
+            }
+            (DEVICE_CHANNEL, name) => {
+                self.cache.changed(name);
+                self.live.add(Changes::named(name));
+            }
             (CAPABILITY_CHANNEL, "") => return self.schemas.everything_changed(),
             (CAPABILITY_CHANNEL, name) => return self.schemas.changed(name),
             (WORK_CHANNEL, kind) => return self.work.wake(kind),
+            (LIVE_CHANNEL, notice) => return self.live.add(Changes::of_notice(notice)),
             (LOCK_CHANNEL, notice) => return self.locks.send(LockNotice::parse(notice)),
             _ => return,
         }

@@ -122,9 +122,11 @@ enum Answer {
     NoScope,
     /// There is something, and nothing hidden in it.
     Seen,
+    /// An answer without end; `api_events.rs` tries it.
+    Endless,
 }
 
-use Answer::{AsAbsent, Closed, NoScope, Seen};
+use Answer::{AsAbsent, Closed, Endless, NoScope, Seen};
 
 /// A request for each route at least: method, route, path, body, and what comes. `@` is a device outside, `#` a command to
 /// it, `0` the number of what belongs to it.
@@ -261,6 +263,7 @@ const ROUTES: &[(&str, &str, &str, &str, Answer)] = &[
     ("get", "/audit", "/audit", "", Seen),
     ("get", "/audit", "/audit?device=@", "", Seen),
     ("get", "/exports", "/exports", "", Seen),
+    ("get", "/events", "/events", "", Endless),
     ("post", "/imports", "/imports", "", NoScope),
 ];
 
@@ -285,6 +288,9 @@ async fn no_route_shows_or_changes_what_is_outside() {
     let before = world.registry().await;
     for outside in ["hidden-plug", "hidden-service", "hidden-child"] {
         for (method, _, path, body, expected) in ROUTES {
+            if matches!(expected, Endless) {
+                continue;
+            }
             let ask = async |name: &str, command: &str, number: &str| {
                 let fill = |text: &str| {
                     let text = text.replace('@', name).replace("/#", &format!("/{command}"));
@@ -314,6 +320,7 @@ async fn no_route_shows_or_changes_what_is_outside() {
                 }
                 Closed => assert_eq!(answer.problem(403).0, "outside", "{what}"),
                 NoScope => assert_eq!(answer.problem(403).0, "scope_missing", "{what}"),
+                Endless => {}
                 Seen if *method == "put" => {
                     assert_eq!(answer.problem(409).0, "name_taken", "{what}");
                 }

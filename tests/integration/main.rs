@@ -10,6 +10,7 @@
 mod answers;
 mod api;
 mod api_bulk;
+mod api_events;
 mod api_fleet;
 mod api_selector;
 mod apply;

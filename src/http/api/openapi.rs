@@ -41,7 +41,8 @@ pub const PATH: &str = "/api/v1/openapi.json";
         (name = "tokens", description = "Tokens of this API."),
         (name = "authorize", description = "May a device do something?"),
         (name = "audit", description = "Who changed what."),
-        (name = "bulk", description = "The whole registry as lines of JSON (`application/x-ndjson`), out and in again.")
+        (name = "bulk", description = "The whole registry as lines of JSON (`application/x-ndjson`), out and in again."),
+        (name = "events", description = "What changes, as it happens.")
     )
 )]
 struct Base;

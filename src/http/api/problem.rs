@@ -37,7 +37,7 @@ pub struct Problem {
 /// What is wrong in a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub(super) struct Wrong {
-    /// Where: a JSON pointer (RFC 6901) into the body; empty: the body as a whole.
+    /// Where: a JSON pointer (RFC 6901) into the body, or into the line of an import; empty: that as a whole.
     #[schema(example = "/area")]
     pub pointer: String,
     /// What is wrong there, and what would be right.
