@@ -614,18 +614,21 @@ pub async fn list(
     let name = device.map(DeviceName::as_str);
     let row = client.query_opt("SELECT id FROM devices WHERE name = $1", &[&name]).await;
     let id: Option<i64> = row.map_err(on_list())?.map(|row| row.get(0));
-    let of_device = match (device, id) {
-        (None, _) => "$1::text IS NULL AND $2::bigint IS NULL",
-        (Some(_), Some(_)) => {
-            "$1::text IS NOT NULL AND command.id IN (
-                 SELECT command_id FROM command_deliveries WHERE device_id = $2)"
-        }
-        (Some(_), None) => {
-            "$2::bigint IS NULL AND EXISTS (
-                 SELECT FROM command_deliveries WHERE command_id = command.id AND device_name = $1)"
-        }
-    };
     let inside = part.condition_on("device_id", 3);
+    // Inside as well: whether one outside got a command that went to others too is not told.
+    let of_device = match (device, id) {
+        (None, _) => "$1::text IS NULL AND $2::bigint IS NULL".to_owned(),
+        (Some(_), Some(_)) => format!(
+            "$1::text IS NOT NULL AND command.id IN (
+                 SELECT command_id FROM command_deliveries WHERE device_id = $2 AND {})",
+            inside.sql()
+        ),
+        (Some(_), None) => format!(
+            "$2::bigint IS NULL AND EXISTS (
+                 SELECT FROM command_deliveries WHERE command_id = command.id AND device_name = $1 AND {})",
+            inside.sql()
+        ),
+    };
     let commands = select_commands(part, &inside);
     let statement =
         format!("{commands} AND {of_device} ORDER BY asked_at DESC, command.id LIMIT $3");

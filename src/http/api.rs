@@ -9,6 +9,8 @@
 //! * No request is served for a host that is not this service's own: pages of other sites cannot reach it by a name of
 //!   theirs (DNS rebinding), and it answers no question about other origins (CORS).
 //! * A byte of a body is read only after the token was found valid.
+//! * A token with a selector sees and changes its part of the fleet alone ([`Part`]): a handler either refuses it, which is so
+//!   unless it says otherwise ([`InPart`]), or is given the part along with the registry.
 //! * Every error is `application/problem+json`, and none tells whether a token is unknown, wrong, expired or revoked.
 
 use std::marker::PhantomData;

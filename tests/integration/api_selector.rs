@@ -76,6 +76,16 @@ impl World {
         };
         let shared = send(json!({"selector": {"name": ["lamp", "hidden-plug"]}})).await;
         let hidden = send(json!({"devices": ["hidden-plug"]})).await;
+        // A service outside has asked for one to a device inside.
+        let asked = "BEGIN;
+            SELECT set_config('fleetgate.actor', 'service:hidden-service', true);
+            INSERT INTO commands (id, capability, payload, asked_by, expires_at, confirm, ack_timeout)
+            VALUES (gen_random_uuid(), 'relay', '1', 'service hidden-service', now() + interval '1 hour', 'delivered', 30);
+            INSERT INTO command_deliveries (command_id, device_id, device_name, binding, command_expires_at)
+            SELECT commands.id, devices.id, devices.name, 'relay', expires_at FROM commands, devices
+            WHERE asked_by = 'service hidden-service' AND devices.name = 'lamp';
+            COMMIT";
+        fleet.batch(asked).await;
         let (_app, _emqx) = (app, emqx);
         Self { _app, _emqx, fleet, database, root, lab, shared, hidden }
     }
@@ -262,6 +272,7 @@ const ROUTES: &[(&str, &str, &str, &str, Answer)] = &[
     ),
     ("get", "/audit", "/audit", "", Seen),
     ("get", "/audit", "/audit?device=@", "", Seen),
+    ("get", "/audit", "/audit?actor=service", "", Seen),
     ("get", "/exports", "/exports", "", Seen),
     ("get", "/events", "/events", "", Endless),
     ("post", "/imports", "/imports", "", NoScope),
@@ -385,6 +396,8 @@ async fn a_change_finds_its_device_inside_and_leaves_it_there() {
     let taken = lab.patch("/devices/lamp", &json!({"client_id": "hidden-service:1"})).await;
     assert_eq!(taken.problem(409), ("client_id_taken".to_owned(), vec!["/client_id".to_owned()]));
     assert!(!taken.body.contains("hidden"), "{}", taken.body);
+    let taken = lab.patch("/devices/lamp", &json!({"name": "hidden-plug"})).await;
+    assert_eq!(taken.problem(409).0, "name_taken");
     assert_eq!(world.registry().await, before, "nothing was changed");
 
     // What is not shown stays.
@@ -458,6 +471,12 @@ async fn pages_hold_what_is_inside_and_nothing_is_left_out() {
     assert_eq!(world.root.patch("/devices/lamp", &json!({"area": "hall"})).await.status, 200);
     let page = world.lab.get("/audit?device=lamp").await.json();
     assert_eq!(page, json!({"items": [], "next": null}), "it has left");
+    let by = async |actor: &str| {
+        let page = world.lab.get(&format!("/audit?actor={actor}")).await.json();
+        page["items"].as_array().unwrap().len()
+    };
+    world.root.patch("/devices/lamp", &json!({"area": "lab"})).await;
+    assert_eq!((by("service").await, by("service:hidden-service").await), (1, 0));
 }
 
 #[tokio::test]
@@ -473,7 +492,10 @@ async fn commands_reach_the_devices_inside_alone() {
     assert_eq!(devices(&seen), ["lamp"]);
     assert_eq!((&seen["devices"], &seen["selector"]), (&json!(1), &Value::Null));
     assert_eq!(root.get(&of_both).await.json()["devices"], 2);
-    assert_eq!(lab.get("/commands").await.json().as_array().unwrap().len(), 1);
+    let listed = lab.get("/commands").await.json();
+    assert_eq!((listed.as_array().unwrap().len(), &listed[0]["asked_by"]), (2, &json!("service")));
+    assert_eq!(lab.get("/commands?device=lamp").await.json(), listed);
+    assert_eq!(lab.get("/commands?device=hidden-plug").await.json(), json!([]));
 
     let everyone = json!({"capability": "relay", "payload": "on", "selector": {}});
     let text = everyone.to_string();
