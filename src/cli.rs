@@ -5,6 +5,7 @@
 //! standard error; with `--json` results and errors are JSON. To add a subcommand: a `mod` line, a
 //! variant of [`Action`], an arm of [`Action::run`].
 
+mod api;
 mod api_token;
 mod arguments;
 mod audit;
@@ -45,6 +46,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::lifecycle;
+use api::ApiOptions;
 use context::Context;
 use error::CliError;
 use output::Output;
@@ -55,7 +57,7 @@ Exit codes:
   1  failed, or refused by a rule; nothing was changed that the message does not name
   2  wrong usage: an unknown option, a bad value, a wrong configuration
   3  there is no such device, credential, binding, grant, capability, rule, command or API token
-  4  the database cannot be reached";
+  4  the database, or the API of --api, cannot be reached";
 
 /// Device authentication, authorization and presence for EMQX over a PostgreSQL registry.
 #[derive(Parser)]
@@ -67,6 +69,8 @@ struct Cli {
     /// Print results and errors as JSON.
     #[arg(long, global = true, overrides_with = "json")]
     json: bool,
+    #[command(flatten)]
+    api: ApiOptions,
     #[command(subcommand)]
     command: Action,
 }
@@ -100,6 +104,33 @@ enum Action {
 }
 
 impl Action {
+    /// Refuses what cannot be done over the API, where it is asked for there.
+    fn fits(&self, api: &ApiOptions) -> Result<(), CliError> {
+        let why = match self {
+            Self::Device(_)
+            | Self::Credential(_)
+            | Self::Binding(_)
+            | Self::Grant(_)
+            | Self::Capability(_)
+            | Self::Command(_)
+            | Self::Rule(_)
+            | Self::Lock(_)
+            | Self::ApiToken(_)
+            | Self::Audit(_)
+            | Self::Completions(_) => return Ok(()),
+            Self::Import(_) | Self::Export(_) => "works on the database only",
+            Self::Token(_) => "uses the signing key on this machine, and the database",
+            Self::Certificate(_) => "uses the authority on this machine, and the database",
+            Self::Secrets(_) => "works with files on this machine",
+            Self::Dev(_) | Self::Serve(_) => "runs a service on this machine",
+            Self::Migrate(_) => "changes the database itself",
+            Self::Sweep(_) | Self::Emqx(_) => "asks EMQX itself, as the configuration here says",
+            Self::CheckConfig(_) => "checks the configuration of this machine",
+            Self::Doctor(_) | Self::Health(_) => "examines the service of this machine",
+        };
+        api.refuse(&format!("this command {why}"))
+    }
+
     fn run(self, context: &Context) -> Result<(), CliError> {
         match self {
             Self::Dev(arguments) => Ok(dev::run(&arguments, &context.sources().environment)?),
@@ -167,8 +198,8 @@ pub fn run() -> ExitCode {
         Output { json: cli.json }.error(&error);
         return error.exit_code();
     }
-    let context = Context { config: cli.config, output: Output { json: cli.json } };
-    match cli.command.run(&context) {
+    let context = Context { config: cli.config, api: cli.api, output: Output { json: cli.json } };
+    match cli.command.fits(&context.api).and_then(|()| cli.command.run(&context)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             context.output.error(&error);

@@ -3,12 +3,30 @@
 //! Every type here parses once and afterwards holds only valid values. Nothing in this layer knows
 //! PostgreSQL, HTTP or the wall clock.
 
+/// Writes a type as its text, and reads it back by parsing that.
+macro_rules! as_text {
+    ($name:ident) => {
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
 pub mod acl;
 pub mod address;
 pub mod api_token;
 pub mod availability;
 pub mod command;
 pub mod credential;
+pub mod cursor;
 pub mod delivery;
 pub mod device;
 pub mod event;

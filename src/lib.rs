@@ -10,6 +10,7 @@
 //! - [`kickouts`] kicks out clients whose rights are gone, [`sweep`] repairs presence from EMQX's list of clients.
 //! - [`work`] carries out what has to be done elsewhere after a commit: the workers of the work queue.
 //! - [`fleet`]: what is done to devices, credentials, bindings, grants, capabilities and locks.
+//! - [`remote`]: the same over the HTTP API of another Fleetgate.
 //! - [`wording`]: what its errors say, for the command line and the HTTP API.
 //! - [`provision`] makes the secrets and certificates of a bus, [`embedded`] runs a private PostgreSQL.
 //! - [`registry`] is PostgreSQL, with the devices in memory; [`emqx`] is EMQX's REST API.
@@ -40,6 +41,7 @@ pub mod presence;
 pub mod provision;
 pub mod read_file;
 pub mod registry;
+pub mod remote;
 pub mod requests;
 pub mod secret;
 pub mod sweep;

@@ -30,6 +30,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "provision",
             "read_file",
             "registry",
+            "remote",
             "secret",
             "sweep",
             "tls",
@@ -37,6 +38,8 @@ const ARROWS: &[(&str, &[&str])] = &[
             "write_file",
         ],
     ),
+    // The fleet over the API of another Fleetgate.
+    ("remote", &["causes", "domain", "fleet", "http_client", "secret", "tls"]),
     (
         "app",
         &[

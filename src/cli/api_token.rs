@@ -12,6 +12,7 @@ use crate::domain::api_token::{Scope, Scopes};
 use crate::domain::name::ApiTokenName;
 use crate::domain::selector::Selector;
 use crate::fleet::api_tokens::{self, ApiTokenRow, NewApiToken};
+use crate::remote;
 
 /// Tokens of the HTTP API: add, list, revoke.
 #[derive(Args)]
@@ -67,7 +68,12 @@ impl Arguments {
 }
 
 async fn add(context: &Context, new: &NewApiToken) -> Result<(), CliError> {
-    let (token, row) = context.act(async |fleet| api_tokens::add(fleet, new).await).await?;
+    let (token, row) = context
+        .change(
+            async |fleet| api_tokens::add(fleet, new).await,
+            async |api| remote::api_tokens::add(api, new).await,
+        )
+        .await?;
     let result = json!({
         "name": row.name, "scopes": row.scopes, "selector": row.selector, "expires_at": row.expires_at,
         "token": token.expose(),
@@ -83,12 +89,22 @@ async fn add(context: &Context, new: &NewApiToken) -> Result<(), CliError> {
 }
 
 async fn list(context: &Context) -> Result<(), CliError> {
-    let found = api_tokens::list(&context.connect().await?).await?;
+    let found = context
+        .look(
+            async |client| api_tokens::list(client).await,
+            async |api| remote::api_tokens::list(api).await,
+        )
+        .await?;
     context.output.result(&found, || token_table(&found))
 }
 
 async fn revoke(context: &Context, name: &ApiTokenName) -> Result<(), CliError> {
-    let row = context.act(async |fleet| api_tokens::revoke(fleet, name).await).await?;
+    let row = context
+        .change(
+            async |fleet| api_tokens::revoke(fleet, name).await,
+            async |api| remote::api_tokens::revoke(api, name).await,
+        )
+        .await?;
     context.output.result(&row, || format!("API token \"{name}\" is revoked."))
 }
 

@@ -16,6 +16,7 @@ use crate::fleet::Part;
 use crate::fleet::audit::{self, AuditFilter, AuditRow, CHANNEL, Follower, MAX_PAGE};
 use crate::registry::connection::Target;
 use crate::registry::inspection;
+use crate::remote;
 
 /// Longest time between two looks while the log is followed: a notice may be lost.
 const LOOK: Duration = Duration::from_secs(2);
@@ -73,7 +74,12 @@ impl Arguments {
         match self.action {
             Action::List { which, since, after, limit } => {
                 let filter = which.filter(since);
-                let found = audit::list(&context.connect().await?, &filter, after, limit).await?;
+                let found = context
+                    .look(
+                        async |client| audit::list(client, &filter, after, limit).await,
+                        async |api| remote::audit::list(api, &filter, after, limit).await,
+                    )
+                    .await?;
                 let full = found.len() == usize::from(limit);
                 let next = found.last().filter(|_| full).map(|entry| entry.id);
                 let result = json!({"entries": found, "next": next});
@@ -89,20 +95,23 @@ impl Arguments {
 }
 
 async fn follow(context: &Context, filter: AuditFilter) -> Result<(), CliError> {
+    if let Some(api) = context.api.remote()? {
+        let mut follower = remote::audit::Follower::from_now(&api, filter).await?;
+        context.output.hint(FOLLOWING);
+        loop {
+            tell(context, &follower.next(&api).await?)?;
+            tokio::time::sleep(LOOK).await;
+        }
+    }
     let target = Target::new(&context.settings()?.database()?)?;
     let (listener, mut notices) = target.open_listener().await?;
     inspection::listen(&listener, CHANNEL).await?;
     let client = context.connect().await?;
     let mut follower = Follower::from_now(&client, filter).await?;
-    context.output.hint("Following the audit log.");
+    context.output.hint(FOLLOWING);
     loop {
         let entries = follower.next(&client).await?;
-        for entry in &entries {
-            match context.output.json {
-                true => print(&json!(entry).to_string())?,
-                false => print(&visible(&line(entry).join("  ")))?,
-            }
-        }
+        tell(context, &entries)?;
         if entries.len() == usize::from(MAX_PAGE) {
             continue;
         }
@@ -113,6 +122,18 @@ async fn follow(context: &Context, filter: AuditFilter) -> Result<(), CliError> 
             ));
         }
     }
+}
+
+const FOLLOWING: &str = "Following the audit log.";
+
+fn tell(context: &Context, entries: &[AuditRow]) -> Result<(), CliError> {
+    for entry in entries {
+        match context.output.json {
+            true => print(&json!(entry).to_string())?,
+            false => print(&visible(&line(entry).join("  ")))?,
+        }
+    }
+    Ok(())
 }
 
 fn audit_table(entries: &[AuditRow]) -> String {

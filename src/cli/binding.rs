@@ -11,6 +11,7 @@ use crate::cli::output::{or_dash, table};
 use crate::domain::name::{BindingName, DeviceName};
 use crate::domain::topic::TopicName;
 use crate::fleet::bindings::{self, BindingChange, BindingRow, NewBinding};
+use crate::remote;
 
 /// Bindings, a device's exact topics: add, list, set, remove.
 #[derive(Args)]
@@ -82,9 +83,11 @@ impl AddArguments {
             merge: self.merge,
         };
         let row = context
-            .act(async |fleet| bindings::add(fleet, &self.device, &binding).await)
-            .await?
-            .into_inner();
+            .change(
+                async |fleet| Ok(bindings::add(fleet, &self.device, &binding).await?.into_inner()),
+                async |api| remote::bindings::add(api, &self.device, &binding).await,
+            )
+            .await?;
         context
             .output
             .result(&of_device(&self.device, &row), || binding_table(std::slice::from_ref(&row)))
@@ -139,7 +142,10 @@ impl SetArguments {
             merge: (self.merge || self.replace).then_some(self.merge),
         };
         let row = context
-            .act(async |fleet| bindings::set(fleet, &self.device, &self.name, &change).await)
+            .change(
+                async |fleet| bindings::set(fleet, &self.device, &self.name, &change).await,
+                async |api| remote::bindings::set(api, &self.device, &self.name, &change).await,
+            )
             .await?;
         context
             .output
@@ -160,8 +166,12 @@ fn of_device<'a>(device: &'a DeviceName, binding: &'a BindingRow) -> OfDevice<'a
 }
 
 async fn list(context: &Context, device: &DeviceName) -> Result<(), CliError> {
-    let client = context.connect().await?;
-    let found = bindings::list(&client, device).await?;
+    let found = context
+        .look(
+            async |client| bindings::list(client, device).await,
+            async |api| remote::bindings::list(api, device).await,
+        )
+        .await?;
     context.output.result(&found, || binding_table(&found))
 }
 
@@ -170,7 +180,12 @@ async fn remove(
     device: &DeviceName,
     name: &BindingName,
 ) -> Result<(), CliError> {
-    context.act(async |fleet| bindings::remove(fleet, device, name).await).await?;
+    context
+        .change(
+            async |fleet| bindings::remove(fleet, device, name).await,
+            async |api| remote::bindings::remove(api, device, name).await,
+        )
+        .await?;
     let result = json!({"device": device.as_str(), "name": name.as_str(), "removed": true});
     context
         .output

@@ -17,6 +17,7 @@ use crate::domain::name::CapabilityName;
 use crate::fleet::capabilities::{
     self, CapabilityChange, CapabilityRow, NewCapability, TermsChange,
 };
+use crate::remote;
 
 use schema_files::{read_documents, read_schema};
 
@@ -53,6 +54,7 @@ impl Arguments {
 
 /// Add a capability.
 #[derive(Args)]
+#[command(group = clap::ArgGroup::new("change").multiple(true))]
 struct AddArguments {
     /// Its name.
     name: CapabilityName,
@@ -128,7 +130,12 @@ impl AddArguments {
             command_schema: self.command_schema.as_ref().map(schema).transpose()?,
             commands: self.commands.change().terms(),
         };
-        let row = context.act(async |fleet| capabilities::add(fleet, &capability).await).await?;
+        let row = context
+            .change(
+                async |fleet| capabilities::add(fleet, &capability).await,
+                async |api| remote::capabilities::add(api, &capability).await,
+            )
+            .await?;
         context.output.result(&row, || format!("Capability \"{}\" is added.", row.name))
     }
 }
@@ -174,8 +181,12 @@ impl SetArguments {
             command_schema: schema(&self.command_schema, self.no_command_schema)?,
             commands: self.commands.change(),
         };
-        let row =
-            context.act(async |fleet| capabilities::set(fleet, &self.name, &change).await).await?;
+        let row = context
+            .change(
+                async |fleet| capabilities::set(fleet, &self.name, &change).await,
+                async |api| remote::capabilities::set(api, &self.name, &change).await,
+            )
+            .await?;
         context.output.result(&row, || {
             let devices = if row.devices == 1 { "device has" } else { "devices have" };
             format!("Capability \"{}\" is changed; {} {devices} it.", self.name, row.devices)
@@ -184,13 +195,22 @@ impl SetArguments {
 }
 
 async fn list(context: &Context) -> Result<(), CliError> {
-    let client = context.connect().await?;
-    let found = capabilities::list(&client).await?;
+    let found = context
+        .look(
+            async |client| capabilities::list(client).await,
+            async |api| remote::capabilities::list(api).await,
+        )
+        .await?;
     context.output.result(&found, || capability_table(&found))
 }
 
 async fn remove(context: &Context, name: &CapabilityName) -> Result<(), CliError> {
-    context.act(async |fleet| capabilities::remove(fleet, name).await).await?;
+    context
+        .change(
+            async |fleet| capabilities::remove(fleet, name).await,
+            async |api| remote::capabilities::remove(api, name).await,
+        )
+        .await?;
     context.output.result(&json!({"name": name.as_str(), "removed": true}), || {
         format!("Capability \"{name}\" is removed.")
     })

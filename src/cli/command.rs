@@ -16,17 +16,22 @@ use crate::domain::command::CommandPayload;
 use crate::domain::delivery::Confirmation;
 use crate::domain::name::{CapabilityName, DeviceName, RuleName};
 use crate::domain::selector::Selector;
-use crate::fleet::commands::{self, CommandDetails, CommandRow, DeliveryRow, MAX_PAGE, NewCommand};
+use crate::fleet::commands::{
+    self, CommandDetails, CommandRow, DeliveryRow, MAX_PAGE, NewCommand, Retried,
+};
 use crate::fleet::routing::{Bounds, To};
 use crate::fleet::{FleetError, Part, act};
 use crate::registry::commands::ENDED_CHANNEL;
 use crate::registry::connection::Target;
 use crate::registry::inspection;
+use crate::remote::{self, Remote, RemoteError};
 
 /// Who asks, as commands note it.
 const ASKED_BY: &str = "the command line";
 /// Longest time between two looks while a command is waited for: a notice may be lost.
 const LOOK: Duration = Duration::from_secs(2);
+/// Time between two looks over the API, which gives no notice.
+const POLL: Duration = Duration::from_millis(500);
 
 /// Commands, what devices are told to do: send, list, show, cancel, retry, pause, resume.
 #[derive(Args)]
@@ -139,26 +144,26 @@ impl Arguments {
             Action::Send(arguments) => arguments.run(context).await,
             Action::List { device, limit } => list(context, device.as_ref(), limit).await,
             Action::Show { id } => {
-                let details =
-                    commands::show(&context.connect().await?, &Part::whole(), &id).await?;
+                let details = context
+                    .look(
+                        async |client| commands::show(client, &Part::whole(), &id).await,
+                        async |api| remote::commands::show(api, &id).await,
+                    )
+                    .await?;
                 context.output.result(&details, || text(&details))
             }
             Action::Cancel { id } => cancel(context, &id).await,
             Action::Retry { id, wait } => {
                 require_api(context)?;
                 let bounds = bounds(context)?;
-                let retry = async |fleet: &mut Transaction<'_>| {
-                    let retried =
-                        commands::retry(fleet, &Part::whole(), &id, ASKED_BY, bounds).await?;
-                    if !retried.passed_over.is_empty() {
-                        let devices = retried.passed_over.join(", ");
-                        output::remark(&format!(
-                            "passed over, because they can be sent nothing now: {devices}"
-                        ));
-                    }
-                    Ok(retried.details)
+                let here = async |fleet: &mut Transaction<'_>| {
+                    Ok(who_is_left(
+                        commands::retry(fleet, &Part::whole(), &id, ASKED_BY, bounds).await?,
+                    ))
                 };
-                ask(context, wait, retry).await
+                let there =
+                    async |api: &Remote| Ok(who_is_left(remote::commands::retry(api, &id).await?));
+                ask(context, wait, here, there).await
             }
             Action::Pause { capability } => pause(context, capability.as_ref()).await,
             Action::Resume { capability } => resume(context, capability.as_ref()).await,
@@ -172,7 +177,12 @@ impl SendArguments {
         let (dry_run, wait) = (self.dry_run, self.wait);
         let command = self.request(bounds(context)?);
         if dry_run {
-            let choice = commands::check_only(&mut context.connect().await?, &command).await?;
+            let choice = context
+                .look(
+                    async |client| commands::check_only(client, &command).await,
+                    async |api| remote::commands::check_only(api, &command).await,
+                )
+                .await?;
             return context.output.result(&choice, || {
                 let by = choice.rule.as_ref().map(|rule| format!(", by rule \"{rule}\""));
                 let (devices, by) = (devices_in_words(&choice), by.unwrap_or_default());
@@ -180,8 +190,9 @@ impl SendArguments {
                 format!("It would go to {devices}{by}. Nothing was sent.{shared}")
             });
         }
-        let send = async |fleet: &mut Transaction<'_>| commands::send(fleet, &command).await;
-        ask(context, wait, send).await
+        let here = async |fleet: &mut Transaction<'_>| commands::send(fleet, &command).await;
+        let there = async |api: &Remote| remote::commands::send(api, &command).await;
+        ask(context, wait, here, there).await
     }
 
     fn request(self, bounds: Bounds) -> NewCommand {
@@ -206,14 +217,17 @@ impl SendArguments {
     }
 }
 
-/// What bounds commands, as the settings here say.
+/// What bounds commands, as the settings here say. Over the API those of the service there do.
 pub(super) fn bounds(context: &Context) -> Result<Bounds, CliError> {
+    if context.api.is_given() {
+        return Ok(Bounds { max_payload: usize::MAX, max_devices: usize::MAX });
+    }
     let commands = context.settings()?.commands().clone();
     Ok(Bounds { max_payload: commands.max_payload, max_devices: commands.max_devices })
 }
 
 fn require_api(context: &Context) -> Result<(), CliError> {
-    if context.settings()?.emqx_api()?.is_some() {
+    if context.api.is_given() || context.settings()?.emqx_api()?.is_some() {
         return Ok(());
     }
     Err(CliError::Usage(
@@ -225,11 +239,11 @@ fn require_api(context: &Context) -> Result<(), CliError> {
 async fn ask(
     context: &Context,
     wait: bool,
-    asking: impl AsyncFnOnce(&mut Transaction<'_>) -> Result<CommandDetails, FleetError>,
+    here: impl AsyncFnOnce(&mut Transaction<'_>) -> Result<CommandDetails, FleetError>,
+    there: impl AsyncFnOnce(&Remote) -> Result<CommandDetails, RemoteError>,
 ) -> Result<(), CliError> {
-    let mut client = context.connect().await?;
     if !wait {
-        let details = act(&mut client, &actor(), asking).await?;
+        let details = context.change(here, there).await?;
         let id = &details.command.id;
         return context.output.result(&details, || {
             format!(
@@ -237,22 +251,52 @@ async fn ask(
             )
         });
     }
+    if let Some(api) = context.api.remote()? {
+        let id = there(&api).await?.command.id;
+        let mut told = BTreeSet::new();
+        loop {
+            let details = remote::commands::show(&api, &id).await?;
+            if has_ended(context, &details, &mut told)? {
+                return conclude(context, &details);
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
     let target = Target::new(&context.settings()?.database()?)?;
     let (listener, mut notices) = target.open_listener().await?;
     inspection::listen(&listener, ENDED_CHANNEL).await?;
-    let id = act(&mut client, &actor(), asking).await?.command.id;
+    let mut client = context.connect().await?;
+    let id = act(&mut client, &actor(), here).await?.command.id;
     let mut told = BTreeSet::new();
     loop {
         let details = commands::show(&client, &Part::whole(), &id).await?;
-        if !context.output.json {
-            tell(&details, &mut told)?;
-        }
-        if details.deliveries.iter().all(|delivery| delivery.ended) {
+        if has_ended(context, &details, &mut told)? {
             return conclude(context, &details);
         }
         // Any notice may be ours; a lost one costs a look.
         let _ = tokio::time::timeout(LOOK, notices.recv()).await;
     }
+}
+
+/// Tells what of a command has ended since the last look, and whether all of it has.
+fn has_ended(
+    context: &Context,
+    details: &CommandDetails,
+    told: &mut BTreeSet<String>,
+) -> Result<bool, CliError> {
+    if !context.output.json {
+        tell(details, told)?;
+    }
+    Ok(details.deliveries.iter().all(|delivery| delivery.ended))
+}
+
+/// The new command of a retry; says which devices it does not go to.
+fn who_is_left(retried: Retried) -> CommandDetails {
+    if !retried.passed_over.is_empty() {
+        let devices = retried.passed_over.join(", ");
+        output::remark(&format!("passed over, because they can be sent nothing now: {devices}"));
+    }
+    retried.details
 }
 
 /// Prints each delivery that has ended since the last look.
@@ -286,13 +330,21 @@ fn conclude(context: &Context, details: &CommandDetails) -> Result<(), CliError>
 }
 
 async fn list(context: &Context, device: Option<&DeviceName>, limit: u16) -> Result<(), CliError> {
-    let found = commands::list(&context.connect().await?, &Part::whole(), device, limit).await?;
+    let found = context
+        .look(
+            async |client| commands::list(client, &Part::whole(), device, limit).await,
+            async |api| remote::commands::list(api, device, limit).await,
+        )
+        .await?;
     context.output.result(&found, || command_table(&found))
 }
 
 async fn cancel(context: &Context, id: &str) -> Result<(), CliError> {
     let cancelled = context
-        .act(async |fleet| commands::cancel(fleet, &Part::whole(), id, ASKED_BY).await)
+        .change(
+            async |fleet| commands::cancel(fleet, &Part::whole(), id, ASKED_BY).await,
+            async |api| remote::commands::cancel(api, id).await,
+        )
         .await?;
     context.output.result(&json!({"id": id, "cancelled": cancelled}), || match cancelled {
         0 => format!("Command {id} had ended everywhere."),
@@ -302,7 +354,12 @@ async fn cancel(context: &Context, id: &str) -> Result<(), CliError> {
 }
 
 async fn pause(context: &Context, capability: Option<&CapabilityName>) -> Result<(), CliError> {
-    context.act(async |fleet| commands::pause(fleet, capability, ASKED_BY).await).await?;
+    context
+        .change(
+            async |fleet| commands::pause(fleet, capability, ASKED_BY).await,
+            async |api| remote::commands::pause(api, capability).await,
+        )
+        .await?;
     let name = capability.map(CapabilityName::as_str);
     context.output.result(&json!({"paused": true, "capability": name}), || match name {
         None => "No commands are sent until `fleetgate command resume`.".to_owned(),
@@ -313,7 +370,12 @@ async fn pause(context: &Context, capability: Option<&CapabilityName>) -> Result
 }
 
 async fn resume(context: &Context, capability: Option<&CapabilityName>) -> Result<(), CliError> {
-    let was_paused = context.act(async |fleet| commands::resume(fleet, capability).await).await?;
+    let was_paused = context
+        .change(
+            async |fleet| commands::resume(fleet, capability).await,
+            async |api| remote::commands::resume(api, capability).await,
+        )
+        .await?;
     let name = capability.map(CapabilityName::as_str);
     let result = json!({"paused": false, "was_paused": was_paused, "capability": name});
     context.output.result(&result, || match was_paused {
@@ -358,7 +420,7 @@ fn text(details: &CommandDetails) -> String {
     let rows = details.deliveries.iter().map(|delivery| {
         [
             delivery.device.clone(),
-            delivery.state.to_owned(),
+            delivery.state.clone(),
             delivery.attempts.to_string(),
             timestamp(delivery.published_at),
             timestamp(delivery.acked_at),
@@ -395,7 +457,7 @@ fn remark(delivery: &DeliveryRow) -> Option<String> {
         let late = if delivery.late { "late: " } else { "" };
         return Some(format!("{late}{}", shortened(answer, MOST_SHOWN)));
     }
-    match delivery.state {
+    match delivery.state.as_str() {
         "timed_out" => Some("it was received, and not answered in time".to_owned()),
         "sent"
             if delivery.ended && delivery.acked_at.is_none() && delivery.written_at.is_some() =>

@@ -4,16 +4,20 @@ use std::path::PathBuf;
 
 use tokio_postgres::{Client, Transaction};
 
+use crate::cli::api::ApiOptions;
 use crate::cli::error::CliError;
 use crate::cli::output::Output;
 use crate::config::{Settings, Sources};
 use crate::fleet::{self, Actor, FleetError};
 use crate::registry::connection::connect;
+use crate::remote::{Remote, RemoteError};
 
 /// What every command is given.
 pub(super) struct Context {
     /// `--config`.
     pub(super) config: Option<PathBuf>,
+    /// `--api`, and what belongs to it.
+    pub(super) api: ApiOptions,
     /// Where results go.
     pub(super) output: Output,
 }
@@ -33,6 +37,8 @@ impl Context {
 
     /// Connects to the registry.
     pub(super) async fn connect(&self) -> Result<Client, CliError> {
+        // Whoever asks for a fleet over the API means no other one.
+        self.api.refuse("this works on the database only")?;
         Ok(connect(&self.settings()?.database()?).await?)
     }
 
@@ -45,6 +51,31 @@ impl Context {
         CliError: From<E>,
     {
         Ok(fleet::act(&mut self.connect().await?, &actor(), work).await?)
+    }
+
+    /// Changes the fleet: in the registry, all or nothing and in the name of whoever runs this command, or over the API, in the
+    /// name of the token.
+    pub(super) async fn change<T>(
+        &self,
+        here: impl AsyncFnOnce(&mut Transaction<'_>) -> Result<T, FleetError>,
+        there: impl AsyncFnOnce(&Remote) -> Result<T, RemoteError>,
+    ) -> Result<T, CliError> {
+        match self.api.remote()? {
+            None => self.act(here).await,
+            Some(api) => Ok(there(&api).await?),
+        }
+    }
+
+    /// Looks at the fleet, in the registry or over the API.
+    pub(super) async fn look<T>(
+        &self,
+        here: impl AsyncFnOnce(&mut Client) -> Result<T, FleetError>,
+        there: impl AsyncFnOnce(&Remote) -> Result<T, RemoteError>,
+    ) -> Result<T, CliError> {
+        match self.api.remote()? {
+            None => Ok(here(&mut self.connect().await?).await?),
+            Some(api) => Ok(there(&api).await?),
+        }
     }
 
     /// Where this process's configuration comes from.

@@ -11,10 +11,8 @@ use crate::cli::questions::read_password;
 use crate::cli::timestamp::{parse_future_timestamp, parse_timestamp};
 use crate::domain::credential::{CertificateUse, CredentialId};
 use crate::domain::name::DeviceName;
-use crate::fleet::credentials::{
-    self, CredentialRow, MAX_FOREIGN, NewCredential, Revocation, Terms,
-};
-use crate::secret::Secret;
+use crate::fleet::credentials::{self, CredentialRow, MAX_FOREIGN, Revocation, Terms, Wanted};
+use crate::remote;
 
 /// Credentials, what a device logs in with: add, list, revoke.
 #[derive(Args)]
@@ -102,14 +100,21 @@ struct Kind {
 
 impl AddArguments {
     async fn run(self, context: &Context) -> Result<(), CliError> {
-        let (secret, credential) = self.credential()?;
+        let wanted = self.wanted()?;
         let terms =
             Terms { label: self.label, not_before: self.not_before, expires_at: self.expires };
         let device = self.device.as_str();
-        let CredentialId(id) = context
-            .act(async |fleet| credentials::add(fleet, &self.device, &credential, &terms).await)
+        let (CredentialId(id), secret) = context
+            .change(
+                async |fleet| {
+                    let (secret, credential) = wanted.make()?;
+                    let added = credentials::add(fleet, &self.device, &credential, &terms).await;
+                    Ok((added?, secret))
+                },
+                async |api| remote::credentials::add(api, &self.device, &wanted, &terms).await,
+            )
             .await?;
-        let kind = credential.kind();
+        let kind = wanted.kind();
         let text = || {
             format!(
                 "Device \"{device}\" has the {kind} {id}. To revoke it: fleetgate credential revoke {id}"
@@ -124,24 +129,26 @@ impl AddArguments {
         context.output.result_with_secret(&result, &secret, text)
     }
 
-    /// The credential, and the secret where one was generated.
-    fn credential(&self) -> Result<(Option<Secret>, NewCredential), CliError> {
+    fn wanted(&self) -> Result<Wanted, CliError> {
         if self.kind.generate {
-            let (secret, credential) = NewCredential::generate();
-            return Ok((Some(secret), credential));
+            return Ok(Wanted::Secret);
         }
         if let Some(common_name) = self.kind.certificate_cn.clone() {
             let required =
                 if self.required { CertificateUse::Required } else { CertificateUse::Alone };
-            return Ok((None, NewCredential::Certificate { common_name, required }));
+            return Ok(Wanted::Certificate { common_name, required });
         }
-        Ok((None, NewCredential::password(&read_password()?, self.allow_weak)?))
+        Ok(Wanted::Password { password: read_password()?, weak_is_fine: self.allow_weak })
     }
 }
 
 async fn list(context: &Context, device: &DeviceName) -> Result<(), CliError> {
-    let client = context.connect().await?;
-    let found = credentials::list(&client, device).await?;
+    let found = context
+        .look(
+            async |client| credentials::list(client, device).await,
+            async |api| remote::credentials::list(api, device).await,
+        )
+        .await?;
     context.output.result(&found, || credential_table(&found))
 }
 
@@ -168,8 +175,12 @@ async fn list_foreign(context: &Context) -> Result<(), CliError> {
 }
 
 async fn revoke(context: &Context, id: i64) -> Result<(), CliError> {
-    let revocation =
-        context.act(async |fleet| credentials::revoke(fleet, CredentialId(id)).await).await?;
+    let revocation = context
+        .change(
+            async |fleet| credentials::revoke(fleet, CredentialId(id)).await,
+            async |api| remote::credentials::revoke(api, CredentialId(id)).await,
+        )
+        .await?;
     let was_valid = revocation == Revocation::Revoked;
     let result = json!({"id": id, "revoked": true, "was_valid": was_valid});
     context.output.result(&result, || match revocation {

@@ -17,6 +17,7 @@ use crate::domain::name::{DeviceKind, DeviceName};
 use crate::domain::selector::Selector;
 use crate::fleet::Part;
 use crate::fleet::devices::{self, DeviceFilter, DeviceRow, MAX_PAGE};
+use crate::remote;
 
 /// Devices: add, set, list, show, enable, disable, remove.
 #[derive(Args)]
@@ -66,7 +67,12 @@ impl Arguments {
 }
 
 async fn set_enabled(context: &Context, name: &DeviceName, enabled: bool) -> Result<(), CliError> {
-    context.act(async |fleet| devices::set_enabled(fleet, name, enabled).await).await?;
+    context
+        .change(
+            async |fleet| devices::set_enabled(fleet, name, enabled).await,
+            async |api| remote::devices::set_enabled(api, name, enabled).await,
+        )
+        .await?;
     context.output.result(&json!({"name": name.as_str(), "enabled": enabled}), || {
         format!("Device \"{name}\" is {}.", if enabled { "enabled" } else { "disabled" })
     })
@@ -76,7 +82,12 @@ async fn remove(context: &Context, name: &DeviceName, yes: bool) -> Result<(), C
     let question =
         format!("Remove device \"{name}\" with its credentials, bindings, grants and state?");
     confirm(&question, yes)?;
-    context.act(async |fleet| devices::remove(fleet, name).await).await?;
+    context
+        .change(
+            async |fleet| devices::remove(fleet, name).await,
+            async |api| remote::devices::remove(api, name).await,
+        )
+        .await?;
     context.output.result(&json!({"name": name.as_str(), "removed": true}), || {
         format!("Device \"{name}\" is removed.")
     })
@@ -139,8 +150,13 @@ struct ListArguments {
 impl ListArguments {
     async fn run(self, context: &Context) -> Result<(), CliError> {
         let limit = self.limit;
-        let client = context.connect().await?;
-        let found = devices::list(&client, &self.filter(), limit).await?;
+        let filter = self.filter();
+        let found = context
+            .look(
+                async |client| devices::list(client, &filter, limit).await,
+                async |api| remote::devices::list(api, &filter, limit).await,
+            )
+            .await?;
         let full = found.len() == usize::from(limit);
         let next = found.last().filter(|_| full).map(|device| device.name.clone());
         context.output.result(&json!({"devices": found, "next": next}), || device_table(&found))?;

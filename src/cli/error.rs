@@ -10,6 +10,7 @@ use crate::config::Problems;
 use crate::fleet::FleetError;
 use crate::fleet::error::{ErrorKind, Field};
 use crate::registry::error::RegistryError;
+use crate::remote::RemoteError;
 
 /// Why a command failed. Every text names the thing and the remedy.
 #[derive(Debug, Error)]
@@ -32,11 +33,23 @@ pub(super) enum CliError {
     /// The registry could not be asked.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// It was not done over the API.
+    #[error("{}", wording::of_remote(.0))]
+    Remote(RemoteError),
+}
+
+impl From<RemoteError> for CliError {
+    fn from(error: RemoteError) -> Self {
+        match error {
+            RemoteError::Fleet(error) => Self::Fleet(error),
+            other => Self::Remote(other),
+        }
+    }
 }
 
 impl CliError {
     /// One word for programs, the field `kind` of a JSON error.
-    pub(super) fn kind(&self) -> &'static str {
+    pub(super) fn kind(&self) -> &str {
         match self {
             Self::Failed(_) => "failed",
             Self::Configuration(_) => "configuration",
@@ -46,6 +59,15 @@ impl CliError {
             Self::Registry(RegistryError::Refused(_)) => "refused",
             Self::Registry(error) if error.is_unreachable() => "unreachable",
             Self::Registry(_) => "database",
+            Self::Remote(error) => match error {
+                RemoteError::Fleet(error) => wording::kind(error),
+                RemoteError::Refused { status: 503, .. } | RemoteError::Unreachable(_) => {
+                    "unreachable"
+                }
+                RemoteError::Refused { word, .. } => word,
+                RemoteError::NotUnderstood(_) => "not_understood",
+                RemoteError::Unusable(_) => "usage",
+            },
         }
     }
 
@@ -53,7 +75,7 @@ impl CliError {
     pub(super) fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::Usage(_) | Self::Configuration(_) => 2,
-            Self::Fleet(error) => match error.kind() {
+            Self::Fleet(error) | Self::Remote(RemoteError::Fleet(error)) => match error.kind() {
                 ErrorKind::NotFound => 3,
                 ErrorKind::Unavailable => 4,
                 ErrorKind::Invalid => 2,
@@ -62,15 +84,25 @@ impl CliError {
                 | ErrorKind::Forbidden
                 | ErrorKind::Failed => 1,
             },
+            Self::Remote(RemoteError::Unreachable(_)) => 4,
+            Self::Remote(RemoteError::Unusable(_)) => 2,
+            Self::Remote(RemoteError::NotUnderstood(_)) => 1,
+            Self::Remote(RemoteError::Refused { status, .. }) => match status {
+                400 | 413 | 415 | 422 => 2,
+                404 => 3,
+                503 => 4,
+                _ => 1,
+            },
             Self::Registry(error) if error.is_unreachable() => 4,
             Self::Failed(_) | Self::Service(_) | Self::Registry(_) => 1,
         })
     }
 
     /// The field of what was asked for that is wrong, for programs.
-    pub(super) fn field(&self) -> Option<&'static str> {
+    pub(super) fn field(&self) -> Option<&str> {
         match self {
             Self::Fleet(error) => error.field().map(Field::name),
+            Self::Remote(RemoteError::Refused { field, .. }) => field.as_deref(),
             _ => None,
         }
     }

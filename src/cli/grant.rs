@@ -12,6 +12,7 @@ use crate::domain::request::{RESULTS, hears_results_of_others};
 use crate::domain::topic::TopicFilter;
 use crate::fleet::Added;
 use crate::fleet::grants::{self, GrantRow};
+use crate::remote;
 
 /// Grants, a device's rights beyond its bindings: add, list, remove.
 #[derive(Args)]
@@ -90,9 +91,14 @@ async fn add(
             "{filter} includes topics below {RESULTS}: the device hears what becomes of the commands that every service there asks for"
         ));
     }
-    let added =
-        context.act(async |fleet| grants::add(fleet, device, action.into(), filter).await).await?;
-    let action = acl::Action::from(action).word();
+    let action = acl::Action::from(action);
+    let added = context
+        .change(
+            async |fleet| grants::add(fleet, device, action, filter).await,
+            async |api| remote::grants::add(api, device, action, filter).await,
+        )
+        .await?;
+    let action = action.word();
     let (id, when) = match added {
         Added::New(id) => (id, "now"),
         Added::Same(id) => (id, "already"),
@@ -104,8 +110,12 @@ async fn add(
 }
 
 async fn list(context: &Context, device: &DeviceName) -> Result<(), CliError> {
-    let client = context.connect().await?;
-    let found = grants::list(&client, device).await?;
+    let found = context
+        .look(
+            async |client| grants::list(client, device).await,
+            async |api| remote::grants::list(api, device).await,
+        )
+        .await?;
     context.output.result(&found, || grant_table(&found))
 }
 
@@ -115,7 +125,12 @@ async fn remove(context: &Context, id: &str) -> Result<(), CliError> {
             "{id:?} is not a valid number of a grant; write its number, or DEVICE publish|subscribe FILTER"
         ))
     })?;
-    context.act(async |fleet| grants::remove(fleet, id).await).await?;
+    context
+        .change(
+            async |fleet| grants::remove(fleet, id).await,
+            async |api| remote::grants::remove(api, id).await,
+        )
+        .await?;
     context.output.result(&json!({"id": id, "removed": true}), || format!("Grant {id} is removed."))
 }
 
@@ -127,10 +142,14 @@ async fn remove_of(
 ) -> Result<(), CliError> {
     let device: DeviceName =
         device.parse().map_err(|error| CliError::Usage(format!("device {device:?} {error}")))?;
+    let action = acl::Action::from(action);
     context
-        .act(async |fleet| grants::remove_of(fleet, &device, action.into(), filter).await)
+        .change(
+            async |fleet| grants::remove_of(fleet, &device, action, filter).await,
+            async |api| remote::grants::remove_of(api, &device, action, filter).await,
+        )
         .await?;
-    let action = acl::Action::from(action).word();
+    let action = action.word();
     let result = json!({"device": device.as_str(), "action": action, "topic_filter": filter.as_str(), "removed": true});
     context.output.result(&result, || {
         format!("The grant of device \"{device}\" to {action} {filter} is removed.")

@@ -8,6 +8,7 @@ use crate::cli::output::table;
 use crate::domain::address::AddressRange;
 use crate::domain::name::DeviceName;
 use crate::fleet::locks::{self, Lock, LockScope, MAX_LIST};
+use crate::remote;
 
 /// Locks after wrong passwords (docs/LIMITS.md): list, clear.
 #[derive(Args)]
@@ -56,8 +57,12 @@ fn scope(name: Option<DeviceName>, address: Option<AddressRange>) -> LockScope {
 }
 
 async fn list(context: &Context, scope: &LockScope) -> Result<(), CliError> {
-    let client = context.connect().await?;
-    let rows = locks::list(&client, scope).await?;
+    let rows = context
+        .look(
+            async |client| locks::list(client, scope).await,
+            async |api| remote::locks::list(api, scope).await,
+        )
+        .await?;
     context.output.result(&rows, || lock_table(&rows))?;
     if rows.len() >= MAX_LIST {
         context.output.hint("There are more; narrow them down with --name or --address.");
@@ -78,7 +83,12 @@ fn lock_table(locks: &[Lock]) -> String {
 }
 
 async fn clear(context: &Context, scope: &LockScope) -> Result<(), CliError> {
-    let cleared = context.act(async |fleet| locks::clear(fleet, scope).await).await?;
+    let cleared = context
+        .change(
+            async |fleet| locks::clear(fleet, scope).await,
+            async |api| remote::locks::clear(api, scope).await,
+        )
+        .await?;
     context.output.result(&serde_json::json!({ "cleared": cleared }), || match cleared {
         0 => "No lock was held; every replica has been told to forget wrong passwords.".to_owned(),
         1 => "1 lock is cleared.".to_owned(),

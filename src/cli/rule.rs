@@ -13,6 +13,7 @@ use crate::domain::routing::Strategy;
 use crate::domain::selector::Selector;
 use crate::fleet::routing::{Choice, SharedTopic};
 use crate::fleet::rules::{self, NewRule, PRIORITY, RuleChange, RuleRow, Trial};
+use crate::remote;
 
 /// Routing rules, which say which devices get a capability's commands: add, set, list, show, test, enable, disable, remove.
 #[derive(Args)]
@@ -64,18 +65,34 @@ impl Arguments {
             Action::Add(arguments) => arguments.run(context).await,
             Action::Set(arguments) => arguments.run(context).await,
             Action::List { capability } => {
-                let found = rules::list(&context.connect().await?, capability.as_ref()).await?;
+                let capability = capability.as_ref();
+                let found = context
+                    .look(
+                        async |client| rules::list(client, capability).await,
+                        async |api| remote::rules::list(api, capability).await,
+                    )
+                    .await?;
                 context.output.result(&found, || rule_table(&found))
             }
             Action::Show { name } => {
-                let rule = rules::show(&context.connect().await?, &name).await?;
+                let rule = context
+                    .look(
+                        async |client| rules::show(client, &name).await,
+                        async |api| remote::rules::show(api, &name).await,
+                    )
+                    .await?;
                 context.output.result(&rule, || rule_table(std::slice::from_ref(&rule)))
             }
             Action::Test { name } => test(context, &name).await,
             Action::Enable { name } => set_enabled(context, &name, true).await,
             Action::Disable { name } => set_enabled(context, &name, false).await,
             Action::Remove { name } => {
-                context.act(async |fleet| rules::remove(fleet, &name).await).await?;
+                context
+                    .change(
+                        async |fleet| rules::remove(fleet, &name).await,
+                        async |api| remote::rules::remove(api, &name).await,
+                    )
+                    .await?;
                 let result = json!({"name": name.as_str(), "removed": true});
                 context.output.result(&result, || format!("Rule \"{name}\" is removed."))
             }
@@ -132,7 +149,12 @@ impl AddArguments {
             strategy: self.strategy.strategy(),
             priority: self.priority,
         };
-        let row = context.act(async |fleet| rules::add(fleet, &rule).await).await?;
+        let row = context
+            .change(
+                async |fleet| rules::add(fleet, &rule).await,
+                async |api| remote::rules::add(api, &rule).await,
+            )
+            .await?;
         context.output.result(&row, || {
             let name = &row.name;
             format!("Rule \"{name}\" is added. To see whom it chooses: fleetgate rule test {name}")
@@ -165,22 +187,36 @@ impl SetArguments {
             priority: self.priority,
             enabled: None,
         };
-        let row = context.act(async |fleet| rules::set(fleet, &self.name, &change).await).await?;
+        let row = set(context, &self.name, &change).await?;
         context.output.result(&row, || rule_table(std::slice::from_ref(&row)))
     }
 }
 
+async fn set(context: &Context, name: &RuleName, change: &RuleChange) -> Result<RuleRow, CliError> {
+    context
+        .change(
+            async |fleet| rules::set(fleet, name, change).await,
+            async |api| remote::rules::set(api, name, change).await,
+        )
+        .await
+}
+
 async fn set_enabled(context: &Context, name: &RuleName, enabled: bool) -> Result<(), CliError> {
     let change = RuleChange { enabled: Some(enabled), ..RuleChange::default() };
-    let row = context.act(async |fleet| rules::set(fleet, name, &change).await).await?;
+    let row = set(context, name, &change).await?;
     context.output.result(&row, || {
         format!("Rule \"{name}\" is {}.", if enabled { "enabled" } else { "disabled" })
     })
 }
 
 async fn test(context: &Context, name: &RuleName) -> Result<(), CliError> {
-    let client = context.connect().await?;
-    let Trial { rule, choice, preceded_by } = rules::test(&client, name, bounds(context)?).await?;
+    let bounds = bounds(context)?;
+    let Trial { rule, choice, preceded_by } = context
+        .look(
+            async |client| rules::test(client, name, bounds).await,
+            async |api| remote::rules::test(api, name).await,
+        )
+        .await?;
     let result = json!({"rule": rule, "devices": choice.devices, "shared_topics": choice.shared_topics, "preceded_by": preceded_by});
     context.output.result(&result, || {
         let mut text = match choice.devices.len() {

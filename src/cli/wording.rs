@@ -2,6 +2,7 @@
 
 use crate::fleet::FleetError;
 use crate::fleet::error::{PasswordRule, Rule, Thing};
+use crate::remote::RemoteError;
 use crate::wording;
 
 /// What failed, on which thing, and what to do.
@@ -21,6 +22,18 @@ pub(super) fn in_words(error: &FleetError) -> String {
             None => words,
         },
         FleetError::Registry(_) => words,
+    }
+}
+
+/// What failed over the API, and what to do here.
+pub(super) fn of_remote(error: &RemoteError) -> String {
+    match error {
+        RemoteError::Refused { status: 401, .. } => {
+            "the API does not take the token: it is wrong, expired or revoked; see --api-token-file, and \
+             `fleetgate api-token add`"
+                .to_owned()
+        }
+        other => other.to_string(),
     }
 }
 

@@ -9,8 +9,11 @@ use super::setting::{PREFIX, Setting, variable_of};
 use super::suggestion::nearest;
 
 /// Variables with the prefix that are not settings, and what they are for.
-pub(super) const OTHER_VARIABLES: [(&str, &str); 7] = [
+pub(super) const OTHER_VARIABLES: [(&str, &str); 10] = [
     ("FLEETGATE_CONFIG", "the configuration file, unless `--config` names one"),
+    ("FLEETGATE_API", "the URL that `--api` names otherwise: commands then work over that API"),
+    ("FLEETGATE_API_TOKEN_FILE", "file with the token for it, unless `--api-token-file` names one"),
+    ("FLEETGATE_API_CA", "authorities to trust for it, unless `--api-ca` names them"),
     (
         "FLEETGATE_PG_BIN",
         "directory of PostgreSQL's server programs, for `fleetgate dev` and tests",

@@ -3,12 +3,15 @@
 //! Only allow rules are sent; what none of them allows comes to `/emqx/authz` (docs/EMQX.md). So a
 //! right may be missing here, but nothing here may be wider than what [`Rights`] says.
 
+use serde::{Deserialize, Serialize};
+
 use crate::domain::request::{COMMANDS, FLEETGATE};
 use crate::domain::rights::Rights;
 use crate::domain::topic::{TopicFilter, TopicName};
 
 /// What a rule allows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Action {
     /// PUBLISH, wills included.
     Publish,

@@ -3,11 +3,12 @@
 use std::sync::OnceLock;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use crate::domain::password_hash::PasswordHash;
 
 /// Row id of a credential.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct CredentialId(pub i64);
 
 /// When something stops being valid. Ordered: what never expires comes after every timestamp.

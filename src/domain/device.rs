@@ -5,7 +5,7 @@ use crate::domain::name::{ClientId, DeviceKind, DeviceName, check_name};
 use crate::domain::rights::Rights;
 
 /// Row id of a device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DeviceId(pub i64);
 
 /// Everything that a login or an authorization of one device needs. Immutable once loaded.

@@ -106,6 +106,8 @@ macro_rules! name_type {
             }
         }
 
+        as_text!($name);
+
         impl Borrow<str> for $name {
             fn borrow(&self) -> &str {
                 &self.0

@@ -15,6 +15,7 @@ mod words;
 use std::sync::Arc;
 
 use jsonschema::{PatternOptions, Validator};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
 
@@ -35,7 +36,7 @@ pub struct SchemaError(String);
 
 /// Where a value breaks a schema. Nothing here repeats a value; names of properties are shortened and
 /// without anything that a terminal would act on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Violation {
     /// JSON pointer (RFC 6901) into the value; empty for the value itself.
     pub pointer: String,

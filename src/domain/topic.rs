@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// Longest topic in bytes that the registry holds and a decision considers.
@@ -20,7 +21,8 @@ const DELAYED_PREFIX: &str = "$delayed/";
 pub const LITERALLY: &str = "eq ";
 
 /// Why a text is not a valid topic name or topic filter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum TopicError {
     /// MQTT 5 §4.7.3: at least one character.
     #[error("is empty")]
@@ -244,6 +246,9 @@ impl fmt::Display for TopicName {
         f.write_str(&self.0)
     }
 }
+
+as_text!(TopicName);
+as_text!(TopicFilter);
 
 /// The topic filter of a grant.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1,7 +1,7 @@
 //! Tokens of the HTTP API (`api_tokens`): who may use it, for how long, for what.
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio_postgres::{GenericClient, Row};
 use utoipa::ToSchema;
@@ -27,7 +27,7 @@ pub struct NewApiToken {
 }
 
 /// A token as lists show it.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct ApiTokenRow {
     /// What it is called.
     pub name: String,

@@ -1,7 +1,7 @@
 //! Bindings: the exact topics of a device (`topic_bindings`, `device_capabilities`), and the convention that
 //! they follow where nothing else is said: `<area>/<floor>/<device>/<binding>/state` and `…/set`.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio_postgres::{GenericClient, Row};
 use utoipa::ToSchema;
 
@@ -66,7 +66,7 @@ pub struct BindingChange {
 }
 
 /// A binding as lists show it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BindingRow {
     /// A capability, or `main`.
     pub name: String,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio_postgres::{GenericClient, Row};
 use utoipa::ToSchema;
@@ -124,7 +124,7 @@ pub struct CapabilityChange {
 }
 
 /// A capability as lists show it.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct CapabilityRow {
     /// Its name.
     pub name: String,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{GenericClient, Row};
 use utoipa::ToSchema;
@@ -67,7 +67,7 @@ pub struct Requested {
 }
 
 /// A command as lists show it.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct CommandRow {
     /// Its id.
     pub id: String,
@@ -96,7 +96,7 @@ pub struct CommandRow {
 }
 
 /// What became of a command at one device.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct DeliveryRow {
     /// Its id.
     pub id: String,
@@ -107,7 +107,7 @@ pub struct DeliveryRow {
     /// The binding.
     pub binding: String,
     /// `queued`, `sent`, or how it ended.
-    pub state: &'static str,
+    pub state: String,
     /// Whether it has ended.
     pub ended: bool,
     /// Whether it ended as it should.
@@ -138,7 +138,7 @@ pub struct DeliveryRow {
 }
 
 /// A command with what became of it.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct CommandDetails {
     /// The command.
     #[serde(flatten)]
@@ -330,7 +330,7 @@ pub async fn send_with_key(
 }
 
 /// A command that was asked for again.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Retried {
     /// The new command.
     #[serde(flatten)]
@@ -692,7 +692,7 @@ fn delivery_row(row: &Row) -> Result<DeliveryRow, FleetError> {
         message: row.get("message"),
         device: row.get("device_name"),
         binding: row.get("binding"),
-        state,
+        state: state.to_owned(),
         ended: end.is_some(),
         succeeded: end.is_some_and(|(end, _)| end.is_success()),
         ended_at: end.map(|(_, at)| at),

@@ -1,7 +1,7 @@
 //! Credentials: what a device may log in with (`device_credentials`).
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio_postgres::{GenericClient, Row};
 use utoipa::ToSchema;
 
@@ -57,7 +57,10 @@ impl NewCredential {
     /// [`PasswordRule`]. One of fewer than [`MIN_PASSWORD_CHARACTERS`] is taken if `weak_is_fine`.
     pub fn password(password: &Secret, weak_is_fine: bool) -> Result<Self, FleetError> {
         if let Some(rule) = broken_rule(password.expose(), weak_is_fine) {
-            return Err(FleetError::rule(&Thing::NewCredential("password"), Rule::Password(rule)));
+            return Err(FleetError::rule(
+                &Thing::NewCredential("password".into()),
+                Rule::Password(rule),
+            ));
         }
         let hash = hash_password(password.expose().as_bytes(), &random_bytes(), Cost::Chosen);
         Ok(Self::Password { hash })
@@ -90,6 +93,58 @@ impl NewCredential {
     }
 }
 
+/// What kind of credential somebody asks for; a secret is made then. No `Debug`: passwords.
+pub enum Wanted {
+    /// A generated secret.
+    Secret,
+    /// A chosen password.
+    Password {
+        /// The password.
+        password: Secret,
+        /// Whether one of fewer than [`MIN_PASSWORD_CHARACTERS`] is taken.
+        weak_is_fine: bool,
+    },
+    /// A client certificate.
+    Certificate {
+        /// The subject's common name.
+        common_name: String,
+        /// Enough, or needed beside another credential.
+        required: CertificateUse,
+    },
+}
+
+impl Wanted {
+    /// The kind as the table writes it.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Secret => "secret",
+            Self::Password { .. } => "password",
+            Self::Certificate { .. } => "certificate",
+        }
+    }
+
+    /// The credential, and the secret where one is generated.
+    ///
+    /// # Errors
+    /// A password that is not good enough.
+    pub fn make(&self) -> Result<(Option<Secret>, NewCredential), FleetError> {
+        match self {
+            Self::Secret => {
+                let (secret, credential) = NewCredential::generate();
+                Ok((Some(secret), credential))
+            }
+            Self::Password { password, weak_is_fine } => {
+                Ok((None, NewCredential::password(password, *weak_is_fine)?))
+            }
+            Self::Certificate { common_name, required } => {
+                let (common_name, required) = (common_name.clone(), *required);
+                Ok((None, NewCredential::Certificate { common_name, required }))
+            }
+        }
+    }
+}
+
 /// What is noted beside a credential.
 #[derive(Debug, Clone, Default)]
 pub struct Terms {
@@ -102,7 +157,7 @@ pub struct Terms {
 }
 
 /// A credential as lists show it: without its hash.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct CredentialRow {
     /// Its row, by which it is revoked.
     pub id: i64,
@@ -182,7 +237,7 @@ pub(super) async fn insert(
             ],
         )
         .await
-        .map_err(FleetError::on_part_of(device, &Thing::NewCredential(credential.kind())))?;
+        .map_err(FleetError::on_part_of(device, &Thing::NewCredential(credential.kind().into())))?;
     Ok(CredentialId(row.get(0)))
 }
 
@@ -279,8 +334,21 @@ fn foreign_credential(row: &Row) -> ForeignCredential {
     }
 }
 
+/// The device that a credential belongs to.
+///
+/// # Errors
+/// There is no such credential.
+pub async fn owner(client: &impl GenericClient, id: CredentialId) -> Result<String, FleetError> {
+    let thing = Thing::Credential(id);
+    let statement = "SELECT name FROM devices
+         WHERE id = (SELECT device_id FROM device_credentials WHERE id = $1)";
+    let row = client.query_opt(statement, &[&id.0]).await.map_err(FleetError::on(&thing))?;
+    row.map(|row| row.get(0)).ok_or(FleetError::NotFound(thing))
+}
+
 /// What revoking a credential found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum Revocation {
     /// It was valid, or would have been, and no longer is.
     Revoked,

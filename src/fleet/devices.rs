@@ -1,7 +1,7 @@
 //! Devices: the table `devices`, and what is shown of one.
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{GenericClient, Row};
@@ -100,7 +100,7 @@ pub struct DeviceChange {
 }
 
 /// A device as lists show it.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct DeviceRow {
     /// Its row.
     #[serde(skip)]
@@ -142,20 +142,23 @@ pub struct DeviceRow {
 }
 
 /// A device with everything that the registry knows of it. Hashes stay in the database.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct DeviceDetails {
     /// Its row.
     #[serde(flatten)]
     pub device: DeviceRow,
     /// Last known values by binding name, each with `at` (ms since 1970), the message's `id` and,
     /// unless it was cleared, its `value`.
+    #[schema(value_type = Object)]
     pub state: Value,
     /// What its gateway last said of its availability: `at`, the message's `id` and, unless it was cleared, a `value`
     /// with the `topic` and the `state`, `online` or `offline`.
+    #[schema(value_type = Option<Object>)]
     pub availability: Option<Value>,
     /// The devices behind it, by name.
     pub children: Vec<String>,
     /// The newest report that broke its capability's schema: `at`, `binding`, `pointer`, `message`.
+    #[schema(value_type = Option<Object>)]
     pub last_violation: Option<Value>,
     /// What it can do.
     pub capabilities: Vec<String>,

@@ -1,7 +1,9 @@
 //! Why an operation on the fleet was not done.
 
+use std::borrow::Cow;
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::domain::acl::Action;
@@ -52,7 +54,8 @@ pub enum ErrorKind {
 }
 
 /// What an error is about. Its text is a label, such as `device "a"`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Thing {
     /// A device, by name.
     Device(DeviceName),
@@ -79,7 +82,7 @@ pub enum Thing {
     /// A credential, by its row.
     Credential(CredentialId),
     /// A credential to be made, by its kind.
-    NewCredential(&'static str),
+    NewCredential(Cow<'static, str>),
     /// A command, by its id.
     Command(String),
     /// A routing rule, by its name.
@@ -108,7 +111,8 @@ impl fmt::Display for Thing {
 }
 
 /// A rule that says no.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Rule {
     /// Another device has the name.
     NameTaken,
@@ -247,7 +251,8 @@ pub enum Rule {
 }
 
 /// The field of a request that breaks a rule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Field {
     /// The thing's own name.
     Name,
@@ -278,6 +283,7 @@ pub enum Field {
     /// The payload.
     Payload,
     /// The expiry.
+    #[serde(rename = "expires_in")]
     Expiry,
     /// The expiry of a capability's commands.
     CommandExpiry,
@@ -336,7 +342,8 @@ impl Field {
 }
 
 /// What lies outside the part of the fleet ([`crate::fleet::Part`]) that whoever asks may change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Outside {
     /// The device itself, after the change.
     Device,
@@ -353,7 +360,8 @@ pub enum Outside {
 }
 
 /// What is wrong with a chosen password.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum PasswordRule {
     /// It is empty.
     Empty,
@@ -404,6 +412,25 @@ impl FleetError {
         match self {
             Self::Rule { rule, .. } => rule.field(),
             _ => None,
+        }
+    }
+
+    /// What it is about, and which rule says no; `None`: PostgreSQL could not be asked, or failed.
+    #[must_use]
+    pub fn refusal(&self) -> Option<(&Thing, Option<&Rule>)> {
+        match self {
+            Self::NotFound(thing) => Some((thing, None)),
+            Self::Rule { thing, rule } => Some((thing, Some(rule))),
+            Self::Registry(_) => None,
+        }
+    }
+
+    /// The error of such a refusal.
+    #[must_use]
+    pub fn of_refusal(thing: Thing, rule: Option<Rule>) -> Self {
+        match rule {
+            Some(rule) => Self::Rule { thing, rule },
+            None => Self::NotFound(thing),
         }
     }
 

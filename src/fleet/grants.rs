@@ -1,6 +1,6 @@
 //! Grants: rights beyond the bindings (`topic_grants`).
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio_postgres::GenericClient;
 use utoipa::ToSchema;
 
@@ -13,7 +13,7 @@ use crate::fleet::{Added, devices};
 use crate::registry::error::RegistryError;
 
 /// A grant as lists show it.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct GrantRow {
     /// Its row, by which it is removed.
     pub id: i64,

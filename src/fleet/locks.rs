@@ -2,7 +2,7 @@
 //! are in [`crate::registry::locks`].
 
 use jiff::SignedDuration;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio_postgres::GenericClient;
 use utoipa::ToSchema;
 
@@ -12,7 +12,7 @@ use crate::registry::locks::{self, LockRow};
 pub use crate::registry::locks::LockScope;
 
 /// A lock.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Lock {
     /// The name; `null`: all names.
     pub name: Option<String>,

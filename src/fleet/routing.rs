@@ -1,6 +1,6 @@
 //! Who gets a command: devices that are named, that a selector means, or that the capability's routing rules choose.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio_postgres::GenericClient;
 use tokio_postgres::types::ToSql;
 use utoipa::ToSchema;
@@ -39,7 +39,7 @@ pub enum To {
 }
 
 /// A device that gets a command.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Chosen {
     /// Its row.
     #[serde(skip)]
@@ -51,7 +51,7 @@ pub struct Chosen {
 }
 
 /// Who gets a command, and why.
-#[derive(Debug, Clone, Default, Serialize, ToSchema)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 pub struct Choice {
     /// The devices.
     pub devices: Vec<Chosen>,
@@ -66,7 +66,7 @@ pub struct Choice {
 }
 
 /// A command topic of several devices.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SharedTopic {
     /// The topic.
     pub topic: String,

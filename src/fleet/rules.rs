@@ -3,7 +3,7 @@
 //! Of a capability's enabled rules, the highest priority first, the first that yields a device decides. So a
 //! rule of lower priority is what happens when the others yield none.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio_postgres::{GenericClient, Row};
 use utoipa::ToSchema;
@@ -47,7 +47,7 @@ pub struct RuleChange {
 }
 
 /// A rule as lists show it.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct RuleRow {
     /// Its name.
     pub name: String,
@@ -210,7 +210,7 @@ pub async fn remove(client: &impl GenericClient, name: &RuleName) -> Result<(), 
 }
 
 /// What a rule would do now.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Trial {
     /// The rule.
     pub rule: RuleRow,

@@ -1,7 +1,7 @@
 //! Sessions: the newest one of each client id (`client_sessions`). Written by presence.
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio_postgres::GenericClient;
 use utoipa::ToSchema;
 
@@ -10,7 +10,7 @@ use crate::fleet::error::FleetError;
 use crate::registry::error::RegistryError;
 
 /// The newest session of a client id.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct SessionRow {
     /// The client id.
     pub client_id: String,

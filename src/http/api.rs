@@ -247,7 +247,7 @@ impl Api {
             let found = part.lock(transaction, device).await?;
             let not_found = || FleetError::NotFound(Thing::Device(device.clone()));
             let version = found.ok_or_else(not_found)?;
-            conditions.hold(Some(version))?;
+            conditions.hold(Some(version), device)?;
             let done = work(transaction, part).await?;
             part.hold(transaction, device, version.id).await?;
             Ok(done)

@@ -49,7 +49,7 @@ async fn credentials_let_a_device_in_until_they_are_revoked() {
     assert_eq!(of_another.problem(404).0, "not_found", "it is not that device's");
     assert_eq!(
         root.delete(&format!("/devices/a/credentials/{id}")).await.json(),
-        json!({"id": id, "was_valid": true})
+        json!({"id": id, "was_valid": true, "outcome": "revoked"})
     );
     assert_eq!(
         root.delete(&format!("/devices/a/credentials/{id}")).await.json()["was_valid"],

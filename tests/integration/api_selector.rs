@@ -165,6 +165,13 @@ const ROUTES: &[(&str, &str, &str, &str, Answer)] = &[
         AsAbsent(404),
     ),
     (
+        "patch",
+        "/devices/{device}/bindings/{binding}",
+        "/devices/@/bindings/relay",
+        r#"{"merge": true}"#,
+        AsAbsent(404),
+    ),
+    (
         "delete",
         "/devices/{device}/bindings/{binding}",
         "/devices/@/bindings/relay",
@@ -187,6 +194,8 @@ const ROUTES: &[(&str, &str, &str, &str, Answer)] = &[
         "",
         AsAbsent(404),
     ),
+    ("delete", "/credentials/{id}", "/credentials/0", "", AsAbsent(404)),
+    ("delete", "/grants/{id}", "/grants/0", "", Closed),
     ("get", "/devices/{device}/grants", "/devices/@/grants", "", AsAbsent(404)),
     (
         "post",
@@ -386,6 +395,13 @@ async fn a_change_finds_its_device_inside_and_leaves_it_there() {
         ),
         ("PUT", "/devices/newer/bindings/main", json!({"conventional": true, "reply_topic": "x"})),
         ("PUT", "/devices/lamp/bindings/relay", json!({"command_topic": "lab/1/fan/relay/set"})),
+        ("PATCH", "/devices/lamp/bindings/relay", json!({"command_topic": "lab/1/fan/relay/set"})),
+        (
+            "PUT",
+            "/devices/other",
+            json!({"kind": "light", "area": "lab", "floor": "1", "credential": {"kind": "secret"},
+                "bindings": [{"name": "main", "state_topic": "hall/1/hidden-plug/relay/state"}]}),
+        ),
     ] {
         let body = if body.is_null() { String::new() } else { body.to_string() };
         let answer = lab.send(method, path, &[], &body).await;

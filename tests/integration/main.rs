@@ -52,6 +52,7 @@ mod outages;
 mod pooler;
 mod presence;
 mod recorded;
+mod remote;
 mod replay;
 mod requests;
 mod reserved;

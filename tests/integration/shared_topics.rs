@@ -43,7 +43,7 @@ async fn show(bench: &Bench, id: &str) -> CommandDetails {
 /// The state and the attempts of each delivery.
 async fn states(bench: &Bench, id: &str) -> Vec<(String, &'static str, u32)> {
     let deliveries = show(bench, id).await.deliveries;
-    deliveries.into_iter().map(|it| (it.device, it.state, it.attempts)).collect()
+    deliveries.into_iter().map(|it| (it.device, &*it.state.leak(), it.attempts)).collect()
 }
 
 fn state(device: &str, state: &'static str, attempts: u32) -> (String, &'static str, u32) {

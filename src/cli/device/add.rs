@@ -17,6 +17,7 @@ use crate::domain::topic::TopicName;
 use crate::fleet::bindings::{Home, NewBinding};
 use crate::fleet::credentials::{NewCredential, Terms};
 use crate::fleet::devices::{self, DeviceDetails, NewDevice};
+use crate::remote;
 use crate::secret::Secret;
 
 /// Add a device.
@@ -86,10 +87,17 @@ struct Added<'a> {
 
 impl Arguments {
     pub(super) async fn run(self, context: &Context) -> Result<(), CliError> {
-        let generated = self.generate.then(NewCredential::generate);
+        let generate = self.generate;
+        // Over the API it is generated there, and no hash leaves that machine.
+        let generated = (generate && !context.api.is_given()).then(NewCredential::generate);
         let (secret, credential) = generated.unzip();
         let device = self.request(credential)?;
-        let details = context.act(async |fleet| devices::add(fleet, &device).await).await?;
+        let (details, secret) = context
+            .change(
+                async |fleet| Ok((devices::add(fleet, &device).await?, secret)),
+                async |api| remote::devices::add(api, &device, generate).await,
+            )
+            .await?;
         warn_of_misspelt_service(&device.kind);
         let added = Added { details: &details, secret: secret.as_ref().map(Secret::expose) };
         let text = || format!("Added.\n{}", show::text(&details));

@@ -12,6 +12,7 @@ use crate::domain::meta::Meta;
 use crate::domain::name::{ClientId, DeviceKind, DeviceName, PlaceName};
 use crate::domain::topic::TopicName;
 use crate::fleet::devices::{self, Changed, DeviceChange, DeviceDetails};
+use crate::remote;
 
 /// Change a device. Its topics stay as they are.
 #[derive(Args)]
@@ -80,8 +81,12 @@ impl Arguments {
             enabled: None,
             meta: self.meta,
         };
-        let changed =
-            context.act(async |fleet| devices::set(fleet, &self.name, &change).await).await?;
+        let changed = context
+            .change(
+                async |fleet| devices::set(fleet, &self.name, &change).await,
+                async |api| remote::devices::set(api, &self.name, &change).await,
+            )
+            .await?;
         change.kind.iter().for_each(warn_of_misspelt_service);
         let Changed { details, left_behind } = &changed;
         let result = Shown { details, left_behind };

@@ -11,6 +11,7 @@ use crate::clock::Clock;
 use crate::domain::name::DeviceName;
 use crate::fleet::devices::{self, DeviceDetails};
 use crate::fleet::sessions::SessionRow;
+use crate::remote;
 
 /// Show all that the registry knows of a device, except its secrets, which nobody knows.
 #[derive(Args)]
@@ -21,8 +22,12 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) async fn run(self, context: &Context) -> Result<(), CliError> {
-        let client = context.connect().await?;
-        let details = devices::show(&client, &self.name).await?;
+        let details = context
+            .look(
+                async |client| devices::show(client, &self.name).await,
+                async |api| remote::devices::show(api, &self.name).await,
+            )
+            .await?;
         context.output.result(&details, || text(&details))
     }
 }

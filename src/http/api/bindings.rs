@@ -1,23 +1,30 @@
 //! The topics of devices.
 
 use actix_web::web::{Data, Json, Path};
-use actix_web::{HttpResponse, delete, get, put};
+use actix_web::{HttpRequest, HttpResponse, delete, get, patch, put};
 use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::access::Caller;
-use super::body::{Body, Checks};
+use super::body::{Body, Checks, Patch};
+use super::capabilities::without;
 use super::devices::device_name;
 use super::etag::Conditions;
 use super::problem::Problems;
 use super::{Api, Devices, InPart, Problem, Read};
 use crate::domain::name::BindingName;
 use crate::domain::topic::TopicName;
+use crate::fleet::Added;
 use crate::fleet::bindings::{self, BindingChange, BindingRow, NewBinding};
+use crate::fleet::error::{FleetError, Thing};
 
 pub(super) fn register(service: &mut ServiceConfig<'_>) {
-    service.service(list_bindings).service(put_binding).service(delete_binding);
+    service
+        .service(list_bindings)
+        .service(put_binding)
+        .service(patch_binding)
+        .service(delete_binding);
 }
 
 /// A binding.
@@ -38,6 +45,75 @@ struct BindingDocument {
     /// Whether its reports are merged (RFC 7396) into the last known value instead of replacing it.
     #[serde(default)]
     merge: bool,
+}
+
+impl BindingDocument {
+    fn check(self, name: BindingName) -> Result<NewBinding, Problem> {
+        let mut checks = Checks::default();
+        if self.conventional && (self.state_topic.is_some() || self.command_topic.is_some()) {
+            checks.add("/conventional", "says which state and command topic; leave those out");
+        }
+        let binding = self.read(name, "", &mut checks);
+        checks.end()?;
+        Ok(binding)
+    }
+
+    fn read(self, name: BindingName, at: &str, checks: &mut Checks) -> NewBinding {
+        let mut topic = |member: &str, text: Option<String>| {
+            checks.optional::<TopicName>(&format!("{at}/{member}"), text.as_deref())
+        };
+        NewBinding {
+            name,
+            conventional: self.conventional,
+            state_topic: topic("state_topic", self.state_topic),
+            command_topic: topic("command_topic", self.command_topic),
+            reply_topic: topic("reply_topic", self.reply_topic),
+            merge: self.merge,
+        }
+    }
+}
+
+/// Makes a binding that is there the one that is wanted.
+fn as_change(wanted: NewBinding) -> BindingChange {
+    let NewBinding { conventional, state_topic, command_topic, reply_topic, merge, .. } = wanted;
+    BindingChange {
+        conventional,
+        state_topic: (!conventional).then_some(state_topic),
+        command_topic: (!conventional).then_some(command_topic),
+        reply_topic: Some(reply_topic),
+        merge: Some(merge),
+    }
+}
+
+/// A binding of a device that is made.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NamedBinding {
+    /// A capability, which the device is given along with it, or `main`.
+    name: String,
+    /// Whether the topics that are not named here are those of the convention.
+    #[serde(default)]
+    conventional: bool,
+    /// Where the device reports.
+    state_topic: Option<String>,
+    /// Where the device listens.
+    command_topic: Option<String>,
+    /// Where it answers commands.
+    reply_topic: Option<String>,
+    /// Whether its reports are merged (RFC 7396) into the last known value instead of replacing it.
+    #[serde(default)]
+    merge: bool,
+}
+
+impl NamedBinding {
+    /// The binding that it tells of; what is wrong with it is noted.
+    pub(super) fn check(self, at: &str, checks: &mut Checks) -> Option<NewBinding> {
+        let name = checks.value(&format!("{at}/name"), &self.name)?;
+        let Self { conventional, state_topic, command_topic, reply_topic, merge, .. } = self;
+        let document =
+            BindingDocument { conventional, state_topic, command_topic, reply_topic, merge };
+        Some(document.read(name, at, checks))
+    }
 }
 
 /// List a device's bindings
@@ -62,10 +138,11 @@ async fn list_bindings(
 /// Make or replace a binding
 ///
 /// Its name is a capability, which the device is given along with it, or `main`. A topic that the device loses ends its
-/// sessions.
+/// sessions. `If-None-Match: *` changes none: one that says the same is answered as it is, another is refused.
 #[utoipa::path(
     tag = "bindings",
     request_body = BindingDocument,
+    params(("If-None-Match" = Option<String>, Header, description = "`*`: change none that is there.")),
     responses(
         (status = 200, description = "It was replaced.", body = BindingRow),
         (status = 201, description = "It was made.", body = BindingRow),
@@ -77,52 +154,72 @@ async fn put_binding(
     caller: Caller<InPart<Devices>>,
     path: Path<(String, String)>,
     Body(document): Body<BindingDocument>,
+    request: HttpRequest,
     api: Data<Api>,
 ) -> Result<HttpResponse, Problem> {
     let (device, binding) = path.into_inner();
     let device = device_name(&device)?;
     let mut checks = Checks::default();
     let name: Option<BindingName> = checks.value("", &binding);
-    let state: Option<TopicName> = checks.optional("/state_topic", document.state_topic.as_deref());
-    let command: Option<TopicName> =
-        checks.optional("/command_topic", document.command_topic.as_deref());
-    let reply: Option<TopicName> = checks.optional("/reply_topic", document.reply_topic.as_deref());
-    if document.conventional && (state.is_some() || command.is_some()) {
-        checks.add("/conventional", "says which state and command topic; leave those out");
-    }
     checks.end()?;
     let Some(name) = name else { return Err(Problem::failed()) };
-    let BindingDocument { conventional, merge, .. } = document;
+    let wanted = document.check(name)?;
+    let only_new = Conditions::of(&request).only_new();
     let always = Conditions::default();
     let done = api.change_device(&caller, &device, &always, async |transaction, part| {
         let there = bindings::list(transaction, &device).await?;
-        if there.iter().any(|binding| binding.name == name.as_str()) {
-            let change = BindingChange {
-                conventional,
-                state_topic: (!conventional).then_some(state),
-                command_topic: (!conventional).then_some(command),
-                reply_topic: Some(reply),
-                merge: Some(merge),
-            };
+        let name = wanted.name.clone();
+        if !only_new && there.iter().any(|binding| binding.name == name.as_str()) {
+            let change = as_change(wanted);
             let changed = bindings::set(transaction, &device, &name, &change).await?;
             part.hold_binding(transaction, &device, &changed).await?;
             return Ok((false, changed));
         }
-        let new = NewBinding {
-            name,
-            conventional,
-            state_topic: state,
-            command_topic: command,
-            reply_topic: reply,
-            merge,
-        };
-        let added = bindings::add(transaction, &device, &new).await?.into_inner();
+        let added = bindings::add(transaction, &device, &wanted).await?;
+        let is_new = matches!(added, Added::New(_));
+        let added = added.into_inner();
         part.hold_binding(transaction, &device, &added).await?;
-        Ok((true, added))
+        Ok((is_new, added))
     });
     let (is_new, row) = done.await?;
     let mut answer = if is_new { HttpResponse::Created() } else { HttpResponse::Ok() };
     Ok(answer.json(row))
+}
+
+/// Change a binding
+///
+/// A JSON merge patch (RFC 7396) of what `PUT` takes. A topic that the device loses ends its sessions.
+#[utoipa::path(
+    tag = "bindings",
+    request_body(description = "Members of what `PUT` takes.", content(
+        (Object = "application/merge-patch+json", example = json!({"merge": true})),
+        (Object = "application/json", example = json!({"reply_topic": null})))),
+    responses((status = 200, description = "It was changed.", body = BindingRow), Problems)
+)]
+#[patch("/devices/{device}/bindings/{binding}")]
+async fn patch_binding(
+    caller: Caller<InPart<Devices>>,
+    path: Path<(String, String)>,
+    patch: Patch,
+    api: Data<Api>,
+) -> Result<Json<BindingRow>, Problem> {
+    let (device, name) = path.into_inner();
+    let device = device_name(&device)?;
+    let name: BindingName = name.parse().map_err(|_| Problem::not_found("binding"))?;
+    let always = Conditions::default();
+    let changed = api.change_device(&caller, &device, &always, async |transaction, part| {
+        let there = bindings::list(transaction, &device).await?;
+        let present = there.into_iter().find(|binding| binding.name == name.as_str());
+        let thing = Thing::Binding { device: device.clone(), name: name.clone() };
+        let present = present.ok_or(FleetError::NotFound(thing))?;
+        let present = serde_json::to_value(present).map_err(|_| Problem::failed())?;
+        let wanted = patch.apply::<BindingDocument>(without(present, &["name"]))?;
+        let change = as_change(wanted.check(name.clone())?);
+        let changed = bindings::set(transaction, &device, &name, &change).await?;
+        part.hold_binding(transaction, &device, &changed).await?;
+        Ok(changed)
+    });
+    Ok(Json(changed.await?))
 }
 
 /// Remove a binding

@@ -38,14 +38,22 @@ impl<T: DeserializeOwned> FromRequest for Body<T> {
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let (request, payload) = (request.clone(), payload.take());
         Box::pin(async move {
-            let bytes = receive(&request, payload, "application/json").await?;
+            let bytes = receive(&request, payload, &[JSON]).await?;
             Ok(Self(parse(&mut serde_json::Deserializer::from_slice(&bytes))?))
         })
     }
 }
 
-/// A JSON merge patch (RFC 7396).
-pub(super) struct Patch(pub(super) Value);
+/// A change: members, and what is to become of them.
+pub(super) enum Patch {
+    /// A JSON merge patch (RFC 7396): objects are merged, member by member, and no `null` is left in them.
+    Merge(Value),
+    /// Each member takes the place of what is there as a whole; `null` takes that away.
+    Members(Map<String, Value>),
+}
+
+const JSON: &str = "application/json";
+const MERGE_PATCH: &str = "application/merge-patch+json";
 
 impl FromRequest for Patch {
     type Error = Problem;
@@ -54,11 +62,14 @@ impl FromRequest for Patch {
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let (request, payload) = (request.clone(), payload.take());
         Box::pin(async move {
-            let bytes = receive(&request, payload, "application/merge-patch+json").await?;
+            let bytes = receive(&request, payload, &[MERGE_PATCH, JSON]).await?;
             let patch: Value = parse(&mut serde_json::Deserializer::from_slice(&bytes))?;
-            match patch.is_object() {
-                true => Ok(Self(patch)),
-                false => Err(whole("must be a JSON object")),
+            match patch {
+                Value::Object(members) if media_type(&request).eq_ignore_ascii_case(JSON) => {
+                    Ok(Self::Members(members))
+                }
+                Value::Object(_) => Ok(Self::Merge(patch)),
+                _ => Err(whole("must be a JSON object")),
             }
         })
     }
@@ -71,7 +82,14 @@ impl Patch {
     /// The result is not what it should be.
     pub(super) fn apply<T: DeserializeOwned>(self, document: Value) -> Result<T, Problem> {
         let mut document = document;
-        merge(&mut document, self.0);
+        match self {
+            Self::Merge(patch) => merge(&mut document, patch),
+            Self::Members(members) => {
+                let present = document.as_object_mut().ok_or_else(Problem::failed)?;
+                present.extend(members);
+                present.retain(|_, value| !value.is_null());
+            }
+        }
         read(document)
     }
 }
@@ -143,13 +161,19 @@ fn whole(detail: &str) -> Problem {
     Problem::wrong(vec![Wrong::at("", detail)])
 }
 
-/// Reads a body of this type to its end.
+/// What a body says that it is.
+fn media_type(request: &HttpRequest) -> &str {
+    let given = request.headers().get(CONTENT_TYPE).and_then(|given| given.to_str().ok());
+    given.and_then(|given| given.split(';').next()).unwrap_or_default().trim()
+}
+
+/// Reads a body of one of these types to its end.
 async fn receive(
     request: &HttpRequest,
     mut payload: Payload,
-    media_type: &str,
+    media_types: &[&str],
 ) -> Result<BytesMut, Problem> {
-    require_media_type(request, media_type)?;
+    require_media_type(request, media_types)?;
     let active = ActiveRequest::begin(request);
     let reading = async {
         let mut body = BytesMut::new();
@@ -173,14 +197,16 @@ async fn receive(
 
 /// # Errors
 /// 415: the body is something else.
-pub(super) fn require_media_type(request: &HttpRequest, media_type: &str) -> Result<(), Problem> {
-    let given = request.headers().get(CONTENT_TYPE).and_then(|given| given.to_str().ok());
-    let given = given.and_then(|given| given.split(';').next()).unwrap_or_default().trim();
-    if !given.eq_ignore_ascii_case(media_type) {
-        let detail = format!("the body must be {media_type}; say so in Content-Type");
-        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "media_type", detail));
+pub(super) fn require_media_type(
+    request: &HttpRequest,
+    media_types: &[&str],
+) -> Result<(), Problem> {
+    let given = media_type(request);
+    if media_types.iter().any(|known| given.eq_ignore_ascii_case(known)) {
+        return Ok(());
     }
-    Ok(())
+    let detail = format!("the body must be {}; say so in Content-Type", media_types.join(" or "));
+    Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "media_type", detail))
 }
 
 pub(super) fn broken_off(error: &PayloadError) -> Problem {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use actix_web::web::{Data, Json, Path};
-use actix_web::{HttpResponse, delete, get, patch, put};
+use actix_web::{HttpRequest, HttpResponse, delete, get, patch, put};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -11,15 +11,16 @@ use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::access::Caller;
 use super::body::{Body, Checks, Patch};
+use super::etag::Conditions;
 use super::problem::Problems;
 use super::{Api, Devices, InPart, Problem, Read};
 use crate::domain::delivery::Confirmation;
 use crate::domain::name::CapabilityName;
 use crate::domain::schema::StateSchema;
-use crate::fleet::FleetError;
 use crate::fleet::capabilities::{
     self, CapabilityChange, CapabilityRow, CommandTerms, NewCapability, TermsChange,
 };
+use crate::fleet::error::{FleetError, Rule, Thing};
 
 pub(super) fn register(service: &mut ServiceConfig<'_>) {
     service
@@ -188,6 +189,7 @@ async fn show_capability(
 #[utoipa::path(
     tag = "capabilities",
     request_body = CapabilityDocument,
+    params(("If-None-Match" = Option<String>, Header, description = "`*`: only if there is none of this name.")),
     responses(
         (status = 200, description = "It was replaced.", body = CapabilityRow),
         (status = 201, description = "It was made.", body = CapabilityRow),
@@ -199,6 +201,7 @@ async fn put_capability(
     caller: Caller<Devices>,
     path: Path<(String,)>,
     Body(document): Body<CapabilityDocument>,
+    request: HttpRequest,
     api: Data<Api>,
 ) -> Result<HttpResponse, Problem> {
     let mut checks = Checks::default();
@@ -209,6 +212,8 @@ async fn put_capability(
     let done = api.change(&caller, async |transaction| {
         match capabilities::lock(transaction, &name).await {
             Ok(_) => {
+                let thing = Thing::Capability(name.clone());
+                Conditions::of(&request).refuse_another(thing, Rule::CapabilityExists)?;
                 let changed = capabilities::set(transaction, &name, &as_change(wanted)).await?;
                 Ok((HttpResponse::Ok(), changed))
             }
@@ -224,11 +229,13 @@ async fn put_capability(
 
 /// Change a capability
 ///
-/// A JSON merge patch (RFC 7396) of what `PUT` takes, schemas included.
+/// A JSON merge patch (RFC 7396) of what `PUT` takes, schemas included. As `application/json` each member takes the place of
+/// what is there as a whole.
 #[utoipa::path(
     tag = "capabilities",
-    request_body(content = Object, content_type = "application/merge-patch+json",
-        description = "Members of what `PUT` takes.", example = json!({"command_expiry": 30})),
+    request_body(description = "Members of what `PUT` takes.", content(
+        (Object = "application/merge-patch+json", example = json!({"command_expiry": 30})),
+        (Object = "application/json", example = json!({"state_schema": {"type": "number"}})))),
     responses((status = 200, description = "It was changed.", body = CapabilityRow), Problems)
 )]
 #[patch("/capabilities/{capability}")]

@@ -19,7 +19,11 @@ use crate::fleet::error::{FleetError, Thing};
 use crate::secret::Secret;
 
 pub(super) fn register(service: &mut ServiceConfig<'_>) {
-    service.service(list_credentials).service(add_credential).service(revoke_credential);
+    service
+        .service(list_credentials)
+        .service(add_credential)
+        .service(revoke_credential)
+        .service(revoke_by_id);
 }
 
 /// What kind of credential is made.
@@ -37,7 +41,7 @@ enum Kind {
 /// A credential to be made. No `Debug`: it may hold a password.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct CredentialDocument {
+pub(super) struct CredentialDocument {
     kind: Kind,
     /// The password, of `password`: one line, 8 characters or more.
     #[schema(format = Password)]
@@ -56,6 +60,16 @@ struct CredentialDocument {
     not_before: Option<Timestamp>,
     /// When it expires; left out: never.
     expires_at: Option<Timestamp>,
+}
+
+impl CredentialDocument {
+    pub(super) fn terms(&self) -> Terms {
+        Terms {
+            label: self.label.clone(),
+            not_before: self.not_before,
+            expires_at: self.expires_at,
+        }
+    }
 }
 
 /// A credential that was made.
@@ -110,11 +124,7 @@ async fn add_credential(
     api: Data<Api>,
 ) -> Result<HttpResponse, Problem> {
     let name = device_name(&path.0)?;
-    let terms = Terms {
-        label: document.label.clone(),
-        not_before: document.not_before,
-        expires_at: document.expires_at,
-    };
+    let terms = document.terms();
     let (secret, credential) = make(document, &api).await?;
     let always = Conditions::default();
     let added = api.change_device(&caller, &name, &always, async |transaction, _| {
@@ -131,7 +141,7 @@ async fn add_credential(
 }
 
 /// The credential, and the secret where one is generated.
-async fn make(
+pub(super) async fn make(
     document: CredentialDocument,
     api: &Api,
 ) -> Result<(Option<Secret>, NewCredential), Problem> {
@@ -177,6 +187,7 @@ struct Revoked {
     id: i64,
     /// Whether it was valid until now, or would have been.
     was_valid: bool,
+    outcome: Revocation,
 }
 
 /// Revoke a credential
@@ -202,6 +213,36 @@ async fn revoke_credential(
         }
         Ok(credentials::revoke(transaction, CredentialId(id)).await?)
     });
-    let was_valid = revoked.await? == Revocation::Revoked;
-    Ok(Json(Revoked { id, was_valid }))
+    Ok(Json(Revoked::of(id, revoked.await?)))
+}
+
+impl Revoked {
+    fn of(id: i64, outcome: Revocation) -> Self {
+        Self { id, was_valid: outcome == Revocation::Revoked, outcome }
+    }
+}
+
+/// Revoke a credential by its number alone
+///
+/// As at its device's path.
+#[utoipa::path(
+    tag = "credentials",
+    responses((status = 200, description = "It is revoked.", body = Revoked), Problems)
+)]
+#[delete("/credentials/{id}")]
+async fn revoke_by_id(
+    caller: Caller<InPart<Credentials>>,
+    path: Path<(i64,)>,
+    api: Data<Api>,
+) -> Result<Json<Revoked>, Problem> {
+    let id = path.0;
+    let credential = CredentialId(id);
+    let revoked = api.change_part(&caller, async |transaction, part| {
+        let owner = credentials::owner(transaction, credential).await?;
+        let not_found = || FleetError::NotFound(Thing::Credential(credential));
+        let found = part.lock(transaction, &device_name(&owner)?).await?;
+        found.ok_or_else(not_found)?;
+        Ok(credentials::revoke(transaction, credential).await?)
+    });
+    Ok(Json(Revoked::of(id, revoked.await?)))
 }

@@ -3,7 +3,6 @@
 use actix_web::http::header::{ETAG, LOCATION};
 use actix_web::web::{Data, Json, Path};
 use actix_web::{HttpRequest, HttpResponse, delete, get, patch, put};
-use jiff::Timestamp;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -11,21 +10,21 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::access::Caller;
+use super::bindings::NamedBinding;
 use super::body::{Body, Checks, Parameters, Patch};
+use super::credentials::{self, CredentialDocument};
 use super::etag::{Conditions, etag};
 use super::page;
 use super::problem::Problems;
 use super::{Api, Devices, InPart, Problem, ROOT, Read};
+use crate::domain::api_token::Scope;
 use crate::domain::meta::Meta;
 use crate::domain::name::{ClientId, DeviceKind, DeviceName, PlaceName};
 use crate::domain::selector::Selector;
 use crate::domain::topic::TopicName;
-use crate::fleet::bindings::BindingRow;
-use crate::fleet::credentials::CredentialRow;
 use crate::fleet::devices::{
-    self, DeviceChange, DeviceDetails, DeviceFilter, DeviceRow, NewDevice,
+    self, Changed, DeviceChange, DeviceDetails, DeviceFilter, DeviceRow, NewDevice,
 };
-use crate::fleet::grants::GrantRow;
 
 pub(super) fn register(service: &mut ServiceConfig<'_>) {
     service
@@ -72,6 +71,16 @@ struct DeviceDocument {
     #[serde(default)]
     #[schema(value_type = Object, example = json!({"room": "101"}))]
     meta: Map<String, Value>,
+    /// What it can do without a topic. This, `bindings` and `credential` are taken where the device is made; later they are
+    /// changed at paths of their own.
+    #[serde(default, skip_serializing)]
+    capabilities: Vec<String>,
+    /// Its topics. Those that a conventional binding does not name are those of the convention.
+    #[serde(default, skip_serializing)]
+    bindings: Vec<NamedBinding>,
+    /// What it may log in with; needs the scope `credentials` too.
+    #[serde(default, skip_serializing)]
+    credential: Option<CredentialDocument>,
 }
 
 fn yes() -> bool {
@@ -94,7 +103,28 @@ impl DeviceDocument {
             availability_topic: device.availability_topic,
             enabled: device.enabled,
             meta,
+            capabilities: Vec::new(),
+            bindings: Vec::new(),
+            credential: None,
         }
+    }
+
+    /// What is taken of a device only while it is made.
+    ///
+    /// # Errors
+    /// Something of that is here.
+    fn without_parts(&self) -> Result<(), Problem> {
+        let parts = [
+            ("/capabilities", !self.capabilities.is_empty()),
+            ("/bindings", !self.bindings.is_empty()),
+            ("/credential", self.credential.is_some()),
+        ];
+        let mut checks = Checks::default();
+        for (pointer, _) in parts.into_iter().filter(|(_, is_there)| *is_there) {
+            checks
+                .add(pointer, "is taken only where the device is made; change it at its own path");
+        }
+        checks.end()
     }
 
     /// The device that it tells of, if all of it is right.
@@ -112,6 +142,16 @@ impl DeviceDocument {
         let availability_topic: Option<TopicName> =
             checks.optional("/availability_topic", self.availability_topic.as_deref());
         let meta: Option<Meta> = checks.value("/meta", &Value::Object(self.meta).to_string());
+        let capabilities = self.capabilities.iter().enumerate();
+        let capabilities = capabilities
+            .filter_map(|(place, name)| checks.value(&format!("/capabilities/{place}"), name))
+            .collect();
+        let bindings = self.bindings.into_iter().enumerate();
+        let bindings = bindings
+            .filter_map(|(place, binding)| {
+                binding.check(&format!("/bindings/{place}"), &mut checks)
+            })
+            .collect();
         checks.end()?;
         let (Some(name), Some(kind), Some(meta)) = (name, kind, meta) else {
             return Err(Problem::failed());
@@ -124,6 +164,8 @@ impl DeviceDocument {
             availability_topic,
             enabled: self.enabled,
             meta,
+            capabilities,
+            bindings,
             ..NewDevice::new(name, kind)
         })
     }
@@ -144,71 +186,18 @@ fn as_change(wanted: NewDevice) -> DeviceChange {
     }
 }
 
-/// A device with what belongs to it.
+/// A device with what belongs to it, and what is known of it.
 #[derive(Serialize, ToSchema)]
 struct Device {
-    /// Its name and MQTT user name.
-    name: String,
-    /// The client id that it connects with.
-    client_id: String,
-    /// What it is.
-    kind: String,
-    /// Where it is.
-    area: Option<String>,
-    /// Where it is.
-    floor: Option<String>,
-    /// The device whose MQTT client speaks for it.
-    gateway: Option<String>,
-    /// Where its gateway says whether it reaches it.
-    availability_topic: Option<String>,
-    /// Whether it may log in and use its rights.
-    enabled: bool,
-    /// What is noted about it.
-    #[schema(value_type = Object)]
-    meta: Value,
-    /// What it can do.
-    capabilities: Vec<String>,
-    /// Its topics.
-    bindings: Vec<BindingRow>,
-    /// Its further rights.
-    grants: Vec<GrantRow>,
-    /// What it may log in with, revoked and expired ones included; secrets and hashes are shown nowhere.
-    credentials: Vec<CredentialRow>,
-    /// The devices behind it, by name.
-    children: Vec<String>,
+    #[serde(flatten)]
+    details: DeviceDetails,
     /// Names of bindings whose topics followed the convention before this change and no longer do: a device that is moved
     /// or renamed keeps its topics.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     left_behind: Vec<String>,
-    /// When it was added.
-    created_at: Timestamp,
-    /// When an administrator last changed it.
-    updated_at: Timestamp,
-}
-
-impl Device {
-    fn of(details: DeviceDetails, left_behind: Vec<String>) -> Self {
-        let device = details.device;
-        Self {
-            name: device.name,
-            client_id: device.client_id,
-            kind: device.kind,
-            area: device.area,
-            floor: device.floor,
-            gateway: device.gateway,
-            availability_topic: device.availability_topic,
-            enabled: device.enabled,
-            meta: device.meta,
-            capabilities: details.capabilities,
-            bindings: details.bindings,
-            grants: details.grants,
-            credentials: details.credentials,
-            children: details.children,
-            left_behind,
-            created_at: device.created_at,
-            updated_at: device.updated_at,
-        }
-    }
+    /// The secret that was generated for it, which is shown this once and stored nowhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    secret: Option<String>,
 }
 
 /// The device that a path names; what cannot be a name is no device's.
@@ -220,6 +209,16 @@ pub(super) fn device_name(text: &str) -> Result<DeviceName, Problem> {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct ListQuery {
+    /// Only of this area.
+    area: Option<String>,
+    /// Only of this floor.
+    floor: Option<String>,
+    /// Only of this kind.
+    kind: Option<String>,
+    /// Only those online, or only those not.
+    online: Option<bool>,
+    /// Only those enabled, or only those not.
+    enabled: Option<bool>,
     /// Only devices for which this selector holds, as text (`area=lab,kind in (relay,plug),online`) or JSON (`{"area":"lab"}`).
     selector: Option<String>,
     /// Most entries of the page.
@@ -257,9 +256,10 @@ async fn list_devices(
     let selector = selector
         .map_err(|error| Problem::query(format!("selector: {error}; see docs/SELECTORS.md")))?;
     let after = page::after(query.after.as_deref())?;
+    let ListQuery { area, floor, kind, online, enabled, .. } = query;
     let found = api.see(&caller, async |fleet, part| {
         let part = part.clone();
-        let filter = DeviceFilter { selector, after, part, ..DeviceFilter::default() };
+        let filter = DeviceFilter { area, floor, kind, online, enabled, selector, after, part };
         devices::list(fleet, &filter, limit).await
     });
     let found = found.await?;
@@ -284,22 +284,31 @@ async fn show_device(
 ) -> Result<HttpResponse, Problem> {
     let name = device_name(&path.0)?;
     let found = api.see(&caller, async |fleet, part| part.show(fleet, &name).await).await?;
-    Ok(answer(&mut HttpResponse::Ok(), found, Vec::new()))
+    Ok(answer(&mut HttpResponse::Ok(), found.into()))
 }
 
-fn answer(
-    response: &mut actix_web::HttpResponseBuilder,
-    details: DeviceDetails,
-    left_behind: Vec<String>,
-) -> HttpResponse {
-    let version = details.device.version();
-    response.insert_header((ETAG, etag(version))).json(Device::of(details, left_behind))
+impl From<DeviceDetails> for Device {
+    fn from(details: DeviceDetails) -> Self {
+        Self { details, left_behind: Vec::new(), secret: None }
+    }
+}
+
+impl From<Changed> for Device {
+    fn from(Changed { details, left_behind }: Changed) -> Self {
+        Self { details, left_behind, secret: None }
+    }
+}
+
+fn answer(response: &mut actix_web::HttpResponseBuilder, device: Device) -> HttpResponse {
+    let version = device.details.device.version();
+    response.insert_header((ETAG, etag(version))).json(device)
 }
 
 /// Make or replace a device
 ///
 /// What belongs to it (credentials, capabilities, bindings, grants) stays. `If-Match` holds it to a version,
-/// `If-None-Match: *` only makes a new one.
+/// `If-None-Match: *` only makes a new one. A new one may come with capabilities, bindings and a credential: all of it is
+/// made, or nothing.
 #[utoipa::path(
     tag = "devices",
     request_body = DeviceDocument,
@@ -319,7 +328,7 @@ fn answer(
 async fn put_device(
     caller: Caller<InPart<Devices>>,
     path: Path<(String,)>,
-    Body(document): Body<DeviceDocument>,
+    Body(mut document): Body<DeviceDocument>,
     request: HttpRequest,
     api: Data<Api>,
 ) -> Result<HttpResponse, Problem> {
@@ -330,24 +339,41 @@ async fn put_device(
     }
     checks.end()?;
     let Some(name) = name else { return Err(Problem::failed()) };
-    let wanted = document.check(&name)?;
+    let parts = document.without_parts();
+    let credential = document.credential.take();
+    if credential.is_some() && !caller.token.scopes.allow(Scope::Credentials) {
+        return Err(Problem::scope(Scope::Credentials.word()));
+    }
+    let mut wanted = document.check(&name)?;
+    let mut secret = None;
+    if let Some(document) = credential {
+        let terms = document.terms();
+        let made = credentials::make(document, &api).await?;
+        secret = made.0;
+        wanted.credential = Some((made.1, terms));
+    }
     let conditions = Conditions::of(&request);
     let outcome = api.change_part(&caller, async |transaction, part| {
         // One outside is as one that is not there, until its name turns out to be taken.
         let present = part.lock(transaction, &name).await?;
-        conditions.hold(present)?;
+        conditions.hold(present, &name)?;
         if present.is_some() {
+            parts?;
             let changed = part.set(transaction, &name, as_change(wanted)).await?;
-            return Ok((false, changed.details, changed.left_behind));
+            return Ok((false, changed.into()));
         }
-        Ok((true, part.add(transaction, &wanted).await?, Vec::new()))
+        let added = part.add(transaction, &wanted).await?;
+        for binding in &added.bindings {
+            part.hold_binding(transaction, &name, binding).await?;
+        }
+        Ok((true, added.into()))
     });
-    let (is_new, details, left_behind) = outcome.await?;
-    let mut response = if is_new { HttpResponse::Created() } else { HttpResponse::Ok() };
-    if is_new {
-        response.insert_header((LOCATION, location(&name)));
+    let (is_new, mut device): (bool, Device) = outcome.await?;
+    if !is_new {
+        return Ok(answer(&mut HttpResponse::Ok(), device));
     }
-    Ok(answer(&mut response, details, left_behind))
+    device.secret = secret.map(|secret| secret.expose().to_owned());
+    Ok(answer(HttpResponse::Created().insert_header((LOCATION, location(&name))), device))
 }
 
 fn location(name: &DeviceName) -> String {
@@ -356,11 +382,13 @@ fn location(name: &DeviceName) -> String {
 
 /// Change a device
 ///
-/// A JSON merge patch (RFC 7396) of what `PUT` takes: `null` takes a member away, what is left out stays.
+/// A JSON merge patch (RFC 7396) of what `PUT` takes: `null` takes a member away, what is left out stays. As
+/// `application/json` each member takes the place of what is there as a whole.
 #[utoipa::path(
     tag = "devices",
-    request_body(content = Object, content_type = "application/merge-patch+json",
-        description = "Members of what `PUT` takes.", example = json!({"area": "lab", "meta": {"room": null}})),
+    request_body(description = "Members of what `PUT` takes.", content(
+        (Object = "application/merge-patch+json", example = json!({"area": "lab", "meta": {"room": null}})),
+        (Object = "application/json", example = json!({"meta": {"room": "102"}})))),
     params(("If-Match" = Option<String>, Header, description = "Only if the device is in this version.")),
     responses(
         (status = 200, description = "It was changed.", body = Device,
@@ -382,11 +410,12 @@ async fn patch_device(
         let present = part.show(transaction, &name).await?.device;
         let present = serde_json::to_value(DeviceDocument::of(present));
         let present = present.map_err(|_| Problem::failed())?;
-        let wanted = patch.apply::<DeviceDocument>(present)?.check(&name)?;
+        let wanted = patch.apply::<DeviceDocument>(present)?;
+        wanted.without_parts()?;
+        let wanted = wanted.check(&name)?;
         Ok(part.set(transaction, &name, as_change(wanted)).await?)
     });
-    let changed = outcome.await?;
-    Ok(answer(&mut HttpResponse::Ok(), changed.details, changed.left_behind))
+    Ok(answer(&mut HttpResponse::Ok(), outcome.await?.into()))
 }
 
 /// Remove a device

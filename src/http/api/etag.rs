@@ -4,7 +4,9 @@ use actix_web::HttpRequest;
 use actix_web::http::header::{HeaderName, IF_MATCH, IF_NONE_MATCH};
 
 use super::Problem;
+use crate::domain::name::DeviceName;
 use crate::fleet::devices::DeviceVersion;
+use crate::fleet::error::{Rule, Thing};
 
 /// The entity tag of a version.
 pub(super) fn etag(version: DeviceVersion) -> String {
@@ -29,11 +31,34 @@ impl Conditions {
         Self { matches: header(IF_MATCH), none_matches: header(IF_NONE_MATCH) }
     }
 
+    /// Whether nothing that is there may be changed.
+    pub(super) fn only_new(&self) -> bool {
+        self.none_matches.as_ref().is_some_and(|list| list.split(',').any(|tag| tag.trim() == "*"))
+    }
+
+    /// Refuses to change what is there already, where nothing that is there may be changed.
+    ///
+    /// # Errors
+    /// 412.
+    pub(super) fn refuse_another(&self, thing: Thing, rule: Rule) -> Result<(), Problem> {
+        match self.only_new() {
+            false => Ok(()),
+            true => {
+                let why = "it exists, which If-None-Match rules out";
+                Err(Problem::precondition(why).refusing(thing, rule))
+            }
+        }
+    }
+
     /// Holds them against the present version; `None`: there is no such device.
     ///
     /// # Errors
     /// 412.
-    pub(super) fn hold(&self, present: Option<DeviceVersion>) -> Result<(), Problem> {
+    pub(super) fn hold(
+        &self,
+        present: Option<DeviceVersion>,
+        device: &DeviceName,
+    ) -> Result<(), Problem> {
         let present = present.map(etag);
         let names = |list: &String, weak: bool| {
             list.split(',').map(str::trim).any(|tag| match &present {
@@ -50,7 +75,8 @@ impl Conditions {
         }
         if self.none_matches.as_ref().is_some_and(|list| names(list, true)) {
             let why = "the device exists, which If-None-Match rules out";
-            return Err(Problem::precondition(why));
+            let device = Thing::Device(device.clone());
+            return Err(Problem::precondition(why).refusing(device, Rule::NameTaken));
         }
         Ok(())
     }
@@ -68,7 +94,7 @@ mod tests {
         let hold = |name: &'static str, value: &'static str, present: Option<i64>| {
             let request = TestRequest::default().insert_header((name, value)).to_http_request();
             let version = present.map(|number| DeviceVersion { id: DeviceId(7), number });
-            Conditions::of(&request).hold(version).is_ok()
+            Conditions::of(&request).hold(version, &"lamp".parse().unwrap()).is_ok()
         };
         assert!(hold("if-match", "\"7-2\"", Some(2)));
         assert!(hold("if-match", "\"x\", \"7-2\"", Some(2)));

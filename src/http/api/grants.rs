@@ -19,7 +19,7 @@ use crate::fleet::error::{FleetError, Thing};
 use crate::fleet::grants::{self, GrantRow};
 
 pub(super) fn register(service: &mut ServiceConfig<'_>) {
-    service.service(list_grants).service(add_grant).service(delete_grant);
+    service.service(list_grants).service(add_grant).service(delete_grant).service(delete_by_id);
 }
 
 /// A grant.
@@ -107,6 +107,25 @@ async fn delete_grant(
         }
         Ok(grants::remove(transaction, id).await?)
     });
+    removed.await?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+/// Take a right away by the number of its grant alone
+///
+/// As at its device's path.
+#[utoipa::path(
+    tag = "grants",
+    responses((status = 204, description = "It was taken away."), Problems)
+)]
+#[delete("/grants/{id}")]
+async fn delete_by_id(
+    caller: Caller<Devices>,
+    path: Path<(i64,)>,
+    api: Data<Api>,
+) -> Result<HttpResponse, Problem> {
+    let removed =
+        api.change(&caller, async |transaction| Ok(grants::remove(transaction, path.0).await?));
     removed.await?;
     Ok(HttpResponse::NoContent().finish())
 }

@@ -139,7 +139,7 @@ async fn import(
     payload: web::Payload,
     api: Data<Api>,
 ) -> Result<Json<Imported>, Problem> {
-    require_media_type(&request, "application/x-ndjson")?;
+    require_media_type(&request, &["application/x-ndjson"])?;
     let Ok(_turn) = api.importing.try_acquire() else {
         return Err(Problem::busy("another import is under way; one runs at a time", "10"));
     };

@@ -1,8 +1,7 @@
 //! Pages of long lists.
 
-use base64ct::{Base64UrlUnpadded, Encoding};
-
 use super::Problem;
+use crate::domain::cursor::{self, cursor};
 
 /// Most entries of a page.
 pub(super) const MAX_LIMIT: u16 = 1000;
@@ -12,7 +11,7 @@ const DEFAULT_LIMIT: u16 = 100;
 /// before by its key.
 pub(super) fn next<T>(items: &[T], limit: u16, key: impl Fn(&T) -> String) -> Option<String> {
     let last = items.last().filter(|_| items.len() >= usize::from(limit))?;
-    Some(Base64UrlUnpadded::encode_string(key(last).as_bytes()))
+    Some(cursor(&key(last)))
 }
 
 /// # Errors
@@ -31,11 +30,7 @@ pub(super) fn limit(given: Option<u16>) -> Result<u16, Problem> {
 /// It was not made by [`next`].
 pub(super) fn after(given: Option<&str>) -> Result<Option<String>, Problem> {
     let Some(given) = given else { return Ok(None) };
-    let key = Base64UrlUnpadded::decode_vec(given).ok().and_then(|key| String::from_utf8(key).ok());
-    match key.filter(|key| !key.contains('\0')) {
-        Some(key) => Ok(Some(key)),
-        None => Err(not_next()),
-    }
+    cursor::key(given).map(Some).ok_or_else(not_next)
 }
 
 /// A page begins with what was not told.

@@ -12,7 +12,7 @@ use utoipa::{IntoResponses, PartialSchema, ToSchema};
 
 use super::allow;
 use crate::fleet::FleetError;
-use crate::fleet::error::{ErrorKind, Field};
+use crate::fleet::error::{ErrorKind, Field, Rule, Thing};
 use crate::fleet::imports::Counts;
 use crate::logging::log_throttled;
 use crate::registry::cache::CacheError;
@@ -28,6 +28,7 @@ pub struct Problem {
     /// One word for programs.
     word: String,
     detail: String,
+    refusal: Option<Box<(Thing, Option<Rule>)>>,
     errors: Vec<Wrong>,
     headers: Vec<(HeaderName, String)>,
     /// How far an import has come: its last line that is done, and what was done.
@@ -71,6 +72,15 @@ struct Document<'a> {
     status: u16,
     /// What failed, on which thing, and what to do.
     detail: &'a str,
+    /// What it is about, where the fleet refuses something: `{"device": "lamp"}`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>, example = json!({"device": "lamp"}))]
+    thing: Option<&'a Thing>,
+    /// Which rule refuses it: a word, or an object of that word and what the rule is about, `{"not_a_name": "area"}`. Left
+    /// out where there is no such thing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Value>, example = "name_taken")]
+    rule: Option<&'a Rule>,
     /// Which request it was: `urn:fleetgate:request:` and its id, which the log has as well.
     instance: String,
     /// What in the request is wrong; empty where it is nothing in its body.
@@ -87,7 +97,15 @@ impl Problem {
     /// A problem of this status and kind.
     pub(super) fn new(status: StatusCode, word: &str, detail: impl Into<String>) -> Self {
         let (word, detail) = (word.to_owned(), detail.into());
-        Self { status, word, detail, errors: Vec::new(), headers: Vec::new(), imported: None }
+        Self {
+            status,
+            word,
+            detail,
+            refusal: None,
+            errors: Vec::new(),
+            headers: Vec::new(),
+            imported: None,
+        }
     }
 
     /// Tells how far the import has come that it ended.
@@ -179,6 +197,11 @@ impl Problem {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail).with(name, value)
     }
 
+    /// The same, and what the fleet would have said.
+    pub(super) fn refusing(self, thing: Thing, rule: Rule) -> Self {
+        Self { refusal: Some(Box::new((thing, Some(rule)))), ..self }
+    }
+
     pub(super) fn precondition(detail: &str) -> Self {
         Self::new(StatusCode::PRECONDITION_FAILED, "precondition_failed", detail)
     }
@@ -207,6 +230,8 @@ impl Problem {
             title: self.status.canonical_reason().unwrap_or("Error"),
             status: self.status.as_u16(),
             detail: &self.detail,
+            thing: self.refusal.as_ref().map(|refusal| &refusal.0),
+            rule: self.refusal.as_ref().and_then(|refusal| refusal.1.as_ref()),
             instance: format!("urn:fleetgate:request:{request_id}"),
             errors: &self.errors,
             last_line: self.imported.as_ref().map(|imported| imported.0),
@@ -260,7 +285,9 @@ impl From<FleetError> for Problem {
             other => wording::in_words(other),
         };
         let errors = pointer.map(|pointer| Wrong::at(pointer, detail_there));
-        Self { errors: errors.into_iter().collect(), ..Self::new(status, &word, detail) }
+        let refusal = error.refusal();
+        let refusal = refusal.map(|(thing, rule)| Box::new((thing.clone(), rule.cloned())));
+        Self { refusal, errors: errors.into_iter().collect(), ..Self::new(status, &word, detail) }
     }
 }
 

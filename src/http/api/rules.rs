@@ -1,7 +1,7 @@
 //! Routing rules: which devices get a capability's commands where nobody names them.
 
 use actix_web::web::{Data, Json, Path};
-use actix_web::{HttpResponse, delete, get, patch, put};
+use actix_web::{HttpRequest, HttpResponse, delete, get, patch, put};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
@@ -10,12 +10,13 @@ use utoipa_actix_web::service_config::ServiceConfig;
 use super::access::Caller;
 use super::body::{Body, Checks, Parameters, Patch};
 use super::capabilities::without;
+use super::etag::Conditions;
 use super::problem::Problems;
 use super::{Api, Devices, Problem, Read};
 use crate::domain::name::{CapabilityName, RuleName};
 use crate::domain::routing::Strategy;
 use crate::domain::selector::{Selector, SelectorError};
-use crate::fleet::FleetError;
+use crate::fleet::error::{FleetError, Rule, Thing};
 use crate::fleet::rules::{self, NewRule, RuleChange, RuleRow, Trial};
 
 pub(super) fn register(service: &mut ServiceConfig<'_>) {
@@ -186,6 +187,7 @@ async fn test_rule(
 #[utoipa::path(
     tag = "rules",
     request_body = RuleDocument,
+    params(("If-None-Match" = Option<String>, Header, description = "`*`: only if there is none of this name.")),
     responses(
         (status = 200, description = "It was replaced.", body = RuleRow),
         (status = 201, description = "It was made.", body = RuleRow),
@@ -197,6 +199,7 @@ async fn put_rule(
     caller: Caller<Devices>,
     path: Path<(String,)>,
     Body(document): Body<RuleDocument>,
+    request: HttpRequest,
     api: Data<Api>,
 ) -> Result<HttpResponse, Problem> {
     let mut checks = Checks::default();
@@ -207,6 +210,8 @@ async fn put_rule(
     let done = api.change(&caller, async |transaction| {
         match rules::lock(transaction, &name).await {
             Ok(present) => {
+                let thing = Thing::Rule(name.to_string());
+                Conditions::of(&request).refuse_another(thing, Rule::RuleExists)?;
                 let changed = set(transaction, &name, &present.capability, wanted).await?;
                 return Ok((HttpResponse::Ok(), changed));
             }
@@ -248,11 +253,13 @@ async fn set(
 
 /// Change a routing rule
 ///
-/// A JSON merge patch (RFC 7396) of what `PUT` takes, the selector as JSON included.
+/// A JSON merge patch (RFC 7396) of what `PUT` takes, the selector as JSON included. As `application/json` each member takes
+/// the place of what is there as a whole.
 #[utoipa::path(
     tag = "rules",
-    request_body(content = Object, content_type = "application/merge-patch+json",
-        description = "Members of what `PUT` takes.", example = json!({"enabled": false})),
+    request_body(description = "Members of what `PUT` takes.", content(
+        (Object = "application/merge-patch+json", example = json!({"enabled": false})),
+        (Object = "application/json", example = json!({"selector": {"area": "lab"}})))),
     responses((status = 200, description = "It was changed.", body = RuleRow), Problems)
 )]
 #[patch("/rules/{rule}")]

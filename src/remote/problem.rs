@@ -1,0 +1,56 @@
+//! What the API says of a request that it does not do.
+
+use reqwest::StatusCode;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::RemoteError;
+use crate::fleet::FleetError;
+use crate::fleet::error::{Rule, Thing};
+
+/// What every problem's type begins with.
+const TYPE: &str = "urn:fleetgate:problem:";
+
+/// A problem (RFC 9457).
+#[derive(Deserialize)]
+struct Document {
+    r#type: String,
+    detail: String,
+    #[serde(default)]
+    thing: Option<Value>,
+    #[serde(default)]
+    rule: Option<Value>,
+    #[serde(default)]
+    errors: Vec<Wrong>,
+}
+
+#[derive(Deserialize)]
+struct Wrong {
+    pointer: String,
+    detail: String,
+}
+
+/// Reads a problem; `None`: it is none of this API's.
+pub(super) fn read(status: StatusCode, body: &[u8]) -> Option<RemoteError> {
+    let Document { r#type, detail, thing, rule, errors } = serde_json::from_slice(body).ok()?;
+    let word = r#type.strip_prefix(TYPE)?.to_owned();
+    if let Some(error) = refusal(thing, rule) {
+        return Some(RemoteError::Fleet(error));
+    }
+    let field = errors.first().map(|wrong| wrong.pointer.trim_start_matches('/').to_owned());
+    let detail = match errors.as_slice() {
+        [] | [_] => detail,
+        several => {
+            let each = several.iter().map(|wrong| format!("{}: {}", wrong.pointer, wrong.detail));
+            each.collect::<Vec<_>>().join("; ")
+        }
+    };
+    Some(RemoteError::Refused { status: status.as_u16(), word, detail, field })
+}
+
+/// The refusal of the fleet; `None`: it is none, or one that this release does not know.
+fn refusal(thing: Option<Value>, rule: Option<Value>) -> Option<FleetError> {
+    let thing: Thing = serde_json::from_value(thing?).ok()?;
+    let rule: Option<Rule> = rule.map(serde_json::from_value).transpose().ok()?;
+    Some(FleetError::of_refusal(thing, rule))
+}
