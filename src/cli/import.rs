@@ -162,7 +162,8 @@ impl Arguments {
             self.import(&mut client, &mut source, &mut progress).await
         };
         progress.end_line();
-        for told in source.left_out() {
+        let whole = self.from_line == 1 && (self.dry_run || progress.wrong.is_empty());
+        for told in source.left_out(whole) {
             progress.leave_out(told);
         }
         outcome?;

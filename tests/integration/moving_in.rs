@@ -394,7 +394,7 @@ async fn users_of_emqx_log_in_as_before() {
 
 #[tokio::test]
 async fn users_of_dynamic_security_log_in_as_before() {
-    let (app, _fleet, database) = start_without_limits().await;
+    let (app, fleet, database) = start_without_limits().await;
     let moving = Move::to(&database.owner_url());
     let path = moving.text("passwords");
     tool("mosquitto_passwd", &["-b", "-c", &path, "x", PASSWORD]);
@@ -420,4 +420,12 @@ async fn users_of_dynamic_security_log_in_as_before() {
     let body = login_body("o-1", "old", PASSWORD, "").to_string();
     assert_eq!(app.post("/emqx/authn", &body).await.result(), "allow");
     assert!(!app.lets_in("off", PASSWORD).await);
+    // Who was disabled here stays so, and who is disabled there becomes so.
+    fleet.batch("UPDATE devices SET enabled = name <> 'new'").await;
+    let update = ["--format", "mosquitto-dynsec", &file, "--on-conflict", "update"];
+    let (status, out, err) = moving.import(&update);
+    assert!(status == 0 && out.contains("3 updated"), "{out}{err}");
+    let enabled: String =
+        fleet.value("SELECT string_agg(name || enabled, ' ' ORDER BY name) FROM devices").await;
+    assert_eq!(enabled, "newfalse offfalse oldtrue");
 }

@@ -70,13 +70,13 @@ impl Source {
         }
     }
 
-    /// What of the whole file is left out, once all is read.
-    pub(super) fn left_out(&self) -> Vec<String> {
+    /// What is left out and concerns no line. `whole`: all of them were read.
+    pub(super) fn left_out(&self, whole: bool) -> Vec<String> {
         match self {
             Self::Own(_) | Self::Csv(..) => Vec::new(),
-            Self::PasswordFile(_, file) => file.left_out(),
-            Self::EmqxCsv(_, file) => file.left_out(),
-            Self::EmqxJson(_, file) => file.left_out(),
+            Self::PasswordFile(_, file) => file.left_out(whole),
+            Self::EmqxCsv(_, file) => file.left_out(whole),
+            Self::EmqxJson(_, file) => file.left_out(whole),
             Self::Dynsec(_, file) => file.left_out(),
         }
     }

@@ -238,10 +238,10 @@ impl Acl {
         Decisive { rules, receives: true }.grants(who)
     }
 
-    /// What is left out because it concerns nobody who was imported, or everybody.
+    /// What is left out because it concerns everybody, or, where the whole file was read, nobody in it.
     #[must_use]
-    pub fn left_out(&self) -> Vec<String> {
-        let unused = self.of_users.keys().filter(|user| !self.used.contains(*user));
+    pub fn left_out(&self, whole: bool) -> Vec<String> {
+        let unused = self.of_users.keys().filter(|user| whole && !self.used.contains(*user));
         let unused = unused.map(|user| format!("the rules of {user:?}: no such user was imported"));
         self.left_out.iter().cloned().chain(unused).collect()
     }

@@ -246,10 +246,10 @@ impl EmqxCsv {
         entry.map_err(|message| LineError { column: 1, pointer: String::new(), message })
     }
 
-    /// What of the access rules is left out, once all lines are read.
+    /// What of the access rules is left out, and concerns no user. `whole`: all lines were read.
     #[must_use]
-    pub fn left_out(&self) -> Vec<String> {
-        self.users.foreign.acl.left_out()
+    pub fn left_out(&self, whole: bool) -> Vec<String> {
+        self.users.foreign.acl.left_out(whole)
     }
 }
 
@@ -332,10 +332,10 @@ impl EmqxJson {
         Some(self.users.entry(&told).map_err(|message| error("", &message)))
     }
 
-    /// What of the access rules is left out, once all users are read.
+    /// What of the access rules is left out, and concerns no user. `whole`: all users were read.
     #[must_use]
-    pub fn left_out(&self) -> Vec<String> {
-        self.users.foreign.acl.left_out()
+    pub fn left_out(&self, whole: bool) -> Vec<String> {
+        self.users.foreign.acl.left_out(whole)
     }
 }
 
@@ -583,7 +583,14 @@ mod tests {
         let mut acl = Acl::of_emqx(rules).ok().unwrap();
         assert_eq!(grants(&mut acl, "bob"), ["publish b/#", "publish up/bob"]);
         assert_eq!(grants(&mut acl, "ann"), ["subscribe up/x"]);
-        let told = acl.left_out().join("\n");
+        let mut of = |user, client_id| acl.grants(Who { user, client_id }).0.len();
+        assert_eq!(
+            of("ann", None),
+            1,
+            "a service may have any client id that begins with its name"
+        );
+        assert_eq!(of("ann", Some("other")), 2);
+        let told = acl.left_out(true).join("\n");
         assert!(told.contains("rule 2 of user \"ann\"") && told.contains("all clients"), "{told}");
         for text in ["", "[1]", "{\"rules\":1}", "{allow, all}.\n", "{\"data\":[{}]}"] {
             assert!(Acl::of_emqx(text).is_err(), "{text}");

@@ -264,7 +264,7 @@ mod tests {
             let lines = |acl| {
                 let mut file = PasswordFile::new(foreign(acl), SaltEncoding::Base64);
                 text.lines().chain(["a:b"]).for_each(|line| drop(file.line(line)));
-                file.left_out()
+                file.left_out(true)
             };
             let _ = (Acl::of_mosquitto(&header).map(lines), Acl::of_emqx(&header).map(lines));
             for header in [header.as_str(), "name,kind,meta.x,secret"] {

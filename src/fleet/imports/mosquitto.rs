@@ -35,10 +35,10 @@ impl PasswordFile {
         self.foreign.entry(user).map(Some)
     }
 
-    /// What of the access rules is left out, once all lines are read.
+    /// What of the access rules is left out, and concerns no user. `whole`: all lines were read.
     #[must_use]
-    pub fn left_out(&self) -> Vec<String> {
-        self.foreign.acl.left_out()
+    pub fn left_out(&self, whole: bool) -> Vec<String> {
+        self.foreign.acl.left_out(whole)
     }
 }
 
@@ -175,7 +175,7 @@ mod tests {
             assert!(told.contains(expected), "{told}");
         }
         assert_eq!(grants(&mut acl, "carl").0, ["publish from/carl", "subscribe to/carl/#"]);
-        let told = acl.left_out().join("\n");
+        let told = acl.left_out(true).join("\n");
         for expected in ["line 2: is for clients without", "line 9: ", "\"ann\": no such user"] {
             assert!(told.contains(expected), "{told}");
         }

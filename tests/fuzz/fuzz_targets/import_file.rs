@@ -17,7 +17,7 @@ fn read(parser: &str, file: &str) {
     let passwords = |file: &str, acl| {
         let mut passwords = PasswordFile::new(foreign(acl), SaltEncoding::Utf8);
         file.lines().for_each(|line| drop(passwords.line(line)));
-        drop(passwords.left_out());
+        drop(passwords.left_out(true));
     };
     match parser {
         "csv" => {
