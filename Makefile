@@ -2,7 +2,7 @@
 
 SHELL = /bin/sh
 .DEFAULT_GOAL = help
-.PHONY: help dev test lint bench bench-load yardstick fuzz monitoring-check api-check prerequisites rust
+.PHONY: help dev test lint bench bench-load yardstick fuzz monitoring-check api-lint api-check prerequisites rust
 
 help:
 	@echo 'make dev            start Fleetgate with a demo fleet on 127.0.0.1:8080; Ctrl-C stops it'
@@ -13,6 +13,7 @@ help:
 	@echo 'make yardstick      measure against commit f4e3b7c, in turn; BENCH chooses as above'
 	@echo 'make fuzz           fuzz each target for FUZZ_SECONDS (default 30)'
 	@echo 'make monitoring-check  test the alerts with promtool (Debian package prometheus)'
+	@echo 'make api-lint       lint the description of the HTTP API (Node.js)'
 	@echo 'make api-check      lint the description of the HTTP API, and hold a running service to it (Node.js, Python)'
 	@echo 'make prerequisites  install what is missing: a C compiler, PostgreSQL'
 
@@ -20,8 +21,7 @@ help:
 # exec: Ctrl-C then goes to Fleetgate alone, and its exit code is the recipe's.
 dev: prerequisites
 	cargo build --locked
-	@exec "$$(cargo metadata --locked --no-deps --format-version 1 \
-	    | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/debug/fleetgate" dev
+	@exec "$(TARGET)/debug/fleetgate" dev
 
 # Everything that the tests make goes below one temporary directory. A database that a test program
 # owns is removed just after that program ends, so wait for it. Others may walk through the directory
@@ -80,11 +80,15 @@ monitoring-check:
 	promtool check config docker/prometheus/prometheus.yml
 	promtool test rules docker/prometheus/tests/*.yml
 
+TARGET = $$(cargo metadata --locked --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+
 # Not among the prerequisites either: the tools come from npm and PyPI.
+api-lint: rust
+	@tests/api/check.sh "$(TARGET)" lint
+
 api-check: prerequisites
 	cargo build --locked
-	tests/api/check.sh "$$(cargo metadata --locked --no-deps --format-version 1 \
-	    | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')"
+	tests/api/check.sh "$(TARGET)"
 
 prerequisites: rust
 	@./docker/install-prerequisites.sh

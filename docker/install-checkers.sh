@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs what checks the shell scripts, the alerts and the dependencies, where it is missing: shellcheck,
-# promtool and cargo-deny (built from source: two to four minutes). promtool is taken out of Debian's package `prometheus`: installing that would also start a server on
+# Installs what checks the shell scripts, the alerts, the API's description and the dependencies, where it is missing: shellcheck,
+# promtool, npm and cargo-deny (built from source: two to four minutes). promtool is taken out of Debian's package `prometheus`: installing that would also start a server on
 # this machine.
 set -eu
 
@@ -37,10 +37,11 @@ install_promtool() {
 missing=
 has shellcheck || missing=shellcheck
 has promtool || missing="${missing:+$missing }promtool"
+has npm || missing="${missing:+$missing }npm"
 if [ -n "$missing" ]; then
     if ! has apt-get || ! has dpkg-deb; then
-        fail "Missing: $missing. Install shellcheck, https://www.shellcheck.net/, and promtool, which is part of" \
-            'Prometheus, https://prometheus.io/download/.'
+        fail "Missing: $missing. Install shellcheck, https://www.shellcheck.net/, promtool, which is part of" \
+            'Prometheus, https://prometheus.io/download/, and Node.js with npm, https://nodejs.org/.'
     fi
     as_root true 2>/dev/null ||
         fail "Missing: $missing, and no right to install without a password. Type: sudo docker/install-checkers.sh"
@@ -48,6 +49,7 @@ if [ -n "$missing" ]; then
     apt update -q
     has shellcheck || apt install -y -q --no-install-recommends shellcheck
     has promtool || install_promtool
+    has npm || apt install -y -q --no-install-recommends npm
 fi
 
 # Cargo also finds it where it installs programs.

@@ -20,6 +20,8 @@ pub const CERTIFICATE: Place = Place(Part::Authority, "ca.pem");
 pub const KEY: Place = Place(Part::Authority, "ca.key");
 /// The copy by which EMQX judges its clients' certificates.
 const EMQX_COPY: Place = Place(Part::Emqx, "tls/ca.pem");
+/// The copy for whoever asks Fleetgate's HTTP API.
+const API_COPY: Place = Place(Part::Fleetgate, "tls/ca.pem");
 
 const YEARS_10: SignedDuration = SignedDuration::from_hours(24 * 3650);
 /// A certificate is valid from an hour ago, for clocks that are behind.
@@ -98,7 +100,7 @@ impl Authority {
         };
         let authority = Self::from_texts(directory, &pem, &key)?;
         report.keep_unless_made(store, KEY)?;
-        for place in [CERTIFICATE, EMQX_COPY] {
+        for place in [CERTIFICATE, EMQX_COPY, API_COPY] {
             authority.settle_copy(store, report, place)?;
         }
         Ok(authority)

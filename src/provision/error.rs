@@ -93,8 +93,8 @@ pub enum ProvisionError {
     /// The authority ends before what it should sign.
     #[error(
         "the authority {} ends at {ends}, before the certificate would; choose fewer --days, or move \
-         the directory's authority/, emqx/tls/ca.pem and emqx/tls/server.pem away, run `fleetgate \
-         secrets init` and issue every certificate anew",
+         the directory's authority/, and ca.pem and server.pem of emqx/tls/ and fleetgate/tls/ away, run \
+         `fleetgate secrets init` and issue every certificate anew",
         file.display()
     )]
     AuthorityEnds {
@@ -106,8 +106,8 @@ pub enum ProvisionError {
     /// The authority has ended.
     #[error(
         "the authority ended at {0} and can sign nothing; move the directory's authority/, \
-         emqx/tls/ca.pem and emqx/tls/server.pem away, run `fleetgate secrets init` again and issue \
-         every device's certificate anew"
+         and ca.pem and server.pem of emqx/tls/ and fleetgate/tls/ away, run `fleetgate secrets init` \
+         again and issue every device's certificate anew"
     )]
     AuthorityEnded(Timestamp),
     /// A device's name does not fit into a certificate.

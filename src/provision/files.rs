@@ -108,7 +108,9 @@ impl Store {
         for part in Part::ALL {
             store.settle_directory(part, &root.join(part.name()))?;
         }
-        store.settle_directory(Part::Emqx, &root.join("emqx/tls"))?;
+        for part in [Part::Emqx, Part::Fleetgate] {
+            store.settle_directory(part, &root.join(part.name()).join("tls"))?;
+        }
         Ok(store)
     }
 

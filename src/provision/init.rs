@@ -66,8 +66,8 @@ impl Report {
     }
 }
 
-/// Makes everything that is missing of a directory of secrets, and renews the server certificate if
-/// it must be. What is there gets its mode and owner and keeps its content; what is missing is made
+/// Makes everything that is missing of a directory of secrets, and renews the servers' certificates
+/// where they must be. What is there gets its mode and owner and keeps its content; what is missing is made
 /// from what an operator chose, or drawn.
 ///
 /// # Errors
@@ -89,7 +89,9 @@ pub fn init(
     shared::compare_roles(&store, &mut report)?;
     signing::settle(&store, &mut report)?;
     let authority = Authority::settle(&store, &mut report, now)?;
-    server::settle(&store, &mut report, &authority, names, now)?;
+    for server in &server::SERVERS {
+        server.settle(&store, &mut report, &authority, names, now)?;
+    }
     let ends = authority.certificate.ends;
     if ends <= now + AUTHORITY_MENTIONED {
         report.remark(format!(

@@ -4,6 +4,7 @@
 # target directory, at versions that are known to work.
 #
 #   tests/api/check.sh TARGET_DIRECTORY        usually: make api-check
+#   tests/api/check.sh TARGET_DIRECTORY lint   the first of both alone, which takes seconds: make api-lint
 #
 # API_CHECK_PORT     port of 127.0.0.1 for the service's API (default 18090)
 # API_CHECK_SECONDS  how long it is asked (default 120)
@@ -16,18 +17,21 @@ target=$1
 tools=$target/api-check
 port=${API_CHECK_PORT:-18090}
 
-for needed in npm python3; do
+needs='npm python3'
+[ "${2:-}" = lint ] && needs=npm
+for needed in $needs; do
     command -v "$needed" >/dev/null || { echo "$needed is missing; install Node.js and Python 3 with venv" >&2; exit 1; }
 done
 mkdir -p "$tools"
 [ -x "$tools/node_modules/.bin/redocly" ] ||
     npm install --silent --prefix "$tools" "@redocly/cli@$redocly" </dev/null
+"$tools/node_modules/.bin/redocly" lint docs/openapi.json
+[ "${2:-}" = lint ] && exit
+
 [ -x "$tools/venv/bin/schemathesis" ] || {
     python3 -m venv "$tools/venv"
     "$tools/venv/bin/pip" install --quiet "schemathesis==$schemathesis" </dev/null
 }
-
-"$tools/node_modules/.bin/redocly" lint docs/openapi.json
 
 # Others may walk through the directory because PostgreSQL runs as another user where this runs as root.
 home=$(mktemp -d /tmp/fleetgate-api-check.XXXXXX)

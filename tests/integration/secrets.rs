@@ -19,12 +19,15 @@ use crate::support::commands::{fleetgate, run};
 use crate::support::handshake::{self, Peer};
 
 /// The layout that compose files mount.
-const FILES: [&str; 16] = [
+const FILES: [&str; 19] = [
     "fleetgate/webhook-token",
     "fleetgate/emqx-api-secret",
     "fleetgate/database-password",
     "fleetgate/token-signing.pem",
     "fleetgate/token-signing.pub.pem",
+    "fleetgate/tls/ca.pem",
+    "fleetgate/tls/server.pem",
+    "fleetgate/tls/server.key",
     "emqx/webhook-token.hocon",
     "emqx/api-keys",
     "emqx/dashboard-password",
@@ -124,7 +127,10 @@ fn everything_stands_in_its_place_and_only_its_owner_may_look() {
     assert!(files.iter().all(|(_, (_, _, mode))| *mode == 0o600), "{files:?}");
     assert!(directories.iter().all(|(_, (_, _, mode))| *mode == 0o700));
     let directories: Vec<_> = directories.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(directories, ["authority", "emqx", "emqx/tls", "fleetgate", "postgres"]);
+    assert_eq!(
+        directories,
+        ["authority", "emqx", "emqx/tls", "fleetgate", "fleetgate/tls", "postgres"]
+    );
 }
 
 #[test]
@@ -137,7 +143,9 @@ fn each_part_reads_the_same_secret_in_its_own_form() {
     assert_eq!(secrets.read("emqx/api-keys"), format!("fleetgate:{api}:administrator\n"));
     let password = secrets.read("fleetgate/database-password");
     assert_eq!(secrets.read("postgres/database-password"), password);
-    assert_eq!(secrets.read("emqx/tls/ca.pem"), secrets.read("authority/ca.pem"));
+    for copy in ["emqx/tls/ca.pem", "fleetgate/tls/ca.pem"] {
+        assert_eq!(secrets.read(copy), secrets.read("authority/ca.pem"));
+    }
     let single = ["emqx/dashboard-password", "emqx/node-cookie", "postgres/owner-password"];
     let single = single.map(|name| secrets.read(name));
     let all: BTreeSet<&String> = [&token, &api, &password].into_iter().chain(&single).collect();
@@ -156,7 +164,7 @@ fn again_changes_nothing_and_says_so_without_a_secret() {
     let before = secrets.state();
     let said = secrets.init(&[]).unwrap();
     assert_eq!(secrets.state(), before);
-    assert_eq!(said.lines().count(), 16, "{said}");
+    assert_eq!(said.lines().count(), 19, "{said}");
     assert!(said.lines().all(|line| line.starts_with("kept ")), "{said}");
     for name in ["fleetgate/webhook-token", "emqx/dashboard-password", "emqx/node-cookie"] {
         assert!(!said.contains(&secrets.read(name)), "{name}");
@@ -217,6 +225,7 @@ fn what_is_missing_is_made_from_what_is_there() {
         "postgres/database-password",
         "fleetgate/token-signing.pub.pem",
         "emqx/tls/ca.pem",
+        "fleetgate/tls/ca.pem",
         "authority/ca.pem",
     ];
     for name in derived {
@@ -301,6 +310,8 @@ fn copies_that_differ_are_left_alone_and_both_are_named() {
         ("authority/ca.key", "authority/ca.pem", ""),
         ("fleetgate/token-signing.pub.pem", "fleetgate/token-signing.pem", ""),
         ("emqx/tls/server.key", "emqx/tls/server.pem", ""),
+        ("fleetgate/tls/ca.pem", "authority/ca.pem", ""),
+        ("fleetgate/tls/server.key", "fleetgate/tls/server.pem", ""),
     ] {
         let secrets = Secrets::made();
         let another = Secrets::made();
@@ -418,12 +429,15 @@ fn other_names_renew_the_certificate_under_the_same_authority_and_key() {
     assert!(said.contains("renewed") && said.contains("other names"), "{said}");
     let after = secrets.state();
     let changed: Vec<_> = after.iter().filter(|(name, one)| one.0 != before[*name].0).collect();
-    assert_eq!(changed.len(), 1, "only the certificate");
+    assert_eq!(changed.len(), 2, "only the certificates");
     let second = certificate(&secrets.read("emqx/tls/server.pem"));
     assert_eq!(first.public_key, second.public_key);
     assert!(second.is_signed_by(&certificate(&secrets.read("authority/ca.pem"))));
     let names: Vec<&str> = second.names.iter().map(String::as_str).collect();
     assert_eq!(names, ["192.0.2.7", "2001:db8::1", "bus.example.org"]);
+    let api = certificate(&secrets.read("fleetgate/tls/server.pem"));
+    let names: Vec<&str> = api.names.iter().map(String::as_str).collect();
+    assert_eq!(names, ["192.0.2.7", "2001:db8::1", "bus.example.org", "fleetgate"]);
 }
 
 #[test]
@@ -437,8 +451,9 @@ fn a_certificate_is_renewed_a_month_before_its_end_and_not_earlier() {
     };
     assert_eq!(renewed(now + days(366)), []);
     let changed = renewed(now + days(368));
-    let server = secrets.file("emqx/tls/server.pem");
-    assert_eq!(changed, [(server, Outcome::Renewed("its end is near"))]);
+    let servers = ["emqx/tls/server.pem", "fleetgate/tls/server.pem"];
+    let expected = servers.map(|name| (secrets.file(name), Outcome::Renewed("its end is near")));
+    assert_eq!(changed, expected);
     let ends = certificate(&secrets.read("emqx/tls/server.pem")).ends;
     assert_eq!(ends, now + days(368 + 397));
 }
@@ -462,7 +477,12 @@ fn a_certificate_does_not_outlive_its_authority() {
 #[test]
 fn a_certificate_of_another_authority_is_somebody_elses_to_renew() {
     let (secrets, other) = (Secrets::made(), Secrets::made());
-    for name in ["emqx/tls/server.pem", "emqx/tls/server.key"] {
+    for name in [
+        "emqx/tls/server.pem",
+        "emqx/tls/server.key",
+        "fleetgate/tls/server.pem",
+        "fleetgate/tls/server.key",
+    ] {
         fs::copy(other.file(name), secrets.file(name)).unwrap();
     }
     let before = secrets.state();

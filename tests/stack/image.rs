@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::compose::{service, texts};
+use crate::compose::{mounts, service, texts};
 use crate::text_of;
 
 const FILE: &str = "docker/Dockerfile";
@@ -67,6 +67,17 @@ fn the_manifests_do_without_the_sources() {
 #[test]
 fn it_runs_as_the_user_that_owns_the_secrets() {
     assert_eq!(instructions("USER"), [service("fleetgate")["user"].as_str().unwrap()]);
+}
+
+/// A new volume belongs to whom the directory that it is mounted on does.
+#[test]
+fn the_volume_for_the_first_token_belongs_to_the_user() {
+    let user = service("fleetgate")["user"].as_str().unwrap().to_owned();
+    let (owner, group) = user.split_once(':').unwrap();
+    let place = mounts(&service("fleetgate")).into_iter();
+    let (_, place, _) = { place }.find(|(what, ..)| what == "fleetgate-data").unwrap();
+    let made = format!("install --directory --mode=0700 --owner={owner} --group={group} {place}");
+    assert!(instructions("RUN").contains(&made), "{made}");
 }
 
 #[test]

@@ -30,6 +30,9 @@ const SECRETS: &[(&str, &[&str])] = &[
             "database-password",
             "token-signing.pem",
             "token-signing.pub.pem",
+            "tls/ca.pem",
+            "tls/server.pem",
+            "tls/server.key",
         ],
     ),
     (

@@ -70,6 +70,7 @@ fn the_lan_reaches_mqtt_and_nothing_else() {
     published.retain(|_, ports| !ports.is_empty());
     let expected = json!({
         "emqx": ["0.0.0.0:1883:1883", "0.0.0.0:8883:8883", "127.0.0.1:18083:18083"],
+        "fleetgate": ["127.0.0.1:8090:8090"],
         "grafana": ["127.0.0.1:3000:3000"],
         "prometheus": ["127.0.0.1:9090:9090"],
     });

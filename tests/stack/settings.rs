@@ -2,12 +2,13 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use fleetgate::config::{Settings, Sources};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::compose::{mounts, service};
+use crate::compose::{mounts, service, texts};
 use crate::secrets_of;
 
 /// Stands for every secret, and for the keys, which are only looked for.
@@ -18,6 +19,7 @@ fn environment(secrets: &TempDir) -> Vec<(String, String)> {
     let fleetgate = service("fleetgate");
     for file in secrets_of("secrets-fleetgate") {
         let path = secrets.path().join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, STAND_IN).unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
     }
@@ -41,6 +43,14 @@ fn fleetgate_takes_its_environment() {
     assert_eq!(config.tokens.verification_keys.len(), 1);
     assert!(config.tokens.signing_key.is_some());
     assert_eq!(config.emqx.webhook_token.expose(), STAND_IN);
+    // The API speaks TLS, on the port that is published, and its first token is written where a volume is.
+    assert!(config.api.tls_certificate.is_some() && config.api.tls_key.is_some());
+    let port = config.api.listen.unwrap().port();
+    assert_eq!(texts(&service("fleetgate")["ports"]), [format!("127.0.0.1:{port}:{port}")]);
+    let token = config.api.first_token_file.unwrap();
+    let mounts = mounts(&service("fleetgate")).into_iter();
+    let (_, place, _) = { mounts }.find(|(what, ..)| what == "fleetgate-data").unwrap();
+    assert_eq!(token.parent(), Some(Path::new(&place)));
 }
 
 #[test]
