@@ -15,7 +15,7 @@ use crate::support::proxy::{Proxy, Weather};
 
 /// Longest time for which a record stands in.
 const MAX_STALENESS: Duration = Duration::from_secs(1);
-/// The bound of ARCHITECTURE, for these settings: that of a LISTEN that is silently dead.
+/// The bound of docs/GUARANTEES.md, for these settings: that of a LISTEN that is silently dead.
 const BOUND: Duration = Duration::from_secs(5);
 
 fn settings(url: &str) -> Config {
