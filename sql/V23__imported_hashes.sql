@@ -47,6 +47,13 @@ $$;
 COMMENT ON FUNCTION fleetgate_is_rehash(bigint) IS
     'Whether the transaction replaces the hash of this credential by another of the same password, as the setting fleetgate.rehash says.';
 
+-- It runs as the owner: nobody's temporary table may pass for one of ours.
+DO $$
+BEGIN
+    EXECUTE format('ALTER FUNCTION fleetgate_is_rehash(bigint) SET search_path TO %I, pg_temp', current_schema());
+END
+$$;
+
 DROP TRIGGER device_credentials_kick_out_changed ON device_credentials;
 CREATE TRIGGER device_credentials_kick_out_changed
     AFTER UPDATE ON device_credentials FOR EACH ROW

@@ -142,6 +142,8 @@ async fn nobody_else_changes_a_hash_without_a_kick_out() {
     fleet.batch(&rights).await;
     let user = |role: &str| format!("user={role} ");
     let meddler = connect(&database.url.replace(&user(SERVING_ROLE), &user(&role))).await;
+    let forged = "CREATE TEMPORARY TABLE serving_roles AS SELECT session_user::text AS name; GRANT SELECT ON serving_roles TO PUBLIC";
+    meddler.batch_execute(forged).await.unwrap();
     let statement = format!(
         "BEGIN; SELECT set_config('fleetgate.rehash', id::text, true) FROM device_credentials;
          UPDATE device_credentials SET kind = 'password', hash = '{argon2id}'; COMMIT"
