@@ -67,3 +67,15 @@ CREATE TRIGGER device_credentials_kick_out_changed
         OR (NEW.revoked_at IS NULL AND NEW.certificate_required
             AND (OLD.revoked_at IS NOT NULL OR OLD.certificate_required IS NOT TRUE)))
     EXECUTE FUNCTION fleetgate_kick_out_for_credential();
+
+-- A rehash changes nothing that anybody is shown but the kind. It raises no version: a login would get in the way of whoever edits the
+-- device, and would wait for the row of device_versions while it holds the credential's, which they take in the other order.
+DROP TRIGGER device_credentials_version ON device_credentials;
+CREATE TRIGGER device_credentials_version
+    AFTER UPDATE OF device_id, kind, common_name, certificate_required, label, not_before, expires_at, revoked_at
+    ON device_credentials FOR EACH ROW
+    WHEN ((OLD.device_id, OLD.kind, OLD.common_name, OLD.certificate_required, OLD.label, OLD.not_before, OLD.expires_at, OLD.revoked_at)
+        IS DISTINCT FROM
+        (NEW.device_id, NEW.kind, NEW.common_name, NEW.certificate_required, NEW.label, NEW.not_before, NEW.expires_at, NEW.revoked_at)
+        AND NOT (OLD.kind = 'imported' AND NEW.kind = 'password' AND fleetgate_is_rehash(NEW.id)))
+    EXECUTE FUNCTION fleetgate_raise_version_of_owner();

@@ -10,9 +10,11 @@
 //! The key comes from a secret that all replicas share and that outlives a restart. If each process
 //! made up its own, a name whose kind differs between two replicas would be known not to exist.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::domain::credential::{Credential, CredentialId, Proof, Validity};
+use crate::domain::foreign_hash::ForeignHash;
 use crate::domain::password_hash::{Cost, PasswordHash};
 use crate::registry::imported::Mix;
 use crate::secret::random_bytes;
@@ -52,29 +54,35 @@ pub(super) struct Decoys {
     dummy_password: [u8; 32],
 }
 
-/// What names look like that seem to have an imported hash.
+/// What names look like that seem to have an imported hash. A name changes its look when its kind of hash is gone from the fleet, and
+/// else hardly ever: shares and counts are taken roughly, and each name draws for each kind apart.
 #[derive(Default)]
 struct Imported {
     /// How many of 2^32 names do.
     share: u32,
-    /// Looks, each with how many of [`Self::all`] names that do have it.
-    looks: Vec<(u64, Arc<[Credential]>)>,
-    all: u64,
+    /// By kind of hash: how often it is, and the look.
+    looks: BTreeMap<String, (f64, Arc<[Credential]>)>,
 }
 
+/// Shares are rounded up to one of so many steps.
+const STEPS: f64 = 64.0;
+
 impl Imported {
-    /// The look of a name whose keyed hash this is.
-    fn of(&self, random: &[u8; 32]) -> Option<Arc<[Credential]>> {
-        let [_, a, b, c, d, e, f, g, h, i, j, k, l, ..] = *random;
+    /// The look of a name, whose keyed hash is `random`.
+    fn of(&self, key: &[u8; 32], name: &str, random: &[u8; 32]) -> Option<Arc<[Credential]>> {
+        let [_, a, b, c, d, ..] = *random;
         if u32::from_be_bytes([a, b, c, d]) >= self.share {
             return None;
         }
-        let mut place = u64::from_be_bytes([e, f, g, h, i, j, k, l]).checked_rem(self.all)?;
-        self.looks.iter().find_map(|(count, look)| {
-            let is_here = place < *count;
-            place = place.saturating_sub(*count);
-            is_here.then(|| look.clone())
-        })
+        // The least wins: of two kinds the one that is twice as often wins for twice as many names.
+        let draw = |(kind, (weight, look)): (&String, &(f64, Arc<[Credential]>))| {
+            let mut hasher = blake3::Hasher::new_keyed(key);
+            hasher.update(kind.as_bytes()).update(&[0]).update(name.as_bytes());
+            let [a, b, c, d, ..] = *hasher.finalize().as_bytes();
+            let drawn = (f64::from(u32::from_be_bytes([a, b, c, d])) + 1.0) / 4_294_967_296.0;
+            (-drawn.ln() / weight, look.clone())
+        };
+        self.looks.iter().map(draw).min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, look)| look)
     }
 }
 
@@ -83,7 +91,9 @@ impl Decoys {
     pub(super) fn new(shared_secret: &[u8]) -> Self {
         let key = Zeroizing::new(blake3::derive_key(KEY_CONTEXT, shared_secret));
         let looks = LOOKS.map(|costs| costs.iter().map(decoy).collect());
-        Self { key, looks, imported: RwLock::default(), dummy_password: random_bytes() }
+        // None of them zero: a password with U+0000 is like no other.
+        let dummy_password = random_bytes::<32>().map(|byte| byte.max(1));
+        Self { key, looks, imported: RwLock::default(), dummy_password }
     }
 
     /// From now on as much of the names as of the fleet looks like imported hashes. As those are replaced, fewer names do, and none
@@ -91,19 +101,23 @@ impl Decoys {
     #[allow(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
-        reason = "a share of 0 to 1 of 2^32; from floats `as` saturates"
+        clippy::cast_precision_loss,
+        reason = "a share of 0 to 1 of 2^32; from floats `as` saturates; counts need not be exact"
     )]
     pub(super) fn look_like(&self, mix: &Mix) {
-        let look = |hash| [decoy_of(Proof::Imported(PasswordHash::Foreign(Box::new(hash))))];
-        let looks: Vec<(u64, Arc<[Credential]>)> = mix
-            .hashes
-            .iter()
-            .map(|some| (some.count, Arc::from(look(some.example.unmatchable(random_bytes())))))
-            .collect();
-        let all = looks.iter().map(|(count, _)| count).sum();
-        let share = (mix.share * f64::from(u32::MAX)) as u32;
-        *self.imported.write().unwrap_or_else(PoisonError::into_inner) =
-            Imported { share, looks, all };
+        let mut counts: BTreeMap<String, (u64, &ForeignHash)> = BTreeMap::new();
+        for some in &mix.hashes {
+            counts.entry(some.example.description()).or_insert((0, &some.example)).0 += some.count;
+        }
+        let look = |(kind, (count, example)): (String, (u64, &ForeignHash))| {
+            let hash = PasswordHash::Foreign(Box::new(example.unmatchable(random_bytes())));
+            let look: Arc<[Credential]> = Arc::from([decoy_of(Proof::Imported(hash))]);
+            (kind, (count.next_power_of_two() as f64, look))
+        };
+        let looks = counts.into_iter().map(look).collect();
+        let share = (mix.share * STEPS).ceil() / STEPS;
+        let share = (share * f64::from(u32::MAX)) as u32;
+        *self.imported.write().unwrap_or_else(PoisonError::into_inner) = Imported { share, looks };
     }
 
     /// What is hashed in place of a password that must not matter: 256 random bits of this process, which
@@ -115,7 +129,8 @@ impl Decoys {
     /// The credentials that a name seems to have.
     pub(super) fn of(&self, name: &str) -> Arc<[Credential]> {
         let random = *blake3::keyed_hash(&self.key, name.as_bytes()).as_bytes();
-        let imported = self.imported.read().unwrap_or_else(PoisonError::into_inner).of(&random);
+        let imported = self.imported.read().unwrap_or_else(PoisonError::into_inner);
+        let imported = imported.of(&self.key, name, &random);
         let [choice, ..] = random;
         let usual = || self.looks.get(usize::from(choice) % self.looks.len()).cloned();
         imported.or_else(usual).unwrap_or_default()
@@ -138,6 +153,7 @@ fn decoy_of(proof: Proof) -> Credential {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::registry::imported::SameCost;
 
     fn looks_expensive(credentials: &[Credential]) -> bool {
         credentials.iter().filter_map(Credential::hash).any(|hash| !hash.is_minimum_cost())
@@ -163,6 +179,52 @@ mod tests {
         let decoys = Decoys::new(b"shared");
         let expensive = (0..1000).filter(|n| looks_expensive(&decoys.of(&format!("n{n}")))).count();
         assert!((400..600).contains(&expensive), "{expensive}");
+    }
+
+    const OFTEN: &str = "$2b$12$R9h/cIPz0gi.URNNX3kh2OPST9/PgBkqquzi.Ss7KIUgO2t0jWMUW";
+    const SELDOM: &str = "$sha1-salted$pos=prefix$YQ$AAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
+    fn mix(share: f64, kinds: &[(&str, u64)]) -> Mix {
+        let same = |(text, count): &(&str, u64)| SameCost {
+            example: ForeignHash::parse(text).ok().unwrap(),
+            count: *count,
+        };
+        Mix { share, hashes: kinds.iter().map(same).collect() }
+    }
+
+    /// Which of 1,000 names look like which imported kind, and which like none.
+    fn imported(decoys: &Decoys) -> Vec<Option<String>> {
+        let look = |n| match decoys.of(&format!("n{n}")).first().map(|one| &one.proof) {
+            Some(Proof::Imported(PasswordHash::Foreign(hash))) => Some(hash.description()),
+            _ => None,
+        };
+        (0..1000).map(look).collect()
+    }
+
+    #[test]
+    fn names_look_imported_as_the_fleet_is_and_seldom_change_their_looks() {
+        let (one, other) = (Decoys::new(b"shared"), Decoys::new(b"shared"));
+        one.look_like(&mix(0.5, &[(OFTEN, 3000), (SELDOM, 1000)]));
+        // A replica that looked a little later, when some were replaced.
+        other.look_like(&mix(0.497, &[(OFTEN, 2970), (SELDOM, 990)]));
+        let first = imported(&one);
+        assert_eq!(first, imported(&other));
+        let count = |looks: &[Option<String>], kind: &str| {
+            looks.iter().flatten().filter(|look| look.starts_with(kind)).count()
+        };
+        let (often, seldom) = (count(&first, "bcrypt"), count(&first, "sha1"));
+        assert!((450..560).contains(&(often + seldom)), "{often} {seldom}");
+        assert!((340..460).contains(&often), "a fifth of them are the other: {often}");
+        one.look_like(&mix(0.25, &[(OFTEN, 500), (SELDOM, 1000)]));
+        let later = imported(&one);
+        let (left, come) = first.iter().zip(&later).fold((0, 0), |(left, come), pair| match pair {
+            (Some(_), None) => (left + 1, come),
+            (None, Some(_)) => (left, come + 1),
+            _ => (left, come),
+        });
+        assert!(left > 200 && come == 0, "{left} {come}");
+        one.look_like(&Mix::default());
+        assert_eq!(imported(&one), vec![None; 1000]);
     }
 
     #[test]

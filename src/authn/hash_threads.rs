@@ -12,7 +12,7 @@
 //!   things for [`LONGEST_WAIT`] and its own hash at most: a job whose turn has not come by then is
 //!   answered as one without a place.
 //! - A job whose client went away (its receiver is dropped) costs no hash.
-//! - Imported hashes, which may cost a quarter of a second, have a thread and half as many places of their own: they
+//! - Imported hashes, which may cost a quarter of a second, have a thread and half as many places of their own, at least 4: they
 //!   never make a chosen password wait.
 //! - A hash that panics loses its own job, is logged, and leaves the thread working.
 //! - Passwords are wiped as soon as they have been checked or given up.
@@ -79,13 +79,13 @@ pub struct HashLanes {
 
 impl HashLanes {
     /// Starts so many threads for so many jobs, those being hashed included; and one for half as many jobs with imported
-    /// hashes.
+    /// hashes, at least 4, so that no address alone takes all.
     ///
     /// # Errors
     /// If the operating system gives no thread.
     pub fn start(threads: usize, places: usize, metrics: &HashMetrics) -> std::io::Result<Self> {
         let own = HashThreads::start(threads, places, metrics.clone())?;
-        let foreign = HashThreads::start(1, (places / 2).max(2), metrics.clone())?;
+        let foreign = HashThreads::start(1, (places / 2).max(4), metrics.clone())?;
         Ok(Self { own, foreign })
     }
 

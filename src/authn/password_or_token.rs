@@ -116,7 +116,9 @@ impl Verifier {
         };
         let mut known = usable();
         let known = known.find(|(one, hash)| self.recent_successes.contains(one, hash, password));
-        if let Some((credential, _)) = known {
+        if let Some((credential, hash)) = known {
+            // Where there was no room for the first success.
+            self.imported_successes.note(credential, hash, password);
             return Ok(Match::Found(credential));
         }
         let cheap = usable().filter(|(_, hash)| hash.is_minimum_cost());

@@ -222,7 +222,8 @@ section! {
         /// Most logins of the process whose chosen password is being checked or waits for it; further
         /// ones are refused at once with 503. Each keeps one of EMQX's connections (`pool_size`, 32) busy
         /// for as long as those before it take: keep it to a quarter of them at most, so that strangers
-        /// who guess passwords cannot hold up devices with secrets. See [LIMITS.md](LIMITS.md).
+        /// who guess passwords cannot hold up devices with secrets. Imported passwords have half as many places
+        /// besides, at least 4. See [LIMITS.md](LIMITS.md).
         queue: usize = count(1..=65_536)
             .or_computed("two for each default hash thread, 4 to 8", (2 * hash_threads()).clamp(4, 8)),
     }

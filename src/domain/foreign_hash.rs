@@ -249,13 +249,21 @@ impl ForeignHash {
 
     /// Checks a password, comparing in constant time.
     ///
-    /// One with U+0000 never matches. No tool takes one, and to bcrypt and PBKDF2 some of them are the same as the
-    /// password without it.
+    /// One with U+0000 never matches: no tool takes one, and to bcrypt and PBKDF2 some of them are the same as the
+    /// password without it. Nor does bcrypt of more than [`BCRYPT_PASSWORD_BYTES`]. Both cost what any other password costs:
+    /// otherwise they would tell devices from names that nobody has.
     #[must_use]
     pub fn verify_with(&self, password: &[u8], memory: &mut HashMemory) -> bool {
-        if password.contains(&0) {
-            return false;
-        }
+        let is_possible = !password.contains(&0)
+            && (!self.is_bcrypt() || password.len() <= BCRYPT_PASSWORD_BYTES);
+        self.matches(password, memory) & is_possible
+    }
+
+    fn is_bcrypt(&self) -> bool {
+        matches!(&self.0, Kind::Other { method: Method::Bcrypt { .. }, .. })
+    }
+
+    fn matches(&self, password: &[u8], memory: &mut HashMemory) -> bool {
         let (method, salt, output) = match &self.0 {
             Kind::Argon2id(hash) => return hash.verify_with(password, memory),
             Kind::Other { method, salt, output } => (method, salt, output),
@@ -331,13 +339,11 @@ impl ForeignHash {
     }
 }
 
-/// The 23 bytes that bcrypt's text holds; `None`: a password that has no such hash.
+/// The 23 bytes that bcrypt's text holds; `None`: a salt that bcrypt does not have.
 fn bcrypt(cost: u8, salt: &[u8], password: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-    if password.len() > BCRYPT_PASSWORD_BYTES {
-        return None;
-    }
+    let read = password.get(..BCRYPT_PASSWORD_BYTES).unwrap_or(password);
     let mut key = Zeroizing::new(Vec::with_capacity(BCRYPT_PASSWORD_BYTES));
-    key.extend_from_slice(password);
+    key.extend_from_slice(read);
     // As in C, where the end of a text is part of it as far as there is room.
     if key.len() < BCRYPT_PASSWORD_BYTES {
         key.push(0);

@@ -68,6 +68,8 @@ async fn imported_hashes_log_in_and_are_replaced_without_a_kick_out() {
     for (name, hash) in HASHES {
         import(&fleet, name, hash).await;
     }
+    let versions = "SELECT sum(number)::bigint FROM device_versions";
+    let before = fleet.value::<i64>(versions).await;
     for (name, _) in HASHES {
         assert_eq!(app.logs_in(name, "correct horsf").await, "deny", "{name}");
         assert!(kind(&fleet, name).await.starts_with("imported "), "{name}");
@@ -82,6 +84,11 @@ async fn imported_hashes_log_in_and_are_replaced_without_a_kick_out() {
     let who = "SELECT count(*) FROM audit WHERE subject = 'credential' AND action = 'changed' AND actor = 'system'";
     assert_eq!(fleet.value::<i64>(who).await, 7);
     assert_eq!(fleet.value::<i64>("SELECT count(*) FROM work_queue").await, 0);
+    assert_eq!(
+        fleet.value::<i64>(versions).await,
+        before,
+        "whoever edits a device is not in the way of its login"
+    );
     // A session that does have to end is kicked out, and no other was before it.
     fleet.enabled("sha1", false).await;
     emqx.deleted("sha1").await;
@@ -150,6 +157,24 @@ async fn nobody_else_changes_a_hash_without_a_kick_out() {
     );
     meddler.batch_execute(&statement).await.unwrap();
     assert_eq!(fleet.value::<i64>(queued).await, 1, "who is not believed");
+}
+
+#[tokio::test]
+async fn what_could_not_be_replaced_is_replaced_after_a_later_login() {
+    let (app, fleet, database) = start_with(|_| {}).await;
+    let (name, hash) = HASHES[2];
+    import(&fleet, name, hash).await;
+    let other = connect(&database.owner_url()).await;
+    other.batch_execute("BEGIN; SELECT FROM device_credentials FOR UPDATE").await.unwrap();
+    assert_eq!(app.logs_in(name, PASSWORD).await, "allow");
+    let waits = "SELECT count(*) FROM pg_stat_activity
+         WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE 'UPDATE device_credentials%'";
+    eventually("it waits", || async { fleet.value::<i64>(waits).await == 1 }).await;
+    eventually("it was given up", || async { fleet.value::<i64>(waits).await == 0 }).await;
+    other.batch_execute("ROLLBACK").await.unwrap();
+    assert!(kind(&fleet, name).await.starts_with("imported "));
+    assert_eq!(app.logs_in(name, PASSWORD).await, "allow", "from the digest");
+    eventually("it is replaced", || async { rehashed(&app).await == 1.0 }).await;
 }
 
 #[tokio::test]

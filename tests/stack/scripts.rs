@@ -148,10 +148,13 @@ fn shellcheck_has_nothing_to_say() {
     }
 }
 
-/// `apt-get` on a machine where only this can be installed.
+/// `apt-get` on a machine where only these can be installed.
 const APT_GET: &str = r#"#!/bin/sh
 echo "$*" >>"${0%/*}/calls"
-case "$*" in *install*shellcheck*) /bin/ln -s /bin/true "${0%/*}/shellcheck" ;; esac
+case "$*" in
+    *install*shellcheck*) /bin/ln -s /bin/true "${0%/*}/shellcheck" ;;
+    *install*npm*) /bin/ln -s /bin/true "${0%/*}/npm" ;;
+esac
 "#;
 
 /// `cargo` that knows `cargo deny` once it was installed.
@@ -188,6 +191,7 @@ fn a_fresh_machine_gets_its_checkers_once() {
     let first = run();
     assert!(first.status.success(), "{}", String::from_utf8_lossy(&first.stderr));
     let calls = "update -q\ninstall -y -q --no-install-recommends shellcheck\n\
+                 install -y -q --no-install-recommends npm\n\
                  install --locked cargo-deny@0.20.2\n";
     assert_eq!(fs::read_to_string(here("calls")).unwrap(), calls);
     assert!(run().status.success());
