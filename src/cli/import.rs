@@ -85,7 +85,7 @@ pub(super) struct Arguments {
     /// Begin with this line, or user of a JSON file, counted from 1.
     #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     from_line: u64,
-    /// Try all lines, tell what would be made, what would be left out and which lines are wrong, and change nothing. Whoever changes the same things meanwhile waits.
+    /// Try all lines, tell what would be made, what would be left out and which lines are wrong, and change nothing. Whoever changes the same things meanwhile waits, and so do events of devices that would be changed: try a large file at a quiet time.
     #[arg(long)]
     dry_run: bool,
     /// What the devices are whose line does not say it. "device" for users of other brokers.
@@ -116,7 +116,9 @@ struct Progress {
     counts: Counts,
     /// The last line of the last chunk that is done.
     done: u64,
+    /// The first wrong lines, and how many there are.
     wrong: Vec<(u64, String)>,
+    wrong_count: usize,
     left_out: Vec<String>,
     left_out_more: usize,
     tally: Tally,
@@ -383,8 +385,10 @@ impl Arguments {
     }
 
     fn conclude(&self, context: &Context, progress: &Progress) -> Result<(), CliError> {
-        let Progress { counts, done, wrong, left_out, left_out_more, tally, unit, .. } = progress;
-        let told = wrong.iter().take(MOST_TOLD);
+        let Progress {
+            counts, done, wrong, wrong_count, left_out, left_out_more, tally, unit, ..
+        } = progress;
+        let told = wrong.iter();
         let times = if self.dry_run { tally.told() } else { Vec::new() };
         if context.output.json {
             let wrong: Vec<_> =
@@ -405,7 +409,7 @@ impl Arguments {
         }
         let Counts { added, updated, skipped } = counts;
         let counted = format!("{added} added, {updated} updated, {skipped} left as they were");
-        match (wrong.len(), self.dry_run) {
+        match (*wrong_count, self.dry_run) {
             (0, dry_run) if !context.output.json => {
                 let would = if dry_run { "It would be: " } else { "" };
                 context.output.result(&json!(null), || format!("{would}{counted}."))
@@ -454,7 +458,8 @@ async fn write(
     }
     let is_done = wrong.is_empty();
     wrong.sort_by_key(|(line, _)| *line);
-    progress.wrong.append(&mut wrong);
+    progress.wrong_count += wrong.len();
+    progress.wrong.extend(wrong.into_iter().take(MOST_TOLD - progress.wrong.len()));
     Ok(is_done)
 }
 
@@ -464,6 +469,7 @@ impl Progress {
             counts: Counts::default(),
             done,
             wrong: Vec::new(),
+            wrong_count: 0,
             left_out: Vec::new(),
             left_out_more: 0,
             tally: Tally::default(),

@@ -37,7 +37,9 @@ const DEVICES: &str = "
         'name', name, 'client_id', client_id, 'area', area, 'floor', floor, 'kind', kind,
         'gateway', (SELECT name FROM devices AS gateway WHERE gateway.id = device.gateway
             AND EXISTS (SELECT FROM devices AS device WHERE device.id = gateway.id AND {inside})),
-        'availability_topic', availability_topic, 'enabled', enabled, 'meta', meta,
+        'availability_topic', (SELECT device.availability_topic FROM devices AS gateway WHERE gateway.id = device.gateway
+            AND EXISTS (SELECT FROM devices AS device WHERE device.id = gateway.id AND {inside})),
+        'enabled', enabled, 'meta', meta,
         'capabilities', ARRAY(SELECT capability FROM device_capabilities WHERE device_id = device.id ORDER BY capability),
         'bindings', coalesce((
             SELECT json_agg(json_build_object('name', name, 'state_topic', state_topic, 'command_topic', command_topic,
@@ -84,7 +86,8 @@ pub struct Export {
 
 impl Export {
     /// Nothing is exported yet. Credentials, hashes included, only if `with_credentials`; they are counted otherwise. Of a
-    /// part of the fleet its devices, without the names of gateways outside, and all capabilities.
+    /// part of the fleet its devices, without gateways outside and the availability topics that are heard from those, and all
+    /// capabilities.
     #[must_use]
     pub fn new(with_credentials: bool, part: Part) -> Self {
         let count = if part.is_whole() { SECTIONS.len() } else { SECTIONS_OF_A_PART };

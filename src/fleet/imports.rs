@@ -290,25 +290,34 @@ impl Table {
 
     /// `None` where nothing is to be changed.
     fn update(&self, on_conflict: OnConflict) -> Option<String> {
-        let set =
-            self.columns.iter().enumerate().filter_map(
-                |(position, (name, _, it))| match on_conflict {
-                    OnConflict::Complete(columns) if !columns.has(position) => None,
-                    OnConflict::Complete(_) if *name == "meta" => {
-                        Some(format!("{name} = had.meta || {it}"))
-                    }
-                    OnConflict::Complete(columns)
-                        if *name == "enabled" && columns.0 & Columns::DISABLING != 0 =>
-                    {
-                        Some(format!("{name} = had.enabled AND {it}"))
-                    }
-                    _ => Some(format!("{name} = {it}")),
-                },
-            );
+        let changes = self.columns.iter().enumerate().filter_map(|(position, (name, _, it))| {
+            let wanted = match on_conflict {
+                OnConflict::Complete(columns) if !columns.has(position) => return None,
+                OnConflict::Complete(_) if *name == "meta" => format!("had.meta || {it}"),
+                OnConflict::Complete(columns)
+                    if *name == "enabled" && columns.0 & Columns::DISABLING != 0 =>
+                {
+                    format!("(had.enabled AND {it})")
+                }
+                _ => (*it).to_owned(),
+            };
+            Some((format!("had.{name}"), wanted))
+        });
+        let changes: Vec<_> = changes.collect();
+        let set = changes
+            .iter()
+            .map(|(had, wanted)| format!("{} = {wanted}", had.trim_start_matches("had.")));
         let set = set.collect::<Vec<_>>().join(", ");
         let rows = self.rows();
         (!set.is_empty()).then(|| {
-            format!("UPDATE {} AS had SET {set} {rows} WHERE had.name = it.name", self.name)
+            // Rows that are so already are not written: presence would wait for the end of the import, and so of a dry run.
+            let (had, wanted): (Vec<_>, Vec<_>) = changes.into_iter().unzip();
+            format!(
+                "UPDATE {} AS had SET {set} {rows} WHERE had.name = it.name AND ROW({}) IS DISTINCT FROM ROW({})",
+                self.name,
+                had.join(", "),
+                wanted.join(", ")
+            )
         })
     }
 }
@@ -488,14 +497,13 @@ async fn write_devices(
             run(client, &thing, statement, &[kept, &there]).await?;
         }
     }
-    for (statement, rows) in [
-        (ADD_CAPABILITIES, &capabilities),
-        (ADD_BINDINGS, &bindings),
-        (ADD_GRANTS, &grants),
-        (ADD_CREDENTIALS, &credentials),
-    ] {
+    for (statement, rows) in
+        [(ADD_CAPABILITIES, &capabilities), (ADD_BINDINGS, &bindings), (ADD_GRANTS, &grants)]
+    {
         run(client, &thing, statement, &[rows]).await?;
     }
+    let completes = matches!(on_conflict, OnConflict::Complete(_));
+    run(client, &thing, ADD_CREDENTIALS, &[&credentials, &completes]).await?;
     Ok(counts)
 }
 
@@ -571,6 +579,8 @@ const ADD_GRANTS: &str = "
     ON CONFLICT DO NOTHING";
 
 // In their order, which is that of their numbers. One that the device has already, the same in all, is not added a second time.
+/// Where a file of another form is added to what is there ($2), a device gets a password only if it never had one: what was
+/// revoked or replaced here must not come back with an old file.
 const ADD_CREDENTIALS: &str = "
     INSERT INTO device_credentials (device_id, kind, hash, common_name, certificate_required, label, not_before, expires_at,
         revoked_at)
@@ -586,4 +596,6 @@ const ADD_CREDENTIALS: &str = "
           AND (had.kind, had.hash, had.common_name, had.certificate_required, had.label, had.not_before, had.expires_at, had.revoked_at)
               IS NOT DISTINCT FROM
               (it.kind, it.hash, it.common_name, it.certificate_required, it.label, it.not_before, it.expires_at, it.revoked_at))
+      AND NOT ($2::boolean AND it.kind IN ('imported', 'password') AND EXISTS (
+        SELECT FROM device_credentials AS had WHERE had.device_id = device.id AND had.kind IN ('imported', 'password')))
     ORDER BY place";

@@ -245,10 +245,9 @@ impl Part {
         let before = present.gateway.clone();
         self.hide(client, [&mut present]).await?;
         match &change.gateway {
+            // Whatever name it is: that of the hidden one must not be told from others.
+            Some(Some(_)) if before != present.gateway => Err(refused(Outside::Gateway)),
             Some(Some(wanted)) if before.as_deref() != Some(wanted.as_str()) => {
-                if before != present.gateway {
-                    return Err(refused(Outside::Gateway));
-                }
                 self.lock_gateway(client, wanted).await
             }
             Some(Some(wanted)) => self.find(client, wanted).await,

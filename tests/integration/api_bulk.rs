@@ -176,6 +176,13 @@ async fn what_an_import_may_not_be_is_refused() {
     for query in ["?on_conflict=replace", "?from_line=0", "?dry_run=1", "?x=1"] {
         assert_eq!(root.import(query, &devices(0..1)).await.problem(400).0, "bad_query", "{query}");
     }
+    for query in ["?from_line=3", "?from_line=3&dry_run=true"] {
+        let refused = root.import(query, &devices(0..1)).await;
+        assert_eq!(refused.status, 400);
+        assert!(refused.body.contains("has 1 lines"), "{}", refused.body);
+    }
+    let nothing_left = root.import("?from_line=2", &devices(0..1)).await;
+    assert_eq!((nothing_left.status, count(&fleet).await), (200, 0));
     let bytes = [b"{\"device\":{\"name\":\"", &[0xff; 3][..], b"\"}}"].concat();
     let length = bytes.len().to_string();
     let headers = [NDJSON, ("content-length", &length)];

@@ -382,6 +382,9 @@ async fn a_change_finds_its_device_inside_and_leaves_it_there() {
         ),
         // The one that it has is outside.
         ("PATCH", "/devices/stray", json!({"gateway": "bridge"})),
+        // The one that it has, which is hidden, is refused like any other.
+        ("PATCH", "/devices/stray", json!({"gateway": "hidden-gateway"})),
+        ("PATCH", "/devices/stray", json!({"gateway": "nobody"})),
         // A device outside is behind it.
         ("PATCH", "/devices/hub", json!({"enabled": false})),
         ("PUT", "/devices/hub", json!({"kind": "gateway", "area": "lab"})),

@@ -148,6 +148,28 @@ async fn a_file_of_another_form_takes_nothing_away() {
 }
 
 #[tokio::test]
+async fn a_password_that_was_revoked_does_not_come_back_with_an_old_file() {
+    let (database, client) = Database::migrated().await;
+    let moving = Move::to(&database.url());
+    let file = moving.write(
+        "passwords",
+        "a:$2y$05$yPX5YHdhOv1RIoHuxhNmfee9KSgnC5gEUDx/mi0JAyzTMG/8eN7.G\nb:plain password\n",
+    );
+    let import = || moving.import(&["--format", "mosquitto", &file, "--on-conflict", "update"]);
+    assert!(import().1.contains("2 added"));
+    let credentials =
+        "SELECT string_agg(kind || (revoked_at IS NULL), ' ' ORDER BY id) FROM device_credentials";
+    assert_eq!(text(&client, credentials).await, "importedtrue passwordtrue");
+    assert!(import().1.contains("2 updated"));
+    assert_eq!(text(&client, credentials).await, "importedtrue passwordtrue", "none is doubled");
+    client.batch_execute("UPDATE device_credentials SET revoked_at = now()").await.unwrap();
+    assert!(import().1.contains("2 updated"));
+    assert_eq!(text(&client, credentials).await, "importedfalse passwordfalse");
+    let (status, _, err) = moving.import(&["--format", "mosquitto", &file, "--from-line", "4"]);
+    assert!(status == 1 && err.contains("the file has 2 lines"), "{err}");
+}
+
+#[tokio::test]
 async fn secrets_are_written_for_devices_that_are_made_and_for_no_others() {
     let (database, client) = Database::migrated().await;
     let moving = Move::to(&database.url());

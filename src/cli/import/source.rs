@@ -152,6 +152,12 @@ impl Reader {
         while self.number + 1 < line && !self.is_over {
             self.next_line()?;
         }
+        if self.number + 1 < line {
+            let has = self.number;
+            return Err(CliError::Failed(format!(
+                "--from-line is {line}, and the file has {has} lines"
+            )));
+        }
         Ok(self)
     }
 

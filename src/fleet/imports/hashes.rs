@@ -113,9 +113,17 @@ pub(super) fn of_password_file(text: &str, salts: SaltEncoding) -> Result<Proof,
             };
             return stored(pbkdf2(Digest::named(digest)?, rounds, &salt, &output));
         }
-        if text.starts_with("{SHA}") {
+        if text.starts_with('{') && text.contains('}') {
             return Err(
-                "is Apache's SHA-1, which mosquitto does not know either; give it a new password"
+                "looks like a hash of Apache or LDAP ({SHA} and the like), which is not taken; give it a new password"
+                    .to_owned(),
+            );
+        }
+        let is_crypt = |it: u8| it.is_ascii_alphanumeric() || b"./".contains(&it);
+        if text.len() == 13 && text.bytes().all(is_crypt) {
+            return Err(
+                "looks like a hash of crypt(3), which is not taken; give it a new password, or, if this is one in plain text, import \
+                 it as --format csv with a column `secret`"
                     .to_owned(),
             );
         }
@@ -164,6 +172,18 @@ mod tests {
             Proof::Hash(hash) => Ok(hash),
             Proof::Password(password) => Ok(format!("plain {}", password.expose())),
             Proof::None => Ok("none".to_owned()),
+        }
+    }
+
+    #[test]
+    fn hashes_of_other_programs_are_taken_for_no_passwords() {
+        for text in
+            ["rl.3StKT.4T8M", "abcdefghijklm", "{SHA}qUqP5cyxm6YcTAhz05Hph5gvu9M=", "{SSHA}x"]
+        {
+            assert!(read(text).is_err(), "{text}");
+        }
+        for text in ["abcdefghijkl", "abcdefghijkl-", "{curly", "twelve words"] {
+            assert_eq!(read(text), Ok(format!("plain {text}")));
         }
     }
 

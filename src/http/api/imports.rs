@@ -57,7 +57,8 @@ pub(super) fn register(service: &mut ServiceConfig<'_>) {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct ImportQuery {
-    /// Try all lines (16 MiB at most), tell which are wrong, and change nothing. Whoever changes the same things meanwhile waits.
+    /// Try all lines (16 MiB at most), tell which are wrong, and change nothing. Whoever changes the same things meanwhile waits, and so do events of
+    /// devices that would be changed.
     #[serde(default)]
     dry_run: bool,
     /// What to do where a name is taken already.
@@ -185,6 +186,7 @@ impl Run<'_> {
                 Err(problem) => return Err(problem.after(last_line, counts)),
             }
         }
+        lines.require_begun()?;
         Ok(Imported { dry_run: false, counts, last_line, wrong_lines: 0, wrong: Vec::new() })
     }
 
@@ -194,16 +196,20 @@ impl Run<'_> {
         let tried = self.api.change_within(TRY_TIMEOUT, self.caller, async |client| {
             let mut trial = client.transaction().await.map_err(on_import())?;
             let (mut counts, mut wrong, mut last_line) = (Counts::default(), Vec::new(), 0);
+            let mut wrong_lines = 0;
             while let Some(chunk) = lines.next_chunk().await? {
                 last_line = chunk.last;
                 match self.write(&mut trial, &chunk).await? {
                     Ok(more) => counts.add(more),
-                    Err(mut more) => wrong.append(&mut more),
+                    Err(more) => {
+                        wrong_lines += more.len();
+                        wrong.extend(more.into_iter().take(MOST_TOLD - wrong.len()));
+                    }
                 }
             }
+            lines.require_begun()?;
             trial.rollback().await.map_err(on_import())?;
-            let wrong_lines = wrong.len();
-            let told = wrong.into_iter().take(MOST_TOLD).map(WrongLine::from).collect();
+            let told = wrong.into_iter().map(WrongLine::from).collect();
             Ok(Imported { dry_run: true, counts, last_line, wrong_lines, wrong: told })
         });
         tried.await
@@ -387,6 +393,17 @@ impl Lines {
             self.number += 1;
             let is_too_long = is_too_long || line.len() > MAX_LINE_BYTES;
             return Ok(Some(if is_too_long { Line::TooLong } else { Line::Whole(line) }));
+        }
+    }
+
+    /// Refuses to have begun behind the end, once that is reached.
+    fn require_begun(&self) -> Result<(), Problem> {
+        match self.from_line.saturating_sub(1) > self.number {
+            true => Err(Problem::query(format!(
+                "from_line is {}, and the body has {} lines",
+                self.from_line, self.number
+            ))),
+            false => Ok(()),
         }
     }
 
