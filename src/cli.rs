@@ -117,8 +117,9 @@ impl Action {
             | Self::Lock(_)
             | Self::ApiToken(_)
             | Self::Audit(_)
+            | Self::Import(_)
+            | Self::Export(_)
             | Self::Completions(_) => return Ok(()),
-            Self::Import(_) | Self::Export(_) => "works on the database only",
             Self::Token(_) => "uses the signing key on this machine, and the database",
             Self::Certificate(_) => "uses the authority on this machine, and the database",
             Self::Secrets(_) => "works with files on this machine",

@@ -16,7 +16,9 @@ pub mod capabilities;
 pub mod commands;
 pub mod credentials;
 pub mod devices;
+pub mod exports;
 pub mod grants;
+pub mod imports;
 pub mod locks;
 mod problem;
 pub mod rules;
@@ -28,7 +30,7 @@ use std::time::Duration;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{CONTENT_TYPE, IF_NONE_MATCH};
-use reqwest::{Client, Method, StatusCode, Url};
+use reqwest::{Client, Method, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -68,6 +70,8 @@ pub enum RemoteError {
         detail: String,
         /// The member of the request that is wrong.
         field: Option<String>,
+        /// Of an import: the wrong lines, from 1, and what is wrong with them.
+        lines: Vec<(u64, String)>,
     },
     /// Nobody answered; the text says why, and what to do.
     #[error("{0}")]
@@ -97,7 +101,6 @@ impl Remote {
         let tls = tls::trusting(ca_file).map_err(RemoteError::Unusable)?;
         let http = http_client::builder(tls)
             .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(CALL_TIMEOUT)
             .build()
             .map_err(|error| RemoteError::Unusable(causes(&error)))?;
         Ok(Self { http, url, token })
@@ -138,14 +141,20 @@ impl Remote {
             separator: '?',
             unwritable: unwritable.map(|name| (*name).to_owned()),
             body: None,
+            timeout: CALL_TIMEOUT,
             only_new: false,
         }
     }
 
-    fn unreachable(&self, method: &Method, error: &reqwest::Error) -> RemoteError {
+    fn unreachable(
+        &self,
+        method: &Method,
+        timeout: Duration,
+        error: &reqwest::Error,
+    ) -> RemoteError {
         let url = &self.url;
         let why = match error.is_timeout() {
-            true => format!("it did not answer within {CALL_TIMEOUT:?}"),
+            true => format!("it did not answer within {timeout:?}"),
             false => causes(error),
         };
         let unknown = match error.is_connect() || *method == Method::GET {
@@ -208,7 +217,8 @@ struct Call<'a> {
     separator: char,
     /// A name in the path that no URL can say.
     unwritable: Option<String>,
-    body: Option<serde_json::Result<String>>,
+    body: Option<(&'static str, serde_json::Result<String>)>,
+    timeout: Duration,
     only_new: bool,
 }
 
@@ -233,7 +243,19 @@ impl Call<'_> {
 
     /// Says this. In a PATCH each member takes the place of what is there as a whole.
     fn json(mut self, body: &impl Serialize) -> Self {
-        self.body = Some(serde_json::to_string(body));
+        self.body = Some(("application/json", serde_json::to_string(body)));
+        self
+    }
+
+    /// Says these lines of JSON.
+    fn lines(mut self, lines: String) -> Self {
+        self.body = Some(("application/x-ndjson", Ok(lines)));
+        self
+    }
+
+    /// Takes so long at most.
+    fn within(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
         self
     }
 
@@ -243,33 +265,45 @@ impl Call<'_> {
         self
     }
 
-    async fn send(self) -> Result<Answer, RemoteError> {
+    /// The answer, if it is no refusal, before its body is read.
+    async fn respond(self) -> Result<Response, RemoteError> {
         let remote = self.remote;
         if let Some(name) = &self.unwritable {
             return Err(RemoteError::Unusable(format!(
                 "the name {name:?} cannot stand in a URL; work on the database for this one (without --api)"
             )));
         }
-        let unreachable = |error: reqwest::Error| remote.unreachable(&self.method, &error);
+        let unreachable =
+            |error: reqwest::Error| remote.unreachable(&self.method, self.timeout, &error);
         let mut request = remote.http.request(self.method.clone(), &self.url);
+        request = request.timeout(self.timeout);
         request = request.bearer_auth(remote.token.expose());
         if self.only_new {
             request = request.header(IF_NONE_MATCH, "*");
         }
-        if let Some(body) = self.body {
+        if let Some((kind, body)) = self.body {
             let body = body.map_err(|error| RemoteError::Unusable(error.to_string()))?;
-            request = request.header(CONTENT_TYPE, "application/json").body(body);
+            request = request.header(CONTENT_TYPE, kind).body(body);
         }
         let response = request.send().await.map_err(unreachable)?;
         let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
         let body = http_client::read(response, MAX_ANSWER_BYTES).await.map_err(unreachable)?;
+        Err(problem::read(status, &body.unwrap_or_default())
+            .unwrap_or_else(|| remote.not_understood(format!("{status}, without a problem"))))
+    }
+
+    async fn send(self) -> Result<Answer, RemoteError> {
+        let (remote, method, timeout) = (self.remote, self.method.clone(), self.timeout);
+        let response = self.respond().await?;
+        let status = response.status();
+        let body = http_client::read(response, MAX_ANSWER_BYTES).await;
+        let body = body.map_err(|error| remote.unreachable(&method, timeout, &error))?;
         let body = body.ok_or_else(|| {
             remote.not_understood(format!("its answer is longer than {MAX_ANSWER_BYTES} bytes"))
         })?;
-        if !status.is_success() {
-            return Err(problem::read(status, &body)
-                .unwrap_or_else(|| remote.not_understood(format!("{status}, without a problem"))));
-        }
         let body = match body.is_empty() {
             true => Value::Null,
             false => serde_json::from_slice(&body).map_err(|error| {

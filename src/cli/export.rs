@@ -8,6 +8,7 @@ use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::output::remark;
 use crate::fleet::exports::{self, Exported};
+use crate::remote;
 
 /// Write the registry to standard output, one JSON object a line: capabilities, devices with what belongs to them, routing rules. `import` takes it back.
 #[derive(Args)]
@@ -19,10 +20,18 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) async fn run(self, context: &Context) -> Result<(), CliError> {
-        let mut client = context.connect().await?;
         let mut out = BufWriter::new(io::stdout().lock());
-        let write = |line: &str| writeln!(out, "{line}").map_err(|error| unwritten(&error));
-        let exported = exports::export(&mut client, self.with_credentials, write).await?;
+        let exported = match context.api.remote()? {
+            None => {
+                let mut client = context.connect().await?;
+                let write = |line: &str| writeln!(out, "{line}").map_err(|error| unwritten(&error));
+                exports::export(&mut client, self.with_credentials, write).await?
+            }
+            Some(api) => {
+                let write = |piece: &[u8]| out.write_all(piece).map_err(|error| unwritten(&error));
+                remote::exports::export(&api, self.with_credentials, write).await?
+            }
+        };
         out.flush().map_err(|error| unwritten(&error))?;
         let Exported { lines, credentials_left_out } = exported;
         match credentials_left_out {

@@ -16,11 +16,13 @@ use crate::cli::output::{print, remark, visible};
 use crate::domain::name::{DeviceKind, DeviceName};
 use crate::fleet::bindings::Directions;
 use crate::fleet::imports::{
-    self, Acl, Algorithm, Chunk, Counts, Csv, Dynsec, EmqxCsv, EmqxJson, Foreign, Item,
-    PasswordFile, SaltEncoding, Tally,
+    self, Acl, Algorithm, CHUNK_BYTES, CHUNK_LINES, Chunk, Counts, Csv, Dynsec, EmqxCsv, EmqxJson,
+    Foreign, Item, PasswordFile, SaltEncoding, Tally,
 };
 use crate::fleet::{FleetError, act};
 use crate::read_file::read_at_most;
+use crate::remote::imports::MAX_TRIED_BYTES;
+use crate::remote::{self, Remote};
 use crate::secret::Secret;
 
 mod secrets_out;
@@ -144,6 +146,9 @@ impl From<FleetError> for Undone {
 impl Arguments {
     pub(super) async fn run(self, context: &Context) -> Result<(), CliError> {
         self.check()?;
+        if let Some(api) = context.api.remote()? {
+            return self.over_the_api(context, &api).await;
+        }
         let mut source = self.source()?;
         let mut client = context.connect().await?;
         if let Source::Csv(_, csv) = &mut source {
@@ -169,6 +174,47 @@ impl Arguments {
             progress.leave_out(told);
         }
         outcome?;
+        self.conclude(context, &progress)
+    }
+
+    /// Sends the lines a chunk at a time, or to be tried all at once.
+    async fn over_the_api(&self, context: &Context, api: &Remote) -> Result<(), CliError> {
+        if self.format != Format::Fleetgate {
+            context.api.refuse("a file of this form is read for the database only")?;
+        }
+        let on_conflict = match self.on_conflict {
+            OnConflict::Fail => "fail",
+            OnConflict::Skip => "skip",
+            OnConflict::Update => "update",
+        };
+        let (most_lines, most_bytes) = match self.dry_run {
+            true => (usize::MAX, MAX_TRIED_BYTES),
+            false => (CHUNK_LINES, CHUNK_BYTES),
+        };
+        let mut reader = Reader::open(&self.file)?.skip_to(self.from_line)?;
+        let mut progress = Progress::new(self.from_line - 1, "line");
+        let mut before = progress.done;
+        while let Some((last, lines)) = reader.next_text(most_lines, most_bytes)? {
+            if self.dry_run && lines.len() > MAX_TRIED_BYTES {
+                return Err(CliError::Usage(format!(
+                    "a dry run over the API tries {MAX_TRIED_BYTES} bytes at most; split the file"
+                )));
+            }
+            let imported = remote::imports::import(api, lines, on_conflict, self.dry_run).await?;
+            progress.counts.add(imported.counts);
+            progress.wrong_count += imported.wrong_lines.max(imported.wrong.len());
+            let wrong = imported.wrong.into_iter().map(|(line, why)| (before + line, why));
+            progress.wrong.extend(wrong);
+            if !progress.wrong.is_empty() {
+                break;
+            }
+            before = last;
+            if !self.dry_run {
+                progress.done = last;
+            }
+            progress.show(last, reader.share());
+        }
+        progress.end_line();
         self.conclude(context, &progress)
     }
 

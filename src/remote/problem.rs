@@ -28,6 +28,14 @@ struct Document {
 struct Wrong {
     pointer: String,
     detail: String,
+    line: Option<u64>,
+}
+
+impl Wrong {
+    fn told(&self) -> String {
+        let space = if self.pointer.is_empty() { "" } else { " " };
+        format!("{}{space}{}", self.pointer, self.detail)
+    }
 }
 
 /// Reads a problem; `None`: it is none of this API's.
@@ -38,14 +46,14 @@ pub(super) fn read(status: StatusCode, body: &[u8]) -> Option<RemoteError> {
         return Some(RemoteError::Fleet(error));
     }
     let field = errors.first().map(|wrong| wrong.pointer.trim_start_matches('/').to_owned());
+    let lines: Vec<_> = errors.iter().filter_map(|it| Some((it.line?, it.told()))).collect();
     let detail = match errors.as_slice() {
-        [] | [_] => detail,
-        several => {
-            let each = several.iter().map(|wrong| format!("{}: {}", wrong.pointer, wrong.detail));
-            each.collect::<Vec<_>>().join("; ")
+        several @ [_, _, ..] if lines.is_empty() => {
+            several.iter().map(Wrong::told).collect::<Vec<_>>().join("; ")
         }
+        _ => detail,
     };
-    Some(RemoteError::Refused { status: status.as_u16(), word, detail, field })
+    Some(RemoteError::Refused { status: status.as_u16(), word, detail, field, lines })
 }
 
 /// The refusal of the fleet; `None`: it is none, or one that this release does not know.

@@ -191,7 +191,7 @@ impl Reader {
         Ok(text)
     }
 
-    fn share(&self) -> Option<f64> {
+    pub(super) fn share(&self) -> Option<f64> {
         let part = |number: u64| u32::try_from(number >> 10).map(f64::from).ok();
         Some(part(self.read)? / part(self.size?)?.max(1.0))
     }
@@ -205,6 +205,24 @@ impl Reader {
             Ok(text) => (self.number, text.len(), read(&text).map_err(|error| error.to_string())),
             Err(why) => (self.number, 0, Err(why)),
         }))
+    }
+
+    /// The next lines as they are, and the number of the last; `None` after the last.
+    pub(super) fn next_text(
+        &mut self,
+        most_lines: usize,
+        most_bytes: usize,
+    ) -> Result<Option<(u64, String)>, CliError> {
+        let (mut text, mut lines) = (String::new(), 0);
+        while lines < most_lines && text.len() <= most_bytes {
+            let Some(line) = self.next_line()? else { break };
+            let number = self.number;
+            let line = line.map_err(|why| CliError::Failed(format!("line {number}: {why}")))?;
+            text.push_str(&line);
+            text.push('\n');
+            lines += 1;
+        }
+        Ok((lines > 0).then_some((self.number, text)))
     }
 
     /// The next line without its end; `None` after the last. One that is too long is an error in its place, and passed over.

@@ -1,0 +1,62 @@
+//! Lines of JSON into the fleet.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::{Remote, RemoteError};
+use crate::fleet::imports::Counts;
+
+/// Longest time of an import, its answer included: a little more than the API's own.
+const TIMEOUT: Duration = Duration::from_secs(630);
+/// Most bytes that the API tries in one go.
+pub const MAX_TRIED_BYTES: usize = 16 * 1024 * 1024;
+
+/// What was imported, or would be.
+#[derive(Debug, Default)]
+pub struct Imported {
+    /// What was done.
+    pub counts: Counts,
+    /// The wrong lines, from 1, and what is wrong with them: not all of them, if they are many.
+    pub wrong: Vec<(u64, String)>,
+    /// How many lines are wrong.
+    pub wrong_lines: usize,
+}
+
+/// Imports lines, chunk by chunk to the first that is refused, or tries all of them.
+///
+/// # Errors
+/// An API that is away, or refuses more than the lines.
+pub async fn import(
+    api: &Remote,
+    lines: String,
+    on_conflict: &str,
+    dry_run: bool,
+) -> Result<Imported, RemoteError> {
+    #[derive(Deserialize)]
+    struct Answer {
+        added: usize,
+        updated: usize,
+        skipped: usize,
+        wrong: Vec<Wrong>,
+        wrong_lines: usize,
+    }
+    #[derive(Deserialize)]
+    struct Wrong {
+        line: u64,
+        message: String,
+    }
+    let call = api.post(&["imports"]).with("on_conflict", Some(on_conflict));
+    let call = call.with("dry_run", Some(dry_run)).lines(lines).within(TIMEOUT);
+    match call.read().await {
+        Ok(Answer { added, updated, skipped, wrong, wrong_lines }) => Ok(Imported {
+            counts: Counts { added, updated, skipped },
+            wrong: wrong.into_iter().map(|wrong| (wrong.line, wrong.message)).collect(),
+            wrong_lines,
+        }),
+        Err(RemoteError::Refused { lines: wrong, .. }) if !wrong.is_empty() => {
+            Ok(Imported { wrong_lines: wrong.len(), wrong, ..Imported::default() })
+        }
+        Err(error) => Err(error),
+    }
+}
