@@ -92,7 +92,12 @@ async fn a_token_with_a_selector_exports_its_devices_and_imports_nothing() {
     let (_app, root, fleet, database) = start_api().await;
     assert_eq!(root.import("", &everything()).await.status, 200);
     fleet.device("elsewhere").await.device_of_kind("dashboard", "service").await;
-    fleet.batch("UPDATE devices SET area = 'attic' WHERE name = 'a lamp'").await;
+    fleet
+        .batch(
+            "UPDATE devices SET area = 'attic', availability_topic = coalesce(availability_topic, 'lamp/availability')
+             WHERE name = 'a lamp'",
+        )
+        .await;
     let scopes = [Scope::Read, Scope::Credentials];
     for (area, name, gateway) in [("lab", "bridge", Value::Null), ("attic", "a lamp", Value::Null)]
     {
@@ -105,6 +110,9 @@ async fn a_token_with_a_selector_exports_its_devices_and_imports_nothing() {
         assert_eq!(lines.len(), 2, "its device and the capability: {}", out.body);
         assert_eq!(lines[1]["device"]["name"], name);
         assert_eq!(lines[1]["device"]["gateway"], gateway, "the gateway is outside");
+        assert_eq!(lines[1]["device"]["availability_topic"], Value::Null, "it would be of no use");
+        let back = root.import("?dry_run=true&on_conflict=update", &out.body).await;
+        assert_eq!(back.json()["wrong_lines"], 0, "it can be imported: {}", back.body);
         let left_out = if area == "lab" { "1" } else { "0" };
         assert_eq!(out.header("fleetgate-credentials-left-out"), Some(left_out));
         let refused = token.get("/exports?with_credentials=true").await;
