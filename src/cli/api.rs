@@ -37,10 +37,11 @@ pub(super) struct ApiOptions {
     ca_file: Option<OsString>,
 }
 
-/// What an option says, else a variable; an empty one is taken as unset.
+/// What an option says, else a variable. An empty variable is taken as unset; an empty option is what somebody's unset variable
+/// left, and no reason to work on another fleet.
 fn given(option: Option<&OsString>, variable: &str) -> Option<OsString> {
-    let given = option.cloned().or_else(|| std::env::var_os(variable));
-    given.filter(|text| !text.is_empty())
+    let variable = || std::env::var_os(variable).filter(|text| !text.is_empty());
+    option.cloned().or_else(variable)
 }
 
 impl ApiOptions {

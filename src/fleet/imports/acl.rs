@@ -93,13 +93,22 @@ impl Rule {
             _ => &self.topic,
         };
         // Placeholders that are a part of a level only are not the same to all brokers.
-        let fill_in = |level| match (level, who.client_id) {
-            ("%u" | "${username}", _) => Ok(who.user),
-            ("%c" | "${clientid}", Some(client_id)) => Ok(client_id),
-            (level, _) if marks.iter().any(|mark| level.contains(mark)) => {
+        let level_of = |name| match name {
+            "" => Err("what stands for its placeholder is empty"),
+            name if str::contains(name, ['+', '#', '/']) => {
+                Err("what stands for its placeholder is no level of a topic")
+            }
+            name => Ok(name),
+        };
+        let fill_in = |level| match (self.writing, level, who.client_id) {
+            (Writing::Mosquitto, "%u", _) | (Writing::Emqx, "${username}", _) => level_of(who.user),
+            (Writing::Mosquitto, "%c", Some(id)) | (Writing::Emqx, "${clientid}", Some(id)) => {
+                level_of(id)
+            }
+            (_, level, _) if marks.iter().any(|mark| level.contains(mark)) => {
                 Err("its placeholder is known only while a client is connected")
             }
-            (level, _) => Ok(level),
+            (_, level, _) => Ok(level),
         };
         Ok(topic.split('/').map(fill_in).collect::<Result<Vec<_>, _>>()?.join("/"))
     }
@@ -217,6 +226,7 @@ pub struct Acl {
     /// What concerns no user, and is left out.
     pub(super) left_out: Vec<String>,
     used: BTreeSet<String>,
+    used_client_ids: BTreeSet<String>,
 }
 
 impl Acl {
@@ -227,6 +237,7 @@ impl Acl {
             self.used.insert(who.user.to_owned());
         }
         let of_client_id = who.client_id.and_then(|id| self.of_client_ids.get(id));
+        self.used_client_ids.extend(who.client_id.map(str::to_owned));
         // Of the client ids that a service may have.
         let several = self.of_client_ids.iter().filter(|(id, _)| {
             let rest = id.strip_prefix(who.user).filter(|_| who.client_id.is_none());
@@ -243,7 +254,13 @@ impl Acl {
     pub fn left_out(&self, whole: bool) -> Vec<String> {
         let unused = self.of_users.keys().filter(|user| whole && !self.used.contains(*user));
         let unused = unused.map(|user| format!("the rules of {user:?}: no such user was imported"));
-        self.left_out.iter().cloned().chain(unused).collect()
+        let ids = self.of_client_ids.keys().filter(|id| !self.used_client_ids.contains(*id));
+        let ids = ids.map(|id| {
+            format!(
+                "the rules of the client id {id:?}: no device that has it was imported. If they deny something, look at the grants of whoever logs in with it"
+            )
+        });
+        self.left_out.iter().cloned().chain(unused).chain(ids).collect()
     }
 }
 

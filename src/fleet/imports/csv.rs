@@ -49,6 +49,11 @@ impl Fields {
                 ReadFieldResult::Field { record_end } => {
                     ends.push((written, begun));
                     begun = read;
+                    if record_end && read <= line.len() {
+                        let why =
+                            "has a line end (CR) inside; save the file with line ends LF or CRLF";
+                        return Err(error(read, why.to_owned()));
+                    }
                     if record_end {
                         break;
                     }

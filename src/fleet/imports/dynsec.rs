@@ -236,11 +236,12 @@ impl Dynsec {
     ) {
         for has in roles {
             match self.roles.get(&has.rolename) {
-                Some(role) => rules.extend(
-                    role.rules
-                        .iter()
-                        .map(|(priority, rule)| ([level, group, has.priority, *priority], rule)),
-                ),
+                // Which of several roles and groups is asked first, and that literals come before patterns, is more than
+                // priorities say: what denies is taken to be asked before all that allows.
+                Some(role) => rules.extend(role.rules.iter().map(|(priority, rule)| {
+                    let rank = [level, group, has.priority, *priority];
+                    (if rule.allows { rank } else { [i64::MAX; 4] }, rule)
+                })),
                 None => unknown.push(has.rolename.clone()),
             }
         }
@@ -380,14 +381,14 @@ mod tests {
         let ann = file.next_user().unwrap().ok().unwrap();
         assert_eq!(
             ann.summary(),
-            "device ann (x), disabled, imported (PBKDF2 with sha512, rounds 101), publish x/#, subscribe a/b"
+            "device ann (x), disabled, imported (PBKDF2 with sha512, rounds 101), publish x/#"
         );
         let told = ann.left_out.join("\n");
         for expected in [
             "\"gone\"",
-            "rule 3 of role \"reader\" denies a part",
+            "rule 2 of role \"reader\" denies a part",
             "$SYS",
-            "rule 2 of role \"reader\"",
+            "rule 3 of role \"reader\"",
         ] {
             assert!(told.contains(expected), "{told}");
         }

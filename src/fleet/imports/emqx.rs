@@ -452,10 +452,10 @@ fn rules(place: &str, members: &Map<String, Value>) -> Result<Vec<Rule>, String>
         Some("deny") => false,
         _ => return Err("its permission is neither allow nor deny".to_owned()),
     };
-    let rights: &[Right] = match text("action").unwrap_or("all") {
-        "publish" => &[Right::Publish],
-        "subscribe" => &[Right::Subscribe],
-        "all" => &[Right::Publish, Right::Subscribe],
+    let rights: &[Right] = match members.get("action").map(Value::as_str) {
+        Some(Some("publish")) => &[Right::Publish],
+        Some(Some("subscribe")) => &[Right::Subscribe],
+        None | Some(Some("all")) => &[Right::Publish, Right::Subscribe],
         _ => return Err("its action is not publish, subscribe or all".to_owned()),
     };
     let narrows = |(name, value): (&String, &Value)| {
