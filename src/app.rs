@@ -263,7 +263,7 @@ impl App {
 
     /// Serves until the stop token given to [`App::build`] is cancelled; then accepts no more
     /// connections and closes each open one as soon as it is silent and all that was read from it is
-    /// answered, within half a second if that comes, at the end of the grace period at the latest. New events are
+    /// answered, within two seconds if that comes, at the end of the grace period at the latest. New events are
     /// answered 503 meanwhile: EMQX then keeps them and sends them again later, while it gives some of
     /// those up that wait on a connection which is closed (docs/EMQX.md).
     ///

@@ -24,7 +24,7 @@ mod problem;
 pub mod rules;
 
 use std::fmt::Display;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -84,6 +84,14 @@ pub enum RemoteError {
     Unusable(String),
 }
 
+impl RemoteError {
+    /// Whether the same may succeed a little later.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Unreachable(_) | Self::Refused { status: 429 | 503, .. })
+    }
+}
+
 /// An API, and the token that it is asked with.
 pub struct Remote {
     http: Client,
@@ -92,7 +100,7 @@ pub struct Remote {
 }
 
 impl Remote {
-    /// An API that was not asked yet: the URL of a service, and whom to trust besides the authorities of the operating system.
+    /// An API that was not asked yet: the URL of a service, and whom to trust instead of the authorities of the operating system.
     ///
     /// # Errors
     /// A URL that is none, or not encrypted to another machine; a file of authorities that cannot be used.
@@ -101,6 +109,11 @@ impl Remote {
         let tls = tls::trusting(ca_file).map_err(RemoteError::Unusable)?;
         let http = http_client::builder(tls)
             .connect_timeout(CONNECT_TIMEOUT)
+            // Plain HTTP is spoken to it, so no resolver may lead elsewhere. The port is the URL's.
+            .resolve_to_addrs(
+                "localhost",
+                &[(Ipv4Addr::LOCALHOST, 0).into(), (Ipv6Addr::LOCALHOST, 0).into()],
+            )
             .build()
             .map_err(|error| RemoteError::Unusable(causes(&error)))?;
         Ok(Self { http, url, token })
@@ -152,18 +165,24 @@ impl Remote {
         timeout: Duration,
         error: &reqwest::Error,
     ) -> RemoteError {
-        let url = &self.url;
-        let why = match error.is_timeout() {
-            true => format!("it did not answer within {timeout:?}"),
-            false => causes(error),
+        let why = match (error.is_timeout(), error.is_connect()) {
+            (true, true) => format!("no connection came about within {CONNECT_TIMEOUT:?}"),
+            (true, false) => format!("it did not answer within {timeout:?}"),
+            (false, _) => causes(error),
         };
-        let unknown = match error.is_connect() || *method == Method::GET {
-            true => "",
-            false => ", and whether the change was made is not known",
+        self.away(*method != Method::GET && !error.is_connect(), &why)
+    }
+
+    /// `may_be_done`: a change that was asked for may have been made all the same.
+    fn away(&self, may_be_done: bool, why: &str) -> RemoteError {
+        let unknown = match may_be_done {
+            true => ", and whether the change was made is not known",
+            false => "",
         };
         RemoteError::Unreachable(format!(
-            "the API at {url} cannot be asked{unknown}: {why}; see that `fleetgate serve` runs there with api.listen, and what \
-             --api and --api-ca say"
+            "the API at {} cannot be asked{unknown}: {why}; see that `fleetgate serve` runs there with api.listen, and what \
+             --api and --api-ca say",
+            self.url
         ))
     }
 
@@ -291,8 +310,16 @@ impl Call<'_> {
             return Ok(response);
         }
         let body = http_client::read(response, MAX_ANSWER_BYTES).await.map_err(unreachable)?;
-        Err(problem::read(status, &body.unwrap_or_default())
-            .unwrap_or_else(|| remote.not_understood(format!("{status}, without a problem"))))
+        Err(problem::read(status, &body.unwrap_or_default()).unwrap_or_else(|| match status {
+            // A proxy says so.
+            StatusCode::BAD_GATEWAY
+            | StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::GATEWAY_TIMEOUT => {
+                let why = format!("what stands before it answers {status}");
+                remote.away(self.method != Method::GET, &why)
+            }
+            _ => remote.not_understood(format!("{status}, without a problem")),
+        }))
     }
 
     async fn send(self) -> Result<Answer, RemoteError> {

@@ -290,16 +290,23 @@ impl Sweeper {
 async fn compare_and_repair(api: &EmqxApi, client: &mut Client) -> Result<Report, SweepError> {
     let began = in_time(registry::now(client)).await?;
     let mut listing = Listing::read(api, client, began).await?;
-    let report = Report {
+    let outcome = repair(&mut listing, client).await;
+    // A part may be repaired where it broke off.
+    if outcome.as_ref().map_or(true, |it| it.repaired_online + it.repaired_offline > 0) {
+        let told = in_time(live::tell_everything(client)).await;
+        outcome.and_then(|report| Ok(told.map(|()| report)?))
+    } else {
+        outcome
+    }
+}
+
+async fn repair(listing: &mut Listing, client: &mut Client) -> Result<Report, SweepError> {
+    Ok(Report {
         clients: listing.clients(),
         repaired_online: listing.open(client).await?,
         repaired_offline: listing.end_the_rest(client).await?,
         kicked_out: listing.kick_out_the_unentitled(client).await?,
-    };
-    if report.repaired_online + report.repaired_offline > 0 {
-        in_time(live::tell_everything(client)).await?;
-    }
-    Ok(report)
+    })
 }
 
 async fn in_time<T>(

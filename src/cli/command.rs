@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
+use jiff::SignedDuration;
 use serde_json::json;
 use tokio_postgres::Transaction;
 
@@ -12,6 +13,7 @@ use crate::cli::context::{Context, actor};
 use crate::cli::error::CliError;
 use crate::cli::output::{self, or_dash, print, shortened, table, timestamp};
 use crate::cli::rule::{devices_in_words, shared_in_words};
+use crate::clock::{Clock, saturating_add};
 use crate::domain::command::CommandPayload;
 use crate::domain::delivery::Confirmation;
 use crate::domain::name::{CapabilityName, DeviceName, RuleName};
@@ -30,6 +32,8 @@ use crate::remote::{self, Remote, RemoteError};
 const ASKED_BY: &str = "the command line";
 /// Longest time between two looks while a command is waited for: a notice may be lost.
 const LOOK: Duration = Duration::from_secs(2);
+/// How long after a command expired its end is still asked for over an API that is away.
+const LAST_LOOKS: SignedDuration = SignedDuration::from_secs(30);
 /// Time between two looks over the API, which gives no notice.
 const POLL: Duration = Duration::from_millis(500);
 
@@ -252,29 +256,45 @@ async fn ask(
         });
     }
     if let Some(api) = context.api.remote()? {
-        let id = there(&api).await?.command.id;
-        let mut told = BTreeSet::new();
-        loop {
-            let details = remote::commands::show(&api, &id).await?;
-            if has_ended(context, &details, &mut told)? {
-                return conclude(context, &details);
-            }
-            tokio::time::sleep(POLL).await;
-        }
+        let asked = there(&api).await?;
+        let ended = wait_over_the_api(context, &api, &asked.command).await;
+        return conclude(context, &asked, ended);
     }
     let target = Target::new(&context.settings()?.database()?)?;
     let (listener, mut notices) = target.open_listener().await?;
     inspection::listen(&listener, ENDED_CHANNEL).await?;
     let mut client = context.connect().await?;
-    let id = act(&mut client, &actor(), here).await?.command.id;
+    let asked = act(&mut client, &actor(), here).await?;
+    let ended = async {
+        let mut told = BTreeSet::new();
+        loop {
+            let details = commands::show(&client, &Part::whole(), &asked.command.id).await?;
+            if has_ended(context, &details, &mut told)? {
+                return Ok(details);
+            }
+            // Any notice may be ours; a lost one costs a look.
+            let _ = tokio::time::timeout(LOOK, notices.recv()).await;
+        }
+    };
+    conclude(context, &asked, ended.await)
+}
+
+/// Looks until a command has ended. That the API is away meanwhile does not matter until it must have ended.
+async fn wait_over_the_api(
+    context: &Context,
+    api: &Remote,
+    command: &CommandRow,
+) -> Result<CommandDetails, CliError> {
+    let last = saturating_add(command.expires_at, LAST_LOOKS);
     let mut told = BTreeSet::new();
     loop {
-        let details = commands::show(&client, &Part::whole(), &id).await?;
-        if has_ended(context, &details, &mut told)? {
-            return conclude(context, &details);
+        match remote::commands::show(api, &command.id).await {
+            Ok(details) if has_ended(context, &details, &mut told)? => return Ok(details),
+            Err(error) if !error.may_pass() || last < Clock::System.now() => {
+                return Err(error.into());
+            }
+            Ok(_) | Err(_) => tokio::time::sleep(POLL).await, // why: the API gives no notice
         }
-        // Any notice may be ours; a lost one costs a look.
-        let _ = tokio::time::timeout(LOOK, notices.recv()).await;
     }
 }
 
@@ -315,10 +335,19 @@ fn tell(details: &CommandDetails, told: &mut BTreeSet<String>) -> Result<(), Cli
     Ok(())
 }
 
-fn conclude(context: &Context, details: &CommandDetails) -> Result<(), CliError> {
+/// Tells how a command that was `asked` for has ended; where that could not be seen, which command it is.
+fn conclude(
+    context: &Context,
+    asked: &CommandDetails,
+    ended: Result<CommandDetails, CliError>,
+) -> Result<(), CliError> {
     if context.output.json {
-        context.output.result(details, String::new)?;
+        context.output.result(ended.as_ref().unwrap_or(asked), String::new)?;
+    } else if ended.is_err() {
+        let id = &asked.command.id;
+        output::remark(&format!("command {id} is on its way; see `fleetgate command show {id}`"));
     }
+    let details = ended?;
     match details.deliveries.iter().filter(|delivery| !delivery.succeeded).count() {
         0 => Ok(()),
         failed => Err(CliError::Failed(format!(

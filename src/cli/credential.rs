@@ -11,6 +11,7 @@ use crate::cli::questions::read_password;
 use crate::cli::timestamp::{parse_future_timestamp, parse_timestamp};
 use crate::domain::credential::{CertificateUse, CredentialId};
 use crate::domain::name::DeviceName;
+use crate::fleet::Part;
 use crate::fleet::credentials::{self, CredentialRow, MAX_FOREIGN, Revocation, Terms, Wanted};
 use crate::remote;
 
@@ -153,8 +154,12 @@ async fn list(context: &Context, device: &DeviceName) -> Result<(), CliError> {
 }
 
 async fn list_foreign(context: &Context) -> Result<(), CliError> {
-    let client = context.connect().await?;
-    let found = credentials::foreign(&client, None, MAX_FOREIGN).await?;
+    let found = context
+        .look(
+            async |client| credentials::foreign(client, &Part::whole(), None, MAX_FOREIGN).await,
+            async |api| remote::credentials::foreign(api).await,
+        )
+        .await?;
     context.output.result(&found, || {
         let rows = found.iter().map(|one| {
             let guessing = if one.weak { "weak" } else { "" };

@@ -173,8 +173,7 @@ impl Arguments {
         for told in source.left_out(whole) {
             progress.leave_out(told);
         }
-        outcome?;
-        self.conclude(context, &progress)
+        self.conclude(context, &progress, outcome)
     }
 
     /// Sends the lines a chunk at a time, or to be tried all at once.
@@ -187,12 +186,25 @@ impl Arguments {
             OnConflict::Skip => "skip",
             OnConflict::Update => "update",
         };
+        let mut reader = Reader::open(&self.file)?.skip_to(self.from_line)?;
+        let mut progress = Progress::new(self.from_line - 1, "line");
+        let sent = self.send(api, &mut reader, on_conflict, &mut progress).await;
+        progress.end_line();
+        self.conclude(context, &progress, sent)
+    }
+
+    /// Sends lines to the first chunk that is refused.
+    async fn send(
+        &self,
+        api: &Remote,
+        reader: &mut Reader,
+        on_conflict: &str,
+        progress: &mut Progress,
+    ) -> Result<(), CliError> {
         let (most_lines, most_bytes) = match self.dry_run {
             true => (usize::MAX, MAX_TRIED_BYTES),
             false => (CHUNK_LINES, CHUNK_BYTES),
         };
-        let mut reader = Reader::open(&self.file)?.skip_to(self.from_line)?;
-        let mut progress = Progress::new(self.from_line - 1, "line");
         let mut before = progress.done;
         while let Some((last, lines)) = reader.next_text(most_lines, most_bytes)? {
             if self.dry_run && lines.len() > MAX_TRIED_BYTES {
@@ -214,8 +226,7 @@ impl Arguments {
             }
             progress.show(last, reader.share());
         }
-        progress.end_line();
-        self.conclude(context, &progress)
+        Ok(())
     }
 
     /// Options that mean nothing for a format are refused: whoever gave them expected something.
@@ -247,6 +258,9 @@ impl Arguments {
         let mut reader = Reader::open(&self.file)?;
         let wrong = |why: String| CliError::Failed(format!("{}: {why}", self.file.display()));
         let first = self.from_line;
+        let behind = |has: usize| {
+            CliError::Failed(format!("--from-line is {first}, and the file has {has} users"))
+        };
         Ok(match self.format {
             Format::Fleetgate => Source::Own(reader.skip_to(first)?),
             Format::Csv => {
@@ -266,7 +280,7 @@ impl Arguments {
             Format::EmqxUsers if reader.is_json()? => {
                 let text = reader.whole()?;
                 let users = EmqxJson::new(&text, self.algorithm, self.foreign()?).map_err(wrong)?;
-                Source::EmqxJson(first - 1, users.skip(first - 1))
+                Source::EmqxJson(first - 1, users.skip(first - 1).map_err(behind)?)
             }
             Format::EmqxUsers => {
                 let header = reader.header()?;
@@ -277,7 +291,7 @@ impl Arguments {
             Format::MosquittoDynsec => {
                 let rename = self.rename_from == Some(RenameFrom::Clientid);
                 let file = Dynsec::new(&reader.whole()?, self.foreign()?, rename).map_err(wrong)?;
-                Source::Dynsec(first - 1, file.skip(first - 1))
+                Source::Dynsec(first - 1, file.skip(first - 1).map_err(behind)?)
             }
         })
     }
@@ -430,31 +444,27 @@ impl Arguments {
         }
     }
 
-    fn conclude(&self, context: &Context, progress: &Progress) -> Result<(), CliError> {
-        let Progress {
-            counts, done, wrong, wrong_count, left_out, left_out_more, tally, unit, ..
-        } = progress;
-        let told = wrong.iter();
-        let times = if self.dry_run { tally.told() } else { Vec::new() };
-        if context.output.json {
-            let wrong: Vec<_> =
-                told.map(|(line, why)| json!({"line": line, "message": why})).collect();
-            let result = json!({
-                "dry_run": self.dry_run, "added": counts.added, "updated": counts.updated,
-                "skipped": counts.skipped, "last_line": done, "wrong": wrong,
-                "left_out": left_out, "left_out_more": left_out_more, "times": times,
-            });
-            context.output.result(&result, String::new)?;
-        } else {
-            left_out.iter().for_each(|what| remark(&format!("not imported: {}", visible(what))));
-            if *left_out_more > 0 {
-                remark(&format!("not imported: {left_out_more} more"));
-            }
-            times.iter().for_each(|line| remark(line));
-            told.for_each(|(line, why)| remark(&format!("{unit} {line}: {}", visible(why))));
-        }
+    /// Tells what was imported, and as far as what.
+    fn conclude(
+        &self,
+        context: &Context,
+        progress: &Progress,
+        outcome: Result<(), CliError>,
+    ) -> Result<(), CliError> {
+        self.tell(context, progress)?;
+        let Progress { counts, done, wrong_count, unit, .. } = progress;
         let Counts { added, updated, skipped } = counts;
         let counted = format!("{added} added, {updated} updated, {skipped} left as they were");
+        if let Err(error) = outcome {
+            if !self.dry_run && !context.output.json {
+                remark(&format!(
+                    "the {unit}s before {next} are imported ({counted}), and whether those after them are is not known; \
+                     go on with --from-line {next}, and with --on-conflict skip or update where devices are there already",
+                    next = done + 1
+                ));
+            }
+            return Err(error);
+        }
         match (*wrong_count, self.dry_run) {
             (0, dry_run) if !context.output.json => {
                 let would = if dry_run { "It would be: " } else { "" };
@@ -472,6 +482,33 @@ impl Arguments {
                 done + 1
             ))),
         }
+    }
+
+    /// Tells what is wrong and what is left out; to programs all of it.
+    fn tell(&self, context: &Context, progress: &Progress) -> Result<(), CliError> {
+        let Progress {
+            counts, done, wrong, wrong_count, left_out, left_out_more, tally, unit, ..
+        } = progress;
+        let told = wrong.iter();
+        let times = if self.dry_run { tally.told() } else { Vec::new() };
+        if context.output.json {
+            let wrong: Vec<_> =
+                told.map(|(line, why)| json!({"line": line, "message": why})).collect();
+            let result = json!({
+                "dry_run": self.dry_run, "added": counts.added, "updated": counts.updated,
+                "skipped": counts.skipped, "last_line": done, "wrong": wrong, "wrong_lines": wrong_count,
+                "left_out": left_out, "left_out_more": left_out_more, "times": times,
+            });
+            context.output.result(&result, String::new)?;
+        } else {
+            left_out.iter().for_each(|what| remark(&format!("not imported: {}", visible(what))));
+            if *left_out_more > 0 {
+                remark(&format!("not imported: {left_out_more} more"));
+            }
+            times.iter().for_each(|line| remark(line));
+            told.for_each(|(line, why)| remark(&format!("{unit} {line}: {}", visible(why))));
+        }
+        Ok(())
     }
 }
 

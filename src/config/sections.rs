@@ -86,7 +86,7 @@ section! {
         /// Open connections of the whole process. With so many open, a new one is let in at the cost of
         /// another: of strangers' first. The limit of open files may leave fewer.
         max_connections: usize = count(1..=1_000_000).or("4096"),
-        /// How long requests in flight may take to finish after SIGTERM. Usually half a second is enough.
+        /// How long requests in flight may take to finish after SIGTERM. Usually two seconds are enough.
         shutdown_grace: Duration = duration(0..=10 * MINUTE).or("10s"),
     }
 }

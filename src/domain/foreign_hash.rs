@@ -74,10 +74,13 @@ pub enum ForeignHashError {
 }
 
 /// A hash function.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Digest {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Digest {
+    /// SHA-1.
     Sha1,
+    /// SHA-256.
     Sha256,
+    /// SHA-512.
     Sha512,
 }
 
@@ -96,12 +99,30 @@ impl Digest {
         Self::ALL.into_iter().find(|one| one.name() == name)
     }
 
-    const fn bytes(self) -> usize {
+    /// Bytes of its output.
+    #[must_use]
+    pub const fn bytes(self) -> usize {
         match self {
             Self::Sha1 => 20,
             Self::Sha256 => 32,
             Self::Sha512 => 64,
         }
+    }
+
+    /// The text of a hash of one round over salt and password, or password and salt.
+    #[must_use]
+    pub fn salted(self, salt_first: bool, salt: &[u8], output: &[u8]) -> String {
+        let position = if salt_first { "prefix" } else { "suffix" };
+        let [salt, output] = [salt, output].map(Base64Unpadded::encode_string);
+        format!("${}-salted$pos={position}${salt}${output}", self.name())
+    }
+
+    /// The text of a hash of so many rounds of PBKDF2.
+    #[must_use]
+    pub fn pbkdf2(self, rounds: u32, salt: &[u8], output: &[u8]) -> String {
+        let length = output.len();
+        let [salt, output] = [salt, output].map(Base64Unpadded::encode_string);
+        format!("$pbkdf2-{}$i={rounds},l={length}${salt}${output}", self.name())
     }
 
     fn of(self, first: &[u8], then: &[u8]) -> Vec<u8> {

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{GenericClient, Row};
 use utoipa::ToSchema;
 
@@ -13,6 +14,7 @@ use crate::domain::name::DeviceName;
 use crate::domain::password_hash::{Cost, hash_password};
 use crate::fleet::devices;
 use crate::fleet::error::{FleetError, PasswordRule, Rule, Thing};
+use crate::fleet::part::Part;
 use crate::registry::error::RegistryError;
 use crate::secret::{Secret, random_bytes};
 
@@ -289,7 +291,7 @@ fn credential_row(row: &Row) -> CredentialRow {
 pub const MAX_FOREIGN: u16 = 10_000;
 
 /// A credential that still has the hash that another broker made: nobody has logged in with it since it was imported.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct ForeignCredential {
     /// Its row, by which it is revoked.
     pub id: i64,
@@ -303,22 +305,30 @@ pub struct ForeignCredential {
     pub created_at: Timestamp,
 }
 
-/// Lists credentials with hashes of other brokers, those behind `after` by their row, oldest first. [`MAX_FOREIGN`] at most.
+/// Lists credentials with hashes of other brokers of the devices in a part of the fleet, those behind `after` by their row,
+/// oldest first. [`MAX_FOREIGN`] at most.
 ///
 /// # Errors
 /// A database that is away.
 pub async fn foreign(
     client: &impl GenericClient,
+    part: &Part,
     after: Option<CredentialId>,
     limit: u16,
 ) -> Result<Vec<ForeignCredential>, FleetError> {
-    let statement = "SELECT credential.id, devices.name, hash, credential.created_at
-         FROM device_credentials AS credential JOIN devices ON devices.id = device_id
-         WHERE credential.kind = 'imported' AND revoked_at IS NULL AND credential.id > $1
-         ORDER BY credential.id LIMIT $2";
+    let condition = part.condition(2);
+    let statement = format!(
+        "SELECT credential.id, device.name, hash, credential.created_at
+         FROM device_credentials AS credential JOIN devices AS device ON device.id = device_id
+         WHERE credential.kind = 'imported' AND revoked_at IS NULL AND credential.id > $1 AND {}
+         ORDER BY credential.id LIMIT $2",
+        condition.sql()
+    );
     let after = after.map_or(0, |id| id.0);
     let limit = i64::from(limit.min(MAX_FOREIGN));
-    let rows = client.query(statement, &[&after, &limit]).await;
+    let mut values: Vec<&(dyn ToSql + Sync)> = vec![&after, &limit];
+    values.extend(condition.parameters());
+    let rows = client.query(&statement, &values).await;
     let rows = rows.map_err(RegistryError::on("the list of imported credentials"))?;
     Ok(rows.iter().map(foreign_credential).collect())
 }

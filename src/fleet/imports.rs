@@ -413,6 +413,21 @@ async fn known(
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
+/// Passes over so many.
+///
+/// # Errors
+/// There are no more than these.
+fn pass_over<T>(elements: &mut std::vec::IntoIter<T>, count: u64) -> Result<(), usize> {
+    let has = elements.len();
+    match usize::try_from(count) {
+        Ok(count) if count <= has => {
+            elements.by_ref().take(count).for_each(drop);
+            Ok(())
+        }
+        _ => Err(has),
+    }
+}
+
 /// A whole file of JSON. What is wrong is told with its place, and without what stands there.
 fn document<'de, T: Deserialize<'de>>(
     reader: &mut serde_json::Deserializer<impl serde_json::de::Read<'de>>,

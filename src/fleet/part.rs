@@ -25,7 +25,7 @@ use crate::registry::error::RegistryError;
 use crate::registry::selector::Condition;
 
 /// What somebody sees and changes of the fleet.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Part(Option<Selector>);
 
 impl Part {

@@ -51,10 +51,10 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 const UNAUTHENTICATED_IDLE_LIMIT: Duration = Duration::from_secs(7);
 
 /// How long a connection must be silent to be closed by a service that stops.
-const SILENCE: Duration = Duration::from_millis(50);
+const SILENCE: Duration = Duration::from_millis(200);
 
 /// How long a stopping service waits for that; then a connection ends as soon as it owes no answer.
-const MAX_WAIT_FOR_SILENCE: Duration = Duration::from_millis(500);
+const MAX_WAIT_FOR_SILENCE: Duration = Duration::from_secs(2);
 
 /// How long a closed connection is read on, so that the last answers are not lost: a socket that is dropped
 /// with something unread in it makes its peer forget what was sent before (TCP reset).
@@ -233,7 +233,7 @@ impl ActiveRequest {
         self.0.as_ref().is_some_and(|connection| connection.all.stopping_since().is_some())
     }
 
-    /// In a service that stops: waits until nothing more arrives on the connection, half a second at
+    /// In a service that stops: waits until nothing more arrives on the connection, two seconds at
     /// most.
     ///
     /// EMQX sends an event again as soon as its 503 has come. On a silent connection it has sent all that it

@@ -182,13 +182,14 @@ impl Writer {
         let timer = self.metrics.commit.start_timer();
         let outcome = statement.commit(&self.postgres).await;
         timer.observe_duration();
+        // Also where it failed: it may be committed, and its answer lost.
+        self.live.add(statement.changes());
         match outcome {
             Ok(outdated) => {
                 self.metrics.stale("session_order", outdated.sessions);
                 self.metrics.stale("session_age", outdated.too_old);
                 self.metrics.stale("report_order", outdated.reports);
                 self.doubt(outdated.untrusted);
-                self.live.add(statement.changes());
                 Ok(())
             }
             Err(error) => {

@@ -17,7 +17,8 @@
 //! waits for no disk: at once, then every [`PAUSE`] at most, however many batches there are.
 //!
 //! # Races
-//! - *A replica is killed between a commit and its notice.* Whatever replaces it tells "all" when it starts.
+//! - *A replica is killed between a commit and its notice.* Whatever replaces it tells "all" when it starts, and the others once
+//!   they delete its row ([`super::replicas`]).
 //! - *A notice that could not be sent* is "all" once PostgreSQL is back.
 //! - *LISTEN is lost*: "all" once it is proven again.
 

@@ -28,6 +28,7 @@ use crate::logging::log_throttled;
 use crate::registry::error::RegistryError;
 use crate::registry::freshness::Freshness;
 use crate::registry::hearing::{Heard, Hearing};
+use crate::registry::live::LIVE_CHANNEL;
 use crate::registry::pool::Postgres;
 
 /// Time between two writes.
@@ -87,12 +88,16 @@ fn on_replicas() -> impl FnOnce(tokio_postgres::Error) -> RegistryError {
     RegistryError::on("the table of replicas")
 }
 
+/// One that died may have committed what it did not tell those who watch the fleet any more ([`super::live`]).
 const WRITE: &str = "
     WITH forgotten AS (
-        DELETE FROM replicas WHERE noted_at < now() - 2 * bound - $8 * interval '1 second' AND id <> $1)
+        DELETE FROM replicas WHERE noted_at < now() - 2 * bound - $8 * interval '1 second' AND id <> $1
+        RETURNING id),
+    missed AS (SELECT count(pg_notify($9, 'all')) FROM forgotten)
     INSERT INTO replicas (id, started_at, noted_at, listening, heard_until, gap_from, gap_until, bound)
     SELECT $1, clock_timestamp() - $2 * interval '1 second', clock_timestamp(), $3,
            $4, $5, $6, $7 * interval '1 second'
+    FROM missed
     ON CONFLICT (id) DO UPDATE SET
         noted_at = EXCLUDED.noted_at, listening = EXCLUDED.listening, heard_until = EXCLUDED.heard_until,
         gap_from = EXCLUDED.gap_from, gap_until = EXCLUDED.gap_until, bound = EXCLUDED.bound";
@@ -102,8 +107,17 @@ async fn write(client: &ClientWrapper, note: &Note) -> Result<(), RegistryError>
     let (gap_from, gap_until) = gap.map(|gap| (gap.from, gap.until)).unzip();
     let (age, bound) = (note.age.as_secs_f64(), note.bound.as_secs_f64());
     let forgotten = FORGOTTEN.as_secs_f64();
-    let values: [&(dyn tokio_postgres::types::ToSql + Sync); 8] =
-        [&note.id, &age, &listening, &until, &gap_from, &gap_until, &bound, &forgotten];
+    let values: [&(dyn tokio_postgres::types::ToSql + Sync); 9] = [
+        &note.id,
+        &age,
+        &listening,
+        &until,
+        &gap_from,
+        &gap_until,
+        &bound,
+        &forgotten,
+        &LIVE_CHANNEL,
+    ];
     client.execute(WRITE, &values).await.map(drop).map_err(on_replicas())
 }
 

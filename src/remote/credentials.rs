@@ -3,11 +3,17 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Remote, RemoteError};
+use super::{Page, Remote, RemoteError};
 use crate::domain::credential::{CertificateUse, CredentialId};
+use crate::domain::cursor::cursor;
 use crate::domain::name::DeviceName;
-use crate::fleet::credentials::{CredentialRow, Revocation, Terms, Wanted};
+use crate::fleet::credentials::{
+    CredentialRow, ForeignCredential, MAX_FOREIGN, Revocation, Terms, Wanted,
+};
 use crate::secret::Secret;
+
+/// Most credentials of a page.
+const MAX_PAGE: u16 = 1000;
 
 /// Gives a device a credential, and tells its row and the secret where one was generated.
 ///
@@ -57,6 +63,25 @@ pub async fn add(
 /// There is no such device.
 pub async fn list(api: &Remote, device: &DeviceName) -> Result<Vec<CredentialRow>, RemoteError> {
     api.get(&["devices", device.as_str(), "credentials"]).read().await
+}
+
+/// Lists credentials with hashes of other brokers, oldest first: the first [`MAX_FOREIGN`].
+///
+/// # Errors
+/// An API that is away, or refuses the token.
+pub async fn foreign(api: &Remote) -> Result<Vec<ForeignCredential>, RemoteError> {
+    let mut found: Vec<ForeignCredential> = Vec::new();
+    while found.len() < usize::from(MAX_FOREIGN) {
+        let after = found.last().map(|last| cursor(&last.id.to_string()));
+        let call = api.get(&["credentials", "foreign"]).with("limit", Some(MAX_PAGE));
+        let page: Page<ForeignCredential> = call.with("after", after).read().await?;
+        let is_last = page.items.len() < usize::from(MAX_PAGE);
+        found.extend(page.items);
+        if is_last {
+            break;
+        }
+    }
+    Ok(found)
 }
 
 /// Revokes a credential for ever.

@@ -147,6 +147,20 @@ async fn a_stream_tells_what_administrators_change_by_whatever_way() {
 }
 
 #[tokio::test]
+async fn what_a_replica_that_died_did_not_tell_is_looked_at() {
+    let (_app, root, fleet, _database) = start_api().await;
+    let mut events = Events::open(&root).await;
+    // Whatever the start told is over.
+    assert_eq!(root.put("/devices/plug", &json!({"kind": "plug"})).await.status, 201);
+    events.until("device", json!({"device": "plug", "exists": true})).await;
+    let dead = "INSERT INTO replicas (id, started_at, noted_at, listening, bound)
+        VALUES ('dead', now() - interval '1 hour', now() - interval '1 hour', false, '20 s')";
+    fleet.sql(dead, &[]).await;
+    events.until("reload", json!({})).await;
+    assert_eq!(fleet.value::<i64>("SELECT count(*) FROM replicas WHERE id = 'dead'").await, 0);
+}
+
+#[tokio::test]
 async fn a_gateway_s_presence_is_told_of_those_behind_it() {
     let (app, root, fleet, _database) = start_api().await;
     fleet.device("bridge").await.device("lamp").await;

@@ -86,6 +86,10 @@ impl World {
             WHERE asked_by = 'service hidden-service' AND devices.name = 'lamp';
             COMMIT";
         fleet.batch(asked).await;
+        let imported = "INSERT INTO device_credentials (device_id, kind, hash)
+            SELECT id, 'imported', '$sha256-salted$pos=prefix$YWJj$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAP8'
+            FROM devices WHERE name IN ('lamp', 'fan', 'hidden-plug')";
+        fleet.batch(imported).await;
         let (_app, _emqx) = (app, emqx);
         Self { _app, _emqx, fleet, database, root, lab, shared, hidden }
     }
@@ -194,6 +198,7 @@ const ROUTES: &[(&str, &str, &str, &str, Answer)] = &[
         "",
         AsAbsent(404),
     ),
+    ("get", "/credentials/foreign", "/credentials/foreign", "", Seen),
     ("delete", "/credentials/{id}", "/credentials/0", "", AsAbsent(404)),
     ("delete", "/grants/{id}", "/grants/0", "", Closed),
     ("get", "/devices/{device}/grants", "/devices/@/grants", "", AsAbsent(404)),
@@ -466,6 +471,19 @@ async fn pages_hold_what_is_inside_and_nothing_is_left_out() {
         }
     }
     assert_eq!(names, ["bridge", "fan", "hub", "inner", "lamp", "stray"]);
+    let (mut imported, mut after) = (Vec::new(), String::new());
+    loop {
+        let page = world.lab.get(&format!("/credentials/foreign?limit=1{after}")).await.json();
+        let items = page["items"].as_array().unwrap();
+        imported.extend(items.iter().map(|item| (item["device"].clone(), item["hash"].clone())));
+        match page["next"].as_str() {
+            Some(next) => after = format!("&after={next}"),
+            None => break,
+        }
+    }
+    imported.sort_by_key(|(device, _)| device.to_string());
+    let hash = json!("sha256, one round");
+    assert_eq!(imported, [(json!("fan"), hash.clone()), (json!("lamp"), hash)]);
     let chosen = world.lab.get("/devices?selector=kind%20in%20(fan,plug,service)").await.json();
     assert_eq!(chosen["items"].as_array().unwrap().len(), 1, "both selectors hold: {chosen}");
 
@@ -562,6 +580,11 @@ async fn commands_reach_the_devices_inside_alone() {
     assert_eq!(root.post("/commands", &one).await.status, 201);
 }
 
+async fn a_change_waits(fleet: &Fleet) {
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    eventually("a change waits", || async { fleet.value::<i64>(waiting).await > 0 }).await;
+}
+
 #[tokio::test]
 async fn a_device_that_leaves_while_a_change_is_on_its_way_is_not_changed() {
     let world = World::start().await;
@@ -587,11 +610,7 @@ async fn a_device_that_leaves_while_a_change_is_on_its_way_is_not_changed() {
         let body = if body.is_null() { String::new() } else { body.to_string() };
         let change = caller.send(method, path, &[], &body);
         let moved = async {
-            eventually("the change waits", || async {
-                let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-                world.fleet.value::<i64>(waiting).await > 0
-            })
-            .await;
+            a_change_waits(&world.fleet).await;
             transaction.commit().await.unwrap();
         };
         let (answer, ()) = futures_util::join!(change, moved);
@@ -614,11 +633,7 @@ async fn a_device_that_leaves_while_a_change_is_on_its_way_is_not_changed() {
     let behind = json!({"gateway": "bridge"});
     let change = lab.patch("/devices/new", &behind);
     let moved = async {
-        eventually("the change waits", || async {
-            let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-            world.fleet.value::<i64>(waiting).await > 0
-        })
-        .await;
+        a_change_waits(&world.fleet).await;
         transaction.commit().await.unwrap();
     };
     let (answer, ()) = futures_util::join!(change, moved);

@@ -9,7 +9,7 @@ use serde_json::json;
 use sha2::Digest;
 use tokio_postgres::Client;
 
-use crate::support::app::{TestApp, login_body, start, start_with};
+use crate::support::app::{TestApp, eventually, login_body, start, start_with};
 use crate::support::commands::{fleetgate, run};
 use crate::support::database::Database;
 use crate::support::fleet::Fleet;
@@ -167,6 +167,73 @@ async fn a_password_that_was_revoked_does_not_come_back_with_an_old_file() {
     assert_eq!(text(&client, credentials).await, "importedfalse passwordfalse");
     let (status, _, err) = moving.import(&["--format", "mosquitto", &file, "--from-line", "4"]);
     assert!(status == 1 && err.contains("the file has 2 lines"), "{err}");
+    let users = moving.write("users.json", r#"[{"user_id": "u", "password": "a password"}]"#);
+    let roles = moving.write("roles.json", r#"{"clients": [{"username": "u"}]}"#);
+    for (format, file) in [("emqx-users", &users), ("mosquitto-dynsec", &roles)] {
+        let arguments = ["--format", format, file, "--dry-run", "--from-line"];
+        let (status, _, err) = moving.import(&[&arguments[..], &["3"]].concat());
+        assert!(status == 1 && err.contains("the file has 1 users"), "{format}: {err}");
+        let (status, out, err) = moving.import(&[&arguments[..], &["2"]].concat());
+        assert!(status == 0 && out.contains("0 added"), "{format}: {out}{err}");
+    }
+}
+
+#[tokio::test]
+async fn a_password_that_was_rehashed_is_not_imported_again() {
+    let (app, fleet, database) = start_without_limits().await;
+    let moving = Move::to(&database.owner_url());
+    let path = moving.text("passwords");
+    tool("mosquitto_passwd", &["-b", "-c", &path, "lamp", PASSWORD]);
+    let import = |on_conflict: &str| {
+        moving.import(&["--format", "mosquitto", &path, "--on-conflict", on_conflict])
+    };
+    assert!(import("fail").1.contains("1 added"));
+    assert!(app.lets_in("lamp", PASSWORD).await);
+    let valid = "SELECT string_agg(kind, ' ') FROM device_credentials WHERE revoked_at IS NULL";
+    eventually("it is rehashed", || async { fleet.value::<String>(valid).await == "password" })
+        .await;
+    let (status, out, err) = import("update");
+    assert!(status == 0 && out.contains("1 updated"), "{out}{err}");
+    assert_eq!(fleet.value::<String>(valid).await, "password");
+}
+
+#[tokio::test]
+async fn of_many_wrong_lines_some_are_told_and_all_are_counted() {
+    let (database, _client) = Database::migrated().await;
+    let moving = Move::to(&database.url());
+    let lines: String = (0..1150).map(|number| format!("d/{number},x\n")).collect();
+    let file = moving.write("wrong.csv", &format!("name,kind\n{lines}"));
+    let (status, out, err) = moving.import(&["--format", "csv", &file, "--dry-run", "--json"]);
+    assert_eq!(status, 1, "{err}");
+    let told: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&told["wrong_lines"], &told["added"]), (&json!(1150), &json!(0)));
+    assert_eq!(told["wrong"].as_array().unwrap().len(), 100);
+}
+
+#[tokio::test]
+async fn an_import_that_breaks_off_tells_where_to_go_on() {
+    let (database, client) = Database::migrated().await;
+    // It is lost in the second chunk.
+    client
+        .batch_execute(
+            "CREATE FUNCTION breaks() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 IF NEW.name = 'd700' THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF;
+                 RETURN NEW;
+             END $$;
+             CREATE TRIGGER breaks BEFORE INSERT ON devices FOR EACH ROW EXECUTE FUNCTION breaks()",
+        )
+        .await
+        .unwrap();
+    let moving = Move::to(&database.url());
+    let lines: String = (1..=1000).map(|number| format!("d{number},x\n")).collect();
+    let file = moving.write("devices.csv", &format!("name,kind\n{lines}"));
+    let (status, out, err) = moving.import(&["--format", "csv", &file]);
+    assert!(status != 0 && out.is_empty(), "{out}{err}");
+    assert!(err.contains("500 added") && err.contains("go on with --from-line 502"), "{err}");
+    assert_eq!(text(&client, "SELECT count(*)::text FROM devices").await, "500");
+    let (_, out, _) = moving.import(&["--format", "csv", &file, "--from-line", "502", "--json"]);
+    let told: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(told["last_line"], 501, "{told}");
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use fleetgate::domain::api_token::Scope;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
 use crate::secrets::Secrets;
 use crate::support::api::make_token;
@@ -89,6 +89,7 @@ const ON_THE_MACHINE: &[(&str, &str)] = &[
 /// with a JSON Schema, `ID` the id of the newest command.
 const STORY: &[&str] = &[
     "device list",
+    "credential list --foreign",
     "capability add switch --command-schema SCHEMA --description 'On and off'",
     "capability add light --confirm state --command-expiry 5m --envelope yes",
     "capability add switch",
@@ -173,6 +174,7 @@ const STORY: &[&str] = &[
     "credential add unknown --generate",
     "credential list lamp",
     "credential list unknown",
+    "credential list --foreign",
     "credential revoke 2",
     "credential revoke 2",
     "credential revoke 999",
@@ -345,7 +347,12 @@ fn masked(text: &str) -> String {
     let masked = masked.replace("the command line", "WHO").replace("API token root", "WHO");
     let words =
         |line: &str| line.split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
-    masked.lines().map(words).collect::<Vec<_>>().join("\n")
+    // How much is left of a line that was shortened behind a time depends on how many digits that has.
+    let line = |line: &str| match line.split_once("TIME") {
+        Some((before, _)) if line.ends_with('…') => format!("{}TIME…", words(before)),
+        _ => words(line),
+    };
+    masked.lines().map(line).collect::<Vec<_>>().join("\n")
 }
 
 async fn tell_the_story(json: bool) {
@@ -534,6 +541,61 @@ async fn an_api_that_cannot_be_asked_is_named_with_the_remedy() {
         crate::support::commands::run(command)
     };
     assert!(code == 2 && stderr.contains("cannot stand in a URL"), "{stderr}");
+}
+
+/// What answers as a proxy does whose service is away, and after so many requests as the service itself.
+async fn proxy(
+    service_address: std::net::SocketAddr,
+    away: usize,
+    status: &'static str,
+) -> std::net::SocketAddr {
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        for number in 0.. {
+            let (mut client, _) = listener.accept().await.unwrap();
+            if number > 0 && number <= away {
+                let mut head = [0; 4096];
+                let _ = client.read(&mut head).await.unwrap();
+                let answer =
+                    format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+                client.write_all(answer.as_bytes()).await.unwrap();
+                continue;
+            }
+            let mut service = tokio::net::TcpStream::connect(service_address).await.unwrap();
+            // One request a connection, or the next one would not come here.
+            let mut request = vec![0; 65536];
+            let read = client.read(&mut request).await.unwrap();
+            let request = String::from_utf8(request[..read].to_vec()).unwrap();
+            let request = request.replacen("\r\n", "\r\nconnection: close\r\n", 1);
+            let request = request.replace(&address.to_string(), &service_address.to_string());
+            service.write_all(request.as_bytes()).await.unwrap();
+            tokio::spawn(
+                async move { tokio::io::copy_bidirectional(&mut client, &mut service).await },
+            );
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_command_is_waited_for_although_the_api_is_away_meanwhile() {
+    let there = Side::start(true).await;
+    there.fleet.device("lamp").await.bind("lamp", "switch", None, Some("lamp/set")).await;
+    let api = there.app.api_address.unwrap();
+    for (away, status, told) in [
+        (3, "502 Bad Gateway", "the command failed at 1 of 1 devices"),
+        (1000, "500 Internal Server Error", "500 Internal Server Error, without a problem"),
+    ] {
+        let url = format!("http://{}", proxy(api, away, status).await);
+        let mut command = there.command(&["command", "send", "switch", "1", "--device", "lamp"]);
+        command.args(["--expires", "1s", "--wait"]).env("FLEETGATE_API", url);
+        let run = tokio::task::spawn_blocking(|| crate::support::commands::run(command));
+        let (code, stdout, stderr) = run.await.unwrap();
+        assert!(code == 1 && stderr.contains(told), "{status}: {stdout}{stderr}");
+        let is_told_which = stderr.contains("is on its way; see `fleetgate command show ");
+        assert_eq!(is_told_which, away == 1000, "{stderr}");
+    }
 }
 
 #[tokio::test]

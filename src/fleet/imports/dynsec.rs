@@ -6,9 +6,10 @@ use serde::Deserialize;
 
 use super::acl::{Decisive, Rank, Right, Rule, Who, Writing};
 use super::foreign::{Entry, Foreign, Proof, User, wrong_at};
-use super::hashes::{Digest, SaltEncoding, base64, of_password_file, pbkdf2, stored};
+use super::hashes::{SaltEncoding, base64, of_password_file, stored};
 use super::line::{Item, LineError, Parsed};
 use crate::domain::acl::Action;
+use crate::domain::foreign_hash::Digest;
 use crate::domain::name::ClientId;
 
 /// What the file has. Members that mean nothing here are passed over: other versions have others.
@@ -157,13 +158,12 @@ impl Dynsec {
     }
 
     /// Passes over users.
-    #[must_use]
-    pub fn skip(mut self, users: u64) -> Self {
-        let users = usize::try_from(users).unwrap_or(usize::MAX);
-        if let Some(last) = users.checked_sub(1) {
-            self.clients.nth(last);
-        }
-        self
+    ///
+    /// # Errors
+    /// There are no more: how many it has.
+    pub fn skip(mut self, users: u64) -> Result<Self, usize> {
+        super::pass_over(&mut self.clients, users)?;
+        Ok(self)
     }
 
     /// What the next user brings; `None` after the last.
@@ -264,9 +264,7 @@ impl ClientForm {
         }
         match (&self.password, &self.salt, self.iterations) {
             (Some(output), Some(salt), Some(rounds)) => match (base64(salt), base64(output)) {
-                (Some(salt), Some(output)) => {
-                    stored(pbkdf2(Digest::Sha512, rounds, &salt, &output))
-                }
+                (Some(salt), Some(output)) => stored(Digest::Sha512.pbkdf2(rounds, &salt, &output)),
                 _ => Err("password and salt are not base64".to_owned()),
             },
             (None, None, None) => Ok(Proof::None),

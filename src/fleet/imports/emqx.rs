@@ -9,8 +9,9 @@ use thiserror::Error;
 use super::acl::{Acl, Rank, Right, Rule, Writing};
 use super::csv::Fields;
 use super::foreign::{Entry, Foreign, Proof, User, wrong_at};
-use super::hashes::{Digest, pbkdf2, salted, stored};
+use super::hashes::{digest, stored};
 use super::line::LineError;
+use crate::domain::foreign_hash::Digest;
 use crate::secret::Secret;
 
 /// How EMQX hashed the passwords of a file, which the file does not say (`password_hash_algorithm` of the authenticator).
@@ -23,24 +24,20 @@ pub enum Algorithm {
     /// One round.
     Salted {
         /// Of this function.
-        digest: AlgorithmDigest,
+        digest: Digest,
         /// Over salt and password, or password and salt; `None`: without salt.
         salt_first: Option<bool>,
     },
     /// Many.
     Pbkdf2 {
         /// With HMAC of this function.
-        digest: AlgorithmDigest,
+        digest: Digest,
         /// So many.
         rounds: u32,
         /// Bytes of the hash, where they are not those of the function.
         length: Option<usize>,
     },
 }
-
-/// A hash function of an [`Algorithm`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AlgorithmDigest(Digest);
 
 /// Why a text is no [`Algorithm`].
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -55,7 +52,7 @@ impl FromStr for Algorithm {
 
     fn from_str(text: &str) -> Result<Self, AlgorithmError> {
         let error = |why: &str| AlgorithmError(why.to_owned());
-        let digest = |name| Digest::named(name).map(AlgorithmDigest).map_err(AlgorithmError);
+        let digest = |name| digest(name).map_err(AlgorithmError);
         let parts: Vec<&str> = text.split(',').map(str::trim).collect();
         match *parts {
             ["plain"] => Ok(Self::Plain),
@@ -105,18 +102,14 @@ impl Algorithm {
         match self {
             Self::Plain => Err("is a hash; say with --algorithm how it was made".to_owned()),
             Self::Bcrypt => Ok(hash.to_owned()),
-            Self::Salted { digest: AlgorithmDigest(digest), salt_first } => {
+            Self::Salted { digest, salt_first } => {
                 let salt = if salt_first.is_some() { salt } else { "" };
-                Ok(salted(
-                    digest,
-                    salt_first.unwrap_or(true),
-                    salt.as_bytes(),
-                    &hex(digest.bytes())?,
-                ))
+                let output = hex(digest.bytes())?;
+                Ok(digest.salted(salt_first.unwrap_or(true), salt.as_bytes(), &output))
             }
-            Self::Pbkdf2 { digest: AlgorithmDigest(digest), rounds, length } => {
+            Self::Pbkdf2 { digest, rounds, length } => {
                 let length = length.unwrap_or_else(|| digest.bytes());
-                Ok(pbkdf2(digest, rounds, salt.as_bytes(), &hex(length)?))
+                Ok(digest.pbkdf2(rounds, salt.as_bytes(), &hex(length)?))
             }
         }
     }
@@ -293,13 +286,12 @@ impl EmqxJson {
     }
 
     /// Passes over users.
-    #[must_use]
-    pub fn skip(mut self, users: u64) -> Self {
-        let users = usize::try_from(users).unwrap_or(usize::MAX);
-        if let Some(last) = users.checked_sub(1) {
-            self.forms.nth(last);
-        }
-        self
+    ///
+    /// # Errors
+    /// There are no more: how many it has.
+    pub fn skip(mut self, users: u64) -> Result<Self, usize> {
+        super::pass_over(&mut self.forms, users)?;
+        Ok(self)
     }
 
     /// What the next user brings; `None` after the last.

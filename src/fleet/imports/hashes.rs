@@ -4,48 +4,22 @@
 use base64ct::{Base64Unpadded, Encoding};
 
 use super::foreign::Proof;
-use crate::domain::foreign_hash::ForeignHash;
+use crate::domain::foreign_hash::{Digest, ForeignHash};
 use crate::secret::Secret;
 
-/// A hash function that can be checked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Digest {
-    Sha1,
-    Sha256,
-    Sha512,
-}
-
-impl Digest {
-    /// By the name that EMQX, or a hash, has for it.
-    ///
-    /// # Errors
-    /// It cannot be checked here.
-    pub(super) fn named(name: &str) -> Result<Self, String> {
-        match name {
-            "sha" | "sha1" => Ok(Self::Sha1),
-            "sha256" => Ok(Self::Sha256),
-            "sha512" => Ok(Self::Sha512),
-            "md5" | "md4" => {
-                Err(format!("{name} is broken and not taken; give these users new passwords"))
-            }
-            _ => Err("only sha (SHA-1), sha256 and sha512 can be checked here".to_owned()),
+/// A hash function by the name that EMQX, or a hash, has for it.
+///
+/// # Errors
+/// It cannot be checked here.
+pub(super) fn digest(name: &str) -> Result<Digest, String> {
+    match name {
+        "sha" | "sha1" => Ok(Digest::Sha1),
+        "sha256" => Ok(Digest::Sha256),
+        "sha512" => Ok(Digest::Sha512),
+        "md5" | "md4" => {
+            Err(format!("{name} is broken and not taken; give these users new passwords"))
         }
-    }
-
-    fn word(self) -> &'static str {
-        match self {
-            Self::Sha1 => "sha1",
-            Self::Sha256 => "sha256",
-            Self::Sha512 => "sha512",
-        }
-    }
-
-    pub(super) fn bytes(self) -> usize {
-        match self {
-            Self::Sha1 => 20,
-            Self::Sha256 => 32,
-            Self::Sha512 => 64,
-        }
+        _ => Err("only sha (SHA-1), sha256 and sha512 can be checked here".to_owned()),
     }
 }
 
@@ -56,22 +30,6 @@ impl Digest {
 pub(super) fn stored(hash: String) -> Result<Proof, String> {
     ForeignHash::parse(&hash).map_err(|error| format!("the hash {error}"))?;
     Ok(Proof::Hash(hash))
-}
-
-/// One round over salt and password.
-pub(super) fn salted(digest: Digest, salt_first: bool, salt: &[u8], output: &[u8]) -> String {
-    let position = if salt_first { "prefix" } else { "suffix" };
-    let (salt, output) =
-        (Base64Unpadded::encode_string(salt), Base64Unpadded::encode_string(output));
-    format!("${}-salted$pos={position}${salt}${output}", digest.word())
-}
-
-/// PBKDF2 with HMAC.
-pub(super) fn pbkdf2(digest: Digest, rounds: u32, salt: &[u8], output: &[u8]) -> String {
-    let length = output.len();
-    let (salt, output) =
-        (Base64Unpadded::encode_string(salt), Base64Unpadded::encode_string(output));
-    format!("$pbkdf2-{}$i={rounds},l={length}${salt}${output}", digest.word())
 }
 
 /// Bytes in standard base64, with padding or without.
@@ -111,7 +69,7 @@ pub(super) fn of_password_file(text: &str, salts: SaltEncoding) -> Result<Proof,
                     incomplete(FORM)
                 ));
             };
-            return stored(pbkdf2(Digest::named(digest)?, rounds, &salt, &output));
+            return stored(self::digest(digest)?.pbkdf2(rounds, &salt, &output));
         }
         if text.starts_with('{') && text.contains('}') {
             return Err(
@@ -132,12 +90,12 @@ pub(super) fn of_password_file(text: &str, salts: SaltEncoding) -> Result<Proof,
     let parts: Vec<&str> = rest.split('$').collect();
     match *parts {
         ["6", salt, output] => match (base64(salt), base64(output)) {
-            (Some(salt), Some(output)) => stored(salted(Digest::Sha512, false, &salt, &output)),
+            (Some(salt), Some(output)) => stored(Digest::Sha512.salted(false, &salt, &output)),
             _ => Err(incomplete("$6$<salt>$<hash> in base64")),
         },
         ["7", rounds, salt, output] => match (rounds.parse(), base64(salt), base64(output)) {
             (Ok(rounds), Some(salt), Some(output)) => {
-                stored(pbkdf2(Digest::Sha512, rounds, &salt, &output))
+                stored(Digest::Sha512.pbkdf2(rounds, &salt, &output))
             }
             _ => Err(incomplete("$7$<rounds>$<salt>$<hash> in base64")),
         },

@@ -4,23 +4,28 @@ use actix_web::web::{Data, Json, Path};
 use actix_web::{HttpResponse, delete, get, post};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use tokio_postgres::Transaction;
 use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::access::Caller;
-use super::body::{Body, Checks};
+use super::body::{Body, Checks, Parameters};
 use super::devices::device_name;
 use super::etag::Conditions;
 use super::problem::Problems;
-use super::{Api, Credentials, InPart, Problem, Read};
+use super::{Api, Credentials, InPart, Problem, Read, page};
 use crate::domain::credential::{CertificateUse, CredentialId};
-use crate::fleet::credentials::{self, CredentialRow, NewCredential, Revocation, Terms};
+use crate::fleet::Part;
+use crate::fleet::credentials::{
+    self, CredentialRow, ForeignCredential, NewCredential, Revocation, Terms,
+};
 use crate::fleet::error::{FleetError, Thing};
 use crate::secret::Secret;
 
 pub(super) fn register(service: &mut ServiceConfig<'_>) {
     service
         .service(list_credentials)
+        .service(list_foreign)
         .service(add_credential)
         .service(revoke_credential)
         .service(revoke_by_id);
@@ -103,6 +108,52 @@ async fn list_credentials(
     Ok(Json(
         api.see_device(&caller, &name, async |fleet| credentials::list(fleet, &name).await).await?,
     ))
+}
+
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct ForeignQuery {
+    /// Most credentials of the page.
+    #[param(minimum = 1, maximum = 1000, default = 100)]
+    limit: Option<u16>,
+    /// Where the page begins: `next` of the page before.
+    after: Option<String>,
+}
+
+/// A page of credentials that have the hash of another broker.
+#[derive(Serialize, ToSchema)]
+struct ForeignPage {
+    /// The credentials.
+    items: Vec<ForeignCredential>,
+    /// `after` of the next page; `null`: this is the last one.
+    next: Option<String>,
+}
+
+/// List credentials that still have the hash of another broker
+///
+/// Those that were imported and that nobody has logged in with since, oldest first. What a hash is is told, itself it is shown
+/// nowhere.
+#[utoipa::path(
+    tag = "credentials",
+    params(ForeignQuery),
+    responses((status = 200, description = "A page of them.", body = ForeignPage), Problems)
+)]
+#[get("/credentials/foreign")]
+async fn list_foreign(
+    caller: Caller<InPart<Read>>,
+    Parameters(query): Parameters<ForeignQuery>,
+    api: Data<Api>,
+) -> Result<Json<ForeignPage>, Problem> {
+    let limit = page::limit(query.limit)?;
+    let after = page::after(query.after.as_deref())?.map(|after| after.parse()).transpose();
+    let after = after.map_err(|_| page::not_next())?.map(CredentialId);
+    let look = async |fleet: &mut Transaction<'_>, part: &Part| {
+        credentials::foreign(fleet, part, after, limit).await
+    };
+    let items = api.see(&caller, look).await?;
+    let next = page::next(&items, limit, |one| one.id.to_string());
+    Ok(Json(ForeignPage { items, next }))
 }
 
 /// Give a device a credential

@@ -5,8 +5,8 @@
 //!   stream holds a connection to PostgreSQL, and nothing is looked at while none is open.
 //! * A stream tells every change that was committed since it began, or `reload`. It begins with `reload`, because its client
 //!   has to look at everything after it began.
-//! * A stream of a token with a selector tells of devices inside alone: what is inside is asked of PostgreSQL each time. Of a
-//!   device that is gone or has left it tells nothing.
+//! * A stream of a token with a selector tells of devices inside alone: what is inside is asked of PostgreSQL each time,
+//!   once for all tokens of that selector. Of a device that is gone or has left it tells nothing.
 //! * A stream ends within [`CHECK`] and what that takes when its token is not valid any more, and when that cannot be asked.
 //! * Streams are bounded: in all, and a token.
 
@@ -210,10 +210,20 @@ async fn look(
     };
     let names: Vec<&str> = told.iter().map(Told::device).collect();
     let mut of_parts = BTreeMap::new();
+    let mut looked: Vec<(&Part, Bytes)> = Vec::new();
     for (token, part) in parts {
-        let inside = part.inside(client, &names).await.map_err(in_registry)?;
-        let some = told.iter().filter(|one| inside.contains(one.device()));
-        of_parts.insert(*token, some.map(text).collect::<String>().into());
+        let same = looked.iter().find(|(other, _)| *other == part);
+        let events = match same {
+            Some((_, events)) => events.clone(),
+            None => {
+                let inside = part.inside(client, &names).await.map_err(in_registry)?;
+                let some = told.iter().filter(|one| inside.contains(one.device()));
+                let events = Bytes::from(some.map(text).collect::<String>());
+                looked.push((part, events.clone()));
+                events
+            }
+        };
+        of_parts.insert(*token, events);
     }
     let whole = told.iter().map(text).collect::<String>().into();
     Ok(Some(News::Changed { whole, parts: of_parts }))
