@@ -72,6 +72,8 @@ pub enum RemoteError {
         field: Option<String>,
         /// Of an import: the wrong lines, from 1, and what is wrong with them.
         lines: Vec<(u64, String)>,
+        /// Of an import: how many lines are wrong; `lines` may have some of them only.
+        wrong_lines: usize,
     },
     /// Nobody answered; the text says why, and what to do.
     #[error("{0}")]

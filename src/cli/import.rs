@@ -1,5 +1,6 @@
 //! `fleetgate import`
 
+use std::collections::BTreeSet;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -8,23 +9,24 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 use tokio_postgres::{Client, GenericClient};
 
+use self::destination::{Destination, send};
 use self::secrets_out::SecretsOut;
 use self::source::{Lines, MAX_DOCUMENT_BYTES, Reader, Source};
 use crate::cli::context::{Context, actor};
 use crate::cli::error::CliError;
 use crate::cli::output::{print, remark, visible};
 use crate::domain::name::{DeviceKind, DeviceName};
-use crate::fleet::bindings::Directions;
 use crate::fleet::imports::{
-    self, Acl, Algorithm, CHUNK_BYTES, CHUNK_LINES, Chunk, Counts, Csv, Dynsec, EmqxCsv, EmqxJson,
-    Foreign, Item, PasswordFile, SaltEncoding, Tally,
+    self, Acl, Algorithm, Chunk, Counts, Csv, Dynsec, EmqxCsv, EmqxJson, Foreign, Item,
+    PasswordFile, SaltEncoding, Tally,
 };
 use crate::fleet::{FleetError, act};
 use crate::read_file::read_at_most;
-use crate::remote::imports::MAX_TRIED_BYTES;
-use crate::remote::{self, Remote};
+use crate::remote::Remote;
+use crate::remote::imports::{Imported, MAX_TRIED_BYTES};
 use crate::secret::Secret;
 
+mod destination;
 mod secrets_out;
 mod source;
 
@@ -146,11 +148,8 @@ impl From<FleetError> for Undone {
 impl Arguments {
     pub(super) async fn run(self, context: &Context) -> Result<(), CliError> {
         self.check()?;
-        if let Some(api) = context.api.remote()? {
-            return self.over_the_api(context, &api).await;
-        }
         let mut source = self.source()?;
-        let mut client = context.connect().await?;
+        let mut destination = Destination::open(context, self.passes_over_present(&source)).await?;
         if let Source::Csv(_, csv) = &mut source {
             if csv.generates() && self.secrets_out.is_none() && !self.dry_run {
                 return Err(CliError::Usage(
@@ -158,15 +157,19 @@ impl Arguments {
                 ));
             }
             for name in csv.bindings() {
-                let directions = Directions::of(&client, &name).await?;
+                let directions = destination.directions(&name).await?;
                 csv.know(name, directions);
             }
         }
         let mut progress = Progress::new(self.from_line - 1, source.unit());
-        let outcome = if self.dry_run {
-            self.try_all(context, &mut client, &mut source, &mut progress).await
-        } else {
-            self.import(&mut client, &mut source, &mut progress).await
+        let outcome = match (self.dry_run, &mut destination) {
+            (false, destination) => self.import(destination, &mut source, &mut progress).await,
+            (true, Destination::Database(client)) => {
+                self.try_all(context, client, &mut source, &mut progress).await
+            }
+            (true, Destination::Api(api, names)) => {
+                self.try_over_the_api(context, (api, names), &mut source, &mut progress).await
+            }
         };
         progress.end_line();
         let whole = self.from_line == 1 && (self.dry_run || progress.wrong.is_empty());
@@ -174,59 +177,6 @@ impl Arguments {
             progress.leave_out(told);
         }
         self.conclude(context, &progress, outcome)
-    }
-
-    /// Sends the lines a chunk at a time, or to be tried all at once.
-    async fn over_the_api(&self, context: &Context, api: &Remote) -> Result<(), CliError> {
-        if self.format != Format::Fleetgate {
-            context.api.refuse("a file of this form is read for the database only")?;
-        }
-        let on_conflict = match self.on_conflict {
-            OnConflict::Fail => "fail",
-            OnConflict::Skip => "skip",
-            OnConflict::Update => "update",
-        };
-        let mut reader = Reader::open(&self.file)?.skip_to(self.from_line)?;
-        let mut progress = Progress::new(self.from_line - 1, "line");
-        let sent = self.send(api, &mut reader, on_conflict, &mut progress).await;
-        progress.end_line();
-        self.conclude(context, &progress, sent)
-    }
-
-    /// Sends lines to the first chunk that is refused.
-    async fn send(
-        &self,
-        api: &Remote,
-        reader: &mut Reader,
-        on_conflict: &str,
-        progress: &mut Progress,
-    ) -> Result<(), CliError> {
-        let (most_lines, most_bytes) = match self.dry_run {
-            true => (usize::MAX, MAX_TRIED_BYTES),
-            false => (CHUNK_LINES, CHUNK_BYTES),
-        };
-        let mut before = progress.done;
-        while let Some((last, lines)) = reader.next_text(most_lines, most_bytes)? {
-            if self.dry_run && lines.len() > MAX_TRIED_BYTES {
-                return Err(CliError::Usage(format!(
-                    "a dry run over the API tries {MAX_TRIED_BYTES} bytes at most; split the file"
-                )));
-            }
-            let imported = remote::imports::import(api, lines, on_conflict, self.dry_run).await?;
-            progress.counts.add(imported.counts);
-            progress.wrong_count += imported.wrong_lines.max(imported.wrong.len());
-            let wrong = imported.wrong.into_iter().map(|(line, why)| (before + line, why));
-            progress.wrong.extend(wrong);
-            if !progress.wrong.is_empty() {
-                break;
-            }
-            before = last;
-            if !self.dry_run {
-                progress.done = last;
-            }
-            progress.show(last, reader.share());
-        }
-        Ok(())
     }
 
     /// Options that mean nothing for a format are refused: whoever gave them expected something.
@@ -332,30 +282,31 @@ impl Arguments {
         }
     }
 
-    /// Takes out the lines of devices that are there, where these are skipped.
+    /// Whether lines of devices that are there are taken out before: no password of theirs is hashed, and no secret made.
+    fn passes_over_present(&self, source: &Source) -> bool {
+        matches!(self.on_conflict, OnConflict::Skip) && !matches!(source, Source::Own(_))
+    }
+
+    /// Takes out the lines of devices that are there, where these are passed over; returns how many.
     async fn without_present(
         &self,
         client: &impl GenericClient,
         source: &Source,
         lines: &mut Lines,
     ) -> Result<usize, FleetError> {
-        if !matches!(self.on_conflict, OnConflict::Skip) || matches!(source, Source::Own(_)) {
+        if !self.passes_over_present(source) {
             return Ok(0);
         }
         let names = lines.entries.iter().filter_map(|(_, entry)| entry.device());
         let names: Vec<&str> = names.map(DeviceName::as_str).collect();
         let mut present = imports::present(client, &names).await?;
-        let before = lines.entries.len();
-        lines.entries.retain(|(_, entry)| {
-            entry.device().is_none_or(|name| present.insert(name.as_str().to_owned()))
-        });
-        Ok(before - lines.entries.len())
+        Ok(lines.pass_over(&mut present))
     }
 
     /// Imports chunk by chunk, to the first that is refused.
     async fn import(
         &self,
-        client: &mut Client,
+        destination: &mut Destination,
         source: &mut Source,
         progress: &mut Progress,
     ) -> Result<(), CliError> {
@@ -364,7 +315,15 @@ impl Arguments {
         let out = self.secrets_out.as_deref().map(|path| SecretsOut::open(path, goes_on));
         let mut out = out.transpose()?;
         while let Some(mut lines) = source.next_lines()? {
-            let skipped = self.without_present(client, source, &mut lines).await?;
+            let skipped = match destination {
+                Destination::Database(client) => {
+                    self.without_present(client, source, &mut lines).await?
+                }
+                Destination::Api(_, names) if self.passes_over_present(source) => {
+                    lines.pass_over(names)
+                }
+                Destination::Api(..) => 0,
+            };
             let secrets: Vec<(DeviceName, Secret)> = if lines.wrong.is_empty() {
                 let mut entries: Vec<_> =
                     lines.entries.iter_mut().map(|(_, entry)| entry).collect();
@@ -376,13 +335,27 @@ impl Arguments {
                 out.note(&secrets)?;
             }
             let on_conflict = self.on_conflict(source);
-            let chunk = act(client, &actor, async |transaction| {
-                match write(transaction, &lines, on_conflict, progress).await? {
-                    true => Ok(()),
-                    false => Err(Undone::OnPurpose),
+            let chunk = match destination {
+                Destination::Database(client) => {
+                    act(client, &actor, async |transaction| {
+                        match write(transaction, &lines, on_conflict, progress).await? {
+                            true => Ok(()),
+                            false => Err(Undone::OnPurpose),
+                        }
+                    })
+                    .await
                 }
-            });
-            match chunk.await {
+                Destination::Api(api, _) => {
+                    let sent = send(api, &lines, on_conflict, self.dry_run).await;
+                    sent.map_err(|error| Undone::Failed(error.into())).and_then(|imported| {
+                        match progress.add(imported) {
+                            true => Ok(()),
+                            false => Err(Undone::OnPurpose),
+                        }
+                    })
+                }
+            };
+            match chunk {
                 Ok(()) => {
                     progress.counts.skipped += skipped;
                     progress.done = lines.last;
@@ -422,16 +395,7 @@ impl Arguments {
             while let Some(mut lines) = source.next_lines().map_err(Undone::Failed)? {
                 progress.counts.skipped +=
                     self.without_present(transaction, source, &mut lines).await?;
-                for (number, entry) in &mut lines.entries {
-                    if tells {
-                        let summary = visible(&entry.summary());
-                        print(&format!("{} {number}: {summary}", progress.unit))
-                            .map_err(Undone::Failed)?;
-                    }
-                    progress.tally.add(entry);
-                    progress.leave_out_of(*number, &entry.left_out);
-                    entry.pretend(&hash);
-                }
+                tell_and_pretend(&mut lines, tells, &hash, progress).map_err(Undone::Failed)?;
                 write(transaction, &lines, self.on_conflict(source), progress).await?;
                 progress.show(lines.last, source.share());
             }
@@ -442,6 +406,36 @@ impl Arguments {
             Ok(()) | Err(Undone::OnPurpose) => Ok(()),
             Err(Undone::Failed(error)) => Err(error),
         }
+    }
+
+    /// The same over the API, with one request.
+    async fn try_over_the_api(
+        &self,
+        context: &Context,
+        (api, names): (&Remote, &mut BTreeSet<String>),
+        source: &mut Source,
+        progress: &mut Progress,
+    ) -> Result<(), CliError> {
+        let (each, hash) = imports::measure_one();
+        progress.tally.each_password = each;
+        let tells = !context.output.json && !matches!(source, Source::Own(_));
+        let mut all = Lines::default();
+        while let Some(mut lines) = source.next_lines()? {
+            if self.passes_over_present(source) {
+                progress.counts.skipped += lines.pass_over(names);
+            }
+            tell_and_pretend(&mut lines, tells, &hash, progress)?;
+            all.append(lines);
+            if all.bytes() > MAX_TRIED_BYTES {
+                return Err(CliError::Usage(format!(
+                    "a dry run over the API tries {MAX_TRIED_BYTES} bytes at most; split the file"
+                )));
+            }
+        }
+        if !all.is_empty() {
+            progress.add(send(api, &all, self.on_conflict(source), true).await?);
+        }
+        Ok(())
     }
 
     /// Tells what was imported, and as far as what.
@@ -519,6 +513,24 @@ fn are(count: usize, unit: &str) -> String {
     }
 }
 
+/// Tells what would be made of lines, if `tells`, and gives them `hash` in the place of what a dry run does not hash.
+fn tell_and_pretend(
+    lines: &mut Lines,
+    tells: bool,
+    hash: &str,
+    progress: &mut Progress,
+) -> Result<(), CliError> {
+    for (number, entry) in &mut lines.entries {
+        if tells {
+            print(&format!("{} {number}: {}", progress.unit, visible(&entry.summary())))?;
+        }
+        progress.tally.add(entry);
+        progress.leave_out_of(*number, &entry.left_out);
+        entry.pretend(hash);
+    }
+    Ok(())
+}
+
 /// Writes a chunk, and notes what became of it. `false`: it was refused.
 async fn write(
     client: &mut impl GenericClient,
@@ -540,9 +552,7 @@ async fn write(
         }
     }
     let is_done = wrong.is_empty();
-    wrong.sort_by_key(|(line, _)| *line);
-    progress.wrong_count += wrong.len();
-    progress.wrong.extend(wrong.into_iter().take(MOST_TOLD - progress.wrong.len()));
+    progress.add_wrong(wrong.len(), wrong);
     Ok(is_done)
 }
 
@@ -561,6 +571,22 @@ impl Progress {
             first: done,
             shown: None,
         }
+    }
+
+    /// Adds what the API did. `false`: it refused something.
+    fn add(&mut self, imported: Imported) -> bool {
+        let Imported { counts, wrong, wrong_lines } = imported;
+        let is_done = wrong.is_empty();
+        self.counts.add(counts);
+        self.add_wrong(wrong_lines.max(wrong.len()), wrong);
+        is_done
+    }
+
+    /// Adds so many wrong lines; the first are told.
+    fn add_wrong(&mut self, count: usize, mut wrong: Vec<(u64, String)>) {
+        wrong.sort_by_key(|(line, _)| *line);
+        self.wrong_count += count;
+        self.wrong.extend(wrong.into_iter().take(MOST_TOLD - self.wrong.len()));
     }
 
     fn leave_out(&mut self, what: String) {

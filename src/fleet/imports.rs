@@ -8,9 +8,12 @@
 //! line names has to be there by then.
 
 use std::collections::BTreeSet;
+use std::fmt::{self, Display};
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use thiserror::Error;
 use tokio_postgres::GenericClient;
 use tokio_postgres::types::ToSql;
 use utoipa::ToSchema;
@@ -81,11 +84,47 @@ impl Columns {
 
     /// No table has so many columns.
     const DISABLING: u16 = 1 << 15;
+    const DISABLED: &str = "disabled";
 
     fn has(self, position: usize) -> bool {
         self.0 & (1 << position) != 0
     }
 }
+
+/// As the API is told them: names with commas, `disabled` for `enabled` of [`Columns::and_disabling`].
+impl Display for Columns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = DEVICES.columns.iter().enumerate().filter(|(position, _)| self.has(*position));
+        let is_disabling = self.0 & Self::DISABLING != 0;
+        let names = names.map(|(_, (name, ..))| match *name {
+            "enabled" if is_disabling => Self::DISABLED,
+            name => name,
+        });
+        f.write_str(&names.collect::<Vec<_>>().join(","))
+    }
+}
+
+impl FromStr for Columns {
+    type Err = UnknownColumn;
+
+    fn from_str(text: &str) -> Result<Self, UnknownColumn> {
+        text.split(',').filter(|name| !name.is_empty()).try_fold(
+            Self::default(),
+            |columns, name| match name {
+                Self::DISABLED => Ok(columns.and_disabling()),
+                name if columns.and(name) != columns => Ok(columns.and(name)),
+                name => Err(UnknownColumn(name.to_owned())),
+            },
+        )
+    }
+}
+
+/// A name that is no column of a device, or one for the second time.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error(
+    "{0:?} is no column of a device that is named once: client_id, area, floor, kind, gateway, availability_topic, enabled, disabled, meta"
+)]
+pub struct UnknownColumn(String);
 
 /// What was done.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]

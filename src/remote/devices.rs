@@ -1,5 +1,7 @@
 //! Devices.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value, json};
 
 use super::{Answer, Page, Remote, RemoteError, member};
@@ -11,6 +13,9 @@ use crate::fleet::devices::{
     Changed, DeviceChange, DeviceDetails, DeviceFilter, DeviceRow, NewDevice,
 };
 use crate::secret::Secret;
+
+/// Most devices of a page.
+const MAX_PAGE: u16 = 1000;
 
 /// Adds a device, with a secret that is generated there if that is wanted.
 ///
@@ -89,6 +94,24 @@ pub async fn list(
         .read()
         .await?;
     Ok(page.items)
+}
+
+/// The names of all devices.
+///
+/// # Errors
+/// An API that is away, or refuses the token.
+pub async fn names(api: &Remote) -> Result<BTreeSet<String>, RemoteError> {
+    let mut names = BTreeSet::new();
+    let mut filter = DeviceFilter::default();
+    loop {
+        let page = list(api, &filter, MAX_PAGE).await?;
+        let is_last = page.len() < usize::from(MAX_PAGE);
+        filter.after = page.last().map(|last| last.name.clone());
+        names.extend(page.into_iter().map(|device| device.name));
+        if is_last {
+            return Ok(names);
+        }
+    }
 }
 
 /// Shows a device with everything around it.

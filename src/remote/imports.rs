@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::{Remote, RemoteError};
-use crate::fleet::imports::Counts;
+use crate::fleet::imports::{Counts, OnConflict};
 
 /// Longest time of an import, its answer included: a little more than the API's own.
 const TIMEOUT: Duration = Duration::from_secs(630);
@@ -30,7 +30,7 @@ pub struct Imported {
 pub async fn import(
     api: &Remote,
     lines: String,
-    on_conflict: &str,
+    on_conflict: OnConflict,
     dry_run: bool,
 ) -> Result<Imported, RemoteError> {
     #[derive(Deserialize)]
@@ -46,7 +46,13 @@ pub async fn import(
         line: u64,
         message: String,
     }
-    let call = api.post(&["imports"]).with("on_conflict", Some(on_conflict));
+    let (word, columns) = match on_conflict {
+        OnConflict::Fail => ("fail", None),
+        OnConflict::Skip => ("skip", None),
+        OnConflict::Update => ("update", None),
+        OnConflict::Complete(columns) => ("complete", Some(columns)),
+    };
+    let call = api.post(&["imports"]).with("on_conflict", Some(word)).with("columns", columns);
     let call = call.with("dry_run", Some(dry_run)).lines(lines).within(TIMEOUT);
     match call.read().await {
         Ok(Answer { added, updated, skipped, wrong, wrong_lines }) => Ok(Imported {
@@ -54,8 +60,8 @@ pub async fn import(
             wrong: wrong.into_iter().map(|wrong| (wrong.line, wrong.message)).collect(),
             wrong_lines,
         }),
-        Err(RemoteError::Refused { lines: wrong, .. }) if !wrong.is_empty() => {
-            Ok(Imported { wrong_lines: wrong.len(), wrong, ..Imported::default() })
+        Err(RemoteError::Refused { lines: wrong, wrong_lines, .. }) if !wrong.is_empty() => {
+            Ok(Imported { wrong_lines: wrong_lines.max(wrong.len()), wrong, ..Imported::default() })
         }
         Err(error) => Err(error),
     }

@@ -22,6 +22,8 @@ struct Document {
     rule: Option<Value>,
     #[serde(default)]
     errors: Vec<Wrong>,
+    #[serde(default)]
+    wrong_lines: usize,
 }
 
 #[derive(Deserialize)]
@@ -40,7 +42,8 @@ impl Wrong {
 
 /// Reads a problem; `None`: it is none of this API's.
 pub(super) fn read(status: StatusCode, body: &[u8]) -> Option<RemoteError> {
-    let Document { r#type, detail, thing, rule, errors } = serde_json::from_slice(body).ok()?;
+    let Document { r#type, detail, thing, rule, errors, wrong_lines } =
+        serde_json::from_slice(body).ok()?;
     let word = r#type.strip_prefix(TYPE)?.to_owned();
     if let Some(error) = refusal(thing, rule) {
         return Some(RemoteError::Fleet(error));
@@ -53,7 +56,8 @@ pub(super) fn read(status: StatusCode, body: &[u8]) -> Option<RemoteError> {
         }
         _ => detail,
     };
-    Some(RemoteError::Refused { status: status.as_u16(), word, detail, field, lines })
+    let status = status.as_u16();
+    Some(RemoteError::Refused { status, word, detail, field, lines, wrong_lines })
 }
 
 /// The refusal of the fleet; `None`: it is none, or one that this release does not know.

@@ -543,6 +543,83 @@ async fn an_api_that_cannot_be_asked_is_named_with_the_remedy() {
     assert!(code == 2 && stderr.contains("cannot stand in a URL"), "{stderr}");
 }
 
+/// Files of other forms, with the options that they need.
+const FILES: &[(&str, &str, &str)] = &[
+    (
+        "csv",
+        "name,kind,area,bind.switch,bind.main,meta.room,secret,generate,enabled\n\
+         lamp,relay,lab,yes,,1,,yes,\nfan,relay,hall,,yes,\"2, left\",correct horse,,no\nplug,plug,,,,,,yes,\n",
+        "--secrets-out -",
+    ),
+    (
+        "csv",
+        "name,kind,area,enabled\nlamp,relay,attic,\nnew,plug,,no\nlamp,relay,cellar,\n",
+        "",
+    ),
+    (
+        "mosquitto",
+        "lamp:a good password\nann:$7$101$AAE=$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA==\n",
+        "--kind service",
+    ),
+    (
+        "emqx-users",
+        r#"[{"user_id": "bob", "password_hash": "0000000000000000000000000000000000000000000000000000000000000000", "salt": "x"},
+            {"user_id": "root", "password": "a good password", "is_superuser": true}]"#,
+        "--algorithm sha256,prefix --superusers",
+    ),
+    (
+        "mosquitto-dynsec",
+        r#"{"clients": [{"username": "bob", "disabled": true}, {"username": "eve", "clientid": "e", "roles": [{"rolename": "r"}]}],
+            "roles": [{"rolename": "r", "acls": [{"acltype": "publishClientSend", "topic": "up/#", "allow": true}]}]}"#,
+        "--rename-from clientid",
+    ),
+    ("mosquitto", "good:a good password\nb/d:x\nb:$apr1$a$b\n\n# remark\nlamp:another password\n", ""),
+    ("csv", "name,kind,bind.unknown\n", ""),
+    ("fleetgate", "{\"capability\": {\"name\": \"x\"}}\n{}\n\n{\"device\": 7}\n{\"device\": {\"name\": \"lamp\", \"kind\": \"x\"}}\n", ""),
+];
+
+#[tokio::test]
+async fn files_of_other_forms_are_imported_over_the_api_as_into_the_database() {
+    let (here, there) = tokio::join!(Side::start(false), Side::start(true));
+    let all = "SELECT coalesce(string_agg(concat_ws(' ', name, kind, area, client_id, enabled::text, meta::text,
+            (SELECT string_agg(concat_ws(':', name, state_topic, command_topic), ',' ORDER BY name)
+             FROM topic_bindings WHERE device_id = devices.id),
+            (SELECT string_agg(action || ' ' || topic_filter, ',' ORDER BY action, topic_filter)
+             FROM topic_grants WHERE device_id = devices.id),
+            (SELECT string_agg(kind, ',' ORDER BY id) FROM device_credentials WHERE device_id = devices.id)),
+            E'\n' ORDER BY name), '') FROM devices";
+    for side in [&here, &there] {
+        side.fleet.batch("INSERT INTO capabilities (name, state_schema) VALUES ('switch', '{}')").await;
+    }
+    let mut imported = BTreeSet::new();
+    for (format, text, more) in FILES {
+        let written = file(text);
+        let path = written.path().to_str().unwrap();
+        for how in ["--dry-run", "--json --dry-run", "", "--on-conflict skip", "--on-conflict update --json"] {
+            let line = format!("import {path} --format {format} {how} {more}");
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let outcomes = [&here, &there].map(|side| {
+                let Outcome { code, stdout, stderr } = side.run(&words, "");
+                // How long hashing takes here is measured anew each time.
+                let told = |text: &str| {
+                    let is_time = |line: &&str| !line.contains(" ms each, ");
+                    masked(text).lines().filter(is_time).collect::<Vec<_>>().join("\n")
+                };
+                (code, told(&stdout).replace(path, "FILE"), told(&stderr).replace(path, "FILE"))
+            });
+            let without_times = |text: &str| text.split("\"times\":").next().unwrap().to_owned();
+            let [ours, theirs] = outcomes
+                .each_ref()
+                .map(|(code, stdout, stderr)| (code, without_times(stdout), stderr.clone()));
+            assert_eq!(ours, theirs, "{line}");
+            let [ours, theirs] = [here.fleet.value::<String>(all).await, there.fleet.value::<String>(all).await];
+            assert_eq!(ours, theirs, "{line}");
+            imported.insert(ours);
+        }
+    }
+    assert!(imported.len() > 5, "{imported:?}");
+}
+
 /// What answers as a proxy does whose service is away, and after so many requests as the service itself.
 async fn proxy(
     service_address: std::net::SocketAddr,

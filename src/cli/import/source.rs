@@ -1,5 +1,6 @@
 //! What an import reads: a file of lines, or of one JSON document.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
@@ -24,9 +25,39 @@ pub(super) struct Lines {
     bytes: usize,
 }
 
+/// What a hash that is added to a line takes at most.
+const HASH_BYTES: usize = 256;
+/// Most bytes of a chunk's lines before their passwords are hashed, as they are read and as the API is sent them: it takes them
+/// as one chunk then.
+const READ_BYTES: usize = CHUNK_BYTES - CHUNK_LINES * HASH_BYTES;
+
 impl Lines {
     fn is_full(&self) -> bool {
-        self.entries.len() + self.wrong.len() >= CHUNK_LINES || self.bytes >= CHUNK_BYTES
+        self.entries.len() + self.wrong.len() >= CHUNK_LINES || self.bytes >= READ_BYTES
+    }
+
+    /// Bytes that they take, about.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.wrong.is_empty()
+    }
+
+    /// Takes out the lines of devices that are there, and notes the others as there; returns how many went.
+    pub(super) fn pass_over(&mut self, present: &mut BTreeSet<String>) -> usize {
+        let before = self.entries.len();
+        self.entries.retain(|(_, entry)| {
+            entry.device().is_none_or(|name| present.insert(name.as_str().to_owned()))
+        });
+        before - self.entries.len()
+    }
+
+    pub(super) fn append(&mut self, more: Self) {
+        self.entries.extend(more.entries);
+        self.wrong.extend(more.wrong);
+        (self.last, self.bytes) = (more.last, self.bytes + more.bytes);
     }
 }
 
@@ -87,9 +118,12 @@ impl Source {
         while !lines.is_full() {
             let Some((number, bytes, read)) = self.next()? else { break };
             lines.last = number;
-            lines.bytes += bytes;
             match read {
-                Ok(Some(entry)) => lines.entries.push((number, entry)),
+                Ok(Some(entry)) => {
+                    let written = entry.item.line().map_or(0, |line| line.len());
+                    lines.bytes += bytes.max(written);
+                    lines.entries.push((number, entry));
+                }
                 Ok(None) => {}
                 Err(why) => lines.wrong.push((number, why)),
             }
@@ -205,24 +239,6 @@ impl Reader {
             Ok(text) => (self.number, text.len(), read(&text).map_err(|error| error.to_string())),
             Err(why) => (self.number, 0, Err(why)),
         }))
-    }
-
-    /// The next lines as they are, and the number of the last; `None` after the last.
-    pub(super) fn next_text(
-        &mut self,
-        most_lines: usize,
-        most_bytes: usize,
-    ) -> Result<Option<(u64, String)>, CliError> {
-        let (mut text, mut lines) = (String::new(), 0);
-        while lines < most_lines && text.len() <= most_bytes {
-            let Some(line) = self.next_line()? else { break };
-            let number = self.number;
-            let line = line.map_err(|why| CliError::Failed(format!("line {number}: {why}")))?;
-            text.push_str(&line);
-            text.push('\n');
-            lines += 1;
-        }
-        Ok((lines > 0).then_some((self.number, text)))
     }
 
     /// The next line without its end; `None` after the last. One that is too long is an error in its place, and passed over.

@@ -1,7 +1,7 @@
 //! A line of an import: what it says, as types that hold only what is valid. Written out again they are the rows that
 //! PostgreSQL is given.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display};
 use std::marker::PhantomData;
 use std::str::FromStr;
@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use serde_path_to_error::Segment;
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 use crate::domain::acl::Action;
 use crate::domain::delivery::Confirmation;
@@ -47,6 +48,17 @@ pub enum Item {
     Device(Box<Device>),
     /// A routing rule.
     Rule(Rule),
+}
+
+/// A device as a line has it, with what belongs to it.
+#[derive(Serialize)]
+struct WholeDevice<'a> {
+    #[serde(flatten)]
+    device: &'a Device,
+    capabilities: &'a [Parsed<CapabilityName>],
+    bindings: &'a [Binding],
+    grants: &'a [Grant],
+    credentials: &'a [Credential],
 }
 
 /// The form of a line: an object with one of these.
@@ -89,6 +101,25 @@ impl Item {
             }
             _ => Err(about_all("must have one member: capability, device or rule")),
         }
+    }
+
+    /// The line that [`Self::read`] takes back.
+    ///
+    /// # Errors
+    /// None that is known: each part is one that JSON can say.
+    pub fn line(&self) -> serde_json::Result<Zeroizing<String>> {
+        let line = match self {
+            Self::Capability(capability) => {
+                serde_json::to_string(&BTreeMap::from([("capability", capability)]))
+            }
+            Self::Rule(rule) => serde_json::to_string(&BTreeMap::from([("rule", rule)])),
+            Self::Device(device) => {
+                let Device { capabilities, bindings, grants, credentials, .. } = &**device;
+                let whole = WholeDevice { device, capabilities, bindings, grants, credentials };
+                serde_json::to_string(&BTreeMap::from([("device", whole)]))
+            }
+        };
+        line.map(Zeroizing::new)
     }
 }
 
@@ -450,6 +481,38 @@ mod tests {
         match Item::read(line) {
             Err(error) => error,
             Ok(_) => panic!("{line}"),
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_written_is_the_one_that_was_read() {
+        for line in [
+            r#"{"capability":{"name":"light","state_schema":{"const":1.50},"confirm":"reply","only_latest":true}}"#,
+            r#"{"rule":{"name":"all","capability":"light","selector":{"meta":{"/n":1.50}},"strategy":"any","enabled":false}}"#,
+            r#"{"device":{"name":"lamp","kind":"relay","gateway":"hub","meta":{"n":[9007199254740993,0.1000]},
+                "capabilities":["light"],"bindings":[{"name":"light","state_topic":"a/b","merge":true}],
+                "grants":[{"action":"publish","topic_filter":"x/#"}],
+                "credentials":[{"kind":"certificate","common_name":"lamp","expires_at":"2999-01-01T00:00:00Z"}]}}"#,
+        ] {
+            let read =
+                |line: &str| Item::read(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+            let written = read(line).line().unwrap();
+            assert_eq!(read(&written).line().unwrap(), written);
+            // Every member of it is there; the others are what is meant where they are left out.
+            let [was, is] =
+                [line, written.as_str()].map(|it| serde_json::from_str::<Value>(it).unwrap());
+            let ((kind, was), (_, is)) = (
+                was.as_object().unwrap().iter().next().unwrap(),
+                is.as_object().unwrap().iter().next().unwrap(),
+            );
+            for (member, value) in was.as_object().unwrap() {
+                match value.as_array().and_then(|it| it.first()?.as_object()) {
+                    Some(first) => first
+                        .iter()
+                        .for_each(|(name, value)| assert_eq!(&is[member][0][name], value)),
+                    None => assert_eq!(&is[member], value, "{kind} {member}"),
+                }
+            }
         }
     }
 

@@ -25,7 +25,9 @@ use super::body::{Parameters, broken_off, late, require_media_type, too_large};
 use super::problem::{Problems, Wrong};
 use super::{Admin, Api, Problem};
 use crate::fleet::FleetError;
-use crate::fleet::imports::{self, CHUNK_BYTES, CHUNK_LINES, Counts, Item, MAX_LINE_BYTES};
+use crate::fleet::imports::{
+    self, CHUNK_BYTES, CHUNK_LINES, Counts, Item, MAX_LINE_BYTES, UnknownColumn,
+};
 use crate::http::connections::ActiveRequest;
 use crate::registry::error::RegistryError;
 use crate::registry::session::statements_may_take;
@@ -65,6 +67,9 @@ struct ImportQuery {
     #[serde(default)]
     #[param(inline)]
     on_conflict: OnConflict,
+    /// With `on_conflict=complete`: which of a device's own columns change, with commas between: client_id, area, floor, kind,
+    /// gateway, availability_topic, enabled, meta (members are added), or disabled (a device that is disabled stays so).
+    columns: Option<String>,
     /// Begin with this line of the body, counted from 1.
     #[param(value_type = Option<u64>, minimum = 1, default = 1)]
     from_line: Option<NonZero<u64>>,
@@ -81,14 +86,24 @@ enum OnConflict {
     Skip,
     /// What is there becomes what the line says. Credentials that the line does not have stay.
     Update,
+    /// What the line says is added to what is there, and of the device's own columns those in `columns` change. A password is
+    /// added only to a device that never had one.
+    Complete,
 }
 
-impl From<OnConflict> for imports::OnConflict {
-    fn from(it: OnConflict) -> Self {
-        match it {
-            OnConflict::Fail => Self::Fail,
-            OnConflict::Skip => Self::Skip,
-            OnConflict::Update => Self::Update,
+impl ImportQuery {
+    fn on_conflict(&self) -> Result<imports::OnConflict, Problem> {
+        match (self.on_conflict, &self.columns) {
+            (OnConflict::Fail, None) => Ok(imports::OnConflict::Fail),
+            (OnConflict::Skip, None) => Ok(imports::OnConflict::Skip),
+            (OnConflict::Update, None) => Ok(imports::OnConflict::Update),
+            (OnConflict::Complete, columns) => {
+                let columns = columns.as_deref().unwrap_or_default().parse();
+                let columns = columns
+                    .map_err(|error: UnknownColumn| Problem::query(format!("columns: {error}")))?;
+                Ok(imports::OnConflict::Complete(columns))
+            }
+            (_, Some(_)) => Err(Problem::query("columns is for on_conflict=complete alone")),
         }
     }
 }
@@ -144,10 +159,11 @@ async fn import(
     let Ok(_turn) = api.importing.try_acquire() else {
         return Err(Problem::busy("another import is under way; one runs at a time", "10"));
     };
+    let on_conflict = query.on_conflict()?;
     let active = ActiveRequest::begin(&request);
     let from_line = query.from_line.map_or(1, NonZero::get);
     let mut lines = Lines::new(payload.into_inner(), from_line);
-    let run = Run { api: &api, caller: &caller, on_conflict: query.on_conflict.into() };
+    let run = Run { api: &api, caller: &caller, on_conflict };
     let imported = match query.dry_run {
         true => run.try_all(&mut lines).await,
         false => run.import_all(&mut lines, from_line).await,
@@ -258,8 +274,9 @@ fn refused(mut wrong: Vec<Wrong>, from_line: u64) -> Problem {
         "{lines} wrong, and nothing of the lines from {from_line} on is imported; see errors, correct them, and go on \
          with from_line={from_line}"
     );
+    let count = wrong.len();
     wrong.truncate(MOST_TOLD);
-    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "wrong_lines", detail).about(wrong)
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "wrong_lines", detail).about_lines(wrong, count)
 }
 
 /// Some lines that are imported together.

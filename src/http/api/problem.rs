@@ -33,6 +33,8 @@ pub struct Problem {
     headers: Vec<(HeaderName, String)>,
     /// How far an import has come: its last line that is done, and what was done.
     imported: Option<Box<(u64, Counts)>>,
+    /// How many lines of an import are wrong.
+    wrong_lines: Option<usize>,
 }
 
 /// What is wrong in a request.
@@ -85,6 +87,9 @@ struct Document<'a> {
     instance: String,
     /// What in the request is wrong; empty where it is nothing in its body.
     errors: &'a [Wrong],
+    /// Of an import: how many lines of the chunk are wrong; `errors` names the first 100.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    wrong_lines: Option<usize>,
     /// Of an import: the last line that is imported; continue with the next one.
     #[serde(skip_serializing_if = "Option::is_none")]
     last_line: Option<u64>,
@@ -105,6 +110,7 @@ impl Problem {
             errors: Vec::new(),
             headers: Vec::new(),
             imported: None,
+            wrong_lines: None,
         }
     }
 
@@ -116,6 +122,11 @@ impl Problem {
     /// The same about these places.
     pub(super) fn about(self, errors: Vec<Wrong>) -> Self {
         Self { errors, ..self }
+    }
+
+    /// The same about these lines of so many.
+    pub(super) fn about_lines(self, errors: Vec<Wrong>, count: usize) -> Self {
+        Self { wrong_lines: Some(count), ..self.about(errors) }
     }
 
     /// What only one may do at a time is being done by somebody else.
@@ -234,6 +245,7 @@ impl Problem {
             rule: self.refusal.as_ref().and_then(|refusal| refusal.1.as_ref()),
             instance: format!("urn:fleetgate:request:{request_id}"),
             errors: &self.errors,
+            wrong_lines: self.wrong_lines,
             last_line: self.imported.as_ref().map(|imported| imported.0),
             imported: self.imported.as_ref().map(|imported| imported.1),
         };

@@ -1,0 +1,83 @@
+//! Where an import goes: the database, or the API of another Fleetgate.
+
+use std::collections::BTreeSet;
+
+use tokio_postgres::Client;
+use zeroize::Zeroizing;
+
+use super::source::Lines;
+use crate::cli::context::Context;
+use crate::cli::error::CliError;
+use crate::domain::name::BindingName;
+use crate::fleet::bindings::Directions;
+use crate::fleet::error::{FleetError, Thing};
+use crate::fleet::imports::OnConflict;
+use crate::remote::imports::Imported;
+use crate::remote::{self, Remote, RemoteError};
+
+/// See the module documentation.
+pub(super) enum Destination {
+    Database(Client),
+    /// The API, and the names of devices that are there, where they are asked for.
+    Api(Remote, BTreeSet<String>),
+}
+
+impl Destination {
+    /// What `--api` or the settings say. `asks_names`: lines of devices that are there will be passed over.
+    pub(super) async fn open(context: &Context, asks_names: bool) -> Result<Self, CliError> {
+        let Some(api) = context.api.remote()? else {
+            return Ok(Self::Database(context.connect().await?));
+        };
+        let names = match asks_names {
+            true => remote::devices::names(&api).await?,
+            false => BTreeSet::new(),
+        };
+        Ok(Self::Api(api, names))
+    }
+
+    /// Which topics a binding has by the convention.
+    pub(super) async fn directions(&self, binding: &BindingName) -> Result<Directions, CliError> {
+        let api = match self {
+            Self::Database(client) => return Ok(Directions::of(client, binding).await?),
+            Self::Api(api, _) => api,
+        };
+        let Some(name) = binding.capability() else { return Ok(Directions::BOTH) };
+        let all = remote::capabilities::list(api).await?;
+        let found = all.iter().find(|capability| capability.name == name.as_str());
+        let found = found.ok_or(FleetError::NotFound(Thing::Capability(name)))?;
+        Ok(Directions::of_capability(found))
+    }
+}
+
+/// Sends lines. One that is wrong already is sent as a line that is wrong as well: nothing of its chunk is imported then, and
+/// what else is wrong in it is told.
+pub(super) async fn send(
+    api: &Remote,
+    lines: &Lines,
+    on_conflict: OnConflict,
+    dry_run: bool,
+) -> Result<Imported, RemoteError> {
+    let mut all: Vec<(u64, Option<Zeroizing<String>>)> =
+        lines.wrong.iter().map(|(number, _)| (*number, None)).collect();
+    for (number, entry) in &lines.entries {
+        let line = entry.item.line();
+        let line = line.map_err(|error| RemoteError::Unusable(error.to_string()))?;
+        all.push((*number, Some(line)));
+    }
+    all.sort_by_key(|(number, _)| *number);
+    let length = |line: &Option<Zeroizing<String>>| line.as_ref().map_or(2, |it| it.len()) + 1;
+    let mut text = String::with_capacity(all.iter().map(|(_, line)| length(line)).sum());
+    for (_, line) in &all {
+        text.push_str(line.as_deref().map_or("{}", String::as_str));
+        text.push('\n');
+    }
+    let mut imported = remote::imports::import(api, text, on_conflict, dry_run).await?;
+    for (line, why) in &mut imported.wrong {
+        let position = usize::try_from(line.saturating_sub(1)).unwrap_or(usize::MAX);
+        *line = all.get(position).map_or(0, |(number, _)| *number);
+        if let Some((_, known)) = lines.wrong.iter().find(|(number, _)| number == line) {
+            why.clone_from(known);
+        }
+    }
+    Ok(imported)
+}
