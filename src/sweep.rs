@@ -276,6 +276,14 @@ impl Sweeper {
         } else {
             compare_and_repair(api, &mut client).await
         };
+        match &outcome {
+            Ok(report) if report.repaired_online + report.repaired_offline > 0 => {
+                in_time(live::tell_everything(&*client)).await?;
+            }
+            // A part may be repaired, and this connection lost.
+            Err(SweepError::Registry(_)) => self.tell_everything().await,
+            Ok(_) | Err(_) => {}
+        }
         if outcome.is_ok() {
             in_time(registry::note_finished(&*client)).await?;
         }
@@ -287,20 +295,21 @@ impl Sweeper {
     }
 }
 
-async fn compare_and_repair(api: &EmqxApi, client: &mut Client) -> Result<Report, SweepError> {
-    let began = in_time(registry::now(client)).await?;
-    let mut listing = Listing::read(api, client, began).await?;
-    let outcome = repair(&mut listing, client).await;
-    // A part may be repaired where it broke off.
-    if outcome.as_ref().map_or(true, |it| it.repaired_online + it.repaired_offline > 0) {
-        let told = in_time(live::tell_everything(client)).await;
-        outcome.and_then(|report| Ok(told.map(|()| report)?))
-    } else {
-        outcome
+impl Sweeper {
+    async fn tell_everything(&self) {
+        let told = async {
+            let client = self.target.open_guarded().await?;
+            in_time(live::tell_everything(&*client)).await
+        };
+        if let Err(error) = told.await {
+            log_throttled!(warn, "event streams are not told what a sweep repaired that broke off", %error);
+        }
     }
 }
 
-async fn repair(listing: &mut Listing, client: &mut Client) -> Result<Report, SweepError> {
+async fn compare_and_repair(api: &EmqxApi, client: &mut Client) -> Result<Report, SweepError> {
+    let began = in_time(registry::now(client)).await?;
+    let mut listing = Listing::read(api, client, began).await?;
     Ok(Report {
         clients: listing.clients(),
         repaired_online: listing.open(client).await?,

@@ -1,10 +1,9 @@
 //! `fleetgate command`
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand, ValueEnum};
-use jiff::SignedDuration;
 use serde_json::json;
 use tokio_postgres::Transaction;
 
@@ -13,7 +12,6 @@ use crate::cli::context::{Context, actor};
 use crate::cli::error::CliError;
 use crate::cli::output::{self, or_dash, print, shortened, table, timestamp};
 use crate::cli::rule::{devices_in_words, shared_in_words};
-use crate::clock::{Clock, saturating_add};
 use crate::domain::command::CommandPayload;
 use crate::domain::delivery::Confirmation;
 use crate::domain::name::{CapabilityName, DeviceName, RuleName};
@@ -32,8 +30,8 @@ use crate::remote::{self, Remote, RemoteError};
 const ASKED_BY: &str = "the command line";
 /// Longest time between two looks while a command is waited for: a notice may be lost.
 const LOOK: Duration = Duration::from_secs(2);
-/// How long after a command expired its end is still asked for over an API that is away.
-const LAST_LOOKS: SignedDuration = SignedDuration::from_secs(30);
+/// How long an API may be away while a command is waited for.
+const LONGEST_ABSENCE: Duration = Duration::from_secs(60);
 /// Time between two looks over the API, which gives no notice.
 const POLL: Duration = Duration::from_millis(500);
 
@@ -279,22 +277,23 @@ async fn ask(
     conclude(context, &asked, ended.await)
 }
 
-/// Looks until a command has ended. That the API is away meanwhile does not matter until it must have ended.
+/// Looks until a command has ended, also where the API is away for a while.
 async fn wait_over_the_api(
     context: &Context,
     api: &Remote,
     command: &CommandRow,
 ) -> Result<CommandDetails, CliError> {
-    let last = saturating_add(command.expires_at, LAST_LOOKS);
-    let mut told = BTreeSet::new();
+    let (mut told, mut seen) = (BTreeSet::new(), Instant::now());
     loop {
         match remote::commands::show(api, &command.id).await {
             Ok(details) if has_ended(context, &details, &mut told)? => return Ok(details),
-            Err(error) if !error.may_pass() || last < Clock::System.now() => {
+            Ok(_) => seen = Instant::now(),
+            Err(error) if !error.may_pass() || seen.elapsed() > LONGEST_ABSENCE => {
                 return Err(error.into());
             }
-            Ok(_) | Err(_) => tokio::time::sleep(POLL).await, // why: the API gives no notice
+            Err(_) => {}
         }
+        tokio::time::sleep(POLL).await; // why: the API gives no notice
     }
 }
 

@@ -22,8 +22,8 @@ use crate::fleet::imports::{
 };
 use crate::fleet::{FleetError, act};
 use crate::read_file::read_at_most;
-use crate::remote::Remote;
 use crate::remote::imports::{Imported, MAX_TRIED_BYTES};
+use crate::remote::{Remote, RemoteError};
 use crate::secret::Secret;
 
 mod destination;
@@ -161,9 +161,12 @@ impl Arguments {
                 csv.know(name, directions);
             }
         }
-        let mut progress = Progress::new(self.from_line - 1, source.unit());
+        let goes_on = self.from_line > 1;
+        let out = self.secrets_out.as_deref().filter(|_| !self.dry_run);
+        let out = out.map(|path| SecretsOut::open(path, goes_on)).transpose()?;
+        let mut progress = Progress::new(source.done(), source.unit());
         let outcome = match (self.dry_run, &mut destination) {
-            (false, destination) => self.import(destination, &mut source, &mut progress).await,
+            (false, destination) => self.import(destination, &mut source, out, &mut progress).await,
             (true, Destination::Database(client)) => {
                 self.try_all(context, client, &mut source, &mut progress).await
             }
@@ -172,7 +175,8 @@ impl Arguments {
             }
         };
         progress.end_line();
-        let whole = self.from_line == 1 && (self.dry_run || progress.wrong.is_empty());
+        let whole =
+            self.from_line == 1 && outcome.is_ok() && (self.dry_run || progress.wrong.is_empty());
         for told in source.left_out(whole) {
             progress.leave_out(told);
         }
@@ -308,12 +312,10 @@ impl Arguments {
         &self,
         destination: &mut Destination,
         source: &mut Source,
+        mut out: Option<SecretsOut>,
         progress: &mut Progress,
     ) -> Result<(), CliError> {
         let actor = actor();
-        let goes_on = self.from_line > 1;
-        let out = self.secrets_out.as_deref().map(|path| SecretsOut::open(path, goes_on));
-        let mut out = out.transpose()?;
         while let Some(mut lines) = source.next_lines()? {
             let skipped = match destination {
                 Destination::Database(client) => {
@@ -334,7 +336,16 @@ impl Arguments {
             if let Some(out) = &mut out {
                 out.note(&secrets)?;
             }
-            let on_conflict = self.on_conflict(source);
+            let on_conflict = match (self.on_conflict(source), &*destination) {
+                // Its names are as old as the import. A device that somebody made meanwhile stays as well, but where its
+                // line has a secret that is told as made.
+                (imports::OnConflict::Fail, Destination::Api(..))
+                    if self.passes_over_present(source) && secrets.is_empty() =>
+                {
+                    imports::OnConflict::Skip
+                }
+                (on_conflict, _) => on_conflict,
+            };
             let chunk = match destination {
                 Destination::Database(client) => {
                     act(client, &actor, async |transaction| {
@@ -372,8 +383,15 @@ impl Arguments {
                     }
                     return Ok(());
                 }
-                // It may be committed though nobody was told so: secrets that are written stay.
-                Err(Undone::Failed(error)) => return Err(error),
+                Err(Undone::Failed(error)) => {
+                    match &mut out {
+                        Some(out) if is_undone(&error) => out.take_back()?,
+                        // It may be committed though nobody was told so: nobody else has its secrets.
+                        Some(out) => out.keep(&secrets)?,
+                        None => {}
+                    }
+                    return Err(error);
+                }
             }
             progress.show(lines.last, source.share());
         }
@@ -419,14 +437,15 @@ impl Arguments {
         let (each, hash) = imports::measure_one();
         progress.tally.each_password = each;
         let tells = !context.output.json && !matches!(source, Source::Own(_));
-        let mut all = Lines::default();
+        let (mut all, mut bytes) = (Lines::default(), 0);
         while let Some(mut lines) = source.next_lines()? {
             if self.passes_over_present(source) {
                 progress.counts.skipped += lines.pass_over(names);
             }
             tell_and_pretend(&mut lines, tells, &hash, progress)?;
+            bytes += lines.sent_bytes();
             all.append(lines);
-            if all.bytes() > MAX_TRIED_BYTES {
+            if bytes > MAX_TRIED_BYTES {
                 return Err(CliError::Usage(format!(
                     "a dry run over the API tries {MAX_TRIED_BYTES} bytes at most; split the file"
                 )));
@@ -451,10 +470,16 @@ impl Arguments {
         let counted = format!("{added} added, {updated} updated, {skipped} left as they were");
         if let Err(error) = outcome {
             if !self.dry_run && !context.output.json {
+                let next = done + 1;
+                let (unknown, how) = match is_undone(&error) {
+                    true => ("", ""),
+                    false => (
+                        ", and whether those of the next chunk are is not known",
+                        ", and with --on-conflict skip or update where devices are there already",
+                    ),
+                };
                 remark(&format!(
-                    "the {unit}s before {next} are imported ({counted}), and whether those after them are is not known; \
-                     go on with --from-line {next}, and with --on-conflict skip or update where devices are there already",
-                    next = done + 1
+                    "the {unit}s before {next} are imported ({counted}){unknown}; go on with --from-line {next}{how}"
                 ));
             }
             return Err(error);
@@ -503,6 +528,15 @@ impl Arguments {
             told.for_each(|(line, why)| remark(&format!("{unit} {line}: {}", visible(why))));
         }
         Ok(())
+    }
+}
+
+/// Whether a chunk that ended so is certain not to be imported.
+fn is_undone(error: &CliError) -> bool {
+    match error {
+        CliError::Remote(RemoteError::Refused { status, .. }) => *status < 500,
+        CliError::Failed(_) | CliError::Usage(_) => true,
+        _ => false,
     }
 }
 

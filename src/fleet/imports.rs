@@ -60,7 +60,7 @@ pub enum OnConflict {
     /// What is there becomes what the line says. Credentials that the line does not have stay.
     Update,
     /// What the line says is added to what is there, and of the device's own columns those change that the file has. For
-    /// files that know only a part of a device, as those of other brokers.
+    /// files that know only a part of a device, as those of other brokers. Capabilities and rules that are there stay.
     Complete(Columns),
 }
 
@@ -96,9 +96,11 @@ impl Display for Columns {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = DEVICES.columns.iter().enumerate().filter(|(position, _)| self.has(*position));
         let is_disabling = self.0 & Self::DISABLING != 0;
-        let names = names.map(|(_, (name, ..))| match *name {
-            "enabled" if is_disabling => Self::DISABLED,
-            name => name,
+        let names = names.filter_map(|(_, (name, ..))| match *name {
+            // By it a device is found.
+            "name" => None,
+            "enabled" if is_disabling => Some(Self::DISABLED),
+            name => Some(name),
         });
         f.write_str(&names.collect::<Vec<_>>().join(","))
     }
@@ -108,21 +110,20 @@ impl FromStr for Columns {
     type Err = UnknownColumn;
 
     fn from_str(text: &str) -> Result<Self, UnknownColumn> {
-        text.split(',').filter(|name| !name.is_empty()).try_fold(
-            Self::default(),
-            |columns, name| match name {
-                Self::DISABLED => Ok(columns.and_disabling()),
-                name if columns.and(name) != columns => Ok(columns.and(name)),
-                name => Err(UnknownColumn(name.to_owned())),
-            },
-        )
+        let mut names = text.split(',').filter(|name| !name.is_empty());
+        names.try_fold(Self::default(), |columns, name| match name {
+            Self::DISABLED => Ok(columns.and_disabling()),
+            "name" => Err(UnknownColumn(name.to_owned())),
+            name if Self::default().and(name) != Self::default() => Ok(columns.and(name)),
+            name => Err(UnknownColumn(name.to_owned())),
+        })
     }
 }
 
-/// A name that is no column of a device, or one for the second time.
+/// A name that is no column of a device which a line may change.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
-    "{0:?} is no column of a device that is named once: client_id, area, floor, kind, gateway, availability_topic, enabled, disabled, meta"
+    "{0:?} is none of client_id, area, floor, kind, gateway, availability_topic, enabled, disabled, meta"
 )]
 pub struct UnknownColumn(String);
 
@@ -427,10 +428,13 @@ async fn write_named<'a, T: Named>(
         (OnConflict::Fail, Some(first)) => {
             return Err(FleetError::rule(&first.thing(), T::TAKEN));
         }
-        (OnConflict::Skip, _) => counts.skipped = std::mem::take(&mut present).len(),
-        (OnConflict::Fail | OnConflict::Update | OnConflict::Complete(_), _) => {
+        (OnConflict::Complete(_), _) if table.name == DEVICES.name => {
             counts.updated = present.len();
         }
+        (OnConflict::Skip | OnConflict::Complete(_), _) => {
+            counts.skipped = std::mem::take(&mut present).len();
+        }
+        (OnConflict::Fail | OnConflict::Update, _) => counts.updated = present.len(),
     }
     for (statement, some) in [(Some(table.insert()), &new), (table.update(on_conflict), &present)] {
         if let (Some(statement), Some(first)) = (statement, some.first()) {

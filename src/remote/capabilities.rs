@@ -34,6 +34,14 @@ pub async fn add(api: &Remote, new: &NewCapability) -> Result<CapabilityRow, Rem
     api.put(&["capabilities", name.as_str()]).only_new().json(&body).read().await
 }
 
+/// Shows a capability.
+///
+/// # Errors
+/// There is no such capability.
+pub async fn show(api: &Remote, name: &CapabilityName) -> Result<CapabilityRow, RemoteError> {
+    api.get(&["capabilities", name.as_str()]).read().await
+}
+
 /// Lists all capabilities by name.
 ///
 /// # Errors

@@ -281,3 +281,49 @@ async fn an_export_that_nobody_reads_ends() {
     assert!(broke_off && read < 10_000, "{read}");
     assert_eq!(root.get("/exports").await.body.lines().count(), 10_000);
 }
+
+#[tokio::test]
+async fn completing_changes_the_named_columns_of_devices_and_nothing_else() {
+    let (_app, root, _fleet, _database) = start_api().await;
+    assert_eq!(root.import("", &everything()).await.status, 200);
+    let export = async || root.get("/exports?with_credentials=true").await.body;
+    let before = export().await;
+    let lines = [
+        json!({"capability": {"name": "light"}}),
+        json!({"device": {"name": "bridge", "kind": "other", "area": "attic", "meta": {"m": 2},
+            "grants": [{"action": "subscribe", "topic_filter": "c"}]}}),
+        json!({"rule": {"name": "lamps", "capability": "light"}}),
+    ];
+    let lines = lines.map(|line| line.to_string() + "\n").concat();
+    for query in [
+        "?columns=area",
+        "?on_conflict=complete&columns=area,name",
+        "?on_conflict=complete&columns=x",
+    ] {
+        assert_eq!(root.import(query, &lines).await.problem(400).0, "bad_query", "{query}");
+    }
+    let query = "?on_conflict=complete&columns=area,meta,area";
+    let done = root.import(query, &lines).await.json();
+    assert_eq!((&done["updated"], &done["skipped"]), (&json!(1), &json!(2)), "{done}");
+    let after = export().await;
+    for (was, is) in before.lines().zip(after.lines()) {
+        if !was.contains("\"name\" : \"bridge\"") {
+            assert_eq!(was, is);
+            continue;
+        }
+        let [mut was, is] = [was, is].map(|line| serde_json::from_str::<Value>(line).unwrap());
+        was["device"]["area"] = json!("attic");
+        was["device"]["meta"]["m"] = json!(2);
+        let grants = was["device"]["grants"].as_array_mut().unwrap();
+        grants.push(json!({"action": "subscribe", "topic_filter": "c"}));
+        assert_eq!(was, is);
+    }
+    // One that is disabled is not enabled by a file that knows nothing of it.
+    let lamp =
+        json!({"device": {"name": "a lamp", "kind": "lamp", "gateway": "bridge"}}).to_string();
+    for (columns, enabled) in [("disabled", false), ("enabled", true)] {
+        let query = format!("?on_conflict=complete&columns={columns}");
+        assert_eq!(root.import(&query, &lamp).await.status, 200);
+        assert_eq!(root.get("/devices/a%20lamp").await.json()["enabled"], enabled, "{columns}");
+    }
+}

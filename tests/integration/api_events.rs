@@ -156,8 +156,11 @@ async fn what_a_replica_that_died_did_not_tell_is_looked_at() {
     let dead = "INSERT INTO replicas (id, started_at, noted_at, listening, bound)
         VALUES ('dead', now() - interval '1 hour', now() - interval '1 hour', false, '20 s')";
     fleet.sql(dead, &[]).await;
+    eventually("it is forgotten", || async {
+        fleet.value::<i64>("SELECT count(*) FROM replicas WHERE id = 'dead'").await == 0
+    })
+    .await;
     events.until("reload", json!({})).await;
-    assert_eq!(fleet.value::<i64>("SELECT count(*) FROM replicas WHERE id = 'dead'").await, 0);
 }
 
 #[tokio::test]

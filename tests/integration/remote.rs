@@ -551,11 +551,7 @@ const FILES: &[(&str, &str, &str)] = &[
          lamp,relay,lab,yes,,1,,yes,\nfan,relay,hall,,yes,\"2, left\",correct horse,,no\nplug,plug,,,,,,yes,\n",
         "--secrets-out -",
     ),
-    (
-        "csv",
-        "name,kind,area,enabled\nlamp,relay,attic,\nnew,plug,,no\nlamp,relay,cellar,\n",
-        "",
-    ),
+    ("csv", "name,kind,area,enabled\nlamp,relay,attic,\nnew,plug,,no\nlamp,relay,cellar,\n", ""),
     (
         "mosquitto",
         "lamp:a good password\nann:$7$101$AAE=$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA==\n",
@@ -573,9 +569,17 @@ const FILES: &[(&str, &str, &str)] = &[
             "roles": [{"rolename": "r", "acls": [{"acltype": "publishClientSend", "topic": "up/#", "allow": true}]}]}"#,
         "--rename-from clientid",
     ),
-    ("mosquitto", "good:a good password\nb/d:x\nb:$apr1$a$b\n\n# remark\nlamp:another password\n", ""),
+    (
+        "mosquitto",
+        "good:a good password\nb/d:x\nb:$apr1$a$b\n\n# remark\nlamp:another password\n",
+        "",
+    ),
     ("csv", "name,kind,bind.unknown\n", ""),
-    ("fleetgate", "{\"capability\": {\"name\": \"x\"}}\n{}\n\n{\"device\": 7}\n{\"device\": {\"name\": \"lamp\", \"kind\": \"x\"}}\n", ""),
+    (
+        "fleetgate",
+        "{\"capability\": {\"name\": \"x\"}}\n{}\n\n{\"device\": 7}\n{\"device\": {\"name\": \"lamp\", \"kind\": \"x\"}}\n",
+        "",
+    ),
 ];
 
 #[tokio::test]
@@ -589,13 +593,21 @@ async fn files_of_other_forms_are_imported_over_the_api_as_into_the_database() {
             (SELECT string_agg(kind, ',' ORDER BY id) FROM device_credentials WHERE device_id = devices.id)),
             E'\n' ORDER BY name), '') FROM devices";
     for side in [&here, &there] {
-        side.fleet.batch("INSERT INTO capabilities (name, state_schema) VALUES ('switch', '{}')").await;
+        side.fleet
+            .batch("INSERT INTO capabilities (name, state_schema) VALUES ('switch', '{}')")
+            .await;
     }
     let mut imported = BTreeSet::new();
     for (format, text, more) in FILES {
         let written = file(text);
         let path = written.path().to_str().unwrap();
-        for how in ["--dry-run", "--json --dry-run", "", "--on-conflict skip", "--on-conflict update --json"] {
+        for how in [
+            "--dry-run",
+            "--json --dry-run",
+            "",
+            "--on-conflict skip",
+            "--on-conflict update --json",
+        ] {
             let line = format!("import {path} --format {format} {how} {more}");
             let words: Vec<&str> = line.split_whitespace().collect();
             let outcomes = [&here, &there].map(|side| {
@@ -612,12 +624,53 @@ async fn files_of_other_forms_are_imported_over_the_api_as_into_the_database() {
                 .each_ref()
                 .map(|(code, stdout, stderr)| (code, without_times(stdout), stderr.clone()));
             assert_eq!(ours, theirs, "{line}");
-            let [ours, theirs] = [here.fleet.value::<String>(all).await, there.fleet.value::<String>(all).await];
+            let [ours, theirs] =
+                [here.fleet.value::<String>(all).await, there.fleet.value::<String>(all).await];
             assert_eq!(ours, theirs, "{line}");
             imported.insert(ours);
         }
     }
     assert!(imported.len() > 5, "{imported:?}");
+}
+
+#[tokio::test]
+async fn a_long_file_goes_over_the_api_in_chunks_and_on_where_it_was_wrong() {
+    let (here, there) = tokio::join!(Side::start(false), Side::start(true));
+    let lines = |wrong: &str| {
+        let devices = (2..=1300).map(|line| match line {
+            700 => format!("{wrong},x,yes\n"),
+            line => format!("d{line},x,yes\n"),
+        });
+        format!("name,kind,generate\n{}", devices.collect::<String>())
+    };
+    let (wrong, right) = (file(&lines("d/700")), file(&lines("d700")));
+    let mut told = Vec::new();
+    for side in [&here, &there] {
+        let directory = tempfile::tempdir().unwrap();
+        let secrets = directory.path().join("secrets.csv");
+        let import = |file: &tempfile::NamedTempFile, more: &[&str]| {
+            let arguments = ["import", file.path().to_str().unwrap(), "--format", "csv"];
+            let out = ["--secrets-out", secrets.to_str().unwrap()];
+            side.run(&[&arguments, &out[..], more].concat(), "")
+        };
+        let kept = || std::fs::read_to_string(&secrets).unwrap().lines().count();
+        let Outcome { code, stderr, .. } = import(&wrong, &[]);
+        assert!(code == 1 && stderr.contains("line 700: column 1: name contains"), "{stderr}");
+        assert!(stderr.contains("(500 added") && stderr.contains("--from-line 502"), "{stderr}");
+        assert_eq!(kept(), 501);
+        // A name that is taken is in its line as well.
+        side.fleet.device("d900").await;
+        let Outcome { code, stderr, .. } = import(&right, &["--from-line", "502"]);
+        assert!(code == 1 && stderr.contains("line 900: "), "{stderr}");
+        assert_eq!(kept(), 501);
+        let skip = ["--from-line", "502", "--on-conflict", "skip"];
+        let Outcome { code, stdout, stderr } = import(&right, &skip);
+        assert!(code == 0 && stdout.contains("798 added, 0 updated, 1 left"), "{stdout}{stderr}");
+        assert_eq!(kept(), 1 + 1298);
+        assert_eq!(side.fleet.value::<i64>("SELECT count(*) FROM devices").await, 1299);
+        told.push(stderr);
+    }
+    assert_eq!(told[0], told[1]);
 }
 
 /// What answers as a proxy does whose service is away, and after so many requests as the service itself.

@@ -1,6 +1,7 @@
 //! Where an import goes: the database, or the API of another Fleetgate.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use tokio_postgres::Client;
 use zeroize::Zeroizing;
@@ -10,10 +11,14 @@ use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::domain::name::BindingName;
 use crate::fleet::bindings::Directions;
-use crate::fleet::error::{FleetError, Thing};
 use crate::fleet::imports::OnConflict;
 use crate::remote::imports::Imported;
 use crate::remote::{self, Remote, RemoteError};
+
+/// How long the API may be busy with another import.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// Time between two attempts then.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// See the module documentation.
 pub(super) enum Destination {
@@ -42,10 +47,7 @@ impl Destination {
             Self::Api(api, _) => api,
         };
         let Some(name) = binding.capability() else { return Ok(Directions::BOTH) };
-        let all = remote::capabilities::list(api).await?;
-        let found = all.iter().find(|capability| capability.name == name.as_str());
-        let found = found.ok_or(FleetError::NotFound(Thing::Capability(name)))?;
-        Ok(Directions::of_capability(found))
+        Ok(Directions::of_capability(&remote::capabilities::show(api, &name).await?))
     }
 }
 
@@ -60,7 +62,7 @@ pub(super) async fn send(
     let mut all: Vec<(u64, Option<Zeroizing<String>>)> =
         lines.wrong.iter().map(|(number, _)| (*number, None)).collect();
     for (number, entry) in &lines.entries {
-        let line = entry.item.line();
+        let line = entry.line();
         let line = line.map_err(|error| RemoteError::Unusable(error.to_string()))?;
         all.push((*number, Some(line)));
     }
@@ -71,7 +73,7 @@ pub(super) async fn send(
         text.push_str(line.as_deref().map_or("{}", String::as_str));
         text.push('\n');
     }
-    let mut imported = remote::imports::import(api, text, on_conflict, dry_run).await?;
+    let mut imported = in_turn(api, &text, on_conflict, dry_run).await?;
     for (line, why) in &mut imported.wrong {
         let position = usize::try_from(line.saturating_sub(1)).unwrap_or(usize::MAX);
         *line = all.get(position).map_or(0, |(number, _)| *number);
@@ -80,4 +82,23 @@ pub(super) async fn send(
         }
     }
     Ok(imported)
+}
+
+/// The API does one import at a time: waits for its turn, which another one ends that is under way.
+async fn in_turn(
+    api: &Remote,
+    text: &str,
+    on_conflict: OnConflict,
+    dry_run: bool,
+) -> Result<Imported, RemoteError> {
+    let until = Instant::now() + LONGEST_WAIT;
+    loop {
+        let outcome = remote::imports::import(api, text.to_owned(), on_conflict, dry_run).await;
+        match outcome {
+            Err(RemoteError::Refused { status: 429, .. }) if Instant::now() < until => {
+                tokio::time::sleep(PAUSE).await; // why: the API tells nobody that it is free
+            }
+            outcome => return outcome,
+        }
+    }
 }

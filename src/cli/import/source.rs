@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use crate::cli::error::CliError;
 use crate::fleet::imports::{
-    CHUNK_BYTES, CHUNK_LINES, Columns, Csv, Dynsec, EmqxCsv, EmqxJson, Entry, Item, LineError,
+    CHUNK_BYTES, CHUNK_LINES, Columns, Csv, Dynsec, EmqxCsv, EmqxJson, Entry, LineError,
     MAX_LINE_BYTES, OnConflict, PasswordFile,
 };
 
@@ -25,7 +25,12 @@ pub(super) struct Lines {
     bytes: usize,
 }
 
-/// What a hash that is added to a line takes at most.
+/// What a line has in the own form, its end included.
+fn length(entry: &Entry) -> usize {
+    entry.line().map_or(0, |line| line.len() + 1)
+}
+
+/// What a credential that is added to a line takes at most.
 const HASH_BYTES: usize = 256;
 /// Most bytes of a chunk's lines before their passwords are hashed, as they are read and as the API is sent them: it takes them
 /// as one chunk then.
@@ -36,9 +41,10 @@ impl Lines {
         self.entries.len() + self.wrong.len() >= CHUNK_LINES || self.bytes >= READ_BYTES
     }
 
-    /// Bytes that they take, about.
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
+    /// Bytes that the API is sent for them. One that is wrong counts as what is kept of it.
+    pub(super) fn sent_bytes(&self) -> usize {
+        let entries: usize = self.entries.iter().map(|(_, entry)| length(entry)).sum();
+        entries + self.wrong.len() * HASH_BYTES
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -57,7 +63,7 @@ impl Lines {
     pub(super) fn append(&mut self, more: Self) {
         self.entries.extend(more.entries);
         self.wrong.extend(more.wrong);
-        (self.last, self.bytes) = (more.last, self.bytes + more.bytes);
+        self.last = more.last;
     }
 }
 
@@ -77,6 +83,17 @@ impl Source {
         match self {
             Self::EmqxJson(..) | Self::Dynsec(..) => "user",
             _ => "line",
+        }
+    }
+
+    /// The last line or user that is passed over or read already.
+    pub(super) fn done(&self) -> u64 {
+        match self {
+            Self::Own(reader)
+            | Self::Csv(reader, _)
+            | Self::PasswordFile(reader, _)
+            | Self::EmqxCsv(reader, _) => reader.number,
+            Self::EmqxJson(number, _) | Self::Dynsec(number, _) => *number,
         }
     }
 
@@ -120,8 +137,7 @@ impl Source {
             lines.last = number;
             match read {
                 Ok(Some(entry)) => {
-                    let written = entry.item.line().map_or(0, |line| line.len());
-                    lines.bytes += bytes.max(written);
+                    lines.bytes += bytes.max(length(&entry));
                     lines.entries.push((number, entry));
                 }
                 Ok(None) => {}
@@ -133,7 +149,7 @@ impl Source {
 
     /// The next line's number, its bytes, and what it brings.
     fn next(&mut self) -> Result<Option<Next>, CliError> {
-        let own = |text: &str| Item::read(text).map(|item| Some(Entry::of(item)));
+        let own = |text: &str| Entry::read(text).map(Some);
         match self {
             Self::Own(reader) => reader.next(own),
             Self::Csv(reader, csv) => reader.next(|text| csv.line(text).map(Some)),

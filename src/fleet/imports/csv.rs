@@ -314,7 +314,7 @@ impl Csv {
                 });
             }
         };
-        Ok(Entry { item: Item::Device(Box::new(device)), login, left_out })
+        Ok(Entry::new(Item::Device(Box::new(device)), login, left_out))
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use zeroize::Zeroizing;
+
 use super::acl::{Acl, Who};
 use super::line::{Device, Grant, Item, LineError, Parsed};
 use crate::domain::acl::Action;
@@ -18,6 +20,8 @@ pub struct Entry {
     pub login: Login,
     /// What it says and cannot be expressed here.
     pub left_out: Vec<String>,
+    /// The line itself, where it is of the own form.
+    own: Option<Zeroizing<String>>,
 }
 
 /// What a device is to log in with, besides the credentials that it has.
@@ -32,9 +36,24 @@ pub enum Login {
 
 impl Entry {
     /// What a line of the own form brings.
-    #[must_use]
-    pub fn of(item: Item) -> Self {
-        Self { item, login: Login::AsItIs, left_out: Vec::new() }
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn read(line: &str) -> Result<Self, LineError> {
+        let own = Some(Zeroizing::new(line.to_owned()));
+        Ok(Self { own, ..Self::new(Item::read(line)?, Login::AsItIs, Vec::new()) })
+    }
+
+    pub(super) fn new(item: Item, login: Login, left_out: Vec<String>) -> Self {
+        Self { item, login, left_out, own: None }
+    }
+
+    /// The line of the own form that says the same.
+    ///
+    /// # Errors
+    /// None that is known: each part is one that JSON can say.
+    pub fn line(&self) -> serde_json::Result<Zeroizing<String>> {
+        self.own.clone().map_or_else(|| self.item.line(), Ok)
     }
 
     /// The device that it is about, if it is about one.
@@ -186,7 +205,7 @@ impl Foreign {
             }
             Proof::None => Login::AsItIs,
         };
-        Ok(Entry { item: Item::Device(Box::new(device)), login, left_out })
+        Ok(Entry::new(Item::Device(Box::new(device)), login, left_out))
     }
 }
 

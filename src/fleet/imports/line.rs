@@ -107,7 +107,7 @@ impl Item {
     ///
     /// # Errors
     /// None that is known: each part is one that JSON can say.
-    pub fn line(&self) -> serde_json::Result<Zeroizing<String>> {
+    pub(super) fn line(&self) -> serde_json::Result<Zeroizing<String>> {
         let line = match self {
             Self::Capability(capability) => {
                 serde_json::to_string(&BTreeMap::from([("capability", capability)]))

@@ -87,7 +87,7 @@ enum OnConflict {
     /// What is there becomes what the line says. Credentials that the line does not have stay.
     Update,
     /// What the line says is added to what is there, and of the device's own columns those in `columns` change. A password is
-    /// added only to a device that never had one.
+    /// added only to a device that never had one. Capabilities and rules that are there stay.
     Complete,
 }
 
