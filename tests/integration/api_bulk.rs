@@ -267,7 +267,7 @@ async fn an_export_that_nobody_reads_ends() {
                     AND xact_start IS NOT NULL AND pid <> pg_backend_pid() AND query LIKE '%(''device'', json%'";
         fleet.value::<i64>(open).await
     };
-    assert_eq!(snapshots().await, 1);
+    eventually("its transaction is in the devices", || async { snapshots().await == 1 }).await;
     let is_over = || async move { snapshots().await == 0 };
     within(std::time::Duration::from_secs(15), "its transaction ends", is_over).await;
     let mut read = 0;
