@@ -316,7 +316,8 @@ impl Arguments {
         progress: &mut Progress,
     ) -> Result<(), CliError> {
         let actor = actor();
-        while let Some(mut lines) = source.next_lines()? {
+        let is_sent = matches!(destination, Destination::Api(..));
+        while let Some(mut lines) = source.next_lines(is_sent)? {
             let skipped = match destination {
                 Destination::Database(client) => {
                     self.without_present(client, source, &mut lines).await?
@@ -410,7 +411,7 @@ impl Arguments {
         progress.tally.each_password = each;
         let tells = !context.output.json && !matches!(source, Source::Own(_));
         let tried: Result<(), Undone> = act(client, &actor(), async |transaction| {
-            while let Some(mut lines) = source.next_lines().map_err(Undone::Failed)? {
+            while let Some(mut lines) = source.next_lines(false).map_err(Undone::Failed)? {
                 progress.counts.skipped +=
                     self.without_present(transaction, source, &mut lines).await?;
                 tell_and_pretend(&mut lines, tells, &hash, progress).map_err(Undone::Failed)?;
@@ -438,7 +439,7 @@ impl Arguments {
         progress.tally.each_password = each;
         let tells = !context.output.json && !matches!(source, Source::Own(_));
         let (mut all, mut bytes) = (Lines::default(), 0);
-        while let Some(mut lines) = source.next_lines()? {
+        while let Some(mut lines) = source.next_lines(true)? {
             if self.passes_over_present(source) {
                 progress.counts.skipped += lines.pass_over(names);
             }

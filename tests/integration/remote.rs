@@ -637,13 +637,13 @@ async fn files_of_other_forms_are_imported_over_the_api_as_into_the_database() {
 async fn a_long_file_goes_over_the_api_in_chunks_and_on_where_it_was_wrong() {
     let (here, there) = tokio::join!(Side::start(false), Side::start(true));
     let lines = |wrong: &str| {
-        let devices = (2..=1300).map(|line| match line {
-            700 => format!("{wrong},x,yes\n"),
+        let devices = (2..=560).map(|line| match line {
+            530 => format!("{wrong},x,yes\n"),
             line => format!("d{line},x,yes\n"),
         });
         format!("name,kind,generate\n{}", devices.collect::<String>())
     };
-    let (wrong, right) = (file(&lines("d/700")), file(&lines("d700")));
+    let (wrong, right) = (file(&lines("d/530")), file(&lines("d530")));
     let mut told = Vec::new();
     for side in [&here, &there] {
         let directory = tempfile::tempdir().unwrap();
@@ -655,19 +655,19 @@ async fn a_long_file_goes_over_the_api_in_chunks_and_on_where_it_was_wrong() {
         };
         let kept = || std::fs::read_to_string(&secrets).unwrap().lines().count();
         let Outcome { code, stderr, .. } = import(&wrong, &[]);
-        assert!(code == 1 && stderr.contains("line 700: column 1: name contains"), "{stderr}");
+        assert!(code == 1 && stderr.contains("line 530: column 1: name contains"), "{stderr}");
         assert!(stderr.contains("(500 added") && stderr.contains("--from-line 502"), "{stderr}");
         assert_eq!(kept(), 501);
         // A name that is taken is in its line as well.
-        side.fleet.device("d900").await;
+        side.fleet.device("d540").await;
         let Outcome { code, stderr, .. } = import(&right, &["--from-line", "502"]);
-        assert!(code == 1 && stderr.contains("line 900: "), "{stderr}");
+        assert!(code == 1 && stderr.contains("line 540: "), "{stderr}");
         assert_eq!(kept(), 501);
         let skip = ["--from-line", "502", "--on-conflict", "skip"];
         let Outcome { code, stdout, stderr } = import(&right, &skip);
-        assert!(code == 0 && stdout.contains("798 added, 0 updated, 1 left"), "{stdout}{stderr}");
-        assert_eq!(kept(), 1 + 1298);
-        assert_eq!(side.fleet.value::<i64>("SELECT count(*) FROM devices").await, 1299);
+        assert!(code == 0 && stdout.contains("58 added, 0 updated, 1 left"), "{stdout}{stderr}");
+        assert_eq!(kept(), 1 + 558);
+        assert_eq!(side.fleet.value::<i64>("SELECT count(*) FROM devices").await, 559);
         told.push(stderr);
     }
     assert_eq!(told[0], told[1]);

@@ -129,15 +129,15 @@ impl Source {
         }
     }
 
-    /// The lines of the next chunk; `None` when there are no more.
-    pub(super) fn next_lines(&mut self) -> Result<Option<Lines>, CliError> {
+    /// The lines of the next chunk; `None` when there are no more. `is_sent`: they go to the API, in the own form.
+    pub(super) fn next_lines(&mut self, is_sent: bool) -> Result<Option<Lines>, CliError> {
         let mut lines = Lines::default();
         while !lines.is_full() {
             let Some((number, bytes, read)) = self.next()? else { break };
             lines.last = number;
             match read {
                 Ok(Some(entry)) => {
-                    lines.bytes += bytes.max(length(&entry));
+                    lines.bytes += if is_sent { bytes.max(length(&entry)) } else { bytes };
                     lines.entries.push((number, entry));
                 }
                 Ok(None) => {}

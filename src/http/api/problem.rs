@@ -31,9 +31,16 @@ pub struct Problem {
     refusal: Option<Box<(Thing, Option<Rule>)>>,
     errors: Vec<Wrong>,
     headers: Vec<(HeaderName, String)>,
-    /// How far an import has come: its last line that is done, and what was done.
-    imported: Option<Box<(u64, Counts)>>,
-    /// How many lines of an import are wrong.
+    /// What became of an import.
+    import: Option<Box<EndOfImport>>,
+}
+
+/// How an import has ended.
+#[derive(Debug, Default)]
+struct EndOfImport {
+    /// Its last line that is done, and what was done.
+    done: Option<(u64, Counts)>,
+    /// How many lines are wrong.
     wrong_lines: Option<usize>,
 }
 
@@ -109,14 +116,14 @@ impl Problem {
             refusal: None,
             errors: Vec::new(),
             headers: Vec::new(),
-            imported: None,
-            wrong_lines: None,
+            import: None,
         }
     }
 
     /// Tells how far the import has come that it ended.
-    pub(super) fn after(self, last_line: u64, counts: Counts) -> Self {
-        Self { imported: Some(Box::new((last_line, counts))), ..self }
+    pub(super) fn after(mut self, last_line: u64, counts: Counts) -> Self {
+        self.import.get_or_insert_default().done = Some((last_line, counts));
+        self
     }
 
     /// The same about these places.
@@ -126,7 +133,9 @@ impl Problem {
 
     /// The same about these lines of so many.
     pub(super) fn about_lines(self, errors: Vec<Wrong>, count: usize) -> Self {
-        Self { wrong_lines: Some(count), ..self.about(errors) }
+        let mut about = self.about(errors);
+        about.import.get_or_insert_default().wrong_lines = Some(count);
+        about
     }
 
     /// What only one may do at a time is being done by somebody else.
@@ -236,6 +245,7 @@ impl Problem {
 
     /// The answer to the request of this id.
     pub(super) fn answer(&self, request_id: &str) -> HttpResponse {
+        let import = self.import.as_deref();
         let document = Document {
             r#type: format!("{TYPE}{}", self.word),
             title: self.status.canonical_reason().unwrap_or("Error"),
@@ -245,9 +255,9 @@ impl Problem {
             rule: self.refusal.as_ref().and_then(|refusal| refusal.1.as_ref()),
             instance: format!("urn:fleetgate:request:{request_id}"),
             errors: &self.errors,
-            wrong_lines: self.wrong_lines,
-            last_line: self.imported.as_ref().map(|imported| imported.0),
-            imported: self.imported.as_ref().map(|imported| imported.1),
+            wrong_lines: import.and_then(|import| import.wrong_lines),
+            last_line: import.and_then(|import| Some(import.done?.0)),
+            imported: import.and_then(|import| Some(import.done?.1)),
         };
         let mut response = HttpResponse::build(self.status);
         for (name, value) in &self.headers {

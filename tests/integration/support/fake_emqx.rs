@@ -247,7 +247,7 @@ impl FakeEmqx {
                 next.await;
             }
         };
-        let within = tokio::time::timeout(Duration::from_secs(20), wait).await;
+        let within = tokio::time::timeout(Duration::from_secs(60), wait).await;
         within.unwrap_or_else(|_| panic!("message {number} was never published"))
     }
 
@@ -300,7 +300,7 @@ impl FakeEmqx {
                 next.await;
             }
         };
-        let within = tokio::time::timeout(Duration::from_secs(20), wait).await;
+        let within = tokio::time::timeout(Duration::from_secs(60), wait).await;
         within.unwrap_or_else(|_| panic!("{client_id:?} was never kicked out"))
     }
 

@@ -73,6 +73,9 @@ pub(crate) async fn new_server() -> PrivatePostgres {
     let start = || PrivatePostgres::start(&Home::Temporary, MAX_CONNECTIONS);
     let server = tokio::task::spawn_blocking(start).await.unwrap().unwrap();
     let admin = connect(&server.connection_string("postgres")).await;
+    // With hundreds of databases a worker would be started every tenth of a second, for nothing.
+    admin.batch_execute("ALTER SYSTEM SET autovacuum_naptime = '1h'").await.unwrap();
+    admin.batch_execute("SELECT pg_reload_conf()").await.unwrap();
     admin.batch_execute(&format!("CREATE DATABASE {TEMPLATE}")).await.unwrap();
     admin.batch_execute(&format!("CREATE ROLE {SERVING_ROLE} LOGIN")).await.unwrap();
     let mut template = connect(&server.connection_string(TEMPLATE)).await;
