@@ -84,6 +84,9 @@ async fn serve(
         if sent >= window.counted_from {
             measured.latencies.record(sent);
         }
+        if !plan.pause.is_zero() {
+            tokio::time::sleep(plan.pause).await;
+        }
     }
     measured
 }

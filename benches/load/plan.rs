@@ -12,6 +12,8 @@ pub(crate) struct Plan {
     pub(crate) address: SocketAddr,
     /// Keep-alive connections, each with one request at a time.
     pub(crate) connections: usize,
+    /// How long each waits after an answer before it sends the next request.
+    pub(crate) pause: Duration,
     pub(crate) traffic: Traffic,
     pub(crate) length: Length,
     /// Whether an answer other than the one that is due ends the run. The ceiling answers anything.

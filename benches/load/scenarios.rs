@@ -1,11 +1,13 @@
 //! The scenarios, and what each must reach on two cores.
 
+mod beside;
 mod changes;
 mod commands;
 mod decisions;
 mod events;
 mod hashing;
 mod idle;
+mod imports;
 mod large;
 mod selectors;
 mod storm;
@@ -31,6 +33,12 @@ const COMMANDED: &str = "commanded";
 
 /// The registry that selectors look at.
 const SELECTED: &str = "selected";
+
+/// The registry that files are imported into.
+const IMPORTED: &str = "imported";
+
+/// The registry that is imported into and exported while devices use it.
+const BESIDE: &str = "beside";
 
 /// The large registry.
 const LARGE: &str = "large";
@@ -75,6 +83,14 @@ pub(crate) async fn run(chosen: &[&str]) -> Table {
     if wanted("selectors") {
         registry.create(SELECTED, selectors::DEVICES, 0..0).await;
         rows.extend(selectors::found(&registry.url(SELECTED)).await);
+    }
+    if wanted("imports") {
+        registry.create(IMPORTED, 0, 0..0).await;
+        rows.extend(imports::files(&registry.url(IMPORTED)).await);
+    }
+    if wanted("beside") {
+        registry.create(BESIDE, beside::DEVICES, 0..0).await;
+        rows.extend(beside::busy_api(&registry.url(BESIDE)).await);
     }
     if wanted("large") {
         registry.create(LARGE, large::DEVICES, 0..0).await;

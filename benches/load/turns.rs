@@ -40,7 +40,14 @@ pub(crate) trait Server {
 
 impl Server for Fleetgate {
     fn plan(&self, connections: usize, traffic: Traffic, length: Length) -> Plan {
-        Plan { address: self.address(), connections, traffic, length, checked: true }
+        Plan {
+            address: self.address(),
+            connections,
+            pause: Duration::ZERO,
+            traffic,
+            length,
+            checked: true,
+        }
     }
 
     fn pid(&self) -> u32 {
@@ -50,7 +57,14 @@ impl Server for Fleetgate {
 
 impl Server for Ceiling {
     fn plan(&self, connections: usize, traffic: Traffic, length: Length) -> Plan {
-        Plan { address: self.address(), connections, traffic, length, checked: false }
+        Plan {
+            address: self.address(),
+            connections,
+            pause: Duration::ZERO,
+            traffic,
+            length,
+            checked: false,
+        }
     }
 
     fn pid(&self) -> u32 {
@@ -65,8 +79,20 @@ pub(crate) async fn load(
     traffic: &Traffic,
     length: Length,
 ) -> Run {
+    load_at_pace(server, connections, Duration::ZERO, traffic, length).await
+}
+
+/// The same with a pause after each answer: a server that has time left.
+pub(crate) async fn load_at_pace(
+    server: &impl Server,
+    connections: usize,
+    pause: Duration,
+    traffic: &Traffic,
+    length: Length,
+) -> Run {
     let before = cpu_time(server.pid());
-    let report = generate(&server.plan(connections, traffic.clone(), length)).await;
+    let plan = Plan { pause, ..server.plan(connections, traffic.clone(), length) };
+    let report = generate(&plan).await;
     let used = cpu_time(server.pid()).saturating_sub(before);
     let answers = u32::try_from(report.answers).expect("a run has fewer").max(1);
     Run { report, cpu: Some(used / answers), database_cpu: None }

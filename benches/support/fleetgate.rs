@@ -14,6 +14,14 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Names another build to measure than the one beside this benchmark.
 const OTHER_BUILD: &str = "BENCH_FLEETGATE";
 
+/// The release build over a database, without anything else in its environment.
+pub(crate) fn command(database_url: &str) -> Command {
+    let own_build = || env!("CARGO_BIN_EXE_fleetgate").into();
+    let mut command = Command::new(std::env::var_os(OTHER_BUILD).unwrap_or_else(own_build));
+    command.env_clear().env("FLEETGATE_DATABASE_URL", database_url);
+    command
+}
+
 /// A running service. Dropping it kills it.
 pub(crate) struct Fleetgate {
     child: Child,
@@ -27,10 +35,8 @@ impl Fleetgate {
     /// the stack in `docker/compose.yaml`, apart from `more`.
     pub(crate) async fn start(database_url: &str, more: &[(&str, &str)]) -> Self {
         let began = Instant::now();
-        let own_build = || env!("CARGO_BIN_EXE_fleetgate").into();
-        let mut command = Command::new(std::env::var_os(OTHER_BUILD).unwrap_or_else(own_build));
-        command.arg("serve").stderr(Stdio::piped()).env_clear();
-        command.env("FLEETGATE_DATABASE_URL", database_url);
+        let mut command = command(database_url);
+        command.arg("serve").stderr(Stdio::piped());
         command.env("FLEETGATE_EMQX_WEBHOOK_TOKEN", TOKEN);
         command.env("FLEETGATE_EMQX_ACL_IN_LOGIN", "true");
         command.env("FLEETGATE_HTTP_LISTEN", "127.0.0.1:0").env("FLEETGATE_API_LISTEN", "off");

@@ -14,11 +14,34 @@ pub(crate) fn cpu_time(pid: u32) -> Duration {
 
 /// The same of a process that may end at any time; then nothing.
 pub(crate) fn cpu_time_while_it_runs(pid: u32) -> Option<Duration> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in parentheses may hold spaces; counted from behind it, fields 12 and 13 are utime, stime.
-    let (_, fields) = stat.rsplit_once(") ").expect("a name in parentheses");
-    let ticks = fields.split(' ').skip(11).take(2).map(|field| field.parse::<u32>().unwrap());
+    ticks(pid, OWN_TIME)
+}
+
+/// Processor time of those children of a process that have ended, as far as it has heard of their end.
+pub(crate) fn cpu_time_of_ended_children(pid: u32) -> Duration {
+    ticks(pid, TIME_OF_CHILDREN).expect("the process runs")
+}
+
+/// The process that started this one.
+pub(crate) fn parent(pid: u32) -> u32 {
+    fields(pid).and_then(|fields| fields[1].parse().ok()).expect("the process runs")
+}
+
+/// Where `utime` and `stime` are in [`fields`], and the same of children.
+const OWN_TIME: usize = 11;
+const TIME_OF_CHILDREN: usize = 13;
+
+fn ticks(pid: u32, first: usize) -> Option<Duration> {
+    let fields = fields(pid)?;
+    let ticks = fields[first..first + 2].iter().map(|field| field.parse::<u32>().unwrap());
     Some(TICK * ticks.sum::<u32>())
+}
+
+/// What `/proc/PID/stat` says behind the name in parentheses, which may hold spaces.
+fn fields(pid: u32) -> Option<Vec<String>> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(") ").expect("a name in parentheses");
+    Some(fields.split(' ').map(str::to_owned).collect())
 }
 
 /// Resident memory of a process in bytes.

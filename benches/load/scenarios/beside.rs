@@ -1,0 +1,215 @@
+//! Logins and actions at a steady pace, alone and beside all that others ask of the HTTP API at once: an import, one export
+//! after the other, and as many event streams as there may be while devices report.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+use std::time::Duration;
+
+use fleetgate::clock::Clock;
+use fleetgate::domain::api_token::{Scope, Scopes};
+use fleetgate::fleet::api_tokens::{self, NewApiToken};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+use super::imports::exported;
+use crate::plan::{Length, Traffic};
+use crate::support::fleetgate::Fleetgate;
+use crate::support::registry::connect;
+use crate::table::{Bar, Row};
+use crate::turns::{POOL, Run, TURN, TURNS, load, load_at_pace, median_by};
+
+/// Devices that are there before the import.
+pub(super) const DEVICES: u32 = 20_000;
+/// Those that log in and act. Others report.
+const ACTIVE: std::ops::Range<u32> = 0..1_000;
+const REPORTING: std::ops::Range<u32> = 1_000..2_000;
+/// After an answer a connection waits so long: over 32 connections that is about a quarter of what two processors give.
+const PAUSE: Duration = Duration::from_millis(1);
+/// Connections over which events come, each after such a pause.
+const REPORTERS: usize = 4;
+const PAUSE_OF_REPORTERS: Duration = Duration::from_millis(10);
+/// Streams, as many as may be open, and of how many tokens.
+const STREAMS: usize = 100;
+const TOKENS: usize = 10;
+/// How much longer than it is measured the rest runs.
+const BEFORE: Duration = Duration::from_millis(500);
+/// The timestamps of each run of events begin this many ms after those of the run before.
+const APART_MS: i64 = 60_000;
+/// The highest that the p99 may be, compared with that alone.
+const AT_MOST: f64 = 1.5;
+
+pub(super) async fn busy_api(url: &str) -> Vec<Row> {
+    let client = connect(url).await;
+    let mut tokens = Vec::new();
+    for number in 0..TOKENS {
+        let new = NewApiToken {
+            name: format!("bench-{number}").parse().expect("a name"),
+            scopes: Scopes::new([Scope::Admin]),
+            selector: None,
+            expires_at: None,
+        };
+        let (token, _) = api_tokens::add(&client, &new).await.expect("a token");
+        tokens.push(token.expose().to_owned());
+    }
+    let address = free_address();
+    let listen = address.to_string();
+    let service = Fleetgate::start(url, &[("FLEETGATE_API_LISTEN", &listen)]).await;
+    let others = Arc::new(Others {
+        address,
+        tokens,
+        next: AtomicU32::new(0),
+        exports: AtomicU32::new(0),
+        since: AtomicI64::new(Clock::System.now().as_millisecond() - 24 * 3_600_000),
+    });
+    let mut rows = Vec::new();
+    for (name, traffic) in [
+        ("authz beside an import, exports and 100 streams", Traffic::Actions(ACTIVE)),
+        ("authn beside an import, exports and 100 streams", Traffic::Logins(ACTIVE)),
+    ] {
+        load(&service, POOL, &traffic, Length::Once).await;
+        rows.push(beside(name, &service, &traffic, &others).await);
+    }
+    let imported = "SELECT count(*) FROM devices WHERE name LIKE 'copy-%'";
+    let imported: i64 = client.query_one(imported, &[]).await.expect("a count").get(0);
+    let exports = others.exports.load(Ordering::Relaxed);
+    let time = (TURN + 2 * BEFORE) * 2 * u32::try_from(TURNS).expect("a few");
+    println!("beside: {imported} devices imported and {exports} exports within {time:?}");
+    assert!(imported > 0 && exports > 0, "something was beside");
+    rows
+}
+
+async fn beside(name: &str, service: &Fleetgate, traffic: &Traffic, others: &Arc<Others>) -> Row {
+    let paced = || load_at_pace(service, POOL, PAUSE, traffic, Length::Time(TURN));
+    let mut pairs: Vec<(Run, Run)> = Vec::new();
+    for _ in 0..TURNS {
+        let alone = paced().await;
+        let mut tasks = others.begin();
+        let reports = Traffic::Events {
+            devices: REPORTING,
+            since_ms: others.since.fetch_add(APART_MS, Ordering::Relaxed),
+        };
+        let time = Length::Time(TURN + 2 * BEFORE);
+        let (beside, _) = tokio::join!(
+            async {
+                tokio::time::sleep(BEFORE).await;
+                paced().await
+            },
+            load_at_pace(service, REPORTERS, PAUSE_OF_REPORTERS, &reports, time),
+        );
+        tasks.shutdown().await;
+        pairs.push((alone, beside));
+    }
+    let ratio = |(alone, beside): &(Run, Run)| {
+        beside.report.p99.as_secs_f64() / alone.report.p99.as_secs_f64()
+    };
+    let pair = median_by(pairs, ratio);
+    let figure = ratio(&pair);
+    let (alone, beside) = pair;
+    println!("{name}: p99 alone {:?}, beside {:?}", alone.report.p99, beside.report.p99);
+    Row::figure(name, figure, "× its p99 alone", Bar::AtMost(AT_MOST))
+        .run(&beside)
+        .against("alone", &alone)
+}
+
+/// The API does not tell its port.
+fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+    listener.local_addr().expect("an address")
+}
+
+/// What others ask of the API, and how far they have come.
+struct Others {
+    address: SocketAddr,
+    tokens: Vec<String>,
+    /// The number of the next device.
+    next: AtomicU32,
+    exports: AtomicU32,
+    since: AtomicI64,
+}
+
+impl Others {
+    /// Has all of it begin. It ends with the tasks.
+    fn begin(self: &Arc<Self>) -> JoinSet<()> {
+        let mut tasks = JoinSet::new();
+        for stream in 0..STREAMS {
+            let others = self.clone();
+            tasks.spawn(async move { others.watch(stream % TOKENS).await });
+        }
+        let others = self.clone();
+        tasks.spawn(async move { others.import().await });
+        let others = self.clone();
+        tasks.spawn(async move {
+            loop {
+                others.export().await;
+            }
+        });
+        tasks
+    }
+
+    async fn ask(&self, token: usize, head: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(self.address).await.expect("the API listens");
+        let (host, token) = (self.address, &self.tokens[token]);
+        let (line, headers) = head.split_once('\n').unwrap_or((head, ""));
+        let request = format!(
+            "{line} HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {token}\r\n{headers}\r\n"
+        );
+        stream.write_all(request.as_bytes()).await.expect("the API reads");
+        stream
+    }
+
+    /// Follows what changes. Streams of the turn before may still be open, and then it is tried again.
+    async fn watch(&self, token: usize) {
+        let mut buffer = vec![0; 16 * 1024];
+        loop {
+            let mut stream = self.ask(token, "GET /api/v1/events").await;
+            while stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {
+                if buffer.starts_with(b"HTTP/1.1 429") {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Imports devices that are not there yet, for ever.
+    async fn import(&self) {
+        loop {
+            let head = "POST /api/v1/imports\ncontent-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n";
+            let mut stream = self.ask(0, head).await;
+            loop {
+                // What a connection that ends does not take is passed over: no name comes twice.
+                let first = self.next.fetch_add(500, Ordering::Relaxed);
+                let lines: String =
+                    (first..first + 500).map(|number| exported(number) + "\n").collect();
+                let piece = format!("{:x}\r\n{lines}\r\n", lines.len());
+                if stream.write_all(piece.as_bytes()).await.is_err() {
+                    break;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Reads one whole export.
+    async fn export(&self) {
+        let mut stream = self.ask(0, "GET /api/v1/exports?with_credentials=true").await;
+        let mut buffer = vec![0; 64 * 1024];
+        let (mut end, mut is_busy) = (Vec::new(), false);
+        // The last chunk of the answer is an empty one; the connection stays.
+        while !end.ends_with(b"0\r\n\r\n") && !is_busy {
+            let read = stream.read(&mut buffer).await.unwrap_or(0);
+            if read == 0 {
+                break;
+            }
+            is_busy = buffer.starts_with(b"HTTP/1.1 429");
+            end = buffer[read.saturating_sub(5)..read].to_vec();
+        }
+        if is_busy {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        } else {
+            self.exports.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
