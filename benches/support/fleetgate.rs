@@ -22,6 +22,9 @@ pub(crate) fn command(database_url: &str) -> Command {
     command
 }
 
+/// In a line of the log that is about what is as it should be.
+const INFO: &str = r#""level":"INFO""#;
+
 /// A running service. Dropping it kills it.
 pub(crate) struct Fleetgate {
     child: Child,
@@ -77,7 +80,7 @@ impl Drop for Fleetgate {
     }
 }
 
-/// The address that its log tells; what it logs later goes on to our standard error.
+/// The address that its log tells; what it warns of later goes on to our standard error.
 fn address(child: &mut Child) -> SocketAddr {
     let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
     let address = loop {
@@ -90,9 +93,8 @@ fn address(child: &mut Child) -> SocketAddr {
         }
     };
     std::thread::spawn(move || {
-        for line in lines.map_while(Result::ok) {
-            eprintln!("{line}");
-        }
+        let warnings = lines.map_while(Result::ok).filter(|line| !line.contains(INFO));
+        warnings.for_each(|line| eprintln!("{line}"));
     });
     address.expect("an address")
 }

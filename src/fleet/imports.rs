@@ -8,14 +8,15 @@
 //! line names has to be there by then.
 
 use std::collections::BTreeSet;
+use std::error::Error as StdError;
 use std::fmt::{self, Display};
 use std::str::FromStr;
 
+use bytes::{BufMut, BytesMut};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use thiserror::Error;
 use tokio_postgres::GenericClient;
-use tokio_postgres::types::ToSql;
+use tokio_postgres::types::{IsNull, ToSql, Type, accepts, to_sql_checked};
 use utoipa::ToSchema;
 
 use crate::fleet::error::{ErrorKind, FleetError, Rule, Thing};
@@ -439,7 +440,7 @@ async fn write_named<'a, T: Named>(
     for (statement, some) in [(Some(table.insert()), &new), (table.update(on_conflict), &present)] {
         if let (Some(statement), Some(first)) = (statement, some.first()) {
             let thing = first.thing();
-            run(client, &thing, &statement, &[&as_json(&thing, some)?]).await?;
+            run(client, &thing, &statement, &[&Rows::new(&thing, some)?]).await?;
         }
     }
     Ok(Written { new, present, counts })
@@ -451,6 +452,9 @@ async fn known(
     table: &str,
     names: &[&str],
 ) -> Result<BTreeSet<String>, FleetError> {
+    if names.is_empty() {
+        return Ok(BTreeSet::new());
+    }
     let statement = format!("SELECT name FROM {table} WHERE name = ANY ($1)");
     let rows = client.query(&statement, &[&names]).await.map_err(on_import())?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
@@ -484,11 +488,43 @@ fn document<'de, T: Deserialize<'de>>(
     Ok(document)
 }
 
-/// Rows as PostgreSQL is given them.
-fn as_json(thing: &Thing, rows: &impl Serialize) -> Result<Value, FleetError> {
-    let bad = |error: serde_json::Error| RegistryError::BadData(format!("{thing}: {error}"));
-    Ok(serde_json::to_value(rows).map_err(bad)?)
+/// Rows as PostgreSQL is given them: JSON, written once.
+struct Rows {
+    json: Vec<u8>,
+    is_empty: bool,
 }
+
+impl Rows {
+    fn new(thing: &Thing, rows: &[impl Serialize]) -> Result<Self, FleetError> {
+        let bad = |error: serde_json::Error| RegistryError::BadData(format!("{thing}: {error}"));
+        Ok(Self { json: serde_json::to_vec(rows).map_err(bad)?, is_empty: rows.is_empty() })
+    }
+}
+
+/// Hashes may be among them.
+impl fmt::Debug for Rows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes of rows", self.json.len())
+    }
+}
+
+impl ToSql for Rows {
+    fn to_sql(
+        &self,
+        _: &Type,
+        out: &mut BytesMut,
+    ) -> Result<IsNull, Box<dyn StdError + Sync + Send>> {
+        out.put_u8(JSONB_VERSION);
+        out.put_slice(&self.json);
+        Ok(IsNull::No)
+    }
+
+    accepts!(JSONB);
+    to_sql_checked!();
+}
+
+/// The first byte of a `jsonb` that PostgreSQL is sent.
+const JSONB_VERSION: u8 = 1;
 
 /// Runs a statement. Where it is refused, that is about the only line of a chunk, or about one that is found by trying all.
 async fn run(
@@ -544,10 +580,10 @@ async fn write_devices(
     let capabilities: Vec<_> = some.iter().flat_map(|one| capabilities_of(one)).collect();
     let names = capabilities.iter().map(|can| can.name.clone()).collect();
     require_capabilities(client, names).await?;
-    let capabilities = as_json(&thing, &capabilities)?;
-    let bindings = as_json(&thing, &parts(&some, |one| &one.bindings))?;
-    let grants = as_json(&thing, &parts(&some, |one| &one.grants))?;
-    let credentials = as_json(&thing, &parts(&some, |one| &one.credentials))?;
+    let capabilities = Rows::new(&thing, &capabilities)?;
+    let bindings = Rows::new(&thing, &parts(&some, |one| &one.bindings))?;
+    let grants = Rows::new(&thing, &parts(&some, |one| &one.grants))?;
+    let credentials = Rows::new(&thing, &parts(&some, |one| &one.credentials))?;
     if !there.is_empty() && !matches!(on_conflict, OnConflict::Complete(_)) {
         for (statement, kept) in
             [(ONLY_CAPABILITIES, &capabilities), (ONLY_BINDINGS, &bindings), (ONLY_GRANTS, &grants)]
@@ -555,13 +591,18 @@ async fn write_devices(
             run(client, &thing, statement, &[kept, &there]).await?;
         }
     }
+    // What no line has costs no statement.
     for (statement, rows) in
         [(ADD_CAPABILITIES, &capabilities), (ADD_BINDINGS, &bindings), (ADD_GRANTS, &grants)]
     {
-        run(client, &thing, statement, &[rows]).await?;
+        if !rows.is_empty {
+            run(client, &thing, statement, &[rows]).await?;
+        }
     }
-    let completes = matches!(on_conflict, OnConflict::Complete(_));
-    run(client, &thing, ADD_CREDENTIALS, &[&credentials, &completes]).await?;
+    if !credentials.is_empty {
+        let completes = matches!(on_conflict, OnConflict::Complete(_));
+        run(client, &thing, ADD_CREDENTIALS, &[&credentials, &completes]).await?;
+    }
     Ok(counts)
 }
 

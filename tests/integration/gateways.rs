@@ -101,6 +101,9 @@ async fn the_database_holds_what_a_gateway_and_a_child_may_be() {
         assert_eq!(by.as_deref(), Some(*constraint), "{sql}");
     }
     // What is not valid any more is no credential, and none that was revoked comes back.
+    let several = secret("other", "", "").replace("= 'other'", "IN ('dash', 'lamp', 'other')");
+    let by = refused_by(client.batch_execute(&several).await);
+    assert_eq!(by.as_deref(), Some("device_credentials_of_child"), "one of several is a child");
     client.batch_execute(&secret("other", "", "")).await.unwrap();
     let by = refused_by(client.batch_execute(&behind("other", "bridge")).await);
     assert_eq!(by.as_deref(), Some("devices_child_credential"));
@@ -137,6 +140,7 @@ async fn two_transactions_cannot_break_it_together() {
         (behind("other", "third"), behind("third", "fourth")),
         (behind("other", "third"), "UPDATE devices SET kind = 'service' WHERE name = 'third'".to_owned()),
         (behind("other", "third"), secret("other", "", "")),
+        (behind("other", "third"), secret("other", "", "").replace("name = 'other'", "name IN ('fourth', 'other', 'third')")),
         (behind("other", "third"), behind("third", "other")),
         (behind("other", "third"), "DELETE FROM devices WHERE name = 'third'".to_owned()),
         (behind("other", "third"), "UPDATE devices SET kind = 'service' WHERE name = 'other'".to_owned()),
@@ -411,6 +415,31 @@ async fn every_change_of_a_child_is_announced_under_its_gateways_too() {
             "INSERT INTO devices (name, kind, gateway) SELECT 'new', 'light', id FROM devices WHERE name = 'bridge'".to_owned(),
             &["bridge", "new"],
         ),
+        // Several rows of a statement, of several devices.
+        (
+            "INSERT INTO devices (name, kind, gateway)
+             SELECT 'of-' || name, 'light', id FROM devices WHERE name IN ('bridge', 'other')
+             UNION ALL SELECT 'alone', 'light', NULL".to_owned(),
+            &["alone", "bridge", "of-bridge", "of-other", "other"],
+        ),
+        (
+            "INSERT INTO topic_bindings (device_id, name, state_topic)
+             SELECT id, 'main', name || '/state' FROM devices WHERE name IN ('plug', 'alone', 'of-other')".to_owned(),
+            &["alone", "bridge", "of-other", "other", "plug"],
+        ),
+        (
+            "INSERT INTO topic_grants (device_id, action, topic_filter)
+             SELECT id, action, 'y/#' FROM devices, unnest('{publish,subscribe}'::text[]) AS action
+             WHERE name IN ('alone', 'plug')".to_owned(),
+            &["alone", "bridge", "plug"],
+        ),
+        (secret("dash", "", "").replace("name = 'dash'", "name IN ('alone', 'dash')"), &["alone", "dash"]),
+        // Children may have some that are not valid any more.
+        (
+            secret("plug", ", expires_at", ", '2020-01-01'").replace("name = 'plug'", "name IN ('alone', 'plug')"),
+            &["alone", "bridge", "plug"],
+        ),
+        (secret("nobody", "", ""), &[]),
         ("UPDATE devices SET meta = '{\"a\": 1}', area = 'lab'".to_owned(), &[]),
     ] {
         client.batch_execute(&statement).await.unwrap();
@@ -425,6 +454,13 @@ async fn every_change_of_a_child_is_announced_under_its_gateways_too() {
 async fn a_change_of_a_child_waits_for_a_change_of_its_gateway() {
     let binding = "UPDATE topic_bindings SET merge = true".to_owned();
     let rename = "UPDATE devices SET name = 'hub' WHERE name = 'bridge'".to_owned();
+    let rename_of_child = "UPDATE devices SET name = 'light' WHERE name = 'lamp'".to_owned();
+    let granted = "INSERT INTO topic_grants (device_id, action, topic_filter)
+        SELECT id, 'publish', 'y/#' FROM devices WHERE name IN ('dash', 'lamp', 'other')"
+        .to_owned();
+    let added = "INSERT INTO devices (name, kind, gateway)
+        SELECT 'new-' || n, 'light', id FROM devices, generate_series(1, 3) AS n WHERE name IN ('bridge', 'hub')"
+        .to_owned();
     for (first, second) in [
         (behind("lamp", "other"), binding.clone()),
         (binding.clone(), behind("lamp", "other")),
@@ -435,6 +471,14 @@ async fn a_change_of_a_child_waits_for_a_change_of_its_gateway() {
         ),
         (rename.clone(), binding.clone()),
         (binding.clone(), rename.clone()),
+        (behind("lamp", "other"), granted.clone()),
+        (granted.clone(), behind("lamp", "other")),
+        (rename.clone(), granted.clone()),
+        (granted.clone(), rename.clone()),
+        (rename_of_child.clone(), granted.clone()),
+        (granted.clone(), rename_of_child.clone()),
+        (rename.clone(), added.clone()),
+        (added.clone(), rename.clone()),
     ] {
         let (database, mut client) = with_topics().await;
         let (late, watcher) = (database.connect().await, database.connect().await);
@@ -444,6 +488,31 @@ async fn a_change_of_a_child_waits_for_a_change_of_its_gateway() {
         somebody_waits(&watcher).await;
         open.commit().await.unwrap();
         late.await.unwrap().unwrap();
+    }
+}
+
+/// What waited for another transaction announces what that left: the gateway of then, by the names of then.
+#[tokio::test]
+async fn rows_that_waited_are_announced_as_their_devices_are_by_then() {
+    for (first, name) in [
+        (behind("lamp", "other"), "other"),
+        ("UPDATE devices SET name = 'hub' WHERE name = 'bridge'".to_owned(), "hub"),
+        ("UPDATE devices SET name = 'light' WHERE name = 'lamp'".to_owned(), "light"),
+    ] {
+        let (database, mut client) = with_topics().await;
+        let (late, watcher) = (database.connect().await, database.connect().await);
+        let mut listener = database.listen().await;
+        let open = client.transaction().await.unwrap();
+        open.batch_execute(&first).await.unwrap();
+        let granted = "INSERT INTO topic_grants (device_id, action, topic_filter)
+            SELECT id, 'publish', 'y/#' FROM devices WHERE kind = 'light'";
+        let late = tokio::spawn(async move { late.batch_execute(granted).await });
+        somebody_waits(&watcher).await;
+        open.commit().await.unwrap();
+        late.await.unwrap().unwrap();
+        let heard = listener.heard().await;
+        let by_both = heard.iter().filter(|heard| *heard == name).count();
+        assert_eq!(by_both, 2, "{first}: {heard:?}");
     }
 }
 
@@ -831,6 +900,13 @@ async fn a_gateway_of_half_the_fleet_has_nobody_read_all_devices() {
         .unwrap();
     let transaction = client.transaction().await.unwrap();
     for number in 0..10 {
+        let topics = format!(
+            "INSERT INTO topic_grants (device_id, action, topic_filter)
+             SELECT id, 'publish', 'x/{number}' FROM devices WHERE name IN ('c1', 'd1');
+             INSERT INTO device_credentials (device_id, kind, hash)
+             SELECT id, 'secret', '{HASH}' FROM devices WHERE name IN ('d1', 'd2')"
+        );
+        transaction.batch_execute(&topics).await.unwrap();
         let child = format!(
             "SELECT fleetgate_wake_commands_of_device(id) FROM devices WHERE name = 'd1';
              INSERT INTO devices (name, kind, gateway) SELECT 'new-{number}', 'light', id FROM devices WHERE name = 'bridge'"

@@ -35,6 +35,8 @@ const STREAMS: usize = 100;
 const TOKENS: usize = 10;
 /// How much longer than it is measured the rest runs.
 const BEFORE: Duration = Duration::from_millis(500);
+/// Until it is tried again what is refused, because that of the turn before is not over yet.
+const AGAIN: Duration = Duration::from_millis(50);
 /// The timestamps of each run of events begin this many ms after those of the run before.
 const APART_MS: i64 = 60_000;
 /// The highest that the p99 may be, compared with that alone.
@@ -159,17 +161,17 @@ impl Others {
         stream
     }
 
-    /// Follows what changes. Streams of the turn before may still be open, and then it is tried again.
+    /// Follows what changes.
     async fn watch(&self, token: usize) {
         let mut buffer = vec![0; 16 * 1024];
         loop {
             let mut stream = self.ask(token, "GET /api/v1/events").await;
-            while stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {
-                if buffer.starts_with(b"HTTP/1.1 429") {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+            while let Ok(read @ 1..) = stream.read(&mut buffer).await {
+                if is_busy(&String::from_utf8_lossy(&buffer[..read.min(64)])) {
                     break;
                 }
             }
+            tokio::time::sleep(AGAIN).await;
         }
     }
 
@@ -178,38 +180,47 @@ impl Others {
         loop {
             let head = "POST /api/v1/imports\ncontent-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n";
             let mut stream = self.ask(0, head).await;
+            let mut answer = [0; 1024];
             loop {
                 // What a connection that ends does not take is passed over: no name comes twice.
                 let first = self.next.fetch_add(500, Ordering::Relaxed);
                 let lines: String =
                     (first..first + 500).map(|number| exported(number) + "\n").collect();
                 let piece = format!("{:x}\r\n{lines}\r\n", lines.len());
-                if stream.write_all(piece.as_bytes()).await.is_err() {
+                let written = stream.write_all(piece.as_bytes()).await;
+                // It answers when it is refused, and otherwise at its end.
+                let answered = stream.try_read(&mut answer).unwrap_or(0);
+                let answer = String::from_utf8_lossy(&answer[..answered]);
+                assert!(answer.is_empty() || is_busy(&answer), "{answer}");
+                if written.is_err() || answered > 0 {
                     break;
                 }
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(AGAIN).await;
         }
     }
 
     /// Reads one whole export.
     async fn export(&self) {
-        let mut stream = self.ask(0, "GET /api/v1/exports?with_credentials=true").await;
-        let mut buffer = vec![0; 64 * 1024];
-        let (mut end, mut is_busy) = (Vec::new(), false);
-        // The last chunk of the answer is an empty one; the connection stays.
-        while !end.ends_with(b"0\r\n\r\n") && !is_busy {
-            let read = stream.read(&mut buffer).await.unwrap_or(0);
-            if read == 0 {
-                break;
+        let head = "GET /api/v1/exports?with_credentials=true\nconnection: close\r\n";
+        let mut stream = self.ask(0, head).await;
+        let (mut buffer, mut first, mut end) = (vec![0; 64 * 1024], String::new(), Vec::new());
+        while let Ok(read @ 1..) = stream.read(&mut buffer).await {
+            if first.is_empty() {
+                first = String::from_utf8_lossy(&buffer[..read.min(64)]).into_owned();
             }
-            is_busy = buffer.starts_with(b"HTTP/1.1 429");
-            end = buffer[read.saturating_sub(5)..read].to_vec();
+            end.extend_from_slice(&buffer[read.saturating_sub(5)..read]);
+            end.drain(..end.len().saturating_sub(5));
         }
-        if is_busy {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        } else {
-            self.exports.fetch_add(1, Ordering::Relaxed);
+        if is_busy(&first) {
+            return tokio::time::sleep(AGAIN).await;
         }
+        assert_eq!(end, b"0\r\n\r\n", "the export is whole");
+        self.exports.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+/// Whether what was asked in the turn before is not over yet.
+fn is_busy(answer: &str) -> bool {
+    answer.starts_with("HTTP/1.1 429")
 }
