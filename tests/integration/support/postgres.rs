@@ -75,6 +75,10 @@ pub(crate) async fn new_server() -> PrivatePostgres {
     let admin = connect(&server.connection_string("postgres")).await;
     // With hundreds of databases a worker would be started every tenth of a second, for nothing.
     admin.batch_execute("ALTER SYSTEM SET autovacuum_naptime = '1h'").await.unwrap();
+    // Each checkpoint would wait for the disk once for each of the hundreds of files that a database has, and all commits with
+    // it. What tests kill are processes: what those have written stays.
+    admin.batch_execute("ALTER SYSTEM SET fsync = off").await.unwrap();
+    admin.batch_execute("ALTER SYSTEM SET jit = off").await.unwrap();
     admin.batch_execute("SELECT pg_reload_conf()").await.unwrap();
     admin.batch_execute(&format!("CREATE DATABASE {TEMPLATE}")).await.unwrap();
     admin.batch_execute(&format!("CREATE ROLE {SERVING_ROLE} LOGIN")).await.unwrap();
