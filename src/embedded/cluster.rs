@@ -94,8 +94,7 @@ impl Cluster {
         })
     }
 
-    /// The server's command line. fsync stays on: `fleetgate dev` keeps its data, and tests wait for
-    /// a commit as production does.
+    /// The server's command line. fsync stays on: `fleetgate dev` keeps its data.
     fn server(&self, socket: &Path) -> Vec<OsString> {
         let directory = socket.to_string_lossy().replace('"', "\"\"");
         let settings = [
