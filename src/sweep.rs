@@ -293,9 +293,7 @@ impl Sweeper {
         }
         outcome
     }
-}
 
-impl Sweeper {
     async fn tell_everything(&self) {
         let told = async {
             let client = self.target.open_guarded().await?;

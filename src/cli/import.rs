@@ -276,13 +276,14 @@ impl Arguments {
         })
     }
 
-    fn on_conflict(&self, source: &Source) -> imports::OnConflict {
-        match (self.on_conflict, source) {
-            (OnConflict::Fail, _) => imports::OnConflict::Fail,
-            (OnConflict::Skip, Source::Own(_)) => imports::OnConflict::Skip,
-            // What is there was taken out before: no password of it is hashed, and no secret of it made.
-            (OnConflict::Skip, _) => imports::OnConflict::Fail,
-            (OnConflict::Update, source) => source.update(),
+    /// `with_secrets`: lines have secrets that are told as made.
+    fn on_conflict(&self, source: &Source, with_secrets: bool) -> imports::OnConflict {
+        match self.on_conflict {
+            OnConflict::Fail => imports::OnConflict::Fail,
+            // What is there was taken out before. A device that somebody made since then has another secret.
+            OnConflict::Skip if with_secrets => imports::OnConflict::Fail,
+            OnConflict::Skip => imports::OnConflict::Skip,
+            OnConflict::Update => source.update(),
         }
     }
 
@@ -337,16 +338,7 @@ impl Arguments {
             if let Some(out) = &mut out {
                 out.note(&secrets)?;
             }
-            let on_conflict = match (self.on_conflict(source), &*destination) {
-                // Its names are as old as the import. A device that somebody made meanwhile stays as well, but where its
-                // line has a secret that is told as made.
-                (imports::OnConflict::Fail, Destination::Api(..))
-                    if self.passes_over_present(source) && secrets.is_empty() =>
-                {
-                    imports::OnConflict::Skip
-                }
-                (on_conflict, _) => on_conflict,
-            };
+            let on_conflict = self.on_conflict(source, !secrets.is_empty());
             let chunk = match destination {
                 Destination::Database(client) => {
                     act(client, &actor, async |transaction| {
@@ -358,7 +350,7 @@ impl Arguments {
                     .await
                 }
                 Destination::Api(api, _) => {
-                    let sent = send(api, &lines, on_conflict, self.dry_run).await;
+                    let sent = send(api, &lines, on_conflict, false).await;
                     sent.map_err(|error| Undone::Failed(error.into())).and_then(|imported| {
                         match progress.add(imported) {
                             true => Ok(()),
@@ -415,7 +407,7 @@ impl Arguments {
                 progress.counts.skipped +=
                     self.without_present(transaction, source, &mut lines).await?;
                 tell_and_pretend(&mut lines, tells, &hash, progress).map_err(Undone::Failed)?;
-                write(transaction, &lines, self.on_conflict(source), progress).await?;
+                write(transaction, &lines, self.on_conflict(source, false), progress).await?;
                 progress.show(lines.last, source.share());
             }
             Err(Undone::OnPurpose)
@@ -453,7 +445,7 @@ impl Arguments {
             }
         }
         if !all.is_empty() {
-            progress.add(send(api, &all, self.on_conflict(source), true).await?);
+            progress.add(send(api, &all, self.on_conflict(source, false), true).await?);
         }
         Ok(())
     }

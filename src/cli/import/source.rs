@@ -63,7 +63,6 @@ impl Lines {
     pub(super) fn append(&mut self, more: Self) {
         self.entries.extend(more.entries);
         self.wrong.extend(more.wrong);
-        self.last = more.last;
     }
 }
 
