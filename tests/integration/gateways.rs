@@ -141,6 +141,7 @@ async fn two_transactions_cannot_break_it_together() {
         (behind("other", "third"), "UPDATE devices SET kind = 'service' WHERE name = 'third'".to_owned()),
         (behind("other", "third"), secret("other", "", "")),
         (behind("other", "third"), secret("other", "", "").replace("name = 'other'", "name IN ('fourth', 'other', 'third')")),
+        (behind("other", "third"), "UPDATE device_credentials SET expires_at = NULL WHERE expires_at = '2020-01-01'".to_owned()),
         (behind("other", "third"), behind("third", "other")),
         (behind("other", "third"), "DELETE FROM devices WHERE name = 'third'".to_owned()),
         (behind("other", "third"), "UPDATE devices SET kind = 'service' WHERE name = 'other'".to_owned()),
@@ -157,6 +158,7 @@ async fn two_transactions_cannot_break_it_together() {
             )
             .await
             .unwrap();
+        client.batch_execute(&secret("other", ", expires_at", ", '2020-01-01'")).await.unwrap();
         let (late, watcher) = (database.connect().await, database.connect().await);
         let open = client.transaction().await.unwrap();
         open.batch_execute(first).await.unwrap();
@@ -168,7 +170,7 @@ async fn two_transactions_cannot_break_it_together() {
         // What names a gateway that is gone by then finds no such row to name, or breaks the foreign key.
         let broken = "SELECT count(*) FROM devices AS child JOIN devices AS gateway ON gateway.id = child.gateway
             WHERE gateway.gateway IS NOT NULL OR 'service' IN (gateway.kind, child.kind)
-               OR EXISTS (SELECT FROM device_credentials WHERE device_id = child.id AND revoked_at IS NULL)";
+               OR EXISTS (SELECT FROM device_credentials WHERE device_id = child.id AND expires_at IS NULL)";
         let broken: i64 = watcher.query_one(broken, &[]).await.unwrap().get(0);
         assert_eq!(broken, 0, "{first}; {second}");
         assert!(outcome.is_err(), "{first}; {second}");
@@ -494,25 +496,29 @@ async fn a_change_of_a_child_waits_for_a_change_of_its_gateway() {
 /// What waited for another transaction announces what that left: the gateway of then, by the names of then.
 #[tokio::test]
 async fn rows_that_waited_are_announced_as_their_devices_are_by_then() {
-    for (first, name) in [
+    let granted = "INSERT INTO topic_grants (device_id, action, topic_filter)
+        SELECT id, 'publish', 'y/#' FROM devices WHERE kind = 'light'";
+    let firsts = [
         (behind("lamp", "other"), "other"),
         ("UPDATE devices SET name = 'hub' WHERE name = 'bridge'".to_owned(), "hub"),
         ("UPDATE devices SET name = 'light' WHERE name = 'lamp'".to_owned(), "light"),
-    ] {
+    ];
+    let seconds = [granted, "UPDATE topic_bindings SET merge = true", "DELETE FROM topic_grants"];
+    for ((first, name), second) in
+        firsts.iter().flat_map(|first| seconds.iter().map(move |second| (first, *second)))
+    {
         let (database, mut client) = with_topics().await;
         let (late, watcher) = (database.connect().await, database.connect().await);
         let mut listener = database.listen().await;
         let open = client.transaction().await.unwrap();
-        open.batch_execute(&first).await.unwrap();
-        let granted = "INSERT INTO topic_grants (device_id, action, topic_filter)
-            SELECT id, 'publish', 'y/#' FROM devices WHERE kind = 'light'";
-        let late = tokio::spawn(async move { late.batch_execute(granted).await });
+        open.batch_execute(first).await.unwrap();
+        let late = tokio::spawn(async move { late.batch_execute(second).await });
         somebody_waits(&watcher).await;
         open.commit().await.unwrap();
         late.await.unwrap().unwrap();
         let heard = listener.heard().await;
-        let by_both = heard.iter().filter(|heard| *heard == name).count();
-        assert_eq!(by_both, 2, "{first}: {heard:?}");
+        let by_both = heard.iter().filter(|heard| heard == name).count();
+        assert_eq!(by_both, 2, "{first}; {second}: {heard:?}");
     }
 }
 
