@@ -1,5 +1,6 @@
 //! What a process uses, as Linux counts it in `/proc`.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
 
@@ -25,6 +26,13 @@ pub(crate) fn cpu_time_of_ended_children(pid: u32) -> Duration {
 /// The process that started this one.
 pub(crate) fn parent(pid: u32) -> u32 {
     fields(pid).and_then(|fields| fields[1].parse().ok()).expect("the process runs")
+}
+
+/// The processes that a process has started and that it has not heard of the end of.
+pub(crate) fn children(pid: u32) -> BTreeSet<u32> {
+    let all = fs::read_dir("/proc").expect("Linux");
+    let all = all.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    all.filter(|one| fields(*one).is_some_and(|fields| fields[1] == pid.to_string())).collect()
 }
 
 /// Where `utime` and `stime` are in [`fields`], and the same of children.

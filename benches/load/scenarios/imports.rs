@@ -13,7 +13,7 @@ use tokio::process::Command;
 use tokio_postgres::Client;
 
 use crate::support::fleetgate::command;
-use crate::support::process::{cpu_time_of_ended_children, parent};
+use crate::support::process::{children, cpu_time_of_ended_children, parent};
 use crate::support::registry::connect;
 use crate::table::{Bar, Row};
 
@@ -141,6 +141,7 @@ async fn import(url: &str, database: &Client, kind: &Kind) -> Taken {
     }
     let backend = database.query_one("SELECT pg_backend_pid()", &[]).await.expect("a number");
     let postmaster = parent(backend.get::<_, i32>(0).unsigned_abs());
+    let before = children(postmaster);
     let of_children =
         || (cpu_time_of_ended_children(std::process::id()), cpu_time_of_ended_children(postmaster));
     let (cpu, database_cpu) = of_children();
@@ -150,19 +151,12 @@ async fn import(url: &str, database: &Client, kind: &Kind) -> Taken {
     assert!(output.status.success(), "{}: {}", kind.scenario, output.status);
     let told: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(told["added"], kind.devices, "{told}");
-    // PostgreSQL hears of its backend's end a little later than its client does.
-    while is_there(database).await {
+    // What a backend used is counted once PostgreSQL has heard of its end, a little later than its client.
+    while !children(postmaster).is_subset(&before) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let (cpu_after, database_cpu_after) = of_children();
     Taken { time, cpu: cpu_after - cpu, database_cpu: database_cpu_after - database_cpu }
-}
-
-/// Whether a backend of another client than this one is there.
-async fn is_there(database: &Client) -> bool {
-    let others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
-                  AND backend_type = 'client backend' AND pid <> pg_backend_pid()";
-    database.query_one(others, &[]).await.expect("a count").get::<_, i64>(0) > 0
 }
 
 fn write(path: &Path, kind: &Kind) {
