@@ -70,8 +70,8 @@ pub enum RemoteError {
         detail: String,
         /// The member of the request that is wrong.
         field: Option<String>,
-        /// Of an import: the wrong lines, from 1, and what is wrong with them.
-        lines: Vec<(u64, String)>,
+        /// Of an import: the wrong lines.
+        lines: Vec<WrongLine>,
         /// Of an import: how many lines are wrong; `lines` may have some of them only.
         wrong_lines: usize,
     },
@@ -84,6 +84,24 @@ pub enum RemoteError {
     /// What was said of the API on the command line cannot be used.
     #[error("{0}")]
     Unusable(String),
+}
+
+/// A line of an import that is wrong.
+#[derive(Debug)]
+pub struct WrongLine {
+    /// Its number, from 1.
+    pub line: u64,
+    /// What is wrong with it.
+    pub wrong: Wrong,
+}
+
+/// What is wrong with a line.
+#[derive(Debug)]
+pub enum Wrong {
+    /// The fleet refuses it.
+    Refused(FleetError),
+    /// Something else, in the API's own words.
+    Told(String),
 }
 
 impl RemoteError {

@@ -23,7 +23,7 @@ use crate::fleet::imports::{
 use crate::fleet::{FleetError, act};
 use crate::read_file::read_at_most;
 use crate::remote::imports::{Imported, MAX_TRIED_BYTES};
-use crate::remote::{Remote, RemoteError};
+use crate::remote::{Remote, RemoteError, Wrong, WrongLine};
 use crate::secret::Secret;
 
 mod destination;
@@ -605,6 +605,11 @@ impl Progress {
         let Imported { counts, wrong, wrong_lines } = imported;
         let is_done = wrong.is_empty();
         self.counts.add(counts);
+        let in_words = |WrongLine { line, wrong }| match wrong {
+            Wrong::Refused(error) => (line, CliError::from(error).to_string()),
+            Wrong::Told(told) => (line, told),
+        };
+        let wrong: Vec<_> = wrong.into_iter().map(in_words).collect();
         self.add_wrong(wrong_lines.max(wrong.len()), wrong);
         is_done
     }

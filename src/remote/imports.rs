@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde_json::Value;
 
-use super::{Remote, RemoteError};
+use super::{Remote, RemoteError, Wrong, WrongLine};
 use crate::fleet::imports::{Counts, OnConflict};
 
 /// Longest time of an import, its answer included: a little more than the API's own.
@@ -17,8 +18,8 @@ pub const MAX_TRIED_BYTES: usize = 16 * 1024 * 1024;
 pub struct Imported {
     /// What was done.
     pub counts: Counts,
-    /// The wrong lines, from 1, and what is wrong with them: not all of them, if they are many.
-    pub wrong: Vec<(u64, String)>,
+    /// The wrong lines: not all of them, if they are many.
+    pub wrong: Vec<WrongLine>,
     /// How many lines are wrong.
     pub wrong_lines: usize,
 }
@@ -38,14 +39,22 @@ pub async fn import(
         added: usize,
         updated: usize,
         skipped: usize,
-        wrong: Vec<Wrong>,
+        wrong: Vec<Line>,
         wrong_lines: usize,
     }
     #[derive(Deserialize)]
-    struct Wrong {
+    struct Line {
         line: u64,
         message: String,
+        #[serde(default)]
+        thing: Option<Value>,
+        #[serde(default)]
+        rule: Option<Value>,
     }
+    let wrong_line = |Line { line, message, thing, rule }| WrongLine {
+        line,
+        wrong: Wrong::read(thing, rule, message),
+    };
     let (word, columns) = match on_conflict {
         OnConflict::Fail => ("fail", None),
         OnConflict::Skip => ("skip", None),
@@ -57,7 +66,7 @@ pub async fn import(
     match call.read().await {
         Ok(Answer { added, updated, skipped, wrong, wrong_lines }) => Ok(Imported {
             counts: Counts { added, updated, skipped },
-            wrong: wrong.into_iter().map(|wrong| (wrong.line, wrong.message)).collect(),
+            wrong: wrong.into_iter().map(wrong_line).collect(),
             wrong_lines,
         }),
         Err(RemoteError::Refused { lines: wrong, wrong_lines, .. }) if !wrong.is_empty() => {

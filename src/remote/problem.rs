@@ -4,7 +4,7 @@ use reqwest::StatusCode;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::RemoteError;
+use super::{RemoteError, Wrong, WrongLine};
 use crate::fleet::FleetError;
 use crate::fleet::error::{Rule, Thing};
 
@@ -21,19 +21,24 @@ struct Document {
     #[serde(default)]
     rule: Option<Value>,
     #[serde(default)]
-    errors: Vec<Wrong>,
+    errors: Vec<Place>,
     #[serde(default)]
     wrong_lines: usize,
 }
 
+/// What is wrong in a request.
 #[derive(Deserialize)]
-struct Wrong {
+struct Place {
     pointer: String,
     detail: String,
     line: Option<u64>,
+    #[serde(default)]
+    thing: Option<Value>,
+    #[serde(default)]
+    rule: Option<Value>,
 }
 
-impl Wrong {
+impl Place {
     fn told(&self) -> String {
         let space = if self.pointer.is_empty() { "" } else { " " };
         format!("{}{space}{}", self.pointer, self.detail)
@@ -48,16 +53,28 @@ pub(super) fn read(status: StatusCode, body: &[u8]) -> Option<RemoteError> {
     if let Some(error) = refusal(thing, rule) {
         return Some(RemoteError::Fleet(error));
     }
-    let field = errors.first().map(|wrong| wrong.pointer.trim_start_matches('/').to_owned());
-    let lines: Vec<_> = errors.iter().filter_map(|it| Some((it.line?, it.told()))).collect();
+    let field = errors.first().map(|place| place.pointer.trim_start_matches('/').to_owned());
+    let is_about_lines = errors.iter().any(|place| place.line.is_some());
     let detail = match errors.as_slice() {
-        several @ [_, _, ..] if lines.is_empty() => {
-            several.iter().map(Wrong::told).collect::<Vec<_>>().join("; ")
+        several @ [_, _, ..] if !is_about_lines => {
+            several.iter().map(Place::told).collect::<Vec<_>>().join("; ")
         }
         _ => detail,
     };
+    let lines = errors.into_iter().filter_map(|place| {
+        let told = place.told();
+        Some(WrongLine { line: place.line?, wrong: Wrong::read(place.thing, place.rule, told) })
+    });
+    let lines = lines.collect();
     let status = status.as_u16();
     Some(RemoteError::Refused { status, word, detail, field, lines, wrong_lines })
+}
+
+impl Wrong {
+    /// What the API says of a line, for programs and in words.
+    pub(super) fn read(thing: Option<Value>, rule: Option<Value>, told: String) -> Self {
+        refusal(thing, rule).map_or(Self::Told(told), Self::Refused)
+    }
 }
 
 /// The refusal of the fleet; `None`: it is none, or one that this release does not know.

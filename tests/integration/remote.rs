@@ -580,6 +580,15 @@ const FILES: &[(&str, &str, &str)] = &[
         "{\"capability\": {\"name\": \"x\"}}\n{}\n\n{\"device\": 7}\n{\"device\": {\"name\": \"lamp\", \"kind\": \"x\"}}\n",
         "",
     ),
+    // What is wrong is found by the fleet, which names what helps.
+    (
+        "fleetgate",
+        "{\"device\": {\"name\": \"n1\", \"kind\": \"x\", \"capabilities\": [\"none\"]}}\n\
+         {\"device\": {\"name\": \"n2\", \"kind\": \"x\", \"gateway\": \"nobody\"}}\n\
+         {\"device\": {\"name\": \"n3\", \"kind\": \"service\", \"gateway\": \"lamp\"}}\n\
+         {\"rule\": {\"name\": \"r\", \"capability\": \"none\"}}\n",
+        "",
+    ),
 ];
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use crate::domain::name::BindingName;
 use crate::fleet::bindings::Directions;
 use crate::fleet::imports::OnConflict;
 use crate::remote::imports::Imported;
-use crate::remote::{self, Remote, RemoteError};
+use crate::remote::{self, Remote, RemoteError, Wrong, WrongLine};
 
 /// How long the API may be busy with another import.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
@@ -74,11 +74,11 @@ pub(super) async fn send(
         text.push('\n');
     }
     let mut imported = in_turn(api, &text, on_conflict, dry_run).await?;
-    for (line, why) in &mut imported.wrong {
+    for WrongLine { line, wrong } in &mut imported.wrong {
         let position = usize::try_from(line.saturating_sub(1)).unwrap_or(usize::MAX);
         *line = all.get(position).map_or(0, |(number, _)| *number);
         if let Some((_, known)) = lines.wrong.iter().find(|(number, _)| number == line) {
-            why.clone_from(known);
+            *wrong = Wrong::Told(known.clone());
         }
     }
     Ok(imported)

@@ -25,13 +25,13 @@ use super::body::{Parameters, broken_off, late, require_media_type, too_large};
 use super::problem::{Problems, Wrong};
 use super::{Admin, Api, Problem};
 use crate::fleet::FleetError;
+use crate::fleet::error::{Rule, Thing};
 use crate::fleet::imports::{
     self, CHUNK_BYTES, CHUNK_LINES, Counts, Item, MAX_LINE_BYTES, UnknownColumn,
 };
 use crate::http::connections::ActiveRequest;
 use crate::registry::error::RegistryError;
 use crate::registry::session::statements_may_take;
-use crate::wording;
 
 /// Most bytes of an import.
 const MAX_BYTES: usize = 256 * 1024 * 1024;
@@ -130,6 +130,14 @@ struct WrongLine {
     line: u64,
     /// What is wrong.
     message: String,
+    /// What the fleet refuses: `{"device": "lamp"}`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>, example = json!({"device": "lamp"}))]
+    thing: Option<Thing>,
+    /// By which rule, as in a problem.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Value>, example = "name_taken")]
+    rule: Option<Rule>,
 }
 
 /// Import lines of JSON
@@ -245,7 +253,7 @@ impl Run<'_> {
             imports::Chunk::Done(_) => {}
             imports::Chunk::Refused(refused) => wrong.extend(refused.iter().map(|(at, error)| {
                 let line = chunk.items.get(*at).map(|(line, _)| *line);
-                Wrong { line, ..Wrong::at("", wording::in_words(error)) }
+                Wrong::refused(line, error)
             })),
         }
         wrong.sort_by_key(|wrong| wrong.line);
@@ -259,9 +267,10 @@ fn on_import() -> impl FnOnce(tokio_postgres::Error) -> FleetError {
 
 impl From<Wrong> for WrongLine {
     fn from(wrong: Wrong) -> Self {
-        let Wrong { pointer, detail, line } = wrong;
+        let Wrong { pointer, detail, line, thing, rule } = wrong;
         let space = if pointer.is_empty() { "" } else { " " };
-        Self { line: line.unwrap_or_default(), message: format!("{pointer}{space}{detail}") }
+        let message = format!("{pointer}{space}{detail}");
+        Self { line: line.unwrap_or_default(), message, thing, rule }
     }
 }
 

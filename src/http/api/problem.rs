@@ -58,12 +58,28 @@ pub(super) struct Wrong {
     /// The line of an import that it is about, counted from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub line: Option<u64>,
+    /// What of that line the fleet refuses, as of a request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>, example = json!({"capability": "relay"}))]
+    pub thing: Option<Thing>,
+    /// By which rule, as of a request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Value>, example = "name_taken")]
+    pub rule: Option<Rule>,
 }
 
 impl Wrong {
     /// What is wrong at a pointer.
     pub(super) fn at(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self { pointer: pointer.into(), detail: detail.into(), line: None }
+        let (pointer, detail) = (pointer.into(), detail.into());
+        Self { pointer, detail, line: None, thing: None, rule: None }
+    }
+
+    /// A line that the fleet refuses.
+    pub(super) fn refused(line: Option<u64>, error: &FleetError) -> Self {
+        let (thing, rule) = error.refusal().unzip();
+        let (thing, rule) = (thing.cloned(), rule.flatten().cloned());
+        Self { line, thing, rule, ..Self::at("", wording::in_words(error)) }
     }
 }
 
