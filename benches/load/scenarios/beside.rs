@@ -1,9 +1,12 @@
-//! Logins and actions at a steady pace, alone and beside all that others ask of the HTTP API at once: an import, one export
-//! after the other, and as many event streams as there may be while devices report.
+//! Logins and actions at a steady pace: alone; beside all that others ask of the HTTP API at once, which is an import, one
+//! export after the other, and as many event streams as there may be while devices report; and beside threads that only
+//! compute, one a processor, so that what the service does to them can be told from what the operating system does to whoever
+//! shares its processors.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use fleetgate::clock::Clock;
@@ -39,7 +42,7 @@ const BEFORE: Duration = Duration::from_millis(500);
 const AGAIN: Duration = Duration::from_millis(50);
 /// The timestamps of each run of events begin this many ms after those of the run before.
 const APART_MS: i64 = 60_000;
-/// The highest that the p99 may be, compared with that alone.
+/// The highest that the p99 may be, compared with that alone, and with that beside threads that only compute.
 const AT_MOST: f64 = 1.5;
 
 pub(super) async fn busy_api(url: &str) -> Vec<Row> {
@@ -71,7 +74,7 @@ pub(super) async fn busy_api(url: &str) -> Vec<Row> {
         ("authn beside an import, exports and 100 streams", Traffic::Logins(ACTIVE)),
     ] {
         load(&service, POOL, &traffic, Length::Once).await;
-        rows.push(beside(name, &service, &traffic, &others).await);
+        rows.extend(beside(name, &service, &traffic, &others).await);
     }
     let imported = "SELECT count(*) FROM devices WHERE name LIKE 'copy-%'";
     let imported: i64 = client.query_one(imported, &[]).await.expect("a count").get(0);
@@ -82,11 +85,20 @@ pub(super) async fn busy_api(url: &str) -> Vec<Row> {
     rows
 }
 
-async fn beside(name: &str, service: &Fleetgate, traffic: &Traffic, others: &Arc<Others>) -> Row {
+async fn beside(
+    name: &'static str,
+    service: &Fleetgate,
+    traffic: &Traffic,
+    others: &Arc<Others>,
+) -> [Row; 2] {
     let paced = || load_at_pace(service, POOL, PAUSE, traffic, Length::Time(TURN));
-    let mut pairs: Vec<(Run, Run)> = Vec::new();
+    let (mut with_alone, mut with_computing) = (Vec::new(), Vec::new());
     for _ in 0..TURNS {
         let alone = paced().await;
+        let computing = {
+            let _computing = Computing::begin();
+            paced().await
+        };
         let mut tasks = others.begin();
         let reports = Traffic::Events {
             devices: REPORTING,
@@ -101,18 +113,50 @@ async fn beside(name: &str, service: &Fleetgate, traffic: &Traffic, others: &Arc
             load_at_pace(service, REPORTERS, PAUSE_OF_REPORTERS, &reports, time),
         );
         tasks.shutdown().await;
-        pairs.push((alone, beside));
+        with_alone.push((alone, beside.clone()));
+        with_computing.push((computing, beside));
     }
-    let ratio = |(alone, beside): &(Run, Run)| {
-        beside.report.p99.as_secs_f64() / alone.report.p99.as_secs_f64()
+    let row = |pairs: Vec<(Run, Run)>, with: &'static str, unit: &'static str| {
+        let ratio = |(other, beside): &(Run, Run)| {
+            beside.report.p99.as_secs_f64() / other.report.p99.as_secs_f64()
+        };
+        let pair = median_by(pairs, ratio);
+        let figure = ratio(&pair);
+        let (other, beside) = pair;
+        println!("{name}: p99 {:?}, {with} {:?}", beside.report.p99, other.report.p99);
+        Row::figure(name, figure, unit, Bar::AtMost(AT_MOST)).run(&beside).against(with, &other)
     };
-    let pair = median_by(pairs, ratio);
-    let figure = ratio(&pair);
-    let (alone, beside) = pair;
-    println!("{name}: p99 alone {:?}, beside {:?}", alone.report.p99, beside.report.p99);
-    Row::figure(name, figure, "× its p99 alone", Bar::AtMost(AT_MOST))
-        .run(&beside)
-        .against("alone", &alone)
+    [
+        row(with_alone, "alone", "× its p99 alone"),
+        row(with_computing, "beside computing", "× its p99 beside threads that only compute"),
+    ]
+}
+
+/// Threads that only compute, one a processor, until this goes.
+struct Computing {
+    is_over: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Computing {
+    fn begin() -> Self {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let processors = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let threads = (0..processors).map(|_| {
+            let is_over = is_over.clone();
+            thread::spawn(move || while !is_over.load(Ordering::Relaxed) {})
+        });
+        Self { threads: threads.collect(), is_over }
+    }
+}
+
+impl Drop for Computing {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            thread.join().expect("it only computes");
+        }
+    }
 }
 
 /// The API does not tell its port.
