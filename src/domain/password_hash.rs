@@ -6,12 +6,13 @@
 //! more than [`MAX_MEMORY_KIB`] of memory. Parsing never panics, whatever the text.
 
 use argon2::{Algorithm, Argon2, Block, Params, Version};
+use base64ct::{Base64Unpadded, Encoding};
 use phc::{Output, ParamsString, Salt};
 use subtle::ConstantTimeEq;
 use thiserror::Error;
 use zeroize::Zeroize;
 
-use super::foreign_hash::{ForeignHash, MAX_OUTPUT_BYTES};
+use super::foreign_hash::{ForeignHash, MAX_OUTPUT_BYTES, MAX_SALT_BYTES};
 
 /// Most memory in KiB that one verification may use (256 MiB).
 pub const MAX_MEMORY_KIB: u32 = 256 * 1024;
@@ -25,6 +26,8 @@ pub const MAX_WORK_KIB: u32 = 1024 * 1024;
 pub const MIN_OUTPUT_BYTES: usize = 16;
 
 const ALGORITHM: &str = "argon2id";
+/// Characters of 48 bytes.
+const LONGEST_PHC_SALT: usize = 64;
 const MIN_BLOCKS: usize = Params::MIN_M_COST as usize;
 
 /// How much work a hash is, chosen by what it protects.
@@ -163,19 +166,33 @@ impl Argon2id {
     /// Reads a PHC string.
     ///
     /// # Errors
-    /// If it is not argon2id version 19 with a salt of 8 to 48 bytes, an output of 16 to 64 bytes
+    /// If it is not argon2id version 19 with a salt of 8 to 128 bytes, an output of 16 to 64 bytes
     /// and costs within the bounds of this module.
     pub fn parse(text: &str) -> Result<Self, PasswordHashError> {
-        let parsed = phc::PasswordHash::new(text).map_err(|error| unreadable(text, error))?;
+        let long = with_long_salt(text);
+        let (head, salt_and_output) = long.map_or((text, None), |(head, rest)| (head, Some(rest)));
+        let parsed = phc::PasswordHash::new(head).map_err(|error| unreadable(head, error))?;
         if parsed.algorithm.as_str() != ALGORITHM {
             return Err(PasswordHashError::Algorithm);
         }
         if parsed.version != Some(u32::from(Version::V0x13)) {
             return Err(PasswordHashError::Version);
         }
+        let costs = costs(&parsed.params)?;
+        if let Some((salt, output)) = salt_and_output {
+            if parsed.salt.is_some() {
+                return Err(PasswordHashError::Incomplete("it has something behind the hash"));
+            }
+            let salt = Base64Unpadded::decode_vec(salt).ok();
+            let salt = salt.filter(|salt| salt.len() <= MAX_SALT_BYTES);
+            let salt = salt.ok_or(PasswordHashError::Incomplete("the salt cannot be read"))?;
+            let output = Output::decode(output);
+            let output = output.map_err(|error| unreadable(text, error))?;
+            return Self::from_parts(costs, &salt, &output);
+        }
         let salt = parsed.salt.ok_or(PasswordHashError::Incomplete("the salt is missing"))?;
         let output = parsed.hash.ok_or(PasswordHashError::Incomplete("the hash is missing"))?;
-        Self::from_parts(costs(&parsed.params)?, &salt, &output)
+        Self::from_parts(costs, &salt, &output)
     }
 
     fn from_parts(
@@ -317,6 +334,14 @@ pub fn hash_password(password: &[u8], salt: &[u8; 16], cost: Cost) -> String {
 
 fn argon2id_with(params: Params) -> Argon2<'static> {
     Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
+}
+
+/// What is before the salt, and salt and output, where the salt is one that `phc` does not read: it has at most 48 bytes there,
+/// and 64 where mosquitto 2.1 makes it.
+fn with_long_salt(text: &str) -> Option<(&str, (&str, &str))> {
+    let (rest, output) = text.rsplit_once('$')?;
+    let (head, salt) = rest.rsplit_once('$')?;
+    (salt.len() > LONGEST_PHC_SALT).then_some((head, (salt, output)))
 }
 
 /// Exactly `m`, `t` and `p`, each once: key ids and associated data are not supported.

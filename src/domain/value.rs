@@ -128,6 +128,7 @@ pub struct StateValue {
     text: String,
     as_text: Option<AsText>,
     input: SchemaInput,
+    written_out: usize,
 }
 
 /// What a schema validates.
@@ -182,6 +183,12 @@ impl StateValue {
         self.as_text
     }
 
+    /// About how many bytes its JSON text has once it is stored: the exponents of numbers are written out.
+    #[must_use]
+    pub fn stored_bytes(&self) -> usize {
+        self.text.len() + self.written_out
+    }
+
     /// What a schema validates.
     #[must_use]
     pub fn schema_input(&self) -> &SchemaInput {
@@ -223,20 +230,23 @@ impl StateValue {
         let scan = scan(text);
         let as_text = scan.as_text();
         let input = schema_input(text, &scan);
+        // What is stored as a string has no numbers.
+        let written_out = if as_text.is_some() { 0 } else { scan.written_out() };
         let text = if as_text.is_some() { as_string(text) } else { text.to_owned() };
-        Self { text, as_text, input }
+        Self { text, as_text, input, written_out }
     }
 
     fn text(text: &str, why: NotJson) -> Self {
         if text.contains('\0') {
             return Self::bytes(text.as_bytes(), why);
         }
-        Self { text: as_string(text), as_text: None, input: SchemaInput::Not(why) }
+        let (text, input) = (as_string(text), SchemaInput::Not(why));
+        Self { text, as_text: None, input, written_out: 0 }
     }
 
     fn bytes(payload: &[u8], why: NotJson) -> Self {
         let text = format!("{{\"base64\":\"{}\"}}", Base64::encode_string(payload));
-        Self { text, as_text: None, input: SchemaInput::Not(why) }
+        Self { text, as_text: None, input: SchemaInput::Not(why), written_out: 0 }
     }
 }
 

@@ -60,8 +60,9 @@ pub enum OnConflict {
     Skip,
     /// What is there becomes what the line says. Credentials that the line does not have stay.
     Update,
-    /// What the line says is added to what is there, and of the device's own columns those change that the file has. For
-    /// files that know only a part of a device, as those of other brokers. Capabilities and rules that are there stay.
+    /// What the line says is added to what is there, and of the device's own columns those change that the file has and the
+    /// line says. For files that know only a part of a device, as those of other brokers. Capabilities and rules that are there
+    /// stay.
     Complete(Columns),
 }
 
@@ -291,7 +292,7 @@ const DEVICES: Table = Table {
         ("kind", "text", "it.kind"),
         ("gateway", "text", "(SELECT id FROM devices AS found WHERE found.name = it.gateway)"),
         ("availability_topic", "text", "it.availability_topic"),
-        ("enabled", "boolean", "it.enabled"),
+        ("enabled", "boolean", "coalesce(it.enabled, true)"),
         ("meta", "jsonb", "it.meta"),
     ],
 };
@@ -340,6 +341,11 @@ impl Table {
                 {
                     format!("(had.enabled AND {it})")
                 }
+                // What a line does not say stays.
+                OnConflict::Complete(_) if *name == "enabled" => {
+                    "coalesce(it.enabled, had.enabled)".to_owned()
+                }
+                OnConflict::Complete(_) => format!("coalesce({it}, had.{name})"),
                 _ => (*it).to_owned(),
             };
             Some((format!("had.{name}"), wanted))
@@ -460,6 +466,16 @@ async fn known(
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
+/// Which of these devices are there; they keep their names until the transaction ends.
+async fn held(client: &impl GenericClient, names: &[&str]) -> Result<BTreeSet<String>, FleetError> {
+    if names.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let statement = "SELECT name FROM devices WHERE name = ANY ($1) ORDER BY id FOR KEY SHARE";
+    let rows = client.query(statement, &[&names]).await.map_err(on_import())?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
 /// Passes over so many.
 ///
 /// # Errors
@@ -569,7 +585,7 @@ async fn write_devices(
     };
     let gateways: Vec<&str> =
         all.iter().filter_map(|one| Some(one.gateway.as_ref()?.0.as_str())).collect();
-    let known = known(client, DEVICES.name, &gateways).await?;
+    let known = held(client, &gateways).await?;
     let unknown = all.iter().filter_map(|one| one.gateway.as_ref());
     if let Some(gateway) = unknown.map(|it| &it.0).find(|it| !known.contains(it.as_str())) {
         return Err(FleetError::NotFound(Thing::Device(gateway.clone())));
@@ -592,15 +608,17 @@ async fn write_devices(
         }
     }
     // What no line has costs no statement.
-    for (statement, rows) in
-        [(ADD_CAPABILITIES, &capabilities), (ADD_BINDINGS, &bindings), (ADD_GRANTS, &grants)]
-    {
-        if !rows.is_empty {
-            run(client, &thing, statement, &[rows]).await?;
-        }
+    let completes = matches!(on_conflict, OnConflict::Complete(_));
+    if !capabilities.is_empty {
+        run(client, &thing, ADD_CAPABILITIES, &[&capabilities]).await?;
+    }
+    if !bindings.is_empty {
+        run(client, &thing, ADD_BINDINGS, &[&bindings, &completes]).await?;
+    }
+    if !grants.is_empty {
+        run(client, &thing, ADD_GRANTS, &[&grants]).await?;
     }
     if !credentials.is_empty {
-        let completes = matches!(on_conflict, OnConflict::Complete(_));
         run(client, &thing, ADD_CREDENTIALS, &[&credentials, &completes]).await?;
     }
     Ok(counts)
@@ -661,14 +679,18 @@ const ADD_CAPABILITIES: &str = "
     JOIN devices AS device ON device.name = it.device
     ON CONFLICT DO NOTHING";
 
+/// What is added to a binding that is there ($2) takes no topic of it away.
 const ADD_BINDINGS: &str = "
     INSERT INTO topic_bindings AS had (device_id, name, state_topic, command_topic, reply_topic, merge)
     SELECT device.id, it.name, it.state_topic, it.command_topic, it.reply_topic, it.merge
     FROM jsonb_to_recordset($1)
         AS it (device text, name text, state_topic text, command_topic text, reply_topic text, merge boolean)
     JOIN devices AS device ON device.name = it.device
-    ON CONFLICT (device_id, name) DO UPDATE SET (state_topic, command_topic, reply_topic, merge)
-        = (EXCLUDED.state_topic, EXCLUDED.command_topic, EXCLUDED.reply_topic, EXCLUDED.merge)";
+    ON CONFLICT (device_id, name) DO UPDATE SET (state_topic, command_topic, reply_topic, merge) = (
+        CASE WHEN $2::boolean THEN coalesce(EXCLUDED.state_topic, had.state_topic) ELSE EXCLUDED.state_topic END,
+        CASE WHEN $2::boolean THEN coalesce(EXCLUDED.command_topic, had.command_topic) ELSE EXCLUDED.command_topic END,
+        CASE WHEN $2::boolean THEN coalesce(EXCLUDED.reply_topic, had.reply_topic) ELSE EXCLUDED.reply_topic END,
+        EXCLUDED.merge OR $2::boolean AND had.merge)";
 
 const ADD_GRANTS: &str = "
     INSERT INTO topic_grants (device_id, action, topic_filter)

@@ -319,11 +319,21 @@ async fn completing_changes_the_named_columns_of_devices_and_nothing_else() {
         assert_eq!(was, is);
     }
     // One that is disabled is not enabled by a file that knows nothing of it.
-    let lamp =
-        json!({"device": {"name": "a lamp", "kind": "lamp", "gateway": "bridge"}}).to_string();
-    for (columns, enabled) in [("disabled", false), ("enabled", true)] {
+    for (columns, says, enabled) in [
+        ("disabled", Some(true), false),
+        ("enabled,client_id,area", None, false),
+        ("enabled", Some(true), true),
+    ] {
+        let mut lamp = json!({"name": "a lamp", "kind": "lamp", "gateway": "bridge"});
+        if let Some(says) = says {
+            lamp["enabled"] = json!(says);
+        }
+        let before = root.get("/devices/a%20lamp").await.json();
         let query = format!("?on_conflict=complete&columns={columns}");
-        assert_eq!(root.import(&query, &lamp).await.status, 200);
-        assert_eq!(root.get("/devices/a%20lamp").await.json()["enabled"], enabled, "{columns}");
+        let line = json!({"device": lamp}).to_string();
+        assert_eq!(root.import(&query, &line).await.status, 200);
+        let after = root.get("/devices/a%20lamp").await.json();
+        assert_eq!(after["enabled"], enabled, "{columns}");
+        assert_eq!(after["area"], before["area"], "what a line does not say stays");
     }
 }

@@ -12,6 +12,7 @@ use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
+use crate::support::app::eventually;
 use crate::support::commands::{fleetgate, run};
 use crate::support::database::Database;
 
@@ -195,6 +196,30 @@ async fn lines_about_the_same_thing_are_done_one_after_the_other() {
     let again = [device("a", "z"), device("c", "z"), device("a", "w")];
     assert_eq!(take(&mut client, &again, OnConflict::Update).await, <[usize; 0]>::default());
     assert_eq!(kinds(&mut client).await, "aw bx cz");
+}
+
+/// Not even where it goes between two statements of the import: the import waits for the rename, or the rename for it.
+#[tokio::test]
+async fn a_child_is_never_imported_without_its_gateway() {
+    let (database, mut client) = Database::migrated().await;
+    client
+        .batch_execute("INSERT INTO devices (name, kind) VALUES ('hub', 'bridge')")
+        .await
+        .unwrap();
+    let (mut late, watcher) = (database.connect().await, database.connect().await);
+    let open = client.transaction().await.unwrap();
+    open.batch_execute("UPDATE devices SET name = 'other' WHERE name = 'hub'").await.unwrap();
+    let line = r#"{"device": {"name": "lamp", "kind": "light", "gateway": "hub"}}"#.to_owned();
+    let taken = tokio::spawn(async move { take(&mut late, &[line], OnConflict::Fail).await });
+    let blocked = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    eventually("the import waits", || async {
+        watcher.query_one(blocked, &[]).await.unwrap().get::<_, i64>(0) > 0
+    })
+    .await;
+    open.commit().await.unwrap();
+    assert_eq!(taken.await.unwrap(), [0], "the line is wrong");
+    let there = "SELECT count(*) FROM devices WHERE name = 'lamp'";
+    assert_eq!(watcher.query_one(there, &[]).await.unwrap().get::<_, i64>(0), 0);
 }
 
 #[tokio::test]

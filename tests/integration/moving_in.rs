@@ -112,14 +112,16 @@ async fn a_file_of_another_form_takes_nothing_away() {
     let moving = Move::to(&database.url());
     client
         .batch_execute(
-            "INSERT INTO devices (name, kind, area, meta) VALUES ('a', 'old', 'lab', '{\"x\": \"1\"}');
-             INSERT INTO topic_bindings (device_id, name, state_topic) SELECT id, 'main', 'a/state' FROM devices;
+            "INSERT INTO devices (name, client_id, kind, area, enabled, meta)
+             VALUES ('a', 'c', 'old', 'lab', false, '{\"x\": \"1\"}');
+             INSERT INTO topic_bindings (device_id, name, state_topic, command_topic, reply_topic, merge)
+             SELECT id, 'main', 'a/state', 'a/set', 'a/reply', true FROM devices;
              INSERT INTO topic_grants (device_id, action, topic_filter) SELECT id, 'publish', 'old/#' FROM devices",
         )
         .await
         .unwrap();
     let file = moving
-        .write("a.csv", "name,kind,floor,meta.y,state_topic.main\na,new,2,2,\nb,new,,,b/state\n");
+        .write("a.csv", "name,kind,client_id,area,floor,enabled,meta.y,state_topic.main\na,new,,,2,,2,a/new\nb,new,,,,,,b/state\n");
     let import = |how: &str| moving.import(&["--format", "csv", &file, "--on-conflict", how]);
     let (status, _, err) = import("fail");
     assert!(status == 1 && err.contains("line 2: device \"a\""), "{err}");
@@ -142,9 +144,11 @@ async fn a_file_of_another_form_takes_nothing_away() {
     assert_eq!((status, out.trim()), (0, "0 added, 1 updated, 0 left as they were."), "{err}");
     assert_eq!(
         text(&client, DEVICES).await,
-        "a new lab 2 true {\"x\": \"1\", \"y\": \"2\"} main:a/state publish old/#, subscribe new/# password\n\
+        "a new lab 2 c false {\"x\": \"1\", \"y\": \"2\"} main:a/new:a/set publish old/#, subscribe new/# password\n\
          b new true {} main:b/state"
     );
+    let rest = "SELECT reply_topic || ' ' || merge::text FROM topic_bindings WHERE command_topic IS NOT NULL";
+    assert_eq!(text(&client, rest).await, "a/reply true");
 }
 
 #[tokio::test]
@@ -394,10 +398,17 @@ async fn users_of_password_files_log_in_as_before() {
     let base64 = |bytes: &[u8]| base64ct::Base64Unpadded::encode_string(bytes);
     file +=
         &format!("argon2id:$argon2id$v=19$m=4096,t=3,p=2${}${}\n", base64(salt), base64(&output));
+    // As mosquitto 2.1 makes them: salt and output of 64 bytes each.
+    let (salt, mut output) = ([7; 64], [0; 64]);
+    let params = argon2::Params::new(47_104, 1, 1, Some(64)).unwrap();
+    let argon2 = argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params);
+    argon2.hash_password_into(PASSWORD.as_bytes(), &salt, &mut output).unwrap();
+    file +=
+        &format!("newest:$argon2id$v=19$m=47104,t=1,p=1${}${}\n", base64(&salt), base64(&output));
     file += &format!("plain:{PASSWORD}\n");
     let file = moving.write("all", &file);
     let (status, out, err) = moving.import(&["--format", "mosquitto", &file, "--dry-run"]);
-    assert!(status == 0 && out.contains("It would be: 7 added"), "{out}{err}");
+    assert!(status == 0 && out.contains("It would be: 8 added"), "{out}{err}");
     for expected in [
         "device six (device), imported (sha512, one round)",
         "device apache (device), imported (bcrypt, cost 6)",
@@ -406,11 +417,11 @@ async fn users_of_password_files_log_in_as_before() {
     }
     assert!(err.contains("first logins: 1 with bcrypt, cost 6, "), "{err}");
     let (status, out, err) = moving.import(&["--format", "mosquitto", &file]);
-    assert!(status == 0 && out.contains("7 added"), "{out}{err}");
+    assert!(status == 0 && out.contains("8 added"), "{out}{err}");
     let imported: String =
         fleet.value("SELECT count(*)::text FROM device_credentials WHERE kind = 'imported'").await;
-    assert_eq!(imported, "6");
-    for name in ["seven", "six", "upgraded", "apache", "go-auth", "argon2id", "plain"] {
+    assert_eq!(imported, "7");
+    for name in ["seven", "six", "upgraded", "apache", "go-auth", "argon2id", "newest", "plain"] {
         assert!(!app.lets_in(name, "correct horse u").await, "{name}");
         assert!(app.lets_in(name, PASSWORD).await, "{name}");
     }

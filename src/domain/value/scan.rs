@@ -43,6 +43,11 @@ impl Scan {
         reasons.into_iter().find_map(|(applies, why)| applies.then_some(why))
     }
 
+    /// Digits that the exponents of numbers become.
+    pub(super) fn written_out(&self) -> usize {
+        usize::try_from(self.written_out).unwrap_or(usize::MAX)
+    }
+
     fn number(&mut self, number: &str) {
         let (digits, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
         let (whole, decimals) = digits.split_once('.').unwrap_or((digits, ""));

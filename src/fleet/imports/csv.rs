@@ -241,7 +241,7 @@ impl Csv {
         let fields = Fields::split(text)?;
         fields.expect(self.columns.len())?;
         let (mut name, mut kind, mut generate, mut secret) = (None, self.kind.clone(), false, None);
-        let (mut area, mut floor, mut client_id, mut enabled) = (None, None, None, true);
+        let (mut area, mut floor, mut client_id, mut enabled) = (None, None, None, None);
         let mut meta = Map::new();
         let mut conventional = Vec::new();
         let mut bindings: BTreeMap<BindingName, Binding> = BTreeMap::new();
@@ -257,7 +257,7 @@ impl Csv {
                 Column::Area => area = Some(parsed::<PlaceName>(text).map_err(error)?),
                 Column::Floor => floor = Some(parsed::<PlaceName>(text).map_err(error)?),
                 Column::ClientId => client_id = Some(Parsed(parsed(text).map_err(error)?)),
-                Column::Enabled => enabled = yes_or_no(text).map_err(error)?,
+                Column::Enabled => enabled = Some(yes_or_no(text).map_err(error)?),
                 Column::Generate => generate = yes_or_no(text).map_err(error)?,
                 Column::Secret => {
                     let text = Secret::new(text.to_owned());

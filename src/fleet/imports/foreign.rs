@@ -89,7 +89,7 @@ impl Entry {
         if let Some(client_id) = &device.client_id {
             let _ = write!(text, ", client id {}", client_id.0);
         }
-        if !device.enabled {
+        if device.enabled == Some(false) {
             text.push_str(", disabled");
         }
         match self.login {
@@ -192,7 +192,7 @@ impl Foreign {
         };
         let mut device = Device::new(name, self.kind.clone());
         device.client_id = client_id.map(Parsed);
-        device.enabled = user.enabled;
+        device.enabled = Some(user.enabled);
         device.grants = grants;
         let login = match user.credential {
             Proof::Password(password) => {

@@ -277,8 +277,8 @@ pub struct Device {
     pub(super) kind: Parsed<DeviceKind>,
     pub(super) gateway: Option<Parsed<DeviceName>>,
     pub(super) availability_topic: Option<Parsed<TopicName>>,
-    #[serde(default = "yes")]
-    pub(super) enabled: bool,
+    /// `None`: the line does not say it.
+    pub(super) enabled: Option<bool>,
     #[serde(default, deserialize_with = "meta", serialize_with = "meta_value")]
     pub(super) meta: Meta,
     #[serde(default, skip_serializing)]
@@ -302,7 +302,7 @@ impl Device {
             kind: Parsed(kind),
             gateway: None,
             availability_topic: None,
-            enabled: true,
+            enabled: None,
             meta: Meta::default(),
             capabilities: Vec::new(),
             bindings: Vec::new(),

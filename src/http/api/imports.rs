@@ -86,8 +86,8 @@ enum OnConflict {
     Skip,
     /// What is there becomes what the line says. Credentials that the line does not have stay.
     Update,
-    /// What the line says is added to what is there, and of the device's own columns those in `columns` change. A password is
-    /// added only to a device that never had one. Capabilities and rules that are there stay.
+    /// What the line says is added to what is there, and of the device's own columns those in `columns` change that the line says
+    /// (`null` says nothing). A password is added only to a device that never had one. Capabilities and rules that are there stay.
     Complete,
 }
 
