@@ -149,19 +149,20 @@ pub async fn revoke(
     row.as_ref().map(token_row).ok_or(FleetError::NotFound(thing))
 }
 
-/// Which of these tokens, by their rows, are valid still.
+/// Those of these tokens, by their rows, that are valid still, as they are now.
 ///
 /// # Errors
-/// A database that is away.
+/// A database that is away; a selector that cannot be used.
 pub async fn still_valid(
     client: &impl GenericClient,
     tokens: &[i64],
-) -> Result<Vec<i64>, RegistryError> {
+) -> Result<Vec<ApiToken>, RegistryError> {
     let statement = format!(
-        "SELECT id FROM (SELECT id, {COLUMNS} FROM api_tokens WHERE id = ANY ($1)) AS asked WHERE valid"
+        "SELECT * FROM (SELECT id, {COLUMNS} FROM api_tokens WHERE id = ANY ($1)) AS asked WHERE valid"
     );
     let rows = client.query(&statement, &[&tokens]).await;
-    Ok(rows.map_err(RegistryError::on("API tokens"))?.iter().map(|row| row.get(0)).collect())
+    let rows = rows.map_err(RegistryError::on("API tokens"))?;
+    rows.iter().map(|row| token(row.get(0), row)).collect()
 }
 
 /// The valid token that was presented; `None`: there is none with this secret. How long this takes tells nothing of a

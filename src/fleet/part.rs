@@ -251,8 +251,10 @@ impl Part {
                 self.lock_gateway(client, wanted).await
             }
             Some(Some(wanted)) => self.find(client, wanted).await,
+            // With it stays the topic that only it can be heard on.
             Some(None) if before != present.gateway => {
                 change.gateway = None;
+                change.availability_topic.take_if(|topic| topic.is_none());
                 Ok(())
             }
             Some(None) | None => Ok(()),

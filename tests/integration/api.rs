@@ -246,6 +246,24 @@ async fn a_change_holds_for_the_version_that_it_names() {
         root.send("PATCH", "/devices/a", &[("if-match", &bound)], "{\"floor\":\"1\"}").await;
     assert_eq!(stale.problem(412).0, "precondition_failed");
     assert_eq!(root.send("DELETE", "/devices/a", &[("if-match", &bound)], "").await.status, 412);
+    // So with what belongs to it.
+    let there = root.put("/devices/a/bindings/main", &json!({"state_topic": "t"})).await;
+    assert_eq!(there.status, 201);
+    let secret = root.post("/devices/a/credentials", &json!({"kind": "secret"})).await;
+    let secret = format!("/devices/a/credentials/{}", secret.json()["id"]);
+    for (method, path, body) in [
+        ("PUT", "/devices/a/bindings/main", "{\"state_topic\":\"u\"}"),
+        ("PATCH", "/devices/a/bindings/main", "{\"merge\":true}"),
+        ("DELETE", "/devices/a/bindings/main", ""),
+        ("POST", "/devices/a/credentials", "{\"kind\":\"secret\"}"),
+        ("DELETE", secret.as_str(), ""),
+    ] {
+        let refused = root.send(method, path, &[("if-match", &bound)], body).await;
+        assert_eq!(refused.problem(412).0, "precondition_failed", "{method} {path}");
+        let now = version().await;
+        let done = root.send(method, path, &[("if-match", &now)], body).await;
+        assert!(done.status < 300, "{method} {path}: {}", done.body);
+    }
     let now = version().await;
     let done = root.send("PATCH", "/devices/a", &[("if-match", &now)], "{\"floor\":\"1\"}").await;
     assert_eq!(done.status, 200);

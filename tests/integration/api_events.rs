@@ -227,6 +227,25 @@ async fn a_stream_ends_with_its_token() {
     stays.until("device", json!({"device": "still", "exists": true})).await;
 }
 
+/// What it sees now it is told of by a new stream.
+#[tokio::test]
+async fn a_stream_ends_when_its_token_gets_another_selector_or_may_not_read() {
+    let (_app, root, fleet, database) = start_api().await;
+    for (selector, change) in [
+        (Some("area=lab"), "selector = '{\"area\": \"attic\"}'"),
+        (None, "selector = '{\"area\": \"lab\"}'"),
+        (None, "scopes = '{commands}'"),
+    ] {
+        fleet.batch("DELETE FROM api_tokens WHERE name = 'narrow'").await;
+        let scopes = [Scope::Read, Scope::Commands];
+        let token = make_token_for(&database.url, "narrow", &scopes, selector).await;
+        let mut ends = Events::open(&root.with(&token)).await;
+        fleet.batch(&format!("UPDATE api_tokens SET {change} WHERE name = 'narrow'")).await;
+        let ended = async { while ends.next().await.is_some() {} };
+        timeout(Duration::from_secs(15), ended).await.expect("it ends within 15 s");
+    }
+}
+
 #[tokio::test]
 async fn the_eleventh_stream_of_a_token_is_refused() {
     let (app, root, fleet, database) = start_api().await;

@@ -425,12 +425,16 @@ async fn a_change_finds_its_device_inside_and_leaves_it_there() {
     assert_eq!(world.registry().await, before, "nothing was changed");
 
     // What is not shown stays.
+    let topic = json!({"availability_topic": "hall/stray"});
+    assert_eq!(root.patch("/devices/stray", &topic).await.status, 200);
     let stray = lab.get("/devices/stray").await;
     assert_eq!(stray.json()["gateway"], Value::Null);
     let kept = json!({"kind": "sensor", "area": "lab", "floor": "2"});
     assert_eq!(lab.put("/devices/stray", &kept).await.status, 200);
     assert_eq!(lab.patch("/devices/stray", &json!({"floor": "1"})).await.status, 200);
-    assert_eq!(root.get("/devices/stray").await.json()["gateway"], "hidden-gateway");
+    let stray = root.get("/devices/stray").await.json();
+    assert_eq!(stray["gateway"], "hidden-gateway");
+    assert_eq!(stray["availability_topic"], "hall/stray");
     assert_eq!(lab.get("/devices/bridge").await.json()["children"], json!(["inner", "newer"]));
 
     made(lab, "/devices/newer/bindings/relay", json!({"conventional": true})).await;

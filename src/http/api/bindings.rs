@@ -142,7 +142,10 @@ async fn list_bindings(
 #[utoipa::path(
     tag = "bindings",
     request_body = BindingDocument,
-    params(("If-None-Match" = Option<String>, Header, description = "`*`: change none that is there.")),
+    params(
+        ("If-Match" = Option<String>, Header, description = "The version that the device is to have."),
+        ("If-None-Match" = Option<String>, Header, description = "`*`: change none that is there.")
+    ),
     responses(
         (status = 200, description = "It was replaced.", body = BindingRow),
         (status = 201, description = "It was made.", body = BindingRow),
@@ -165,8 +168,8 @@ async fn put_binding(
     let Some(name) = name else { return Err(Problem::failed()) };
     let wanted = document.check(name)?;
     let only_new = Conditions::of(&request).only_new();
-    let always = Conditions::default();
-    let done = api.change_device(&caller, &device, &always, async |transaction, part| {
+    let conditions = Conditions::of_device(&request);
+    let done = api.change_device(&caller, &device, &conditions, async |transaction, part| {
         let there = bindings::list(transaction, &device).await?;
         let name = wanted.name.clone();
         if !only_new && there.iter().any(|binding| binding.name == name.as_str()) {
@@ -194,6 +197,7 @@ async fn put_binding(
     request_body(description = "Members of what `PUT` takes.", content(
         (Object = "application/merge-patch+json", example = json!({"merge": true})),
         (Object = "application/json", example = json!({"reply_topic": null})))),
+    params(("If-Match" = Option<String>, Header, description = "The version that the device is to have.")),
     responses((status = 200, description = "It was changed.", body = BindingRow), Problems)
 )]
 #[patch("/devices/{device}/bindings/{binding}")]
@@ -201,13 +205,14 @@ async fn patch_binding(
     caller: Caller<InPart<Devices>>,
     path: Path<(String, String)>,
     patch: Patch,
+    request: HttpRequest,
     api: Data<Api>,
 ) -> Result<Json<BindingRow>, Problem> {
     let (device, name) = path.into_inner();
     let device = device_name(&device)?;
     let name: BindingName = name.parse().map_err(|_| Problem::not_found("binding"))?;
-    let always = Conditions::default();
-    let changed = api.change_device(&caller, &device, &always, async |transaction, part| {
+    let conditions = Conditions::of_device(&request);
+    let changed = api.change_device(&caller, &device, &conditions, async |transaction, part| {
         let there = bindings::list(transaction, &device).await?;
         let present = there.into_iter().find(|binding| binding.name == name.as_str());
         let thing = Thing::Binding { device: device.clone(), name: name.clone() };
@@ -227,19 +232,21 @@ async fn patch_binding(
 /// With the device's capability that it carries. Its sessions end.
 #[utoipa::path(
     tag = "bindings",
+    params(("If-Match" = Option<String>, Header, description = "The version that the device is to have.")),
     responses((status = 204, description = "It was removed."), Problems)
 )]
 #[delete("/devices/{device}/bindings/{binding}")]
 async fn delete_binding(
     caller: Caller<InPart<Devices>>,
     path: Path<(String, String)>,
+    request: HttpRequest,
     api: Data<Api>,
 ) -> Result<HttpResponse, Problem> {
     let (device, binding) = path.into_inner();
     let device = device_name(&device)?;
     let name: BindingName = binding.parse().map_err(|_| Problem::not_found("binding"))?;
-    let always = Conditions::default();
-    let removed = api.change_device(&caller, &device, &always, async |transaction, _| {
+    let conditions = Conditions::of_device(&request);
+    let removed = api.change_device(&caller, &device, &conditions, async |transaction, _| {
         Ok(bindings::remove(transaction, &device, &name).await?)
     });
     removed.await?;

@@ -1,7 +1,7 @@
 //! What devices log in with.
 
 use actix_web::web::{Data, Json, Path};
-use actix_web::{HttpResponse, delete, get, post};
+use actix_web::{HttpRequest, HttpResponse, delete, get, post};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Transaction;
@@ -172,13 +172,14 @@ async fn add_credential(
     caller: Caller<InPart<Credentials>>,
     path: Path<(String,)>,
     Body(document): Body<CredentialDocument>,
+    request: HttpRequest,
     api: Data<Api>,
 ) -> Result<HttpResponse, Problem> {
     let name = device_name(&path.0)?;
     let terms = document.terms();
     let (secret, credential) = make(document, &api).await?;
-    let always = Conditions::default();
-    let added = api.change_device(&caller, &name, &always, async |transaction, _| {
+    let conditions = Conditions::of_device(&request);
+    let added = api.change_device(&caller, &name, &conditions, async |transaction, _| {
         Ok(credentials::add(transaction, &name, &credential, &terms).await?)
     });
     let CredentialId(id) = added.await?;
@@ -246,18 +247,20 @@ struct Revoked {
 /// For ever. The sessions of the device end. Doing it again changes nothing.
 #[utoipa::path(
     tag = "credentials",
+    params(("If-Match" = Option<String>, Header, description = "The version that the device is to have.")),
     responses((status = 200, description = "It is revoked.", body = Revoked), Problems)
 )]
 #[delete("/devices/{device}/credentials/{id}")]
 async fn revoke_credential(
     caller: Caller<InPart<Credentials>>,
     path: Path<(String, i64)>,
+    request: HttpRequest,
     api: Data<Api>,
 ) -> Result<Json<Revoked>, Problem> {
     let (device, id) = path.into_inner();
     let name = device_name(&device)?;
-    let always = Conditions::default();
-    let revoked = api.change_device(&caller, &name, &always, async |transaction, _| {
+    let conditions = Conditions::of_device(&request);
+    let revoked = api.change_device(&caller, &name, &conditions, async |transaction, _| {
         let all = credentials::list(transaction, &name).await?;
         if all.iter().all(|credential| credential.id != id) {
             return Err(FleetError::NotFound(Thing::Credential(CredentialId(id))).into());
@@ -278,6 +281,7 @@ impl Revoked {
 /// As at its device's path.
 #[utoipa::path(
     tag = "credentials",
+    params(("If-Match" = Option<String>, Header, description = "The version that the device is to have.")),
     responses((status = 200, description = "It is revoked.", body = Revoked), Problems)
 )]
 #[delete("/credentials/{id}")]

@@ -31,6 +31,11 @@ impl Conditions {
         Self { matches: header(IF_MATCH), none_matches: header(IF_NONE_MATCH) }
     }
 
+    /// What a request says of the device when it changes something that belongs to it: `If-None-Match` is about that.
+    pub(super) fn of_device(request: &HttpRequest) -> Self {
+        Self { none_matches: None, ..Self::of(request) }
+    }
+
     /// Whether nothing that is there may be changed.
     pub(super) fn only_new(&self) -> bool {
         self.none_matches.as_ref().is_some_and(|list| list.split(',').any(|tag| tag.trim() == "*"))

@@ -7,10 +7,11 @@
 //!   has to look at everything after it began.
 //! * A stream of a token with a selector tells of devices inside alone: what is inside is asked of PostgreSQL each time,
 //!   once for all tokens of that selector. Of a device that is gone or has left it tells nothing.
-//! * A stream ends within [`CHECK`] and what that takes when its token is not valid any more, and when that cannot be asked.
+//! * A stream ends within [`CHECK`] and what that takes when its token is not valid any more, may not read or has another
+//!   selector, and when that cannot be asked.
 //! * Streams are bounded: in all, and a token.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval, interval_at, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::Problem;
+use crate::domain::api_token::Scope;
 use crate::fleet::api_tokens::{self, ApiToken};
 use crate::fleet::watch::{self, Told};
 use crate::fleet::{FleetError, Part};
@@ -93,6 +95,10 @@ impl Streams {
         }
         let of =
             open.entry(token.id).or_insert_with(|| OfToken { count: 0, part: token.part.clone() });
+        if of.part != token.part {
+            let detail = "the token's selector has changed; its streams end within seconds";
+            return Err(Problem::busy(detail, "5"));
+        }
         if of.count >= MAX_STREAMS_OF_A_TOKEN {
             let detail = format!(
                 "the token has {MAX_STREAMS_OF_A_TOKEN} event streams open, which is the most; close one"
@@ -155,25 +161,28 @@ impl Streams {
     }
 
     async fn check(&self, postgres: &Postgres) {
-        let open: BTreeSet<i64> = self.tokens().keys().copied().collect();
+        let open: BTreeMap<i64, Part> =
+            self.tokens().iter().map(|(token, of)| (*token, of.part.clone())).collect();
         if open.is_empty() {
             return;
         }
-        let asked: Vec<i64> = open.iter().copied().collect();
+        let asked: Vec<i64> = open.keys().copied().collect();
         let valid = postgres.run(|client| {
             let asked = asked.clone();
             let client: &tokio_postgres::Client = client;
             async move { api_tokens::still_valid(client, &asked).await }.boxed()
         });
-        let valid: HashSet<i64> = match valid.await {
-            Ok(valid) => valid.into_iter().collect(),
-            Err(error) => {
-                log_throttled!(warn, "event streams end: their tokens cannot be asked for", %error);
-                HashSet::new()
-            }
+        let valid = valid.await.unwrap_or_else(|error| {
+            log_throttled!(warn, "event streams end: their tokens cannot be asked for", %error);
+            Vec::new()
+        });
+        // One that sees another part of the fleet now has to begin anew.
+        let goes_on = |(id, part): &(i64, Part)| {
+            let same = |token: &ApiToken| token.id == *id && token.part == *part;
+            valid.iter().any(|token| same(token) && token.scopes.allow(Scope::Read))
         };
-        let ended: BTreeSet<i64> =
-            open.into_iter().filter(|token| !valid.contains(token)).collect();
+        let ended = open.into_iter().filter(|one| !goes_on(one)).map(|(token, _)| token);
+        let ended: BTreeSet<i64> = ended.collect();
         if !ended.is_empty() {
             self.send(News::Ended(ended));
         }
