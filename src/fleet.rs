@@ -1,12 +1,12 @@
 //! What is done to the fleet: one file a subject, each operation once.
 //!
 //! ```text
-//!  cli  (dev, tests, later the HTTP API) ──► fleet/<subject>.rs ──► registry (connection) ──► PostgreSQL
+//!  cli, http/api, requests, tests ──► fleet/<subject>.rs ──► registry (connection) ──► PostgreSQL
 //! ```
 //!
 //! An operation takes a typed request, checks its rules, runs its statements in one transaction and returns a
 //! typed outcome or a [`FleetError`]: which thing, which rule. It words nothing for people; whoever calls it
-//! does (`src/cli/wording.rs`). What the constraints and triggers of `sql/` guarantee is not checked a second
+//! does (`src/wording.rs`). What the constraints and triggers of `sql/` guarantee is not checked a second
 //! time here: their names are read as rules ([`error::Rule::of`]), so that a row written in `psql` is as good
 //! as one by command. Kick-outs and notices to the replicas come from triggers too.
 //!

@@ -16,7 +16,7 @@ pub enum MetaError {
     /// It is another kind of JSON.
     #[error("is JSON but no object; write something like {{\"room\": \"101\"}}")]
     NoObject,
-    /// It is larger than every list of devices can carry.
+    /// It is larger than [`MAX_META_BYTES`]: a list has a thousand of them.
     #[error("has {0} bytes, its numbers written out; at most {MAX_META_BYTES} are kept")]
     TooLarge(usize),
     /// PostgreSQL's `jsonb` cannot hold it.

@@ -14,8 +14,8 @@ use crate::domain::topic::{TopicError, TopicFilter};
 use crate::registry::error::{self as registry, RegistryError};
 
 /// Why an operation was not done. Nothing was changed then, unless the connection to PostgreSQL broke while the change was
-/// being committed: then it is unknown. Made for programs: the command line says it in
-/// words (`src/cli/wording.rs`).
+/// being committed: then it is unknown. Made for programs: the command line and the API say it in
+/// words (`src/wording.rs`).
 #[derive(Debug, Error)]
 pub enum FleetError {
     /// There is no such thing.

@@ -458,21 +458,21 @@ async fn known(
     table: &str,
     names: &[&str],
 ) -> Result<BTreeSet<String>, FleetError> {
-    if names.is_empty() {
-        return Ok(BTreeSet::new());
-    }
-    let statement = format!("SELECT name FROM {table} WHERE name = ANY ($1)");
-    let rows = client.query(&statement, &[&names]).await.map_err(on_import())?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
+    names_of(client, table, "", names).await
 }
 
-/// Which of these devices are there; they keep their names until the transaction ends.
-async fn held(client: &impl GenericClient, names: &[&str]) -> Result<BTreeSet<String>, FleetError> {
+/// The same, with what is behind the condition.
+async fn names_of(
+    client: &impl GenericClient,
+    table: &str,
+    rest: &str,
+    names: &[&str],
+) -> Result<BTreeSet<String>, FleetError> {
     if names.is_empty() {
         return Ok(BTreeSet::new());
     }
-    let statement = "SELECT name FROM devices WHERE name = ANY ($1) ORDER BY id FOR KEY SHARE";
-    let rows = client.query(statement, &[&names]).await.map_err(on_import())?;
+    let statement = format!("SELECT name FROM {table} WHERE name = ANY ($1) {rest}");
+    let rows = client.query(&statement, &[&names]).await.map_err(on_import())?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
@@ -585,7 +585,8 @@ async fn write_devices(
     };
     let gateways: Vec<&str> =
         all.iter().filter_map(|one| Some(one.gateway.as_ref()?.0.as_str())).collect();
-    let known = held(client, &gateways).await?;
+    // They keep their names until the transaction ends: the rows of the children look for them.
+    let known = names_of(client, DEVICES.name, "ORDER BY id FOR KEY SHARE", &gateways).await?;
     let unknown = all.iter().filter_map(|one| one.gateway.as_ref());
     if let Some(gateway) = unknown.map(|it| &it.0).find(|it| !known.contains(it.as_str())) {
         return Err(FleetError::NotFound(Thing::Device(gateway.clone())));

@@ -143,7 +143,7 @@ async fn list_bindings(
     tag = "bindings",
     request_body = BindingDocument,
     params(
-        ("If-Match" = Option<String>, Header, description = "The version that the device is to have."),
+        ("If-Match" = Option<String>, Header, description = "Only if the device is in this version."),
         ("If-None-Match" = Option<String>, Header, description = "`*`: change none that is there.")
     ),
     responses(
@@ -197,7 +197,7 @@ async fn put_binding(
     request_body(description = "Members of what `PUT` takes.", content(
         (Object = "application/merge-patch+json", example = json!({"merge": true})),
         (Object = "application/json", example = json!({"reply_topic": null})))),
-    params(("If-Match" = Option<String>, Header, description = "The version that the device is to have.")),
+    params(("If-Match" = Option<String>, Header, description = "Only if the device is in this version.")),
     responses((status = 200, description = "It was changed.", body = BindingRow), Problems)
 )]
 #[patch("/devices/{device}/bindings/{binding}")]
@@ -232,7 +232,7 @@ async fn patch_binding(
 /// With the device's capability that it carries. Its sessions end.
 #[utoipa::path(
     tag = "bindings",
-    params(("If-Match" = Option<String>, Header, description = "The version that the device is to have.")),
+    params(("If-Match" = Option<String>, Header, description = "Only if the device is in this version.")),
     responses((status = 204, description = "It was removed."), Problems)
 )]
 #[delete("/devices/{device}/bindings/{binding}")]

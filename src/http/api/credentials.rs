@@ -162,6 +162,7 @@ async fn list_foreign(
 #[utoipa::path(
     tag = "credentials",
     request_body(content = CredentialDocument, example = json!({"kind": "secret", "label": "first"})),
+    params(("If-Match" = Option<String>, Header, description = "Only if the device is in this version.")),
     responses(
         (status = 201, description = "It was made. A secret is in this answer and nowhere else.", body = NewCredentialAnswer),
         Problems
@@ -247,7 +248,7 @@ struct Revoked {
 /// For ever. The sessions of the device end. Doing it again changes nothing.
 #[utoipa::path(
     tag = "credentials",
-    params(("If-Match" = Option<String>, Header, description = "The version that the device is to have.")),
+    params(("If-Match" = Option<String>, Header, description = "Only if the device is in this version.")),
     responses((status = 200, description = "It is revoked.", body = Revoked), Problems)
 )]
 #[delete("/devices/{device}/credentials/{id}")]
@@ -281,7 +282,6 @@ impl Revoked {
 /// As at its device's path.
 #[utoipa::path(
     tag = "credentials",
-    params(("If-Match" = Option<String>, Header, description = "The version that the device is to have.")),
     responses((status = 200, description = "It is revoked.", body = Revoked), Problems)
 )]
 #[delete("/credentials/{id}")]
