@@ -509,8 +509,7 @@ pub async fn note(
 /// # Errors
 /// A database that is away.
 pub async fn wake(client: &impl GenericClient, device_ids: &[i64]) -> Result<(), RegistryError> {
-    let wake = "SELECT fleetgate_wake_commands_of_device(id)
-        FROM (SELECT DISTINCT id FROM unnest($1::bigint[]) AS id ORDER BY id) AS device";
+    let wake = "SELECT fleetgate_wake_commands_of_devices($1)";
     client.execute(wake, &[&device_ids]).await.map(drop).map_err(on_commands())
 }
 
