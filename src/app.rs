@@ -208,7 +208,6 @@ impl App {
                     streams,
                     authorizer: Authorizer::new(devices.clone()),
                     bounds: bounds(config),
-                    has_broker: config.emqx.api.is_some(),
                     metrics: metrics.api.clone(),
                 };
                 ApiServer::start(config, socket, parts)

@@ -22,7 +22,7 @@ pub mod checks;
 pub mod commands;
 pub mod credentials;
 pub mod devices;
-mod document;
+pub mod document;
 pub mod error;
 pub mod exports;
 pub mod grants;

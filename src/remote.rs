@@ -101,7 +101,7 @@ pub enum Wrong {
     /// The fleet refuses it.
     Refused(FleetError),
     /// Something else, in the API's own words.
-    Told(String),
+    Other(String),
 }
 
 impl RemoteError {

@@ -37,7 +37,7 @@ use crate::logging::log_throttled;
 use crate::metrics::RequestMetrics;
 use crate::registry::connection::{Target, within};
 use crate::registry::error::RegistryError;
-use crate::registry::requests::{self as registry, KIND, Request, Untold};
+use crate::registry::requests::{self as registry, KIND, PendingResult, Request};
 use crate::registry::session::Guarded;
 use crate::registry::work::Work;
 use crate::work::{Carried, Kind, Outcome, POLL};
@@ -176,10 +176,9 @@ fn new_command(request: &Request, bounds: Bounds) -> Result<NewCommand, Value> {
     let capability = request.capability.parse::<CapabilityName>().map_err(|why| {
         refused(ErrorKind::Invalid, "", format!("the capability's name in the topic {why}"))
     })?;
-    let body = request
-        .body
-        .as_deref()
-        .ok_or_else(|| refused(ErrorKind::Invalid, "", "is no text, or too large".to_owned()))?;
+    let body = request.body.as_deref().ok_or_else(|| {
+        refused(ErrorKind::Invalid, "", "is not text, or is too large".to_owned())
+    })?;
     let CommandRequest { payload, to, expires_in } =
         CommandRequest::read(body).map_err(|RequestError { pointer, message }| {
             refused(ErrorKind::Invalid, &pointer, message)
@@ -228,7 +227,10 @@ fn refused(error: &FleetError) -> Value {
 }
 
 /// Tells results in their order; which were told, and why no more were.
-async fn tell<'a>(api: &EmqxApi, untold: &'a [Untold]) -> (Vec<&'a Untold>, Option<Outcome>) {
+async fn tell<'a>(
+    api: &EmqxApi,
+    untold: &'a [PendingResult],
+) -> (Vec<&'a PendingResult>, Option<Outcome>) {
     let mut told = Vec::new();
     for one in untold {
         let Some(service) = &one.service_name else {

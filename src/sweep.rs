@@ -80,9 +80,9 @@ pub enum SweepError {
     /// There is nobody to ask.
     #[error("there is no EMQX to ask; set emqx.api_url, emqx.api_key and emqx.api_secret")]
     NotConfigured,
-    /// Another process does it at this moment.
-    #[error("another process is sweeping at this moment")]
-    Elsewhere,
+    /// Another process does it now.
+    #[error("another process is sweeping now")]
+    Busy,
     /// Another process has finished one so short a while ago that none is due.
     #[error("another process has just finished a sweep")]
     RecentlyDone,
@@ -183,7 +183,7 @@ impl Sweeper {
                 tracing::debug!(?report, "presence is as EMQX says");
             }
             Ok(report) => tracing::info!(?report, "presence is repaired"),
-            Err(error @ (SweepError::Elsewhere | SweepError::RecentlyDone)) => {
+            Err(error @ (SweepError::Busy | SweepError::RecentlyDone)) => {
                 tracing::debug!(%error, "no sweep here");
             }
             Err(SweepError::Emqx(error)) if api.is_awaited() && error.is_away() => {
@@ -246,7 +246,7 @@ impl Sweeper {
         let outcome = self.sweep_alone(recent).await;
         self.metrics.ended(match &outcome {
             Ok(_) => "done",
-            Err(SweepError::Elsewhere | SweepError::RecentlyDone) => "elsewhere",
+            Err(SweepError::Busy | SweepError::RecentlyDone) => "elsewhere",
             Err(_) => "failed",
         });
         if let Ok(report) = &outcome {
@@ -269,7 +269,7 @@ impl Sweeper {
         // A connection of its own: it holds the lock, and ends it by ending.
         let mut client = self.target.open_guarded().await?;
         if !in_time(registry::try_lock(&*client)).await? {
-            return Err(SweepError::Elsewhere);
+            return Err(SweepError::Busy);
         }
         let outcome = if in_time(registry::finished_within(&*client, recent)).await? {
             Err(SweepError::RecentlyDone)

@@ -41,6 +41,9 @@ pub fn sentence(rule: &Rule) -> String {
             "an API token of this name exists already, or did; choose another name"
         }
         Rule::CapabilityExists => "a capability of this name exists already; choose another name",
+        Rule::NoBroker => {
+            "commands go over EMQX's REST API; set emqx.api_url, emqx.api_key and emqx.api_secret"
+        }
         Rule::RuleDisabled => "it is disabled; enable it, or choose others",
         Rule::NoMatch => {
             "no device can get it: none that is meant is enabled and has the command topic that it needs"

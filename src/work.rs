@@ -48,7 +48,7 @@ use crate::logging::log_throttled;
 use crate::metrics::WorkMetrics;
 use crate::registry::connection::{Target, within};
 use crate::registry::error::RegistryError;
-use crate::registry::work::{self, Later, Work};
+use crate::registry::work::{self, Postponed, Work};
 
 /// Longest time between two looks at the table.
 pub const POLL: Duration = Duration::from_secs(5);
@@ -230,11 +230,11 @@ impl<K: Kind> Worker<K> {
             match outcome {
                 Outcome::Done => done.push(work),
                 Outcome::Again { after, why } => {
-                    later.push(Later { work, after: *after, why, was_tried: true });
+                    later.push(Postponed { work, after: *after, why, was_tried: true });
                 }
                 Outcome::Away(why) => {
                     is_away = true;
-                    later.push(Later { work, after: Duration::ZERO, why, was_tried: false });
+                    later.push(Postponed { work, after: Duration::ZERO, why, was_tried: false });
                 }
             }
         }

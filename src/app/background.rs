@@ -63,7 +63,7 @@ pub(super) struct Wake {
 /// What bounds commands.
 pub(super) fn bounds(config: &Config) -> Bounds {
     let config::Commands { max_payload, max_devices, .. } = config.commands;
-    Bounds { max_payload, max_devices }
+    Bounds { max_payload, max_devices, has_broker: config.emqx.api.is_some() }
 }
 
 pub(super) fn broker(

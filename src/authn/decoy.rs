@@ -16,7 +16,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use crate::domain::credential::{Credential, CredentialId, Proof, Validity};
 use crate::domain::foreign_hash::ForeignHash;
 use crate::domain::password_hash::{Cost, PasswordHash};
-use crate::registry::imported::Mix;
+use crate::registry::imported::ImportedHashes;
 use crate::secret::random_bytes;
 use zeroize::Zeroizing;
 
@@ -104,9 +104,9 @@ impl Decoys {
         clippy::cast_precision_loss,
         reason = "a share of 0 to 1 of 2^32; from floats `as` saturates; counts need not be exact"
     )]
-    pub(super) fn look_like(&self, mix: &Mix) {
+    pub(super) fn look_like(&self, imported: &ImportedHashes) {
         let mut counts: BTreeMap<String, (u64, &ForeignHash)> = BTreeMap::new();
-        for some in &mix.hashes {
+        for some in &imported.hashes {
             counts.entry(some.example.description()).or_insert((0, &some.example)).0 += some.count;
         }
         let look = |(kind, (count, example)): (String, (u64, &ForeignHash))| {
@@ -115,7 +115,7 @@ impl Decoys {
             (kind, (count.next_power_of_two() as f64, look))
         };
         let looks = counts.into_iter().map(look).collect();
-        let share = (mix.share * STEPS).ceil() / STEPS;
+        let share = (imported.share * STEPS).ceil() / STEPS;
         let share = (share * f64::from(u32::MAX)) as u32;
         *self.imported.write().unwrap_or_else(PoisonError::into_inner) = Imported { share, looks };
     }
@@ -184,12 +184,12 @@ mod tests {
     const OFTEN: &str = "$2b$12$R9h/cIPz0gi.URNNX3kh2OPST9/PgBkqquzi.Ss7KIUgO2t0jWMUW";
     const SELDOM: &str = "$sha1-salted$pos=prefix$YQ$AAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
-    fn mix(share: f64, kinds: &[(&str, u64)]) -> Mix {
+    fn mix(share: f64, kinds: &[(&str, u64)]) -> ImportedHashes {
         let same = |(text, count): &(&str, u64)| SameCost {
             example: ForeignHash::parse(text).ok().unwrap(),
             count: *count,
         };
-        Mix { share, hashes: kinds.iter().map(same).collect() }
+        ImportedHashes { share, hashes: kinds.iter().map(same).collect() }
     }
 
     /// Which of 1,000 names look like which imported kind, and which like none.
@@ -223,7 +223,7 @@ mod tests {
             _ => (left, come),
         });
         assert!(left > 200 && come == 0, "{left} {come}");
-        one.look_like(&Mix::default());
+        one.look_like(&ImportedHashes::default());
         assert_eq!(imported(&one), vec![None; 1000]);
     }
 

@@ -33,7 +33,7 @@ use crate::logging::log_throttled;
 use crate::metrics::HashMetrics;
 use crate::registry::error::RegistryError;
 use crate::registry::freshness::Freshness;
-use crate::registry::imported::{self, Mix};
+use crate::registry::imported::{self, ImportedHashes};
 use crate::registry::pool::Postgres;
 use crate::secret::random_bytes;
 
@@ -95,8 +95,8 @@ impl ImportedKeeper {
     }
 
     async fn look(&self) {
-        match self.postgres.run(|client| read_mix(client).boxed()).await {
-            Ok(mix) => self.decoys.look_like(&mix),
+        match self.postgres.run(|client| read_hashes(client).boxed()).await {
+            Ok(imported_hashes) => self.decoys.look_like(&imported_hashes),
             Err(error) => tracing::debug!(%error, "imported hashes cannot be looked at now"),
         }
     }
@@ -138,8 +138,8 @@ impl ImportedKeeper {
     }
 }
 
-async fn read_mix(client: &tokio_postgres::Client) -> Result<Mix, RegistryError> {
-    imported::mix(client).await
+async fn read_hashes(client: &tokio_postgres::Client) -> Result<ImportedHashes, RegistryError> {
+    imported::hashes(client).await
 }
 
 fn identity(hash: &PasswordHash) -> blake3::Hash {

@@ -115,7 +115,7 @@ fn selector(token: &ApiTokenRow) -> Option<String> {
 }
 
 fn token_table(tokens: &[ApiTokenRow]) -> String {
-    let header = ["NAME", "SCOPES", "SELECTOR", "VALID", "CREATED", "UNTIL", "REVOKED"];
+    let header = ["NAME", "SCOPES", "SELECTOR", "VALID", "CREATED", "EXPIRES", "REVOKED"];
     let rows = tokens.iter().map(|token| {
         [
             token.name.clone(),

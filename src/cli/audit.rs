@@ -14,6 +14,7 @@ use crate::cli::timestamp::parse_past_timestamp;
 use crate::domain::name::DeviceName;
 use crate::fleet::Part;
 use crate::fleet::audit::{self, AuditFilter, AuditRow, CHANNEL, Follower, MAX_PAGE};
+use crate::fleet::document::Document;
 use crate::registry::connection::Target;
 use crate::registry::inspection;
 use crate::remote;
@@ -165,8 +166,8 @@ fn what(entry: &AuditRow) -> String {
 }
 
 fn change(entry: &AuditRow) -> String {
-    let members = |value: &Option<Value>| match value {
-        Some(Value::Object(members)) => members.clone(),
+    let members = |document: &Option<Document>| match document.as_ref().map(Document::value) {
+        Some(Value::Object(members)) => members,
         _ => serde_json::Map::new(),
     };
     let (before, after) = (members(&entry.before), members(&entry.after));
@@ -191,7 +192,7 @@ mod tests {
     use super::*;
 
     fn entry(subject: &str, action: &str, before: Value, after: Value) -> AuditRow {
-        let some = |value: Value| Some(value).filter(|value| !value.is_null());
+        let some = |value: Value| (!value.is_null()).then(|| Document::from(&value));
         AuditRow {
             id: 1,
             at: Timestamp::UNIX_EPOCH,

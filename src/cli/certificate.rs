@@ -33,7 +33,7 @@ enum Action {
 /// Sign a client certificate for a device and bind it to the device.
 ///
 /// EMQX checks that the certificate comes from the authority; the registry binds its common name,
-/// which is the device's name, until the certificate's end.
+/// which is the device's name, until the certificate expires.
 #[derive(Args)]
 struct IssueArguments {
     /// The device.
@@ -42,7 +42,7 @@ struct IssueArguments {
     /// The directory that `secrets init` filled; only its part authority is read.
     #[arg(long, value_name = "DIR", default_value = "/secrets")]
     directory: PathBuf,
-    /// Days until it ends.
+    /// Days until it expires.
     #[arg(long, default_value_t = 365, value_parser = number(1_u16..=3650))]
     days: u16,
     /// Where NAME.pem, NAME.key and ca.pem are written. Only ca.pem may be there, and then the same.
@@ -76,7 +76,7 @@ impl IssueArguments {
         });
         context.output.result(&result, || {
             format!(
-                "Device {device:?} has the certificate {id}, until {}:\n  {}\n  {}\n  {}\n\
+                "Device {device:?} has the certificate {id}, which expires at {}:\n  {}\n  {}\n  {}\n\
                  To revoke it: fleetgate credential revoke {id}",
                 issued.ends,
                 files.certificate.display(),

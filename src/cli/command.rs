@@ -12,6 +12,7 @@ use crate::cli::context::{Context, actor};
 use crate::cli::error::CliError;
 use crate::cli::output::{self, or_dash, print, shortened, table, timestamp};
 use crate::cli::rule::{devices_in_words, shared_in_words};
+use crate::config;
 use crate::domain::command::CommandPayload;
 use crate::domain::delivery::Confirmation;
 use crate::domain::name::{CapabilityName, DeviceName, RuleName};
@@ -156,7 +157,6 @@ impl Arguments {
             }
             Action::Cancel { id } => cancel(context, &id).await,
             Action::Retry { id, wait } => {
-                require_api(context)?;
                 let bounds = bounds(context)?;
                 let here = async |fleet: &mut Transaction<'_>| {
                     Ok(who_is_left(
@@ -175,7 +175,6 @@ impl Arguments {
 
 impl SendArguments {
     async fn run(self, context: &Context) -> Result<(), CliError> {
-        require_api(context)?;
         let (dry_run, wait) = (self.dry_run, self.wait);
         let command = self.request(bounds(context)?);
         if dry_run {
@@ -222,19 +221,12 @@ impl SendArguments {
 /// What bounds commands, as the settings here say. Over the API those of the service there do.
 pub(super) fn bounds(context: &Context) -> Result<Bounds, CliError> {
     if context.api.is_given() {
-        return Ok(Bounds { max_payload: usize::MAX, max_devices: usize::MAX });
+        let (max_payload, max_devices) = (usize::MAX, usize::MAX);
+        return Ok(Bounds { max_payload, max_devices, has_broker: true });
     }
-    let commands = context.settings()?.commands().clone();
-    Ok(Bounds { max_payload: commands.max_payload, max_devices: commands.max_devices })
-}
-
-fn require_api(context: &Context) -> Result<(), CliError> {
-    if context.api.is_given() || context.settings()?.emqx_api()?.is_some() {
-        return Ok(());
-    }
-    Err(CliError::Usage(
-        "commands go over EMQX's REST API; set emqx.api_url, emqx.api_key and emqx.api_secret, here and where fleetgate serves".to_owned(),
-    ))
+    let settings = context.settings()?;
+    let config::Commands { max_payload, max_devices, .. } = *settings.commands();
+    Ok(Bounds { max_payload, max_devices, has_broker: settings.emqx_api()?.is_some() })
 }
 
 /// Asks for a command, and waits for its end if that is wanted. Listens before it asks, so that no end is missed.

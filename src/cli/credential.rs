@@ -197,7 +197,8 @@ async fn revoke(context: &Context, id: i64) -> Result<(), CliError> {
 
 /// Credentials, for people.
 pub(super) fn credential_table(credentials: &[CredentialRow]) -> String {
-    let header = ["ID", "KIND", "VALID", "LABEL", "COMMON NAME", "FROM", "UNTIL", "REVOKED"];
+    let header =
+        ["ID", "KIND", "VALID", "LABEL", "COMMON NAME", "NOT BEFORE", "EXPIRES", "REVOKED"];
     let rows = credentials.iter().map(|credential| {
         let kind = match credential.certificate_required {
             Some(true) => "certificate (required)",

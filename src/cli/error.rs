@@ -56,13 +56,13 @@ impl CliError {
             Self::Service(_) => "service",
             Self::Usage(_) => "usage",
             Self::Fleet(error) => wording::kind(error),
-            Self::Registry(RegistryError::Refused(_)) => "refused",
-            Self::Registry(error) if error.is_unreachable() => "unreachable",
-            Self::Registry(_) => "database",
+            Self::Registry(RegistryError::Refused(_)) => ErrorKind::Refused.word(),
+            Self::Registry(error) if error.is_unreachable() => ErrorKind::Unavailable.word(),
+            Self::Registry(_) => ErrorKind::Failed.word(),
             Self::Remote(error) => match error {
                 RemoteError::Fleet(error) => wording::kind(error),
                 RemoteError::Refused { status: 503, .. } | RemoteError::Unreachable(_) => {
-                    "unreachable"
+                    ErrorKind::Unavailable.word()
                 }
                 RemoteError::Refused { word, .. } => word,
                 RemoteError::NotUnderstood(_) => "not_understood",

@@ -133,13 +133,13 @@ struct Progress {
 }
 
 /// Why a transaction is undone.
-enum Undone {
+enum RolledBack {
     /// It was to be: a dry run, or a chunk with wrong lines, which are noted.
     OnPurpose,
     Failed(CliError),
 }
 
-impl From<FleetError> for Undone {
+impl From<FleetError> for RolledBack {
     fn from(error: FleetError) -> Self {
         Self::Failed(error.into())
     }
@@ -344,17 +344,17 @@ impl Arguments {
                     act(client, &actor, async |transaction| {
                         match write(transaction, &lines, on_conflict, progress).await? {
                             true => Ok(()),
-                            false => Err(Undone::OnPurpose),
+                            false => Err(RolledBack::OnPurpose),
                         }
                     })
                     .await
                 }
                 Destination::Api(api, _) => {
                     let sent = send(api, &lines, on_conflict, false).await;
-                    sent.map_err(|error| Undone::Failed(error.into())).and_then(|imported| {
+                    sent.map_err(|error| RolledBack::Failed(error.into())).and_then(|imported| {
                         match progress.add(imported) {
                             true => Ok(()),
-                            false => Err(Undone::OnPurpose),
+                            false => Err(RolledBack::OnPurpose),
                         }
                     })
                 }
@@ -370,13 +370,13 @@ impl Arguments {
                         out.keep(&secrets)?;
                     }
                 }
-                Err(Undone::OnPurpose) => {
+                Err(RolledBack::OnPurpose) => {
                     if let Some(out) = &mut out {
                         out.take_back()?;
                     }
                     return Ok(());
                 }
-                Err(Undone::Failed(error)) => {
+                Err(RolledBack::Failed(error)) => {
                     match &mut out {
                         Some(out) if is_undone(&error) => out.take_back()?,
                         // It may be committed though nobody was told so: nobody else has its secrets.
@@ -402,20 +402,20 @@ impl Arguments {
         let (each, hash) = imports::measure_one();
         progress.tally.each_password = each;
         let tells = !context.output.json && !matches!(source, Source::Own(_));
-        let tried: Result<(), Undone> = act(client, &actor(), async |transaction| {
-            while let Some(mut lines) = source.next_lines(false).map_err(Undone::Failed)? {
+        let tried: Result<(), RolledBack> = act(client, &actor(), async |transaction| {
+            while let Some(mut lines) = source.next_lines(false).map_err(RolledBack::Failed)? {
                 progress.counts.skipped +=
                     self.without_present(transaction, source, &mut lines).await?;
-                tell_and_pretend(&mut lines, tells, &hash, progress).map_err(Undone::Failed)?;
+                tell_and_pretend(&mut lines, tells, &hash, progress).map_err(RolledBack::Failed)?;
                 write(transaction, &lines, self.on_conflict(source, false), progress).await?;
                 progress.show(lines.last, source.share());
             }
-            Err(Undone::OnPurpose)
+            Err(RolledBack::OnPurpose)
         })
         .await;
         match tried {
-            Ok(()) | Err(Undone::OnPurpose) => Ok(()),
-            Err(Undone::Failed(error)) => Err(error),
+            Ok(()) | Err(RolledBack::OnPurpose) => Ok(()),
+            Err(RolledBack::Failed(error)) => Err(error),
         }
     }
 
@@ -607,7 +607,7 @@ impl Progress {
         self.counts.add(counts);
         let in_words = |WrongLine { line, wrong }| match wrong {
             Wrong::Refused(error) => (line, CliError::from(error).to_string()),
-            Wrong::Told(told) => (line, told),
+            Wrong::Other(told) => (line, told),
         };
         let wrong: Vec<_> = wrong.into_iter().map(in_words).collect();
         self.add_wrong(wrong_lines.max(wrong.len()), wrong);

@@ -53,14 +53,14 @@ struct InitArguments {
 #[derive(Args)]
 struct ShowArguments {
     /// Which.
-    secret: Shown,
+    secret: WhichSecret,
     /// The directory that `secrets init` filled.
     #[arg(long, value_name = "DIR")]
     directory: PathBuf,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Shown {
+enum WhichSecret {
     /// Password of the user admin of EMQX's dashboard.
     Dashboard,
     /// Token that EMQX shows to Fleetgate.
@@ -69,7 +69,7 @@ enum Shown {
     ApiKey,
 }
 
-impl Shown {
+impl WhichSecret {
     fn place(self) -> Place {
         match self {
             Self::Dashboard => DASHBOARD_PASSWORD,

@@ -22,7 +22,7 @@ impl Arguments {
         let report = sweeper(context)?.sweep().await.map_err(|error| match error {
             SweepError::Registry(error) => CliError::Registry(error),
             SweepError::NotConfigured => CliError::Usage(error.to_string()),
-            SweepError::Elsewhere | SweepError::RecentlyDone => {
+            SweepError::Busy | SweepError::RecentlyDone => {
                 CliError::Failed(format!("{error}; try again in a moment"))
             }
             SweepError::Emqx(_) => CliError::Failed(format!("{error}. Nothing was repaired.")),

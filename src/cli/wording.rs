@@ -76,6 +76,7 @@ fn remedy(rule: &Rule) -> Option<&'static str> {
         Rule::NothingToMerge => "--state-topic, or no --merge (a binding that merges: --replace)",
         Rule::NothingToReplyTo => "--command-topic",
         Rule::CapabilityInUse(_) => "see `fleetgate device list`",
+        Rule::NoBroker => "without --api the command line needs them too",
         Rule::NoDevices => "give --device NAME",
         Rule::ExpiryOutOfRange => "choose another --expires",
         Rule::CommandExpiryOutOfRange => "choose another --command-expiry",

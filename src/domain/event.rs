@@ -81,14 +81,14 @@ pub struct CommandMessage<'a> {
     /// The delivery's id, which went with the message (Correlation Data); any text.
     pub delivery: Cow<'a, str>,
     /// What became of it.
-    pub fate: MessageFate,
+    pub outcome: MessageOutcome,
     /// When.
     pub at: Timestamp,
 }
 
 /// What became of a message at one subscriber.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MessageFate {
+pub enum MessageOutcome {
     /// It was written to the client's connection.
     Written {
         /// With which QoS; 0 is never acknowledged.

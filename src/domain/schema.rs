@@ -19,13 +19,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
 
-use crate::domain::value::{SchemaInput, read_deep};
+use crate::domain::value::{SchemaInput, StateValue, read_deep};
 pub use bundle::{SchemaDocument, bundle};
 pub use deep::NotValidated;
 use words::{MAX_ERROR_CHARS, visible};
 
-/// Largest schema in bytes.
-pub const MAX_SCHEMA_BYTES: usize = 1024 * 1024;
+/// Most bytes of a schema's JSON text, with the exponents of its numbers written out as `jsonb` does it. A line of an export, which
+/// has two of them, stays within what an import reads.
+pub const MAX_SCHEMA_BYTES: usize = 240 * 1024;
+/// The same as `jsonb` writes it: with a space after each comma and colon.
+const MAX_STORED_BYTES: usize = 2 * MAX_SCHEMA_BYTES;
 /// Steps that a pattern of a schema may take over one string before the string is taken for not matching.
 const PATTERN_STEPS: usize = 100_000;
 
@@ -49,6 +52,39 @@ impl Violation {
     #[must_use]
     pub fn of_all(message: String) -> Self {
         Self { pointer: String::new(), message }
+    }
+}
+
+/// A schema that a capability can be given: PostgreSQL can hold it, it is no larger than [`MAX_SCHEMA_BYTES`], and it compiles.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UsableSchema(Value);
+
+impl UsableSchema {
+    /// Checks a schema, with what it refers to in it.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn new(schema: Value) -> Result<Self, SchemaError> {
+        let text = schema.to_string();
+        if let Some(stored) = StateValue::read(text.as_bytes()) {
+            if let Some(why) = stored.as_text() {
+                return Err(SchemaError(format!("it cannot be stored: {}", why.why())));
+            }
+            if stored.stored_bytes() > MAX_SCHEMA_BYTES {
+                return Err(SchemaError(format!(
+                    "it has {} bytes with all that it refers to, its numbers written out; at most {MAX_SCHEMA_BYTES} are kept",
+                    stored.stored_bytes()
+                )));
+            }
+        }
+        StateSchema::compile(&schema)?;
+        Ok(Self(schema))
+    }
+
+    /// The schema.
+    #[must_use]
+    pub fn as_value(&self) -> &Value {
+        &self.0
     }
 }
 
@@ -77,8 +113,8 @@ impl StateSchema {
     /// # Errors
     /// What is wrong with it.
     pub fn read(text: &str) -> Result<Self, SchemaError> {
-        if text.len() > MAX_SCHEMA_BYTES {
-            return Err(SchemaError(format!("it is larger than {MAX_SCHEMA_BYTES} bytes")));
+        if text.len() > MAX_STORED_BYTES {
+            return Err(SchemaError(format!("it is larger than {MAX_STORED_BYTES} bytes")));
         }
         let schema = serde_json::from_str(text).map_err(|error| SchemaError(error.to_string()))?;
         Self::compile(&schema)

@@ -41,7 +41,7 @@ pub const HIDDEN: &str = "******";
 
 /// How a resource is looked up.
 #[derive(Debug, Clone, Copy)]
-pub enum Sought {
+pub enum Lookup {
     /// By a path of its own.
     Alone,
     /// In the list of all: the one whose field `key` has this value.

@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 
 use crate::domain::name::DeviceName;
 use crate::fleet::Part;
+use crate::fleet::document::Document;
 use crate::fleet::error::FleetError;
 use crate::registry::error::RegistryError;
 
@@ -55,9 +56,11 @@ pub struct AuditRow {
     /// What names the thing, before the change.
     pub name: Option<String>,
     /// What it was; of a change the columns that changed.
-    pub before: Option<Value>,
+    #[schema(value_type = Option<Value>)]
+    pub before: Option<Document>,
     /// What it is; of a change the columns that changed.
-    pub after: Option<Value>,
+    #[schema(value_type = Option<Value>)]
+    pub after: Option<Document>,
 }
 
 /// Columns of an entry, and the conditions of an [`AuditFilter`] on them: $1 to $3.
@@ -88,27 +91,8 @@ impl AuditFilter {
         let mut all = [&own, values].concat();
         all.extend(part.parameters());
         let rows = client.query(&statement, &all).await;
-        let mut entries: Vec<AuditRow> = rows.map_err(on_log())?.iter().map(audit_row).collect();
-        if !self.part.is_whole() {
-            entries.iter_mut().for_each(AuditRow::hide);
-        }
-        Ok(entries)
-    }
-}
-
-impl AuditRow {
-    /// Takes away what may name a device outside: services that asked, and gateways.
-    fn hide(&mut self) {
-        if let Some(actor) = &mut self.actor
-            && let Some((service @ "service", _)) = actor.split_once(':')
-        {
-            *actor = service.to_owned();
-        }
-        for document in [&mut self.before, &mut self.after].into_iter().flatten() {
-            if let Some(members) = document.as_object_mut() {
-                members.retain(|name, _| name != "gateway" && name != "asked_by");
-            }
-        }
+        let is_whole = self.part.is_whole();
+        Ok(rows.map_err(on_log())?.iter().map(|row| audit_row(row, is_whole)).collect())
     }
 }
 
@@ -116,15 +100,26 @@ fn on_log() -> impl FnOnce(tokio_postgres::Error) -> RegistryError {
     RegistryError::on("the audit log")
 }
 
-fn audit_row(row: &Row) -> AuditRow {
-    // Somebody in psql may write JSON that is nested too deep to be read. That must not hide the rest of the log.
+/// An entry. To those who see a part of the fleet it does not tell what may name a device outside: services that asked, and gateways.
+fn audit_row(row: &Row, is_whole: bool) -> AuditRow {
     let document = |column: &str| {
-        row.try_get(column).unwrap_or_else(|_| Some(Value::from("nested too deep to be shown")))
+        // Somebody in psql may write JSON that is nested too deep to be read. That must not hide the rest of the log.
+        let deep = |_| Some(Value::from("nested too deep to be shown"));
+        let mut value: Value = row.try_get(column).unwrap_or_else(deep)?;
+        if let Some(members) = value.as_object_mut().filter(|_| !is_whole) {
+            members.retain(|name, _| name != "gateway" && name != "asked_by");
+        }
+        Some(Document::from(&value))
     };
+    let actor: Option<String> = row.get("actor");
+    let actor = actor.map(|actor| match actor.split_once(':') {
+        Some((service @ "service", _)) if !is_whole => service.to_owned(),
+        _ => actor,
+    });
     AuditRow {
         id: row.get("id"),
         at: row.get("at"),
-        actor: row.get("actor"),
+        actor,
         role: row.get("role"),
         subject: row.get("subject"),
         action: row.get("action"),

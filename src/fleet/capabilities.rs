@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use crate::domain::delivery::Confirmation;
 use crate::domain::device::DeviceId;
 use crate::domain::name::CapabilityName;
+use crate::domain::schema::UsableSchema;
 use crate::fleet::document::document;
 use crate::fleet::error::{FleetError, Rule, Thing};
 use crate::registry::error::RegistryError;
@@ -89,9 +90,9 @@ pub struct NewCapability {
     /// What it is, for people.
     pub description: String,
     /// JSON Schema of its state payload.
-    pub state_schema: Option<Value>,
+    pub state_schema: Option<UsableSchema>,
     /// JSON Schema of its command payload.
-    pub command_schema: Option<Value>,
+    pub command_schema: Option<UsableSchema>,
     /// How its commands are sent.
     pub commands: CommandTerms,
 }
@@ -116,9 +117,9 @@ pub struct CapabilityChange {
     /// What it is, for people.
     pub description: Option<String>,
     /// JSON Schema of its state payload.
-    pub state_schema: Option<Option<Value>>,
+    pub state_schema: Option<Option<UsableSchema>>,
     /// JSON Schema of its command payload.
-    pub command_schema: Option<Option<Value>>,
+    pub command_schema: Option<Option<UsableSchema>>,
     /// How its commands are sent.
     pub commands: TermsChange,
 }
@@ -175,8 +176,8 @@ pub async fn add(
             &[
                 &name.as_str(),
                 description,
-                state_schema,
-                command_schema,
+                &state_schema.as_ref().map(UsableSchema::as_value),
+                &command_schema.as_ref().map(UsableSchema::as_value),
                 &commands.confirm.word(),
                 &seconds(commands.expiry),
                 &seconds(commands.ack_timeout),
@@ -258,7 +259,7 @@ fn capability_row(row: &Row) -> Result<CapabilityRow, FleetError> {
 /// new schema.
 ///
 /// # Errors
-/// There is no such capability; a schema is neither a JSON object nor a boolean.
+/// There is no such capability.
 pub async fn set(
     client: &impl GenericClient,
     name: &CapabilityName,
@@ -273,16 +274,17 @@ pub async fn set(
              answer_in = coalesce($11, answer_in), envelope = coalesce($12, envelope)
          WHERE name = $1 RETURNING {COLUMNS}"
     );
+    let (state_schema, command_schema) = (&change.state_schema, &change.command_schema);
     let row = client
         .query_opt(
             &statement,
             &[
                 &name.as_str(),
                 &change.description,
-                &change.state_schema.is_some(),
-                &change.state_schema.clone().flatten(),
-                &change.command_schema.is_some(),
-                &change.command_schema.clone().flatten(),
+                &state_schema.is_some(),
+                &state_schema.as_ref().and_then(Option::as_ref).map(UsableSchema::as_value),
+                &command_schema.is_some(),
+                &command_schema.as_ref().and_then(Option::as_ref).map(UsableSchema::as_value),
                 &change.commands.confirm.map(Confirmation::word),
                 &change.commands.expiry.map(seconds),
                 &change.commands.ack_timeout.map(seconds),

@@ -160,6 +160,7 @@ pub async fn send(
     client: &mut impl GenericClient,
     new: &NewCommand,
 ) -> Result<CommandDetails, FleetError> {
+    new.bounds.require_broker(&about(&new.capability))?;
     // It wakes many lines, and so do gateways that connect: PostgreSQL ends one of two that wait for each other.
     let mut tries = 1;
     loop {
@@ -290,28 +291,32 @@ impl IdempotencyKey {
     }
 }
 
-/// What a key stands for.
-pub enum KeyUse {
-    /// A command that was made just now.
-    New(CommandDetails),
-    /// One that was made before, by the same request.
-    Same(CommandDetails),
-    /// A command that another request made.
+/// What came of a request with a key.
+pub enum KeyUse<T> {
+    /// It was done just now.
+    New(T),
+    /// It was done before, and this is the command that it made.
+    Same(Box<CommandDetails>),
+    /// The key stands for another request.
     Other,
 }
 
-/// Asks for a command, unless the key stands for one already. Whoever uses the same key at the same time waits until the
-/// caller's transaction ends.
+/// Has something ask for a command, unless the key stands for one already. Whoever uses the same key at the same time waits
+/// until the caller's transaction ends. `command` tells which one was made.
 ///
 /// # Errors
-/// As [`send`]; the key stands for nothing then.
-pub async fn send_with_key(
-    client: &mut impl GenericClient,
-    new: &NewCommand,
-    key: &IdempotencyKey,
-) -> Result<KeyUse, FleetError> {
+/// Those of `ask`; the key stands for nothing then.
+pub async fn once<C: GenericClient, T>(
+    client: &mut C,
+    part: &Part,
+    key: Option<&IdempotencyKey>,
+    ask: impl AsyncFnOnce(&mut C) -> Result<T, FleetError>,
+    command: impl FnOnce(&T) -> &CommandDetails,
+) -> Result<KeyUse<T>, FleetError> {
+    let Some(IdempotencyKey { token, key, digest }) = key else {
+        return ask(client).await.map(KeyUse::New);
+    };
     let on_key = || RegistryError::on("an idempotency key");
-    let IdempotencyKey { token, key, digest } = key;
     let lock = "SELECT pg_advisory_xact_lock(hashtextextended('fleetgate key ' || $1::bigint || ' ' || $2, 0))";
     client.execute(lock, &[token, key]).await.map_err(on_key())?;
     let known =
@@ -320,13 +325,14 @@ pub async fn send_with_key(
         if row.get::<_, &[u8]>(0) != digest {
             return Ok(KeyUse::Other);
         }
-        return Ok(KeyUse::Same(show(client, &new.part, row.get(1)).await?));
+        return Ok(KeyUse::Same(Box::new(show(client, part, row.get(1)).await?)));
     }
-    let details = send(client, new).await?;
+    let asked = ask(client).await?;
+    let id = &command(&asked).command.id;
     let note = "INSERT INTO api_requests (token_id, key, digest, command_id) VALUES ($1, $2, $3, $4::text::uuid)";
-    let values: [&(dyn ToSql + Sync); 4] = [token, key, &digest.as_slice(), &details.command.id];
+    let values: [&(dyn ToSql + Sync); 4] = [token, key, &digest.as_slice(), id];
     client.execute(note, &values).await.map_err(on_key())?;
-    Ok(KeyUse::New(details))
+    Ok(KeyUse::New(asked))
 }
 
 /// A command that was asked for again.
@@ -352,6 +358,7 @@ pub async fn retry(
     bounds: Bounds,
 ) -> Result<Retried, FleetError> {
     let thing = Thing::Command(id.to_owned());
+    bounds.require_broker(&thing)?;
     let transaction = client.transaction().await.map_err(FleetError::on(&thing))?;
     let CommandDetails { command, deliveries } = show(&transaction, part, id).await?;
     let failed = deliveries.iter().filter(|delivery| delivery.end.is_some_and(End::may_be_retried));

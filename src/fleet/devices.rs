@@ -17,7 +17,7 @@ use crate::fleet::Part;
 use crate::fleet::bindings::{self, BindingRow, Home, NewBinding};
 use crate::fleet::capabilities;
 use crate::fleet::credentials::{self, CredentialRow, NewCredential, Terms};
-use crate::fleet::document::document;
+use crate::fleet::document::{Document, document};
 use crate::fleet::error::{FleetError, Thing};
 use crate::fleet::grants::{self, GrantRow};
 use crate::fleet::sessions::{self, SessionRow};
@@ -132,7 +132,7 @@ pub struct DeviceRow {
     pub enabled: bool,
     /// A free-form JSON object.
     #[schema(value_type = Object)]
-    pub meta: Value,
+    pub meta: Document,
     /// When it was last heard.
     pub last_seen: Option<Timestamp>,
     /// When it was added.
@@ -173,8 +173,10 @@ pub struct DeviceDetails {
 }
 
 /// A device that was changed.
+#[derive(Debug, Clone, Serialize)]
 pub struct Changed {
     /// As it is now.
+    #[serde(flatten)]
     pub details: DeviceDetails,
     /// Bindings whose topics followed the convention before and no longer do: a device that is moved or
     /// renamed keeps its topics until somebody moves them
@@ -341,7 +343,9 @@ fn device_row(row: &Row) -> Result<DeviceRow, FleetError> {
         id: DeviceId(row.get("id")),
         version: row.get("version"),
         own_client_id: row.get("client_id"),
-        meta: document(row, &format!("device {name:?}"), "meta")?.unwrap_or_default(),
+        meta: Document::from(
+            &document(row, &format!("device {name:?}"), "meta")?.unwrap_or_default(),
+        ),
         name,
         client_id: row.get("effective_client_id"),
         area: row.get("area"),

@@ -188,6 +188,8 @@ pub enum Rule {
     CapabilityInUse(Option<i64>),
     /// Routing rules name the capability.
     CapabilityInRules,
+    /// EMQX's REST API, over which commands go, is not configured.
+    NoBroker,
     /// A command names no device.
     NoDevices,
     /// A command goes to more devices than so many, the most that settings allow.
@@ -385,7 +387,7 @@ impl ErrorKind {
             Self::Invalid => "invalid",
             Self::Refused => "refused",
             Self::Forbidden => "forbidden",
-            Self::Unavailable => "unreachable",
+            Self::Unavailable => "unavailable",
             Self::Failed => "database",
         }
     }
@@ -595,6 +597,7 @@ impl Rule {
             | Self::CapabilityInUse(_)
             | Self::CapabilityInRules
             | Self::UnusableSchema(_)
+            | Self::NoBroker
             | Self::NothingToRetry
             | Self::NoDeviceToRetry(_)
             | Self::TooManyOpen(_)

@@ -17,12 +17,27 @@ use crate::registry::error::RegistryError;
 use crate::registry::selector::{Condition, ONLINE};
 
 /// What bounds commands; settings say it.
+///
+/// Without EMQX's REST API, over which they go, there are none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
     /// Largest payload, in bytes.
     pub max_payload: usize,
     /// Most devices that one command goes to.
     pub max_devices: usize,
+    /// Whether EMQX's REST API can be called.
+    pub has_broker: bool,
+}
+
+impl Bounds {
+    /// # Errors
+    /// [`Rule::NoBroker`].
+    pub(super) fn require_broker(self, thing: &Thing) -> Result<(), FleetError> {
+        match self.has_broker {
+            true => Ok(()),
+            false => Err(FleetError::rule(thing, Rule::NoBroker)),
+        }
+    }
 }
 
 /// Whom a command is for.

@@ -14,7 +14,7 @@ const MOST: i64 = 2000;
 
 /// Something that is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Told {
+pub enum Notice {
     /// A device came or was changed, or there is none of this name any more.
     Device {
         /// Its name.
@@ -36,7 +36,7 @@ pub enum Told {
     },
 }
 
-impl Told {
+impl Notice {
     /// Which device it is about.
     #[must_use]
     pub fn device(&self) -> &str {
@@ -53,7 +53,7 @@ impl Told {
 pub async fn look(
     client: &impl GenericClient,
     changes: &Changes,
-) -> Result<Option<Vec<Told>>, FleetError> {
+) -> Result<Option<Vec<Notice>>, FleetError> {
     if changes.all {
         return Ok(None);
     }
@@ -79,15 +79,17 @@ pub async fn look(
         let name: String = row.get("name");
         gone.remove(name.as_str());
         if row.get("changed") {
-            told.push(Told::Device { name: name.clone(), exists: true });
+            told.push(Notice::Device { name: name.clone(), exists: true });
         }
         if row.get("moved") {
-            told.push(Told::Presence { name: name.clone(), online: row.get("online") });
+            told.push(Notice::Presence { name: name.clone(), online: row.get("online") });
         }
         if row.get("reported") {
-            told.push(Told::State { name });
+            told.push(Notice::State { name });
         }
     }
-    told.extend(gone.into_iter().map(|name| Told::Device { name: name.to_owned(), exists: false }));
+    told.extend(
+        gone.into_iter().map(|name| Notice::Device { name: name.to_owned(), exists: false }),
+    );
     Ok(Some(told))
 }

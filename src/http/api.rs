@@ -21,7 +21,8 @@ use std::time::{Duration, Instant};
 use actix_web::body::BoxBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{
-    ALLOW, CACHE_CONTROL, HOST, HeaderMap, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS,
+    ALLOW, CACHE_CONTROL, HOST, HeaderMap, HeaderName, HeaderValue, IF_MATCH,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use actix_web::middleware::{Next, from_fn};
 use actix_web::web::{self, Data};
@@ -112,7 +113,6 @@ pub struct Api {
     authorizer: Authorizer,
     hashing: Hashing,
     bounds: Bounds,
-    has_broker: bool,
     tokens: Tokens,
     /// One import and one export at a time: of the connections to PostgreSQL they never take more than two.
     importing: Semaphore,
@@ -132,8 +132,6 @@ pub struct Parts {
     pub authorizer: Authorizer,
     /// What bounds commands.
     pub bounds: Bounds,
-    /// Whether EMQX's REST API can be called, over which commands go.
-    pub has_broker: bool,
     /// Those who are told what changes.
     pub streams: Arc<Streams>,
     /// Counts.
@@ -144,14 +142,13 @@ impl Api {
     /// An API on this address.
     #[must_use]
     pub fn new(parts: Parts, address: SocketAddr, public_url: Option<&str>) -> Self {
-        let Parts { postgres, authorizer, bounds, has_broker, streams, metrics } = parts;
+        let Parts { postgres, authorizer, bounds, streams, metrics } = parts;
         let document = openapi::document();
         Self {
             postgres,
             authorizer,
             hashing: Hashing::default(),
             bounds,
-            has_broker,
             tokens: Tokens::default(),
             importing: Semaphore::new(1),
             exporting: Arc::new(Semaphore::new(1)),
@@ -380,6 +377,11 @@ async fn admit(api: &Api, request: &ServiceRequest, active: &ActiveRequest) -> R
     let token = api.tokens.check(&api.postgres, request.headers(), peer).await?;
     active.authenticated();
     request.extensions_mut().insert(token);
+    let of_device = request.path().strip_prefix(ROOT).is_some_and(|at| at.starts_with("/devices/"));
+    if !request.method().is_safe() && !of_device && request.headers().contains_key(IF_MATCH) {
+        let why = "only a device and what is below its path have versions, so If-Match cannot hold; leave it out";
+        return Err(Problem::precondition(why));
+    }
     Ok(())
 }
 

@@ -38,12 +38,12 @@ pub(crate) struct Limit {
     /// In bytes; a larger one is answered 413.
     pub(crate) bytes: usize,
     /// How larger ones are read all the same, where they are.
-    pub(crate) larger: Option<Larger>,
+    pub(crate) larger: Option<LargeBodies>,
 }
 
-/// Larger bodies lose their long strings while they are read ([`shorten`]), and are then as any other.
+/// LargeBodies bodies lose their long strings while they are read ([`shorten`]), and are then as any other.
 #[derive(Clone, Copy)]
-pub(crate) struct Larger {
+pub(crate) struct LargeBodies {
     /// Longest string in bytes that stays.
     pub(crate) string: usize,
     /// Most bytes that stay in all.
@@ -196,7 +196,11 @@ async fn read(mut payload: Payload, limit: Limit) -> Result<Bytes, Answer> {
 
 /// Goes on reading a body that is larger than most. It is read to its end even if nothing of it can be
 /// kept: the connection then stays usable, with the requests that wait on it.
-async fn read_larger(begun: &[u8], mut payload: Payload, larger: Larger) -> Result<Bytes, Answer> {
+async fn read_larger(
+    begun: &[u8],
+    mut payload: Payload,
+    larger: LargeBodies,
+) -> Result<Bytes, Answer> {
     let mut shortener = shorten::Shortener::new(larger.string, larger.kept);
     shortener.take(begun);
     let mut size = begun.len();

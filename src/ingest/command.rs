@@ -3,7 +3,7 @@
 use futures_util::FutureExt;
 
 use crate::domain::device::{DeviceId, DeviceRecord};
-use crate::domain::event::{CommandMessage, Event, Message, MessageFate};
+use crate::domain::event::{CommandMessage, Event, Message, MessageOutcome};
 use crate::domain::reply::Reply;
 use crate::ingest::{Ingest, IngestError, IngestOutcome};
 use crate::registry::commands::{self, Fact};
@@ -23,11 +23,11 @@ impl Ingest {
         if !device.owns_client_id(&event.client_id) {
             return Ok(IngestOutcome::ForeignClientId);
         }
-        let fact = match message.fate {
-            MessageFate::Written { qos } => Fact::Written { qos, stamp: message.at },
-            MessageFate::Acknowledged => Fact::Acknowledged { stamp: message.at },
+        let fact = match message.outcome {
+            MessageOutcome::Written { qos } => Fact::Written { qos, stamp: message.at },
+            MessageOutcome::Acknowledged => Fact::Acknowledged { stamp: message.at },
             // Its ack timeout, or its expiry, comes anyway.
-            MessageFate::Dropped => return Ok(IngestOutcome::Seen),
+            MessageOutcome::Dropped => return Ok(IngestOutcome::Seen),
         };
         match self.note(&message.delivery, device.id, fact).await? {
             true => Ok(IngestOutcome::Written),

@@ -21,7 +21,7 @@ pub struct SameCost {
 
 /// What imported hashes there are.
 #[derive(Default)]
-pub struct Mix {
+pub struct ImportedHashes {
     /// By kind and cost.
     pub hashes: Vec<SameCost>,
     /// About how much of the fleet has one, 0 to 1.
@@ -48,19 +48,19 @@ const SHARE: &str = "
 ///
 /// # Errors
 /// A database that is away.
-pub async fn mix(client: &impl GenericClient) -> Result<Mix, RegistryError> {
-    let on_mix = || RegistryError::on("imported hashes");
-    let rows = client.query(KINDS, &[&MOST_LOOKED_AT, &MOST_KINDS]).await.map_err(on_mix())?;
+pub async fn hashes(client: &impl GenericClient) -> Result<ImportedHashes, RegistryError> {
+    let on_hashes = || RegistryError::on("imported hashes");
+    let rows = client.query(KINDS, &[&MOST_LOOKED_AT, &MOST_KINDS]).await.map_err(on_hashes())?;
     let read = |row: &tokio_postgres::Row| {
         let example = ForeignHash::parse(row.get(0)).ok()?;
         Some(SameCost { example, count: row.get::<_, i64>(1).unsigned_abs() })
     };
     let hashes: Vec<_> = rows.iter().filter_map(read).collect();
     if hashes.is_empty() {
-        return Ok(Mix::default());
+        return Ok(ImportedHashes::default());
     }
-    let share = client.query_one(SHARE, &[]).await.map_err(on_mix())?.get(0);
-    Ok(Mix { hashes, share })
+    let share = client.query_one(SHARE, &[]).await.map_err(on_hashes())?.get(0);
+    Ok(ImportedHashes { hashes, share })
 }
 
 /// The stored text of an imported hash that is still in use.

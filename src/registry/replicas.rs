@@ -38,7 +38,7 @@ const KEEP: Duration = Duration::from_secs(2);
 const FORGOTTEN: Duration = Duration::from_secs(60);
 
 /// What is written of a replica.
-struct Note {
+struct Replica {
     id: String,
     age: Duration,
     heard: Heard,
@@ -73,8 +73,8 @@ pub async fn tell(postgres: &Postgres, freshness: &Freshness, hearing: &Hearing)
         return;
     }
     let (heard, bound) = (hearing.now(), freshness.bound());
-    let note = Note { id: hearing.id().to_owned(), age: hearing.age(), heard, bound };
-    let written = postgres.change(&note, |note, client| write(client, note).boxed()).await;
+    let replica = Replica { id: hearing.id().to_owned(), age: hearing.age(), heard, bound };
+    let written = postgres.change(&replica, |replica, client| write(client, replica).boxed()).await;
     if let Err(error) = written {
         report(&error);
     }
@@ -102,13 +102,13 @@ const WRITE: &str = "
         noted_at = EXCLUDED.noted_at, listening = EXCLUDED.listening, heard_until = EXCLUDED.heard_until,
         gap_from = EXCLUDED.gap_from, gap_until = EXCLUDED.gap_until, bound = EXCLUDED.bound";
 
-async fn write(client: &ClientWrapper, note: &Note) -> Result<(), RegistryError> {
-    let Heard { until, gap, listening } = note.heard;
+async fn write(client: &ClientWrapper, replica: &Replica) -> Result<(), RegistryError> {
+    let Heard { until, gap, listening } = replica.heard;
     let (gap_from, gap_until) = gap.map(|gap| (gap.from, gap.until)).unzip();
-    let (age, bound) = (note.age.as_secs_f64(), note.bound.as_secs_f64());
+    let (age, bound) = (replica.age.as_secs_f64(), replica.bound.as_secs_f64());
     let forgotten = FORGOTTEN.as_secs_f64();
     let values: [&(dyn tokio_postgres::types::ToSql + Sync); 9] = [
-        &note.id,
+        &replica.id,
         &age,
         &listening,
         &until,

@@ -159,7 +159,7 @@ pub async fn answer(
 
 /// A result that a service has not been told yet.
 #[derive(Debug, Clone)]
-pub struct Untold {
+pub struct PendingResult {
     /// The request's row.
     pub id: i64,
     /// The service's name; `None`: it is gone, and nobody is told.
@@ -183,9 +183,9 @@ pub async fn untold(
     client: &impl GenericClient,
     service: &str,
     limit: i64,
-) -> Result<Vec<Untold>, RegistryError> {
+) -> Result<Vec<PendingResult>, RegistryError> {
     let rows = client.query(UNTOLD, &[&service, &limit, &NAMED]).await.map_err(on_requests())?;
-    let untold = |row: &Row| Untold {
+    let untold = |row: &Row| PendingResult {
         id: row.get("id"),
         service_name: row.get("service_name"),
         request: row.get("request"),
@@ -217,7 +217,10 @@ const UNTOLD: &str = "
 ///
 /// # Errors
 /// A database that is away.
-pub async fn told(client: &impl GenericClient, told: &[&Untold]) -> Result<(), RegistryError> {
+pub async fn told(
+    client: &impl GenericClient,
+    told: &[&PendingResult],
+) -> Result<(), RegistryError> {
     let ids: Vec<i64> = told.iter().map(|one| one.id).collect();
     let last: Vec<bool> = told.iter().map(|one| one.is_last).collect();
     let statement = "UPDATE command_requests AS request

@@ -21,7 +21,7 @@ const PORT: u16 = 5432;
 const OLDEST: u32 = 15;
 
 /// A connection whose messages are not processed yet.
-pub(super) type Undriven =
+pub(super) type RawConnection =
     Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
 
 /// See the module documentation.
@@ -68,7 +68,7 @@ impl Server {
     pub(super) async fn connect(
         &self,
         limit: Duration,
-    ) -> Result<(tokio_postgres::Client, Undriven), RegistryError> {
+    ) -> Result<(tokio_postgres::Client, RawConnection), RegistryError> {
         let deadline = Instant::now() + limit;
         let addresses = match &self.address {
             Address::Socket(_) => vec![None],
@@ -130,7 +130,7 @@ impl Server {
         address: Option<IpAddr>,
         until: Instant,
         limit: Duration,
-    ) -> Result<(tokio_postgres::Client, Undriven), RegistryError> {
+    ) -> Result<(tokio_postgres::Client, RawConnection), RegistryError> {
         let mut config = self.config.clone();
         config.port(self.port);
         match &self.address {
@@ -161,7 +161,7 @@ impl Server {
 
     /// What PostgreSQL reports of itself at each login. The schema's first migration checks the same,
     /// and is not reached where statements do not even arrive.
-    fn require_usable(&self, connection: &Undriven) -> Result<(), RegistryError> {
+    fn require_usable(&self, connection: &RawConnection) -> Result<(), RegistryError> {
         let parameter = |name| connection.parameter(name).unwrap_or_default();
         let version = parameter("server_version");
         if let Some(other) = connection.parameter("crdb_version") {

@@ -17,7 +17,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::logging::log_throttled;
 use crate::registry::error::RegistryError;
-use crate::registry::server::Undriven;
+use crate::registry::server::RawConnection;
 
 /// A connection in order closes within this.
 const CLOSES_AT_ONCE: Duration = Duration::from_millis(250);
@@ -169,7 +169,7 @@ impl Ending {
 /// Moves a connection along until it ends. Its end also ends the notification channel, which is how
 /// the listener learns of it.
 pub(super) struct Driver {
-    pub(super) connection: Undriven,
+    pub(super) connection: RawConnection,
     pub(super) notifications: Option<mpsc::Sender<Notification>>,
     pub(super) unconfirmed: Arc<AtomicBool>,
 }

@@ -124,7 +124,7 @@ pub async fn finish(
 }
 
 /// Work that could not be done.
-pub struct Later<'a> {
+pub struct Postponed<'a> {
     /// The work.
     pub work: &'a Work,
     /// How long to wait before it is due again.
@@ -142,7 +142,7 @@ pub struct Later<'a> {
 pub async fn postpone(
     client: &impl GenericClient,
     kind: &str,
-    later: &[Later<'_>],
+    later: &[Postponed<'_>],
 ) -> Result<(), RegistryError> {
     let keys: Vec<&str> = later.iter().map(|one| one.work.key.as_str()).collect();
     let changes: Vec<Timestamp> = later.iter().map(|one| one.work.changed_at).collect();

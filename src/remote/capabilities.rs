@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::{Remote, RemoteError, member};
 use crate::domain::delivery::Confirmation;
 use crate::domain::name::CapabilityName;
+use crate::domain::schema::UsableSchema;
 use crate::fleet::capabilities::{CapabilityChange, CapabilityRow, NewCapability};
 
 /// Whole seconds, as the API takes them.
@@ -22,8 +23,8 @@ pub async fn add(api: &Remote, new: &NewCapability) -> Result<CapabilityRow, Rem
     let NewCapability { name, description, state_schema, command_schema, commands } = new;
     let body = json!({
         "description": description,
-        "state_schema": state_schema,
-        "command_schema": command_schema,
+        "state_schema": state_schema.as_ref().map(UsableSchema::as_value),
+        "command_schema": command_schema.as_ref().map(UsableSchema::as_value),
         "confirm": commands.confirm.word(),
         "command_expiry": seconds(commands.expiry),
         "ack_timeout": seconds(commands.ack_timeout),
@@ -61,8 +62,10 @@ pub async fn set(
 ) -> Result<CapabilityRow, RemoteError> {
     let mut members = Map::new();
     member(&mut members, "description", change.description.as_ref());
-    member(&mut members, "state_schema", change.state_schema.as_ref());
-    member(&mut members, "command_schema", change.command_schema.as_ref());
+    let schema =
+        |schema: &Option<UsableSchema>| schema.as_ref().map(|schema| schema.as_value().clone());
+    member(&mut members, "state_schema", change.state_schema.as_ref().map(schema));
+    member(&mut members, "command_schema", change.command_schema.as_ref().map(schema));
     member(&mut members, "confirm", change.commands.confirm.map(Confirmation::word));
     member(&mut members, "command_expiry", change.commands.expiry.map(seconds));
     member(&mut members, "ack_timeout", change.commands.ack_timeout.map(seconds));

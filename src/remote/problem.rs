@@ -73,7 +73,7 @@ pub(super) fn read(status: StatusCode, body: &[u8]) -> Option<RemoteError> {
 impl Wrong {
     /// What the API says of a line, for programs and in words.
     pub(super) fn read(thing: Option<Value>, rule: Option<Value>, told: String) -> Self {
-        refusal(thing, rule).map_or(Self::Told(told), Self::Refused)
+        refusal(thing, rule).map_or(Self::Other(told), Self::Refused)
     }
 }
 

@@ -251,12 +251,17 @@ async fn a_change_holds_for_the_version_that_it_names() {
     assert_eq!(there.status, 201);
     let secret = root.post("/devices/a/credentials", &json!({"kind": "secret"})).await;
     let secret = format!("/devices/a/credentials/{}", secret.json()["id"]);
+    let grant = json!({"action": "publish", "topic_filter": "y"});
+    let grant = root.post("/devices/a/grants", &grant).await;
+    let grant = format!("/devices/a/grants/{}", grant.json()["id"]);
     for (method, path, body) in [
         ("PUT", "/devices/a/bindings/main", "{\"state_topic\":\"u\"}"),
         ("PATCH", "/devices/a/bindings/main", "{\"merge\":true}"),
         ("DELETE", "/devices/a/bindings/main", ""),
         ("POST", "/devices/a/credentials", "{\"kind\":\"secret\"}"),
         ("DELETE", secret.as_str(), ""),
+        ("POST", "/devices/a/grants", "{\"action\":\"publish\",\"topic_filter\":\"z\"}"),
+        ("DELETE", grant.as_str(), ""),
     ] {
         let refused = root.send(method, path, &[("if-match", &bound)], body).await;
         assert_eq!(refused.problem(412).0, "precondition_failed", "{method} {path}");
@@ -265,6 +270,13 @@ async fn a_change_holds_for_the_version_that_it_names() {
         assert!(done.status < 300, "{method} {path}: {}", done.body);
     }
     let now = version().await;
+    // What has no version cannot be held to one.
+    for (method, path) in
+        [("PUT", "/capabilities/x"), ("DELETE", "/grants/1"), ("POST", "/commands")]
+    {
+        let refused = root.send(method, path, &[("if-match", &now)], "{}").await;
+        assert_eq!(refused.problem(412).0, "precondition_failed", "{method} {path}");
+    }
     let done = root.send("PATCH", "/devices/a", &[("if-match", &now)], "{\"floor\":\"1\"}").await;
     assert_eq!(done.status, 200);
     assert_eq!(done.header("etag").unwrap(), version().await, "the version of after the change");

@@ -570,9 +570,14 @@ async fn commands_reach_the_devices_inside_alone() {
         "UPDATE command_deliveries SET ended_at = clock_timestamp(), ended_as = 'expired' WHERE command_id::text = ANY ($1)",
         &[&vec![&expired, &half]],
     ).await;
-    let retried = lab.post(&format!("/commands/{half}/retry"), &json!(null)).await;
+    let (retry, key) = (format!("/commands/{half}/retry"), [("idempotency-key", "again")]);
+    let retried = lab.send("POST", &retry, &key, "").await;
     assert_eq!(retried.status, 201, "{}", retried.body);
     assert_eq!(devices(&retried.json()), ["fan"]);
+    let again = lab.send("POST", &retry, &key, "").await;
+    assert_eq!((again.status, &again.json()["id"]), (200, &retried.json()["id"]));
+    let other = format!("/commands/{expired}/retry");
+    assert_eq!(lab.send("POST", &other, &key, "").await.problem(422).0, "key_in_use");
 
     // What is sent on a topic reaches every device on it.
     let on_topic = json!({"command_topic": "lab/1/lamp/relay/set"});

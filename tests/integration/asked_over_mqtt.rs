@@ -199,7 +199,7 @@ async fn a_request_that_is_wrong_is_refused_to_whoever_asked() {
         ("\u{feff}{}", json!({"kind": "invalid", "pointer": ""})),
         (
             large.as_str(),
-            json!({"kind": "invalid", "pointer": "", "message": "is no text, or too large"}),
+            json!({"kind": "invalid", "pointer": "", "message": "is not text, or is too large"}),
         ),
         (r#"{"value": {}, "topic": "a/b"}"#, json!({"kind": "invalid", "pointer": "/topic"})),
         (

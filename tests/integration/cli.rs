@@ -466,7 +466,7 @@ async fn errors_are_json_for_programs() {
     }
     let away = "postgresql://nobody:top-secret@127.0.0.1:1/x";
     let outcome = run_on(away, &["--json", "device", "list"], "");
-    outcome.failed(4, &["unreachable", "check that PostgreSQL runs"]);
+    outcome.failed(4, &["unavailable", "check that PostgreSQL runs"]);
     assert!(!outcome.stderr.contains("top-secret"), "{}", outcome.stderr);
 }
 

@@ -8,6 +8,7 @@ use crate::support::postgres::{as_owner, connect, fresh_database};
 use fleetgate::domain::acl::Action;
 use fleetgate::domain::credential::{CertificateUse, CredentialId};
 use fleetgate::domain::name::{BindingName, CapabilityName, DeviceName};
+use fleetgate::domain::schema::UsableSchema;
 use fleetgate::domain::topic::TopicName;
 use fleetgate::fleet::bindings::{self, BindingChange, NewBinding};
 use fleetgate::fleet::capabilities::{self, NewCapability};
@@ -86,7 +87,7 @@ async fn a_device_is_added_whole_or_not_at_all() {
     assert_eq!(added.capabilities, ["temperature"]);
     assert_eq!((added.bindings.len(), added.credentials.len()), (2, 1));
     assert_eq!(added.device.client_id, "thermo");
-    assert_eq!(&added.device.meta, thermo.meta.as_value());
+    assert_eq!(&added.device.meta.value(), thermo.meta.as_value());
     let shown = devices::show(&client, &thermo.name).await.unwrap();
     assert_eq!(shown.bindings, added.bindings);
 
@@ -379,7 +380,7 @@ async fn bindings_bring_and_take_their_capability() {
 async fn a_binding_follows_the_convention_or_what_is_said() {
     let (_database, mut client, a) = with_device("a").await;
     let temperature = NewCapability {
-        state_schema: Some(serde_json::json!({"type": "number"})),
+        state_schema: Some(UsableSchema::new(serde_json::json!({"type": "number"})).unwrap()),
         ..NewCapability::new(capability("temperature"))
     };
     capabilities::add(&client, &temperature).await.unwrap();

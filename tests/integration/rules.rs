@@ -148,7 +148,7 @@ async fn a_selector_means_what_can_get_the_command() {
     for nobody in ["name=deaf", "kind=lamp", "!enabled"] {
         assert_eq!(refusal(home.sends(by(nobody)).await), Rule::NoMatch, "{nobody}");
     }
-    let bounds = Bounds { max_payload: 3, max_devices: 2 };
+    let bounds = Bounds { max_payload: 3, max_devices: 2, has_broker: true };
     let small = |payload: &str, to: To| NewCommand { to, bounds, ..new(payload) };
     for (command, rule) in [
         (small("1234", by("name=a")), Rule::PayloadTooLarge(3)),

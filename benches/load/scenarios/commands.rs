@@ -67,7 +67,7 @@ fn to_all() -> NewCommand {
         confirm: None,
         asked_by: "a benchmark".to_owned(),
         requested: None,
-        bounds: Bounds { max_payload: 65_536, max_devices: 10_000 },
+        bounds: Bounds { max_payload: 65_536, max_devices: 10_000, has_broker: true },
         part: Part::whole(),
     }
 }

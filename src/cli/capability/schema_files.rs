@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::cli::error::CliError;
-use crate::domain::schema::{MAX_SCHEMA_BYTES, SchemaDocument, StateSchema, bundle};
-use crate::domain::value::StateValue;
+use crate::domain::schema::{SchemaDocument, UsableSchema, bundle};
 use crate::read_file::read_at_most;
 
 /// Most files that a schema may refer to.
 const MAX_FILES: usize = 100;
+/// Most bytes of a file. Of a large one a schema may use a part.
+const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
 /// Reads the files that schemas may refer to; of a directory those that end in `.json`.
 pub(super) fn read_documents(paths: &[PathBuf]) -> Result<Vec<SchemaDocument>, CliError> {
@@ -44,20 +45,17 @@ pub(super) fn read_documents(paths: &[PathBuf]) -> Result<Vec<SchemaDocument>, C
 }
 
 /// Reads a schema, with what it refers to in it.
-pub(super) fn read_schema(path: &Path, documents: &[SchemaDocument]) -> Result<Value, CliError> {
+pub(super) fn read_schema(
+    path: &Path,
+    documents: &[SchemaDocument],
+) -> Result<UsableSchema, CliError> {
     let refuse = |why: String| refusal(path, &why);
     let schema = read(path)?;
     let others = documents.iter().filter(|document| Path::new(&document.path) != path).cloned();
     let schema = bundle(&schema, others.collect())
         .map_err(|error| refuse(format!("refers to what cannot be found: {error}")))?;
-    if schema.to_string().len() > MAX_SCHEMA_BYTES {
-        return Err(refuse(format!(
-            "is larger than {MAX_SCHEMA_BYTES} bytes with what it refers to; write a smaller schema"
-        )));
-    }
-    StateSchema::compile(&schema)
-        .map_err(|error| refuse(format!("is not a usable JSON Schema: {error}")))?;
-    Ok(schema)
+    UsableSchema::new(schema)
+        .map_err(|error| refuse(format!("is not a usable JSON Schema: {error}")))
 }
 
 fn refusal(path: &Path, why: &str) -> CliError {
@@ -66,19 +64,16 @@ fn refusal(path: &Path, why: &str) -> CliError {
 
 fn read(path: &Path) -> Result<Value, CliError> {
     let refuse = |why: String| refusal(path, &why);
-    let bytes = read_at_most(path, MAX_SCHEMA_BYTES as u64).map_err(|error| {
+    let bytes = read_at_most(path, MAX_FILE_BYTES).map_err(|error| {
         refuse(match error.kind() {
             ErrorKind::FileTooLarge => {
-                format!("is larger than {MAX_SCHEMA_BYTES} bytes; write a smaller schema")
+                format!("is larger than {MAX_FILE_BYTES} bytes; write a smaller schema")
             }
             _ => format!("cannot be read: {error}; name a file that holds a JSON Schema"),
         })
     })?;
     let text =
         str::from_utf8(&bytes).map_err(|_| refuse("is not UTF-8; save it as UTF-8".to_owned()))?;
-    if let Some(why) = StateValue::read(text.as_bytes()).and_then(|value| value.as_text()) {
-        return Err(refuse(format!("cannot be stored: {}", why.why())));
-    }
     match serde_json::from_str(text) {
         Ok(schema @ (Value::Object(_) | Value::Bool(_))) => Ok(schema),
         Ok(_) => {

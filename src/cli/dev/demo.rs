@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::DevError;
 use crate::domain::name::DeviceName;
+use crate::domain::schema::UsableSchema;
 use crate::fleet::bindings::NewBinding;
 use crate::fleet::capabilities::NewCapability;
 use crate::fleet::devices::NewDevice;
@@ -64,8 +65,16 @@ fn descriptions() -> [Capability; 8] {
 pub(super) fn capabilities() -> Result<Vec<NewCapability>, DevError> {
     let capability = |(name, description, state_schema, command_schema): Capability| {
         let description = description.to_owned();
-        let new = NewCapability::new(parsed(name)?);
-        Ok(NewCapability { description, state_schema, command_schema, ..new })
+        let usable = |schema: Option<Value>| {
+            let wrong = |error| DevError::Demo(format!("a schema of {name:?}: {error}"));
+            schema.map(UsableSchema::new).transpose().map_err(wrong)
+        };
+        Ok(NewCapability {
+            description,
+            state_schema: usable(state_schema)?,
+            command_schema: usable(command_schema)?,
+            ..NewCapability::new(parsed(name)?)
+        })
     };
     descriptions().into_iter().map(capability).collect()
 }

@@ -1,7 +1,6 @@
 //! `fleetgate device set`
 
 use clap::Args;
-use serde::Serialize;
 
 use super::{show, warn_of_misspelt_service};
 use crate::cli::arguments::value_or_none;
@@ -11,7 +10,7 @@ use crate::cli::output::{remark, shell_word};
 use crate::domain::meta::Meta;
 use crate::domain::name::{ClientId, DeviceKind, DeviceName, PlaceName};
 use crate::domain::topic::TopicName;
-use crate::fleet::devices::{self, Changed, DeviceChange, DeviceDetails};
+use crate::fleet::devices::{self, Changed, DeviceChange};
 use crate::remote;
 
 /// Change a device. Its topics stay as they are.
@@ -61,13 +60,6 @@ pub(super) struct Arguments {
     meta: Option<Meta>,
 }
 
-#[derive(Serialize)]
-struct Shown<'a> {
-    #[serde(flatten)]
-    details: &'a DeviceDetails,
-    left_behind: &'a [String],
-}
-
 impl Arguments {
     pub(super) async fn run(self, context: &Context) -> Result<(), CliError> {
         let change = DeviceChange {
@@ -89,8 +81,7 @@ impl Arguments {
             .await?;
         change.kind.iter().for_each(warn_of_misspelt_service);
         let Changed { details, left_behind } = &changed;
-        let result = Shown { details, left_behind };
-        context.output.result(&result, || format!("Changed.\n{}", show::text(details)))?;
+        context.output.result(&changed, || format!("Changed.\n{}", show::text(details)))?;
         left_behind.iter().for_each(|binding| stays(&details.device.name, binding));
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! `fleetgate device show`
 
 use clap::Args;
+use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::cli::context::Context;
@@ -34,10 +35,10 @@ impl Arguments {
 
 /// A device in full, for people.
 pub(super) fn text(details: &DeviceDetails) -> String {
-    let now_ms = Clock::System.now().as_millisecond();
-    let mut text = facts(details, now_ms);
+    let now = Clock::System.now();
+    let mut text = facts(details, now);
     let states = details.state.as_object().into_iter().flatten();
-    let states = states.map(|(binding, entry)| state_row(binding, entry, now_ms));
+    let states = states.map(|(binding, entry)| state_row(binding, entry, now));
     let states = states.collect::<Vec<_>>();
     let sections = [
         ("State", states.is_empty(), table(["BINDING", "VALUE", "AGE"], states)),
@@ -62,7 +63,7 @@ pub(super) fn text(details: &DeviceDetails) -> String {
     text
 }
 
-fn facts(details: &DeviceDetails, now_ms: i64) -> String {
+fn facts(details: &DeviceDetails, now: Timestamp) -> String {
     let device = &details.device;
     let facts = [
         ("Name", device.name.clone()),
@@ -73,14 +74,14 @@ fn facts(details: &DeviceDetails, now_ms: i64) -> String {
         ("Gateway", or_dash(device.gateway.as_deref())),
         ("Enabled", yes_no(device.enabled)),
         ("Online", yes_no(device.online)),
-        ("Availability", availability(details, now_ms)),
+        ("Availability", availability(details, now)),
         ("Last seen", timestamp(device.last_seen)),
         (
             "Capabilities",
             or_dash(Some(details.capabilities.join(", ").as_str()).filter(|s| !s.is_empty())),
         ),
         ("Meta", device.meta.to_string()),
-        ("Violation", details.last_violation.as_ref().map_or_else(dash, |v| violation(v, now_ms))),
+        ("Violation", details.last_violation.as_ref().map_or_else(dash, |v| violation(v, now))),
         ("Added", timestamp(Some(device.created_at))),
         ("Changed", timestamp(Some(device.updated_at))),
     ];
@@ -88,13 +89,13 @@ fn facts(details: &DeviceDetails, now_ms: i64) -> String {
 }
 
 /// `zigbee/lamp/availability: offline, 5m ago`
-fn availability(details: &DeviceDetails, now_ms: i64) -> String {
+fn availability(details: &DeviceDetails, now: Timestamp) -> String {
     let Some(topic) = &details.device.availability_topic else { return dash() };
     let said = details.availability.as_ref().and_then(|entry| {
         let value = entry.get("value")?;
         let state = value.get("state").and_then(Value::as_str)?;
         let is_its = value.get("topic").and_then(Value::as_str) == Some(topic);
-        is_its.then(|| format!("{state}, {} ago", age(entry, now_ms)))
+        is_its.then(|| format!("{state}, {} ago", age(entry, now)))
     });
     format!("{topic}: {}", said.as_deref().unwrap_or("nothing said"))
 }
@@ -103,28 +104,28 @@ fn dash() -> String {
     or_dash(None)
 }
 
-fn state_row(binding: &str, entry: &Value, now_ms: i64) -> [String; 3] {
+fn state_row(binding: &str, entry: &Value, now: Timestamp) -> [String; 3] {
     let mut value = entry.get("value").map_or_else(dash, Value::to_string);
     if let Some(why) = entry.get("kept_as_text").and_then(Value::as_str) {
         value = format!("{value} (JSON kept as text: {why})");
     }
-    [binding.to_owned(), value, age(entry, now_ms)]
+    [binding.to_owned(), value, age(entry, now)]
 }
 
 /// `temperature at /celsius breaks "minimum" of the schema, 5m ago`
-fn violation(violation: &Value, now_ms: i64) -> String {
+fn violation(violation: &Value, now: Timestamp) -> String {
     let text = |key| violation.get(key).and_then(Value::as_str).unwrap_or("?");
     let place = match text("pointer") {
         "" => String::new(),
         pointer => format!(" at {pointer}"),
     };
-    format!("{}{place} {}, {} ago", text("binding"), text("message"), age(violation, now_ms))
+    format!("{}{place} {}, {} ago", text("binding"), text("message"), age(violation, now))
 }
 
 /// How long ago something was reported, in its largest unit. The broker's clock may run ahead.
-fn age(entry: &Value, now_ms: i64) -> String {
+fn age(entry: &Value, now: Timestamp) -> String {
     let Some(at) = entry.get("at").and_then(Value::as_i64) else { return dash() };
-    let seconds = now_ms.saturating_sub(at).max(0) / 1000;
+    let seconds = now.as_millisecond().saturating_sub(at).max(0) / 1000;
     let units = [(86_400, "d"), (3_600, "h"), (60, "m")];
     let unit = units.iter().find(|(size, _)| seconds >= *size);
     unit.map_or_else(|| format!("{seconds}s"), |(size, unit)| format!("{}{unit}", seconds / size))
@@ -148,9 +149,13 @@ mod tests {
 
     use super::*;
 
+    fn at(ms: i64) -> Timestamp {
+        Timestamp::from_millisecond(ms).unwrap()
+    }
+
     #[test]
     fn values_are_shown_with_their_age() {
-        let row = |entry: Value| state_row("main", &entry, 100_000_000);
+        let row = |entry: Value| state_row("main", &entry, at(100_000_000));
         assert_eq!(row(json!({"value": {"c": 1}, "at": 99_940_000})), ["main", r#"{"c":1}"#, "1m"]);
         assert_eq!(row(json!({"at": 3_000_000})), ["main", "-", "1d"]);
         assert_eq!(row(json!({"value": "x", "at": 100_000_500}))[2], "0s");
@@ -161,6 +166,6 @@ mod tests {
     #[test]
     fn a_violation_is_one_line() {
         let broken = json!({"at": 0, "binding": "t", "pointer": "/c", "message": "breaks it"});
-        assert_eq!(violation(&broken, 7_200_000), "t at /c breaks it, 2h ago");
+        assert_eq!(violation(&broken, at(7_200_000)), "t at /c breaks it, 2h ago");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use jiff::SignedDuration;
 use tokio_postgres::Client;
 
 use super::finding::{Finding, Report};
@@ -95,18 +96,16 @@ async fn server_version(client: &Client) -> Result<Finding, RegistryError> {
 
 /// The database's answer lies somewhere between question and answer: half of that is uncertain.
 async fn clock_skew(client: &Client, clock: &Clock) -> Result<Finding, RegistryError> {
-    let asked = clock.now().as_microsecond();
-    let database = inspection::clock(client).await?.as_microsecond();
-    let answered = clock.now().as_microsecond();
-    let middle = asked + (answered - asked) / 2;
-    Ok(skew(middle - database, answered - asked))
+    let asked = clock.now();
+    let database = inspection::clock(client).await?;
+    let round_trip = clock.now().duration_since(asked);
+    Ok(skew(asked.duration_since(database) + round_trip / 2, round_trip))
 }
 
-/// All in microseconds; ahead is positive.
-fn skew(ahead: i64, round_trip: i64) -> Finding {
-    let size = Duration::from_micros(ahead.unsigned_abs());
-    let certain = size.saturating_sub(Duration::from_micros(round_trip.unsigned_abs() / 2));
-    let direction = if ahead < 0 { "behind" } else { "ahead of" };
+fn skew(ahead: SignedDuration, round_trip: SignedDuration) -> Finding {
+    let size = ahead.unsigned_abs();
+    let certain = size.saturating_sub(round_trip.unsigned_abs() / 2);
+    let direction = if ahead.is_negative() { "behind" } else { "ahead of" };
     let found = format!("this machine is {size:.1?} {direction} the database");
     let remedy = "tokens and expiries are judged by this machine's clock: let both machines keep time \
                   by NTP (timedatectl set-ntp true)";
@@ -171,12 +170,13 @@ mod tests {
 
     #[test]
     fn clocks_apart() {
-        assert_eq!(skew(900_000, 0).status, Status::Ok);
-        assert_eq!(skew(-1_500_000, 0).status, Status::Warning);
-        assert!(skew(-1_500_000, 0).found.contains("1.5s behind"));
-        assert_eq!(skew(31_000_000, 0).status, Status::Failure);
+        let ms = SignedDuration::from_millis;
+        assert_eq!(skew(ms(900), ms(0)).status, Status::Ok);
+        assert_eq!(skew(ms(-1500), ms(0)).status, Status::Warning);
+        assert!(skew(ms(-1500), ms(0)).found.contains("1.5s behind"));
+        assert_eq!(skew(ms(31_000), ms(0)).status, Status::Failure);
         // Half of a slow answer may explain it.
-        assert_eq!(skew(1_500_000, 2_000_000).status, Status::Ok);
+        assert_eq!(skew(ms(1500), ms(2000)).status, Status::Ok);
     }
 
     #[test]

@@ -44,11 +44,11 @@ fn finding_of(count: usize, oldest: &[Waiting], has_api: bool) -> Finding {
         named.join("; ")
     );
     if has_api {
-        let remedy = "a running `fleetgate serve` tries on; make EMQX's API answer (see the checks of \
+        let remedy = "a running `fleetgate serve` goes on trying; make EMQX's API answer (see the checks of \
                       EMQX), or disconnect them in EMQX's dashboard";
         Finding::failure(KICK_OUTS, found, remedy)
     } else {
-        let remedy = "without emqx.api_url nobody ends them: set it, or disconnect them in EMQX's \
+        let remedy = "without emqx.api_url nothing ends their sessions: set it, or disconnect them in EMQX's \
                       dashboard; emqx.max_session bounds sessions to come";
         Finding::warning(KICK_OUTS, found, remedy)
     }

@@ -78,7 +78,7 @@ pub(super) async fn send(
         let position = usize::try_from(line.saturating_sub(1)).unwrap_or(usize::MAX);
         *line = all.get(position).map_or(0, |(number, _)| *number);
         if let Some((_, known)) = lines.wrong.iter().find(|(number, _)| number == line) {
-            *wrong = Wrong::Told(known.clone());
+            *wrong = Wrong::Other(known.clone());
         }
     }
     Ok(imported)

@@ -104,7 +104,7 @@ fn bans(list: &Value) -> Option<Hazard> {
     let name = first.get("who").and_then(Value::as_str).unwrap_or_default();
     let others = if more == 0 { String::new() } else { format!(" and {more} more") };
     Some(Hazard {
-        found: format!("flapping detection locks out {name:?}{others} at this moment"),
+        found: format!("flapping detection locks out {name:?}{others} now"),
         remedy: "lift it in EMQX's dashboard: Access Control, Banned Clients",
     })
 }
@@ -174,7 +174,7 @@ mod tests {
         let ban =
             |who: &str, by: &str| json!({"as": "clientid", "who": who, "by": by, "reason": ""});
         let list = json!({"data": [ban("a", "admin"), ban("b", "flapping detector")]});
-        assert!(bans(&list).unwrap().found.contains("\"b\" at this moment"));
+        assert!(bans(&list).unwrap().found.contains("\"b\" now"));
         assert_eq!(bans(&json!({"data": [ban("a", "admin")]})), None);
         assert_eq!(bans(&json!([])), None);
     }

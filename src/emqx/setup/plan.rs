@@ -4,7 +4,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::difference::{all_fields, differences, merge};
-use super::{Change, Difference, Kind, Resource, Setup, SetupError, Sought, Target};
+use super::{Change, Difference, Kind, Lookup, Resource, Setup, SetupError, Target};
 use crate::emqx::EmqxError;
 
 const SETTINGS: &str = "authorization/settings";
@@ -120,9 +120,9 @@ impl Setup<'_> {
     /// # Errors
     /// When EMQX cannot be asked.
     pub async fn current(&self, resource: &Resource) -> Result<Option<Value>, SetupError> {
-        match resource.sought {
-            Sought::Alone => self.read(resource.item).await,
-            Sought::InList { list, key, value } => {
+        match resource.lookup {
+            Lookup::Alone => self.read(resource.item).await,
+            Lookup::InList { list, key, value } => {
                 let all = self.list(resource.collection, list).await?;
                 Ok(all.into_iter().find(|entry| text(entry, key) == Some(value)))
             }

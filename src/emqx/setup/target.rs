@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::emqx::setup::Sought;
+use crate::emqx::setup::Lookup;
 use crate::secret::Secret;
 
 /// Connections of EMQX to Fleetgate for logins, and as many for authorization. Each answers one
@@ -22,7 +22,7 @@ pub struct Resource {
     /// Where it is replaced.
     pub item: &'static str,
     /// How it is looked up.
-    pub sought: Sought,
+    pub lookup: Lookup,
     /// Fields that only its creation has.
     pub only_created: &'static [&'static str],
     /// What it shall be. Holds the webhook token.
@@ -80,7 +80,7 @@ impl Target {
             name: "authenticator",
             collection: "authentication",
             item: "authentication/password_based:http",
-            sought: Sought::InList { list: None, key: "id", value: "password_based:http" },
+            lookup: Lookup::InList { list: None, key: "id", value: "password_based:http" },
             only_created: &[],
             fields: self.asking("/emqx/authn", more),
         }
@@ -99,7 +99,7 @@ impl Target {
             name: "authorization source http",
             collection: "authorization/sources",
             item: "authorization/sources/http",
-            sought: Sought::InList { list: Some("sources"), key: "type", value: "http" },
+            lookup: Lookup::InList { list: Some("sources"), key: "type", value: "http" },
             only_created: &[],
             fields: self.asking("/emqx/authz", more),
         }
@@ -128,7 +128,7 @@ impl Target {
             name: "connector",
             collection: "connectors",
             item: "connectors/http:fleetgate",
-            sought: Sought::Alone,
+            lookup: Lookup::Alone,
             only_created: &["type", "name"],
             fields: json!({
                 "type": "http", "name": "fleetgate", "enable": true, "url": self.fleetgate,
@@ -145,7 +145,7 @@ impl Target {
             name: "action",
             collection: "actions",
             item: "actions/http:fleetgate_events",
-            sought: Sought::Alone,
+            lookup: Lookup::Alone,
             only_created: &["type", "name"],
             fields: json!({
                 "type": "http", "name": "fleetgate_events", "enable": true, "connector": "fleetgate",
@@ -195,7 +195,7 @@ fn rule(name: &'static str, item: &'static str, id: &str, sql: &str) -> Resource
         name,
         collection: "rules",
         item,
-        sought: Sought::Alone,
+        lookup: Lookup::Alone,
         only_created: &[],
         fields: json!({
             "id": id, "sql": sql, "actions": ["http:fleetgate_events"], "enable": true,

@@ -96,7 +96,7 @@ impl Rule {
         let level_of = |name| match name {
             "" => Err("what stands for its placeholder is empty"),
             name if str::contains(name, ['+', '#', '/']) => {
-                Err("what stands for its placeholder is no level of a topic")
+                Err("what stands for its placeholder is not a single level of a topic")
             }
             name => Ok(name),
         };

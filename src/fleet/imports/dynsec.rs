@@ -258,7 +258,7 @@ impl ClientForm {
     fn proof(&self) -> Result<Proof, String> {
         if let Some(encoded) = &self.encoded_password {
             return match of_password_file(encoded, SaltEncoding::Base64)? {
-                Proof::Password(_) => Err("encoded_password is no hash".to_owned()),
+                Proof::Password(_) => Err("encoded_password is not a hash".to_owned()),
                 proof => Ok(proof),
             };
         }

@@ -84,7 +84,7 @@ impl FromStr for Algorithm {
                 digest(name)?;
                 Err(error("needs the salt's position"))
             }
-            _ => Err(error("is no algorithm that is known here")),
+            _ => Err(error("is not an algorithm that can be imported")),
         }
     }
 }
@@ -131,7 +131,7 @@ struct Users {
 }
 
 /// What a file says of a user.
-struct Told<'a> {
+struct UserRow<'a> {
     name: &'a str,
     password: Option<&'a str>,
     hash: Option<&'a str>,
@@ -140,12 +140,12 @@ struct Told<'a> {
 }
 
 impl Users {
-    fn entry(&mut self, told: &Told<'_>) -> Result<Entry, String> {
-        let credential = match (told.password, told.hash, self.algorithm) {
+    fn entry(&mut self, row: &UserRow<'_>) -> Result<Entry, String> {
+        let credential = match (row.password, row.hash, self.algorithm) {
             (Some(_), Some(_), _) => return Err("has a password and a hash".to_owned()),
             (Some(password), None, _) => Proof::Password(Secret::new(password.to_owned())),
             (None, Some(hash), Some(algorithm)) => {
-                let hash = algorithm.hash(hash, told.salt);
+                let hash = algorithm.hash(hash, row.salt);
                 stored(hash.map_err(|why| format!("password_hash {why}"))?)?
             }
             (None, Some(_), None) => {
@@ -154,11 +154,11 @@ impl Users {
             (None, None, _) => return Err("has neither password nor password_hash".to_owned()),
         };
         let user = User {
-            name: told.name,
+            name: row.name,
             client_id: None,
             credential,
             enabled: true,
-            is_superuser: told.is_superuser,
+            is_superuser: row.is_superuser,
         };
         self.foreign.entry(user).map_err(|error| error.message)
     }
@@ -228,14 +228,14 @@ impl EmqxCsv {
         if text_of("namespace").is_some_and(|it| !it.is_empty()) {
             return Err(error("namespace", NAMESPACE.to_owned()));
         }
-        let told = Told {
+        let row = UserRow {
             name: text_of("user_id").unwrap_or_default(),
             password: text_of("password"),
             hash: text_of("password_hash"),
             salt: text_of("salt").unwrap_or_default(),
             is_superuser,
         };
-        let entry = self.users.entry(&told);
+        let entry = self.users.entry(&row);
         entry.map_err(|message| LineError { column: 1, pointer: String::new(), message })
     }
 
@@ -314,14 +314,14 @@ impl EmqxJson {
         if form.namespace.is_some_and(|it| !it.is_empty()) {
             return Some(Err(error("/namespace", NAMESPACE)));
         }
-        let told = Told {
+        let row = UserRow {
             name: &form.user_id,
             password: form.password.as_ref().map(Secret::expose),
             hash: form.password_hash.as_deref(),
             salt: form.salt.as_deref().unwrap_or_default(),
             is_superuser,
         };
-        Some(self.users.entry(&told).map_err(|message| error("", &message)))
+        Some(self.users.entry(&row).map_err(|message| error("", &message)))
     }
 
     /// What of the access rules is left out, and concerns no user. `whole`: all users were read.

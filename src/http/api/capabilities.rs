@@ -16,7 +16,7 @@ use super::problem::Problems;
 use super::{Api, Devices, InPart, Problem, Read};
 use crate::domain::delivery::Confirmation;
 use crate::domain::name::CapabilityName;
-use crate::domain::schema::StateSchema;
+use crate::domain::schema::UsableSchema;
 use crate::fleet::capabilities::{
     self, CapabilityChange, CapabilityRow, CommandTerms, NewCapability, TermsChange,
 };
@@ -107,14 +107,15 @@ struct CapabilityDocument {
 impl CapabilityDocument {
     fn check(self, name: &CapabilityName) -> Result<NewCapability, Problem> {
         let mut checks = Checks::default();
-        let schemas =
-            [("/state_schema", &self.state_schema), ("/command_schema", &self.command_schema)];
-        for (pointer, schema) in schemas {
-            let wrong = schema.as_ref().and_then(|schema| StateSchema::compile(schema).err());
-            if let Some(error) = wrong {
-                checks.add(pointer, format!("is not a valid JSON Schema: {error}"));
-            }
-        }
+        let mut usable = |pointer, schema: Option<Value>| {
+            let schema = schema.map(UsableSchema::new).transpose();
+            schema.unwrap_or_else(|error| {
+                checks.add(pointer, format!("is not a usable JSON Schema: {error}"));
+                None
+            })
+        };
+        let state_schema = usable("/state_schema", self.state_schema);
+        let command_schema = usable("/command_schema", self.command_schema);
         checks.end()?;
         let seconds = |seconds: u32| Duration::from_secs(u64::from(seconds));
         let commands = CommandTerms {
@@ -126,7 +127,6 @@ impl CapabilityDocument {
             only_latest: self.only_latest,
         };
         let (description, name) = (self.description, name.clone());
-        let (state_schema, command_schema) = (self.state_schema, self.command_schema);
         Ok(NewCapability { name, description, state_schema, command_schema, commands })
     }
 }

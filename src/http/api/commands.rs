@@ -9,6 +9,7 @@ use actix_web::web::{Data, Json, Path};
 use actix_web::{HttpRequest, HttpResponse, get, post};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio_postgres::Transaction;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_actix_web::service_config::ServiceConfig;
 
@@ -111,15 +112,6 @@ fn asked_by<S>(caller: &Caller<S>) -> String {
     format!("API token {}", caller.token.name)
 }
 
-fn require_broker(api: &Api) -> Result<(), Problem> {
-    if api.has_broker {
-        return Ok(());
-    }
-    let detail =
-        "commands go over EMQX's REST API; set emqx.api_url, emqx.api_key and emqx.api_secret";
-    Err(Problem::new(StatusCode::CONFLICT, "no_broker", detail))
-}
-
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -178,30 +170,41 @@ async fn send_command(
     request: HttpRequest,
     api: Data<Api>,
 ) -> Result<HttpResponse, Problem> {
-    require_broker(&api)?;
     let new = document.check(&api, &caller)?;
     let text = serde_json::to_string(&document).map_err(|_| Problem::failed())?;
-    let key = match request.headers().get(&IDEMPOTENCY_KEY) {
-        None => None,
-        Some(given) => {
-            let key = given
-                .to_str()
-                .ok()
-                .and_then(|key| IdempotencyKey::new(caller.token.id, key, &text));
-            Some(key.ok_or_else(|| {
-                let detail = "Idempotency-Key must be 1 to 255 bytes of printable ASCII";
-                Problem::new(StatusCode::BAD_REQUEST, "bad_key", detail)
-            })?)
-        }
-    };
-    let sent = api.change_part(&caller, async |transaction, _| match &key {
-        None => Ok(KeyUse::New(commands::send(transaction, &new).await?)),
-        Some(key) => Ok(commands::send_with_key(transaction, &new, key).await?),
+    let key = key(&request, &caller, &text)?;
+    let sent = api.change_part(&caller, async |transaction, part| {
+        let send =
+            async |transaction: &mut Transaction<'_>| commands::send(transaction, &new).await;
+        Ok(commands::once(transaction, part, key.as_ref(), send, |details| details).await?)
     });
-    match sent.await? {
-        KeyUse::New(details) => {
-            let location = format!("{ROOT}/commands/{}", details.command.id);
-            Ok(HttpResponse::Created().insert_header((LOCATION, location)).json(details))
+    on_its_way(sent.await?, |details| details)
+}
+
+/// The key that a request has; with another `text` it is another request.
+fn key<S>(
+    request: &HttpRequest,
+    caller: &Caller<S>,
+    text: &str,
+) -> Result<Option<IdempotencyKey>, Problem> {
+    let Some(given) = request.headers().get(&IDEMPOTENCY_KEY) else { return Ok(None) };
+    let given = given.to_str().ok();
+    let key = given.and_then(|key| IdempotencyKey::new(caller.token.id, key, text));
+    key.map(Some).ok_or_else(|| {
+        let detail = "Idempotency-Key must be 1 to 255 bytes of printable ASCII";
+        Problem::new(StatusCode::BAD_REQUEST, "bad_key", detail)
+    })
+}
+
+/// The answer to whoever asked for a command.
+fn on_its_way<T: Serialize>(
+    asked: KeyUse<T>,
+    command: impl FnOnce(&T) -> &CommandDetails,
+) -> Result<HttpResponse, Problem> {
+    match asked {
+        KeyUse::New(asked) => {
+            let location = format!("{ROOT}/commands/{}", command(&asked).command.id);
+            Ok(HttpResponse::Created().insert_header((LOCATION, location)).json(asked))
         }
         KeyUse::Same(details) => Ok(HttpResponse::Ok().json(details)),
         KeyUse::Other => {
@@ -279,23 +282,32 @@ async fn cancel_command(
 /// As a command of its own, to the devices where it expired, was not deliverable, failed or was not answered.
 #[utoipa::path(
     tag = "commands",
-    responses((status = 201, description = "The new command is on its way.", body = Retried,
-        headers(("Location" = String, description = "Its path."))), Problems)
+    params(("Idempotency-Key" = Option<String>, Header,
+        description = "A text of one's own, 1 to 255 bytes, for this request alone.")),
+    responses(
+        (status = 200, description = "It was asked for again before with this key; this is what became of it.", body = CommandDetails),
+        (status = 201, description = "The new command is on its way.", body = Retried,
+            headers(("Location" = String, description = "Its path."))),
+        Problems
+    )
 )]
 #[post("/commands/{command}/retry")]
 async fn retry_command(
     caller: Caller<InPart<Commands>>,
     path: Path<(String,)>,
+    request: HttpRequest,
     api: Data<Api>,
 ) -> Result<HttpResponse, Problem> {
-    require_broker(&api)?;
-    let (by, bounds) = (asked_by(&caller), api.bounds);
+    let (id, by, bounds) = (&path.0, asked_by(&caller), api.bounds);
+    let key = key(&request, &caller, &format!("retry {id}"))?;
     let retried = api.change_part(&caller, async |transaction, part| {
-        Ok(commands::retry(transaction, part, &path.0, &by, bounds).await?)
+        let retry = async |transaction: &mut Transaction<'_>| {
+            commands::retry(transaction, part, id, &by, bounds).await
+        };
+        Ok(commands::once(transaction, part, key.as_ref(), retry, |retried| &retried.details)
+            .await?)
     });
-    let retried = retried.await?;
-    let location = format!("{ROOT}/commands/{}", retried.details.command.id);
-    Ok(HttpResponse::Created().insert_header((LOCATION, location)).json(retried))
+    on_its_way(retried.await?, |retried| &retried.details)
 }
 
 /// Which commands.

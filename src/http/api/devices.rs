@@ -89,7 +89,7 @@ fn yes() -> bool {
 
 impl DeviceDocument {
     fn of(device: DeviceRow) -> Self {
-        let meta = match device.meta {
+        let meta = match device.meta.value() {
             Value::Object(meta) => meta,
             _ => Map::new(),
         };

@@ -1,8 +1,9 @@
 //! Rights of devices beyond their bindings.
 
 use actix_web::web::{Data, Json, Path};
-use actix_web::{HttpResponse, delete, get, post};
+use actix_web::{HttpRequest, HttpResponse, delete, get, post};
 use serde::Deserialize;
+use tokio_postgres::Transaction;
 use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
@@ -10,13 +11,15 @@ use super::access::Caller;
 use super::authorize::Action;
 use super::body::{Body, Checks};
 use super::devices::device_name;
-use super::problem::Problems;
+use super::etag::Conditions;
+use super::problem::{Problems, Refusal};
 use super::{Api, Devices, InPart, Problem, Read};
 use crate::domain::acl;
+use crate::domain::name::DeviceName;
 use crate::domain::topic::TopicFilter;
-use crate::fleet::Added;
 use crate::fleet::error::{FleetError, Thing};
 use crate::fleet::grants::{self, GrantRow};
+use crate::fleet::{Added, Part};
 
 pub(super) fn register(service: &mut ServiceConfig<'_>) {
     service.service(list_grants).service(add_grant).service(delete_grant).service(delete_by_id);
@@ -49,12 +52,24 @@ async fn list_grants(
     Ok(Json(api.see_device(&caller, &name, async |fleet| grants::list(fleet, &name).await).await?))
 }
 
+/// Holds what a request says of the device's version, which nobody else changes until the transaction ends.
+async fn hold(
+    transaction: &Transaction<'_>,
+    conditions: &Conditions,
+    device: &DeviceName,
+) -> Result<(), Refusal> {
+    let version = Part::whole().lock(transaction, device).await?;
+    let version = version.ok_or_else(|| FleetError::NotFound(Thing::Device(device.clone())))?;
+    Ok(conditions.hold(Some(version), device)?)
+}
+
 /// Give a device a right
 ///
 /// Giving it again changes nothing.
 #[utoipa::path(
     tag = "grants",
     request_body = GrantDocument,
+    params(("If-Match" = Option<String>, Header, description = "Only if the device is in this version.")),
     responses(
         (status = 200, description = "It has it already.", body = GrantRow),
         (status = 201, description = "It has it now.", body = GrantRow),
@@ -66,6 +81,7 @@ async fn add_grant(
     caller: Caller<Devices>,
     path: Path<(String,)>,
     Body(document): Body<GrantDocument>,
+    request: HttpRequest,
     api: Data<Api>,
 ) -> Result<HttpResponse, Problem> {
     let name = device_name(&path.0)?;
@@ -74,7 +90,9 @@ async fn add_grant(
     checks.end()?;
     let Some(filter) = filter else { return Err(Problem::failed()) };
     let action = acl::Action::from(document.action);
+    let conditions = Conditions::of_device(&request);
     let added = api.change(&caller, async |transaction| {
+        hold(transaction, &conditions, &name).await?;
         Ok(grants::add(transaction, &name, action, &filter).await?)
     });
     let (mut answer, id) = match added.await? {
@@ -90,17 +108,21 @@ async fn add_grant(
 /// The sessions of the device end.
 #[utoipa::path(
     tag = "grants",
+    params(("If-Match" = Option<String>, Header, description = "Only if the device is in this version.")),
     responses((status = 204, description = "It was taken away."), Problems)
 )]
 #[delete("/devices/{device}/grants/{id}")]
 async fn delete_grant(
     caller: Caller<Devices>,
     path: Path<(String, i64)>,
+    request: HttpRequest,
     api: Data<Api>,
 ) -> Result<HttpResponse, Problem> {
     let (device, id) = path.into_inner();
     let name = device_name(&device)?;
+    let conditions = Conditions::of_device(&request);
     let removed = api.change(&caller, async |transaction| {
+        hold(transaction, &conditions, &name).await?;
         let all = grants::list(transaction, &name).await?;
         if all.iter().all(|grant| grant.id != id) {
             return Err(FleetError::NotFound(Thing::GrantId(id)).into());

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use super::Problem;
 use crate::domain::api_token::Scope;
 use crate::fleet::api_tokens::{self, ApiToken};
-use crate::fleet::watch::{self, Told};
+use crate::fleet::watch::{self, Notice};
 use crate::fleet::{FleetError, Part};
 use crate::logging::log_throttled;
 use crate::registry::error::RegistryError;
@@ -45,14 +45,14 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_millis(100);
 /// The same after everything may have: clients look at everything.
 const PAUSE_AFTER_RELOAD: Duration = Duration::from_secs(2);
-/// News that a stream may be behind; with more it is told to reload.
+/// Messages that a stream may be behind; with more it is told to reload.
 const BEHIND: usize = 32;
 
 const RELOAD: &str = "event: reload\ndata: {}\n\n";
 
 /// The open streams.
 pub struct Streams {
-    news: broadcast::Sender<Arc<News>>,
+    messages: broadcast::Sender<Arc<Message>>,
     open: Mutex<BTreeMap<i64, OfToken>>,
 }
 
@@ -64,7 +64,7 @@ struct OfToken {
 
 /// What all streams hear at once.
 #[derive(Debug)]
-enum News {
+enum Message {
     Reload,
     Changed {
         /// For tokens that see everything.
@@ -78,7 +78,7 @@ enum News {
 
 impl Default for Streams {
     fn default() -> Self {
-        Self { news: broadcast::Sender::new(BEHIND), open: Mutex::default() }
+        Self { messages: broadcast::Sender::new(BEHIND), open: Mutex::default() }
     }
 }
 
@@ -110,7 +110,7 @@ impl Streams {
         let mut heartbeat = interval_at(tokio::time::Instant::now() + HEARTBEAT, HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(EventStream {
-            news: self.news.subscribe(),
+            messages: self.messages.subscribe(),
             place: Place { streams: self.clone(), token: token.id },
             is_whole: token.part.is_whole(),
             has_begun: false,
@@ -148,15 +148,15 @@ impl Streams {
             let (changed, parts) = (changed.clone(), parts.clone());
             async move { look(client, &changed, &parts).await }.boxed()
         });
-        let (news, pause) = match looked.await {
-            Ok(Some(news)) => (news, PAUSE),
-            Ok(None) => (News::Reload, PAUSE_AFTER_RELOAD),
+        let (message, pause) = match looked.await {
+            Ok(Some(message)) => (message, PAUSE),
+            Ok(None) => (Message::Reload, PAUSE_AFTER_RELOAD),
             Err(error) => {
                 log_throttled!(warn, "event streams cannot look at what changed", %error);
-                (News::Reload, PAUSE_AFTER_RELOAD)
+                (Message::Reload, PAUSE_AFTER_RELOAD)
             }
         };
-        self.send(news);
+        self.send(message);
         pause
     }
 
@@ -184,7 +184,7 @@ impl Streams {
         let ended = open.into_iter().filter(|one| !goes_on(one)).map(|(token, _)| token);
         let ended: BTreeSet<i64> = ended.collect();
         if !ended.is_empty() {
-            self.send(News::Ended(ended));
+            self.send(Message::Ended(ended));
         }
     }
 
@@ -196,8 +196,8 @@ impl Streams {
         (!open.is_empty()).then_some(parts)
     }
 
-    fn send(&self, news: News) {
-        let _nobody = self.news.send(Arc::new(news));
+    fn send(&self, message: Message) {
+        let _nobody = self.messages.send(Arc::new(message));
     }
 
     fn tokens(&self) -> MutexGuard<'_, BTreeMap<i64, OfToken>> {
@@ -209,7 +209,7 @@ async fn look(
     client: &tokio_postgres::Client,
     changed: &Changes,
     parts: &[(i64, Part)],
-) -> Result<Option<News>, RegistryError> {
+) -> Result<Option<Message>, RegistryError> {
     let in_registry = |error| match error {
         FleetError::Registry(error) => error,
         other => RegistryError::BadData(other.to_string()),
@@ -217,7 +217,7 @@ async fn look(
     let Some(told) = watch::look(client, changed).await.map_err(in_registry)? else {
         return Ok(None);
     };
-    let names: Vec<&str> = told.iter().map(Told::device).collect();
+    let names: Vec<&str> = told.iter().map(Notice::device).collect();
     let mut of_parts = BTreeMap::new();
     let mut looked: Vec<(&Part, Bytes)> = Vec::new();
     for (token, part) in parts {
@@ -235,22 +235,24 @@ async fn look(
         of_parts.insert(*token, events);
     }
     let whole = told.iter().map(text).collect::<String>().into();
-    Ok(Some(News::Changed { whole, parts: of_parts }))
+    Ok(Some(Message::Changed { whole, parts: of_parts }))
 }
 
 /// An event as it is sent.
-fn text(told: &Told) -> String {
+fn text(told: &Notice) -> String {
     let (event, data) = match told {
-        Told::Device { name, exists } => ("device", json!({"device": name, "exists": exists})),
-        Told::Presence { name, online } => ("presence", json!({"device": name, "online": online})),
-        Told::State { name } => ("state", json!({"device": name})),
+        Notice::Device { name, exists } => ("device", json!({"device": name, "exists": exists})),
+        Notice::Presence { name, online } => {
+            ("presence", json!({"device": name, "online": online}))
+        }
+        Notice::State { name } => ("state", json!({"device": name})),
     };
     format!("event: {event}\ndata: {data}\n\n")
 }
 
 /// An open stream.
 pub(super) struct EventStream {
-    news: Receiver<Arc<News>>,
+    messages: Receiver<Arc<Message>>,
     place: Place,
     is_whole: bool,
     has_begun: bool,
@@ -284,8 +286,8 @@ impl EventStream {
         loop {
             let piece = tokio::select! {
                 biased;
-                news = self.news.recv() => match news {
-                    Ok(news) => self.of(&news)?,
+                message = self.messages.recv() => match message {
+                    Ok(message) => self.of(&message)?,
                     // If its end was among them, that is told again.
                     Err(RecvError::Lagged(_)) => Bytes::from_static(RELOAD.as_bytes()),
                     Err(RecvError::Closed) => return None,
@@ -299,16 +301,16 @@ impl EventStream {
         }
     }
 
-    fn of(&self, news: &News) -> Option<Bytes> {
-        match news {
-            News::Reload => Some(Bytes::from_static(RELOAD.as_bytes())),
-            News::Changed { whole, .. } if self.is_whole => Some(whole.clone()),
+    fn of(&self, message: &Message) -> Option<Bytes> {
+        match message {
+            Message::Reload => Some(Bytes::from_static(RELOAD.as_bytes())),
+            Message::Changed { whole, .. } if self.is_whole => Some(whole.clone()),
             // One that is not named began after the look, and so does what it looks at.
-            News::Changed { parts, .. } => {
+            Message::Changed { parts, .. } => {
                 Some(parts.get(&self.place.token).cloned().unwrap_or_default())
             }
-            News::Ended(tokens) if tokens.contains(&self.place.token) => None,
-            News::Ended(_) => Some(Bytes::new()),
+            Message::Ended(tokens) if tokens.contains(&self.place.token) => None,
+            Message::Ended(_) => Some(Bytes::new()),
         }
     }
 }
@@ -323,9 +325,9 @@ mod tests {
         ApiToken { id, name, scopes: Scopes::new([]), selector: None, part, expires_at: None }
     }
 
-    fn changed(device: &str) -> News {
-        let whole = text(&Told::State { name: device.to_owned() }).into();
-        News::Changed { whole, parts: BTreeMap::from([(2, Bytes::from_static(b"of 2"))]) }
+    fn changed(device: &str) -> Message {
+        let whole = text(&Notice::State { name: device.to_owned() }).into();
+        Message::Changed { whole, parts: BTreeMap::from([(2, Bytes::from_static(b"of 2"))]) }
     }
 
     async fn next(stream: &mut EventStream) -> Option<String> {
@@ -377,7 +379,7 @@ mod tests {
             next(stream).await.unwrap();
         }
         streams.send(changed("a"));
-        streams.send(News::Ended(BTreeSet::from([2])));
+        streams.send(Message::Ended(BTreeSet::from([2])));
         assert!(next(&mut whole).await.unwrap().contains("\"a\""));
         assert_eq!(next(&mut inside).await.unwrap(), "of 2");
         assert_eq!(next(&mut inside).await, None);

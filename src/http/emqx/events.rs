@@ -13,7 +13,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use crate::domain::event::{Event, EventKind};
 use crate::http::AppState;
 use crate::http::connections::ActiveRequest;
-use crate::http::emqx::{Answer, Larger, Limit, receive};
+use crate::http::emqx::{Answer, LargeBodies, Limit, receive};
 use crate::ingest::{IngestError, IngestOutcome};
 use crate::logging::{LogThrottle, log_throttled, throttle};
 use crate::metrics::Outcome;
@@ -44,7 +44,7 @@ fn limit(max_payload: usize) -> Limit {
     let kept = string * 2 + ENVELOPE_BYTES;
     Limit {
         bytes: max_body(max_payload),
-        larger: Some(Larger { string, kept, bytes: LARGEST_BODY.max(kept) }),
+        larger: Some(LargeBodies { string, kept, bytes: LARGEST_BODY.max(kept) }),
     }
 }
 

@@ -10,7 +10,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 use crate::domain::event::{
-    CommandMessage, EndCause, Event, EventKind, Message, MessageFate, timestamp_from_ms,
+    CommandMessage, EndCause, Event, EventKind, Message, MessageOutcome, timestamp_from_ms,
 };
 use crate::http::emqx::shorten::CUT;
 
@@ -131,15 +131,15 @@ pub fn parse(body: &[u8]) -> Result<ParsedEvent<'_>, Malformed> {
         "message.delivered" | "message.acked" | "delivery.dropped" => {
             // Not everything that is published over the REST API is a command.
             let Some(delivery) = body.correlation else { return Ok(ParsedEvent::Other) };
-            let fate = match &*body.event {
-                "message.delivered" => MessageFate::Written {
+            let outcome = match &*body.event {
+                "message.delivered" => MessageOutcome::Written {
                     qos: u8::try_from(needed(body.qos, "qos")?).unwrap_or(u8::MAX),
                 },
-                "message.acked" => MessageFate::Acknowledged,
-                _ => MessageFate::Dropped,
+                "message.acked" => MessageOutcome::Acknowledged,
+                _ => MessageOutcome::Dropped,
             };
             let at = time(body.timestamp, "timestamp")?;
-            EventKind::Command(CommandMessage { delivery, fate, at })
+            EventKind::Command(CommandMessage { delivery, outcome, at })
         }
         _ => return Ok(ParsedEvent::Other),
     };
