@@ -15,7 +15,8 @@
 //!    reaches the others once more, with the same id.
 //! 8. Within [`GRACE`] of a start, or of PostgreSQL having been away, nothing is sent again: receipts of what was sent before may
 //!    be among the events that EMQX still holds.
-//! 9. What expires ends within [`POLL`], wherever it stands in its line, also while EMQX is away.
+//! 9. What was sent and has no receipt gives way to a newer one that takes its place (`only_latest`).
+//! 10. What expires ends within [`POLL`], wherever it stands in its line, also while EMQX is away.
 //!
 //! # Design
 //! A line is a key of the work queue ([`crate::work`]): one replica at a time has it, and takes its first delivery that has
@@ -70,6 +71,9 @@ pub const UNHEARD_WAITS: [Duration; 5] = [
 const SENDING: Duration = Duration::from_secs(20);
 /// Longest wait for a line that something else will wake.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
+/// Waits until it is looked again whether a device is online that was not: one that connected at that moment may have looked for
+/// commands before this one was committed. Then something else wakes its line.
+const OFFLINE_WAITS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
 /// Deliveries of one line that are dealt with at once; then others have their turn.
 const MOST_OF_A_LINE: usize = 8;
 /// Most deliveries on their way to one client: a gateway's queue in EMQX holds 1,000, and drops the oldest. Replicas count each
@@ -208,7 +212,7 @@ impl Commands {
                 outcomes.insert(line, again(LONGEST_WAIT, &error.to_string()));
             }
             let read = Instant::now();
-            let mut round = self.round(&heads);
+            let mut round = self.round(&heads, &looks);
             let Round { sendable, waiting, .. } = &mut round;
             wait_for_others(client, sendable, waiting).await?;
             bound_in_flight(client, sendable, waiting).await?;
@@ -245,10 +249,10 @@ impl Commands {
     }
 
     /// Sorts heads by what is to be done about them.
-    fn round<'a>(&self, heads: &'a [Head]) -> Round<'a> {
+    fn round<'a>(&self, heads: &'a [Head], looks: &BTreeMap<&str, u32>) -> Round<'a> {
         let mut round = Round::default();
         for head in heads {
-            match self.step(head) {
+            match self.step(head, looks.get(head.line.as_str()).copied().unwrap_or(0)) {
                 Step::Wait(after) => round.waiting.push((head.line.clone(), again(after, "waits"))),
                 Step::Send(recipient) => round.sendable.push((head, recipient)),
                 Step::End(end, at) => {
@@ -300,7 +304,8 @@ impl Commands {
         Ok(())
     }
 
-    fn step<'a>(&self, head: &'a Head) -> Step<'a> {
+    /// `looks`: how often the line was looked at since something woke it.
+    fn step<'a>(&self, head: &'a Head, looks: u32) -> Step<'a> {
         let (facts, grace) = (&head.facts, self.grace());
         // Within the grace no receipt is missing yet.
         let in_grace = match facts.attempted_at {
@@ -318,6 +323,8 @@ impl Commands {
             (State::Delivered { until }, _) => {
                 Step::Wait(time_until(until, head.now).max(LEAST_WAIT))
             }
+            // Its receipt is overdue: what would be sent again is outdated.
+            (State::Queued, _) if head.is_outdated => Step::End(End::Superseded, head.now),
             (State::Queued, Err(why)) => Step::Cancel(*why),
             (State::Queued, Ok(recipient))
                 if recipient.online && !head.paused && left >= LEAST_EXPIRY =>
@@ -325,7 +332,10 @@ impl Commands {
                 Step::Send(recipient)
             }
             // It comes online, commands are resumed, or it expires.
-            (State::Queued, Ok(_)) => Step::Wait(left.min(LONGEST_WAIT)),
+            (State::Queued, Ok(_)) => {
+                let place = usize::try_from(looks.saturating_sub(1)).unwrap_or(usize::MAX);
+                Step::Wait(left.min(OFFLINE_WAITS.get(place).copied().unwrap_or(LONGEST_WAIT)))
+            }
         }
     }
 }
@@ -552,6 +562,11 @@ impl Kind for Commands {
 
     fn is_carried_out(&self) -> bool {
         self.api.is_some()
+    }
+
+    fn reconnected(&mut self) {
+        // Events waited, too, also where this one's own connection was idle meanwhile.
+        self.noting_since = Instant::now();
     }
 
     async fn carry_out(&mut self, batch: &[Work]) -> Carried {

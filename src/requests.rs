@@ -194,7 +194,7 @@ fn new_command(request: &Request, bounds: Bounds) -> Result<NewCommand, Value> {
         to,
         expires_in,
         confirm: None,
-        asked_by: format!("service {}", request.service_name),
+        asked_by: format!("service {}", request.service_name).as_str().into(),
         requested: Some(Requested { service: request.service, at: request.received_at }),
         bounds,
         part: Part::whole(),

@@ -103,6 +103,9 @@ pub trait Kind: Send {
         true
     }
 
+    /// PostgreSQL was away, or this has just begun.
+    fn reconnected(&mut self) {}
+
     /// Carries rows out. Ends within [`LEASE`].
     fn carry_out(&mut self, batch: &[Work]) -> impl Future<Output = Carried> + Send;
 
@@ -180,6 +183,7 @@ impl<K: Kind> Worker<K> {
 
     async fn work(&mut self, stop: &CancellationToken) -> Result<(), RegistryError> {
         let client = self.target.open_guarded().await?;
+        self.kind.reconnected();
         while !stop.is_cancelled() {
             self.carry_out_what_is_due(&client, stop).await?;
             let longest = within(QUERY_TIMEOUT, self.kind.look_after(&client)).await?;

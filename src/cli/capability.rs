@@ -93,7 +93,7 @@ struct CommandOptions {
     /// Send commands as {"id", "value"}, for devices that see no Correlation Data (MQTT 3.1.1).
     #[arg(long, value_name = "YES|NO", value_parser = yes_or_no, group = "change")]
     envelope: Option<bool>,
-    /// Let a command replace those of the same device that have not been sent yet, as for a set-point (yes), or let all be sent in their order (no).
+    /// Let a command replace those of the same device that have not been sent yet or have no receipt in time, as for a set-point (yes), or let all be sent in their order (no).
     #[arg(long, value_name = "YES|NO", value_parser = yes_or_no, group = "change")]
     only_latest: Option<bool>,
 }

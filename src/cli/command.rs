@@ -160,7 +160,8 @@ impl Arguments {
                 let bounds = bounds(context)?;
                 let here = async |fleet: &mut Transaction<'_>| {
                     Ok(who_is_left(
-                        commands::retry(fleet, &Part::whole(), &id, ASKED_BY, bounds).await?,
+                        commands::retry(fleet, &Part::whole(), &id, ASKED_BY.into(), bounds)
+                            .await?,
                     ))
                 };
                 let there =
@@ -210,7 +211,7 @@ impl SendArguments {
             to,
             expires_in: self.expires,
             confirm: self.confirm.map(Confirm::confirmation),
-            asked_by: ASKED_BY.to_owned(),
+            asked_by: ASKED_BY.into(),
             requested: None,
             bounds,
             part: Part::whole(),

@@ -28,7 +28,7 @@ pub struct CommandTerms {
     pub answer_in: Duration,
     /// Whether it goes down as `{"id", "value"}`.
     pub envelope: bool,
-    /// Whether one replaces those of the same device that have not been sent yet.
+    /// Whether one replaces those of the same device that have not been sent yet, or have no receipt in time.
     pub only_latest: bool,
 }
 

@@ -28,7 +28,7 @@ use crate::registry::selector::Condition;
 /// Shortest and longest time until a command expires.
 pub const EXPIRY: (Duration, Duration) =
     (Duration::from_secs(1), Duration::from_secs(30 * 24 * 60 * 60));
-/// How often it is tried to store a command where another change gets in the way.
+/// How often it is tried to store or cancel a command where another change gets in the way.
 const MOST_TRIES: u32 = 3;
 /// Most commands of one device and capability that have not ended.
 pub const MOST_OPEN: i64 = 1000;
@@ -48,13 +48,28 @@ pub struct NewCommand {
     /// What makes it succeed; `None`: as the capability says.
     pub confirm: Option<Confirmation>,
     /// Who asks.
-    pub asked_by: String,
+    pub asked_by: Asker,
     /// A service's request, which may have been made earlier.
     pub requested: Option<Requested>,
     /// What bounds it.
     pub bounds: Bounds,
     /// The part of the fleet that it may reach.
     pub part: Part,
+}
+
+/// Who asks for a command.
+#[derive(Debug, Clone)]
+pub struct Asker {
+    /// As commands note it, for people.
+    pub name: String,
+    /// The API token's row, where it is one: once it is revoked, nothing is sent any more.
+    pub token: Option<i64>,
+}
+
+impl From<&str> for Asker {
+    fn from(name: &str) -> Self {
+        Self { name: name.to_owned(), token: None }
+    }
 }
 
 /// A service's request.
@@ -161,16 +176,20 @@ pub async fn send(
     new: &NewCommand,
 ) -> Result<CommandDetails, FleetError> {
     new.bounds.require_broker(&about(&new.capability))?;
-    // It wakes many lines, and so do gateways that connect: PostgreSQL ends one of two that wait for each other.
     let mut tries = 1;
     loop {
-        match send_once(client, new).await {
-            Err(FleetError::Registry(RegistryError::Interrupted(_))) if tries < MOST_TRIES => {
-                tries += 1;
-            }
-            outcome => return outcome,
+        let outcome = send_once(client, new).await;
+        if !may_be_tried_again(&outcome, &mut tries) {
+            return outcome;
         }
     }
+}
+
+/// Whether PostgreSQL ended it because it and another transaction waited for each other, as whoever changes many lines may.
+fn may_be_tried_again<T>(outcome: &Result<T, FleetError>, tries: &mut u32) -> bool {
+    let interrupted = matches!(outcome, Err(FleetError::Registry(RegistryError::Interrupted(_))));
+    *tries += 1;
+    interrupted && *tries <= MOST_TRIES
 }
 
 async fn send_once(
@@ -200,8 +219,8 @@ async fn insert(
     let selector = choice.selector.as_ref().map(|selector| selector.to_json().to_string());
     let expires_in = expires_in(new, capability);
     let (service, at) = new.requested.map(|requested| (requested.service, requested.at)).unzip();
-    let statement = "INSERT INTO commands (id, capability, payload, asked_by, asked_at, expires_at, confirm, ack_timeout, answer_in, envelope, rule, selector, service_id)
-         SELECT gen_random_uuid(), $1, $2, $3, at, at + $4 * interval '1 second', $5, $6, $7, $8, $9, $10::text::jsonb, $11
+    let statement = "INSERT INTO commands (id, capability, payload, asked_by, asked_at, expires_at, confirm, ack_timeout, answer_in, envelope, rule, selector, service_id, token_id)
+         SELECT gen_random_uuid(), $1, $2, $3, at, at + $4 * interval '1 second', $5, $6, $7, $8, $9, $10::text::jsonb, $11, $13
          FROM (SELECT coalesce($12, clock_timestamp()) AS at) AS asked
          WHERE at + $4 * interval '1 second' > clock_timestamp()
          RETURNING id::text";
@@ -213,7 +232,7 @@ async fn insert(
             &[
                 &name,
                 &payload,
-                &new.asked_by,
+                &new.asked_by.name,
                 &expires_in.as_secs_f64(),
                 &confirm,
                 &capability.ack_timeout,
@@ -223,6 +242,7 @@ async fn insert(
                 &selector,
                 &service,
                 &at,
+                &new.asked_by.token,
             ],
         )
         .await
@@ -354,7 +374,7 @@ pub async fn retry(
     client: &mut impl GenericClient,
     part: &Part,
     id: &str,
-    asked_by: &str,
+    asked_by: Asker,
     bounds: Bounds,
 ) -> Result<Retried, FleetError> {
     let thing = Thing::Command(id.to_owned());
@@ -374,7 +394,6 @@ pub async fn retry(
     }
     let expires_in = Duration::try_from(command.expires_at.duration_since(command.asked_at)).ok();
     let confirm = Confirmation::of_word(&command.confirm);
-    let asked_by = asked_by.to_owned();
     let to = To::Devices(devices.clone());
     let requested = None;
     let part = part.clone();
@@ -721,16 +740,32 @@ fn delivery_row(row: &Row) -> Result<DeliveryRow, FleetError> {
 /// # Errors
 /// There is no such command, or it goes to none of these.
 pub async fn cancel(
-    client: &impl GenericClient,
+    client: &mut impl GenericClient,
+    part: &Part,
+    id: &str,
+    by: &str,
+) -> Result<u64, FleetError> {
+    if !is_id(id) {
+        return Err(FleetError::NotFound(Thing::Command(id.to_owned())));
+    }
+    let mut tries = 1;
+    loop {
+        let outcome = cancel_once(client, part, id, by).await;
+        if !may_be_tried_again(&outcome, &mut tries) {
+            return outcome;
+        }
+    }
+}
+
+async fn cancel_once(
+    client: &mut impl GenericClient,
     part: &Part,
     id: &str,
     by: &str,
 ) -> Result<u64, FleetError> {
     let thing = Thing::Command(id.to_owned());
-    if !is_id(id) {
-        return Err(FleetError::NotFound(thing));
-    }
-    // Lines first, and deliveries then, as whoever sends a command locks them.
+    let transaction = client.transaction().await.map_err(FleetError::on(&thing))?;
+    // Lines first, and deliveries then, as whoever sends a command locks them. Receipts lock them the other way round.
     let inside = part.condition_on("device_id", 2);
     let statement = format!(
         "WITH its AS MATERIALIZED (
@@ -754,7 +789,8 @@ pub async fn cancel(
     );
     let mut values: Vec<&(dyn ToSql + Sync)> = vec![&id, &by];
     values.extend(inside.parameters());
-    let row = client.query_one(&statement, &values).await.map_err(FleetError::on(&thing))?;
+    let row = transaction.query_one(&statement, &values).await.map_err(FleetError::on(&thing))?;
+    transaction.commit().await.map_err(FleetError::on(&thing))?;
     match row.get(1) {
         true => Ok(row.get::<_, i64>(0).unsigned_abs()),
         false => Err(FleetError::NotFound(thing)),

@@ -620,6 +620,9 @@ async fn write_devices(
         run(client, &thing, ADD_GRANTS, &[&grants]).await?;
     }
     if !credentials.is_empty {
+        if some.iter().any(|one| one.credentials.iter().any(|one| one.revoked_at.is_some())) {
+            run(client, &thing, REVOKE_CREDENTIALS, &[&credentials]).await?;
+        }
         run(client, &thing, ADD_CREDENTIALS, &[&credentials, &completes]).await?;
     }
     Ok(counts)
@@ -700,9 +703,20 @@ const ADD_GRANTS: &str = "
     JOIN devices AS device ON device.name = it.device
     ON CONFLICT DO NOTHING";
 
-// In their order, which is that of their numbers. One that the device has already, the same in all, is not added a second time.
-/// Where a file of another form is added to what is there ($2), a device gets a password only if it never had one: what was
-/// revoked or replaced here must not come back with an old file.
+/// A secret that the file knows as revoked, and only so, is revoked. Of certificates several have the same name, one after the other.
+const REVOKE_CREDENTIALS: &str = "
+    UPDATE device_credentials AS had SET revoked_at = told.revoked_at
+    FROM (SELECT device.id, it.kind, it.hash, max(it.revoked_at) AS revoked_at
+          FROM jsonb_to_recordset($1) AS it (device text, kind text, hash text, revoked_at timestamptz)
+          JOIN devices AS device ON device.name = it.device
+          WHERE it.hash IS NOT NULL
+          GROUP BY device.id, it.kind, it.hash HAVING bool_and(it.revoked_at IS NOT NULL)) AS told
+    WHERE had.device_id = told.id AND had.kind = told.kind AND had.hash = told.hash AND had.revoked_at IS NULL";
+
+// In their order, which is that of their numbers. What was revoked, replaced or given an end here must not come back with an old
+// file: a secret, certificate or token that the device has or had is not added a second time, whatever else the file says of it,
+// and a hash of another broker only to a device that never had a password. Where a file of another form is added to what is
+// there ($2), that holds for every password.
 const ADD_CREDENTIALS: &str = "
     INSERT INTO device_credentials (device_id, kind, hash, common_name, certificate_required, label, not_before, expires_at,
         revoked_at)
@@ -715,9 +729,10 @@ const ADD_CREDENTIALS: &str = "
     JOIN devices AS device ON device.name = it.device
     WHERE NOT EXISTS (
         SELECT FROM device_credentials AS had WHERE had.device_id = device.id
-          AND (had.kind, had.hash, had.common_name, had.certificate_required, had.label, had.not_before, had.expires_at, had.revoked_at)
-              IS NOT DISTINCT FROM
-              (it.kind, it.hash, it.common_name, it.certificate_required, it.label, it.not_before, it.expires_at, it.revoked_at))
-      AND NOT ($2::boolean AND it.kind IN ('imported', 'password') AND EXISTS (
-        SELECT FROM device_credentials AS had WHERE had.device_id = device.id AND had.kind IN ('imported', 'password')))
+          AND (had.kind, had.hash, had.common_name) IS NOT DISTINCT FROM (it.kind, it.hash, it.common_name)
+          -- Nothing but these tells two of them apart.
+          AND (it.kind <> 'token' OR (had.label, had.not_before) IS NOT DISTINCT FROM (it.label, it.not_before)))
+      AND NOT (it.kind = ANY (CASE WHEN $2::boolean THEN ARRAY['imported', 'password'] ELSE ARRAY['imported'] END)
+        AND EXISTS (SELECT FROM device_credentials AS had
+                    WHERE had.device_id = device.id AND had.kind IN ('imported', 'password')))
     ORDER BY place";

@@ -41,6 +41,8 @@ pub struct Head {
     pub recipient: Result<Recipient, CannotSend>,
     /// Whether commands of its capability are paused.
     pub paused: bool,
+    /// Whether it was sent before, and one that takes its place was asked for since.
+    pub is_outdated: bool,
     /// The time, by PostgreSQL's clock.
     pub now: Timestamp,
 }
@@ -68,6 +70,8 @@ pub enum CannotSend {
     NoTopic,
     /// The service that asked for it may not ask for it any more.
     NotAllowed,
+    /// The API token that asked for it was revoked.
+    Revoked,
 }
 
 impl CannotSend {
@@ -80,6 +84,7 @@ impl CannotSend {
             Self::GatewayDisabled => "the device's gateway is disabled",
             Self::NoTopic => "the device has no command topic for it any more",
             Self::NotAllowed => "the service that asked for it may not ask for it any more",
+            Self::Revoked => "the API token that asked for it was revoked",
         }
     }
 }
@@ -113,6 +118,12 @@ const HEADS: &str = "
            head.message IS NOT NULL AS shares_message, head.*, command.expires_at, command.ack_timeout,
            command.answer_in, command.confirm, command.envelope, command.payload, device.id IS NOT NULL AS device_is_there,
            command.service_id IS NULL OR fleetgate_may_command(command.service_id, command.capability) AS asker_may,
+           EXISTS (SELECT FROM api_tokens AS token WHERE token.id = command.token_id AND token.revoked_at IS NOT NULL) AS asker_is_revoked,
+           head.attempts > 0 AND EXISTS (
+               SELECT FROM command_deliveries AS newer JOIN capabilities AS its ON its.name = command.capability AND its.only_latest
+               WHERE newer.device_id = head.device_id AND newer.binding = head.binding AND newer.ended_at IS NULL
+                 AND newer.cancelled_at IS NULL AND newer.superseded_at IS NULL
+                 AND (newer.asked_at, newer.position) > (head.asked_at, head.position)) AS is_outdated,
            coalesce(gateway.effective_client_id, device.effective_client_id) AS client_id, device.enabled,
            coalesce(gateway.enabled, true) AS gateway_enabled, presence.online, binding.command_topic,
            EXISTS (SELECT FROM command_pauses AS pause
@@ -136,6 +147,7 @@ fn head(row: &Row) -> Result<Head, RegistryError> {
     let recipient = match (row.get("device_is_there"), row.get("command_topic")) {
         (false, _) => Err(CannotSend::NoDevice),
         _ if !row.get::<_, bool>("asker_may") => Err(CannotSend::NotAllowed),
+        _ if row.get("asker_is_revoked") => Err(CannotSend::Revoked),
         (true, _) if row.get::<_, Option<bool>>("enabled") != Some(true) => {
             Err(CannotSend::Disabled)
         }
@@ -156,6 +168,7 @@ fn head(row: &Row) -> Result<Head, RegistryError> {
         envelope: row.get("envelope"),
         recipient,
         paused: row.get("paused"),
+        is_outdated: row.get("is_outdated"),
         now: row.get("now"),
     })
 }
@@ -381,6 +394,7 @@ const BEGIN: &str = "
         JOIN command_deliveries AS own ON own.id = asked.id
         JOIN commands AS command ON command.id = own.command_id
         WHERE (command.service_id IS NULL OR fleetgate_may_command(command.service_id, command.capability))
+          AND NOT EXISTS (SELECT FROM api_tokens AS token WHERE token.id = command.token_id AND token.revoked_at IS NOT NULL)
           AND NOT EXISTS (SELECT FROM command_pauses AS pause WHERE pause.capability IN ('', command.capability))),
     hearing AS (
         SELECT id, topic, before FROM allowed

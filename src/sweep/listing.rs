@@ -9,6 +9,7 @@ use tokio_postgres::Client;
 use crate::domain::device::DeviceId;
 use crate::domain::event::timestamp_from_ms;
 use crate::emqx::{ClientPage, ConnectedClient, EmqxApi, Place};
+use crate::logging::log_throttled;
 use crate::registry::error::RegistryError;
 use crate::registry::presence::{SessionChange, apply_sessions};
 use crate::registry::sweep::SeenClient;
@@ -17,6 +18,8 @@ use crate::sweep::{SweepError, in_time};
 
 /// Sessions repaired in one transaction, which locks their devices.
 const REPAIRS: usize = 500;
+/// Longest client id in bytes that the work queue takes: its key is indexed. Fleetgate itself lets none in over 128 bytes.
+const LONGEST_CLIENT_ID: usize = 2000;
 /// Sessions of the registry read at once.
 const SESSIONS: usize = 5000;
 /// How often numbered pages are read.
@@ -165,8 +168,13 @@ impl Listing {
         client: &Client,
     ) -> Result<u64, RegistryError> {
         let mut queued = 0;
-        let clients: Vec<(&str, &str)> =
-            self.unentitled.iter().map(|(id, name)| (id.as_str(), name.as_str())).collect();
+        let all = self.unentitled.iter().map(|(id, name)| (id.as_str(), name.as_str()));
+        let (clients, too_long): (Vec<_>, Vec<_>) =
+            all.partition(|(id, _)| id.len() <= LONGEST_CLIENT_ID);
+        if let Some((_, name)) = too_long.first() {
+            let (count, longest) = (too_long.len(), LONGEST_CLIENT_ID);
+            log_throttled!(warn, "sessions without a right to be there cannot be ended: their client ids are too long; disconnect them in EMQX's dashboard", user_name = ?name, count, longest);
+        }
         for chunk in clients.chunks(REPAIRS) {
             in_time(kickouts::queue_swept(client, chunk)).await?;
             queued += chunk.len() as u64;

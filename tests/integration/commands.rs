@@ -17,7 +17,7 @@ use fleetgate::metrics::Metrics;
 use fleetgate::registry::commands::{Fact, note};
 use fleetgate::registry::connection::Target;
 use fleetgate::registry::work::Work;
-use fleetgate::work::Kind;
+use fleetgate::work::{Kind, Outcome};
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
@@ -128,7 +128,7 @@ pub(crate) fn new(payload: &str) -> NewCommand {
         to: To::Devices(vec![name("relay")]),
         expires_in: None,
         confirm: None,
-        asked_by: "a test".to_owned(),
+        asked_by: "a test".into(),
         requested: None,
         bounds: BOUNDS,
         part: Part::whole(),
@@ -309,14 +309,20 @@ async fn what_was_cancelled_stays_cancelled_and_a_late_receipt_is_shown() {
     bench.online_and_subscribed().await;
     let id = bench.send("1").await;
     let delivery = bench.emqx.published(1).await.correlation;
-    assert_eq!(commands::cancel(&bench.client, &Part::whole(), &id, "somebody").await.unwrap(), 1);
+    assert_eq!(
+        commands::cancel(&mut bench.client, &Part::whole(), &id, "somebody").await.unwrap(),
+        1
+    );
     let ended = bench.ended(&id).await;
     assert_eq!((ended.state.as_str(), ended.reason.as_deref()), ("cancelled", Some("by somebody")));
     bench.acks(&delivery).await;
     let late = bench.delivery(&id).await;
     assert_eq!(late.state, "cancelled");
     assert!(late.acked_at > late.ended_at);
-    assert_eq!(commands::cancel(&bench.client, &Part::whole(), &id, "somebody").await.unwrap(), 0);
+    assert_eq!(
+        commands::cancel(&mut bench.client, &Part::whole(), &id, "somebody").await.unwrap(),
+        0
+    );
 }
 
 /// Where a command goes, and whether it may, is read when it is sent.
@@ -437,7 +443,7 @@ struct Alone {
     emqx: FakeEmqx,
     worker: Commands,
     client: Client,
-    _database: Database,
+    database: Database,
 }
 
 impl Alone {
@@ -461,7 +467,7 @@ impl Alone {
         let target = Target::new(&settings.database).unwrap();
         let keep = Duration::from_secs(3_600);
         let worker = Commands::new(Some(api), target, keep, metrics.commands);
-        let alone = Self { emqx, worker, client, _database: database };
+        let alone = Self { emqx, worker, client, database };
         alone.relay_connects();
         alone
     }
@@ -477,13 +483,22 @@ impl Alone {
         let overdue =
             "UPDATE command_deliveries SET attempted_at = attempted_at - interval '1 hour'";
         self.client.batch_execute(overdue).await.unwrap();
-        let line =
-            "SELECT fleetgate_command_line(device_id, binding), now() FROM command_deliveries";
+        self.look(1).await
+    }
+
+    /// Deals with the line as it is, for the so-manieth time since something woke it; tells how many messages have gone out.
+    async fn look(&mut self, looks: u32) -> usize {
+        self.outcome(looks).await;
+        self.emqx.all_published().len()
+    }
+
+    async fn outcome(&mut self, looks: u32) -> Outcome {
+        let line = "SELECT fleetgate_command_line(device_id, binding), now() FROM command_deliveries LIMIT 1";
         let row = self.client.query_one(line, &[]).await.unwrap();
         let (key, at) = (row.get(0), row.get(1));
-        let work = Work { key, payload: json!({}), changed_at: at, seen_at: at, attempts: 1 };
-        self.worker.carry_out(&[work]).await;
-        self.emqx.all_published().len()
+        let work = Work { key, payload: json!({}), changed_at: at, seen_at: at, attempts: looks };
+        let [outcome] = self.worker.carry_out(&[work]).await.outcomes.try_into().unwrap();
+        outcome
     }
 
     async fn attempts(&self) -> i32 {
@@ -545,6 +560,76 @@ async fn what_emqx_forgot_is_sent_again() {
     let end = "SELECT ended_as FROM command_deliveries WHERE attempts = 2";
     let end: String = alone.client.query_one(end, &[]).await.unwrap().get(0);
     assert_eq!(end, "delivered");
+}
+
+/// PostgreSQL stood still, and only the worker's other connection noticed.
+#[tokio::test]
+async fn nothing_is_sent_again_after_another_connection_found_postgresql_away() {
+    let mut alone = Alone::start().await;
+    assert_eq!(alone.carry_out().await, 1);
+    half_a_minute().await;
+    assert_eq!(alone.carry_out().await, 2);
+    alone.worker.reconnected();
+    assert_eq!(alone.carry_out().await, 2);
+    half_a_minute().await;
+    assert_eq!(alone.carry_out().await, 3);
+}
+
+#[tokio::test]
+async fn what_has_no_receipt_gives_way_to_a_newer_one_that_takes_its_place() {
+    let mut alone = Alone::start().await;
+    assert_eq!(alone.carry_out().await, 1);
+    half_a_minute().await;
+    let mut asking = alone.database.connect().await;
+    commands::send(&mut asking, &new("2")).await.unwrap();
+    let of_old = "UPDATE command_deliveries SET attempted_at = attempted_at - interval '1 hour'";
+    alone.client.batch_execute(of_old).await.unwrap();
+    assert_eq!(
+        alone.look(1).await,
+        2,
+        "unless the capability says so, all are sent in their order"
+    );
+    alone.client.batch_execute("UPDATE capabilities SET only_latest = true").await.unwrap();
+    alone.client.batch_execute(of_old).await.unwrap();
+    alone.look(1).await;
+    let payloads: Vec<_> =
+        alone.emqx.all_published().into_iter().map(|message| message.payload).collect();
+    assert_eq!(payloads, ["1", "1", "2"]);
+    let ended = "SELECT ended_as FROM command_deliveries WHERE ended_at IS NOT NULL";
+    let ended: String = alone.client.query_one(ended, &[]).await.unwrap().get(0);
+    assert_eq!(ended, "superseded");
+}
+
+/// The device connected just before the command was committed: nobody wakes the line.
+#[tokio::test]
+async fn a_device_that_is_offline_is_soon_looked_at_again() {
+    let mut alone = Alone::start().await;
+    alone.client.batch_execute("UPDATE devices SET online = false").await.unwrap();
+    for (looks, wait) in [(1, 1), (2, 5), (3, 300)] {
+        let outcome = alone.outcome(looks).await;
+        let Outcome::Again { after, .. } = outcome else { panic!("{outcome:?}") };
+        assert_eq!(after, Duration::from_secs(wait), "look {looks}");
+    }
+    alone.client.batch_execute("UPDATE devices SET online = true").await.unwrap();
+    assert_eq!(alone.look(2).await, 1);
+}
+
+#[tokio::test]
+async fn what_a_revoked_token_asked_for_is_not_sent() {
+    let mut alone = Alone::start().await;
+    alone
+        .client
+        .batch_execute(
+            "INSERT INTO api_tokens (name, hash, scopes) VALUES ('t', sha256('t'), '{commands}');
+             UPDATE commands SET token_id = (SELECT id FROM api_tokens);
+             UPDATE api_tokens SET revoked_at = now()",
+        )
+        .await
+        .unwrap();
+    assert_eq!(alone.look(1).await, 0);
+    let why = "SELECT cancelled_why FROM command_deliveries";
+    let why: String = alone.client.query_one(why, &[]).await.unwrap().get(0);
+    assert!(why.contains("revoked"), "{why}");
 }
 
 async fn opened_again(client: &Client) -> bool {
@@ -611,7 +696,7 @@ async fn what_changes_while_emqx_is_asked_is_minded() {
         .await;
         assert_eq!(bench.emqx.all_published(), [], "{change}");
         assert_eq!(bench.delivery(&id).await.attempts, 0, "{change}");
-        commands::cancel(&bench.client, &Part::whole(), &id, "a test").await.unwrap();
+        commands::cancel(&mut bench.client, &Part::whole(), &id, "a test").await.unwrap();
         bench.sql(back).await;
         bench.ended(&id).await;
     }
@@ -690,7 +775,7 @@ async fn what_waits_for_a_device_is_bounded() {
         "{refused:?}"
     );
     assert_eq!(commands::list(&bench.client, &Part::whole(), None, 10).await.unwrap().len(), 1);
-    commands::cancel(&bench.client, &Part::whole(), &id, "a test").await.unwrap();
+    commands::cancel(&mut bench.client, &Part::whole(), &id, "a test").await.unwrap();
     bench.send("2").await;
 }
 
@@ -925,7 +1010,7 @@ async fn a_device_that_flaps_gets_each_command_once_and_in_order() {
 async fn commands_are_forgotten_after_their_time() {
     let mut bench = Bench::start().await;
     let id = bench.send("1").await;
-    commands::cancel(&bench.client, &Part::whole(), &id, "a test").await.unwrap();
+    commands::cancel(&mut bench.client, &Part::whole(), &id, "a test").await.unwrap();
     bench.ended(&id).await;
     let open = bench.send("2").await;
     bench.sql("UPDATE commands SET asked_at = asked_at - interval '31 days'").await;

@@ -341,3 +341,47 @@ async fn what_is_wrong_is_named_and_nothing_of_its_chunk_stays() {
     assert_eq!((status, out.trim()), (0, "99 added, 0 updated, 0 left as they were."), "{err}");
     assert_eq!(count().await, 599);
 }
+
+/// An export of before a theft does not undo what was done after it.
+#[tokio::test]
+async fn what_was_revoked_does_not_come_back_with_an_old_file() {
+    let (_database, mut client) = Database::migrated().await;
+    let other = HASH.replace("BAAA", "CAAA");
+    let line = json!({"device": {"name": "a", "kind": "x", "credentials": [
+        {"kind": "secret", "hash": HASH, "label": "first"},
+        {"kind": "password", "hash": other},
+        {"kind": "certificate", "common_name": "a", "certificate_required": false},
+        {"kind": "token", "not_before": "2019-01-01T00:00:00Z"}]}});
+    let before = [line.to_string()];
+    assert_eq!(take(&mut client, &before, OnConflict::Fail).await, <[usize; 0]>::default());
+    client
+        .batch_execute(
+            "UPDATE device_credentials SET revoked_at = now(), label = 'stolen' WHERE kind <> 'token';
+             UPDATE device_credentials SET revoked_at = now() WHERE kind = 'token'",
+        )
+        .await
+        .unwrap();
+    let after = lines(&mut client).await;
+    assert_eq!(take(&mut client, &before, OnConflict::Update).await, <[usize; 0]>::default());
+    assert_eq!(lines(&mut client).await, after);
+    // One that was rehashed here is the same password still.
+    client
+        .batch_execute("DELETE FROM device_credentials WHERE kind <> 'password'; UPDATE device_credentials SET revoked_at = NULL")
+        .await
+        .unwrap();
+    let foreign = json!({"device": {"name": "a", "kind": "x", "credentials": [
+        {"kind": "imported", "hash": "$2y$05$yPX5YHdhOv1RIoHuxhNmfee9KSgnC5gEUDx/mi0JAyzTMG/8eN7.G"}]}});
+    let after = lines(&mut client).await;
+    let old = [foreign.to_string()];
+    assert_eq!(take(&mut client, &old, OnConflict::Update).await, <[usize; 0]>::default());
+    assert_eq!(lines(&mut client).await, after);
+    // The other way round, a file tells what was revoked.
+    let revoked = json!({"device": {"name": "a", "kind": "x", "credentials": [
+        {"kind": "password", "hash": other, "revoked_at": "2026-01-01T00:00:00Z"}]}});
+    let revoked = [revoked.to_string()];
+    assert_eq!(take(&mut client, &revoked, OnConflict::Update).await, <[usize; 0]>::default());
+    let count =
+        "SELECT count(*) FILTER (WHERE revoked_at IS NULL), count(*) FROM device_credentials";
+    let row = client.query_one(count, &[]).await.unwrap();
+    assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (0, 1));
+}

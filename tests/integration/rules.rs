@@ -204,15 +204,26 @@ async fn retrying_passes_over_what_can_be_sent_nothing() {
     let ends = "UPDATE command_deliveries SET ended_at = now(), ended_as = CASE device_name WHEN 'c' THEN 'cancelled' ELSE 'expired' END";
     home.client.batch_execute(ends).await.unwrap();
     home.fleet.enabled("b", false).await;
-    let again =
-        commands::retry(&mut home.client, &Part::whole(), &sent.command.id, "a test", BOUNDS)
-            .await
-            .unwrap();
+    let again = commands::retry(
+        &mut home.client,
+        &Part::whole(),
+        &sent.command.id,
+        "a test".into(),
+        BOUNDS,
+    )
+    .await
+    .unwrap();
     let devices: Vec<_> = again.details.deliveries.iter().map(|one| one.device.as_str()).collect();
     assert_eq!((devices, again.passed_over), (vec!["a"], vec!["b".to_owned()]));
     home.fleet.sql("DELETE FROM devices WHERE name = 'a'", &[]).await;
-    let nobody =
-        commands::retry(&mut home.client, &Part::whole(), &sent.command.id, "a test", BOUNDS).await;
+    let nobody = commands::retry(
+        &mut home.client,
+        &Part::whole(),
+        &sent.command.id,
+        "a test".into(),
+        BOUNDS,
+    )
+    .await;
     assert_eq!(refusal(nobody), Rule::NoDeviceToRetry(vec!["a".to_owned(), "b".to_owned()]));
 }
 

@@ -65,7 +65,7 @@ fn to_all() -> NewCommand {
         to: To::Selector("".parse().expect("a selector")),
         expires_in: Some(Duration::from_secs(600)),
         confirm: None,
-        asked_by: "a benchmark".to_owned(),
+        asked_by: "a benchmark".into(),
         requested: None,
         bounds: Bounds { max_payload: 65_536, max_devices: 10_000, has_broker: true },
         part: Part::whole(),

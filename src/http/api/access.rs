@@ -24,7 +24,9 @@ use actix_web::{FromRequest, HttpMessage, HttpRequest};
 use futures_util::future::{Ready, ready};
 use quick_cache::sync::Cache;
 use tokio::sync::Semaphore;
+use tokio_postgres::GenericClient;
 
+use super::problem::Refusal;
 use super::{InPart, Needs, Problem};
 use crate::domain::address::Address;
 use crate::domain::api_token::{PresentedToken, Scope};
@@ -74,6 +76,22 @@ impl Default for Tokens {
             unknown: Semaphore::new(1),
             failures: Mutex::default(),
         }
+    }
+}
+
+/// What takes long asks for its token again: it may have been revoked, or may see less of the fleet by now.
+///
+/// # Errors
+/// 401; the database is away.
+pub(super) async fn require_still_valid(
+    client: &impl GenericClient,
+    token: &ApiToken,
+) -> Result<(), Refusal> {
+    let now = api_tokens::still_valid(client, &[token.id]).await.map_err(FleetError::Registry)?;
+    let same = |now: &ApiToken| now.scopes == token.scopes && now.part == token.part;
+    match now.iter().any(same) {
+        true => Ok(()),
+        false => Err(Problem::unauthorized().into()),
     }
 }
 

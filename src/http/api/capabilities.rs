@@ -99,7 +99,7 @@ struct CapabilityDocument {
     /// Whether one goes down as `{"id", "value"}`.
     #[serde(default)]
     envelope: bool,
-    /// Whether one replaces those of the same device that have not been sent yet.
+    /// Whether one replaces those of the same device that have not been sent yet, or have no receipt in time.
     #[serde(default)]
     only_latest: bool,
 }

@@ -23,7 +23,7 @@ use crate::domain::command::CommandPayload;
 use crate::domain::delivery::Confirmation;
 use crate::domain::name::{CapabilityName, DeviceName, RuleName};
 use crate::fleet::commands::{
-    self, CommandDetails, CommandRow, IdempotencyKey, KeyUse, NewCommand, Retried,
+    self, Asker, CommandDetails, CommandRow, IdempotencyKey, KeyUse, NewCommand, Retried,
 };
 use crate::fleet::routing::{Choice, To};
 
@@ -108,8 +108,8 @@ fn devices(names: &[String], checks: &mut Checks) -> Vec<DeviceName> {
 }
 
 /// Who asks, as commands note it.
-fn asked_by<S>(caller: &Caller<S>) -> String {
-    format!("API token {}", caller.token.name)
+fn asked_by<S>(caller: &Caller<S>) -> Asker {
+    Asker { name: format!("API token {}", caller.token.name), token: Some(caller.token.id) }
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -272,7 +272,7 @@ async fn cancel_command(
 ) -> Result<Json<Cancelled>, Problem> {
     let by = asked_by(&caller);
     let cancelled = api.change_part(&caller, async |transaction, part| {
-        Ok(commands::cancel(transaction, part, &path.0, &by).await?)
+        Ok(commands::cancel(transaction, part, &path.0, &by.name).await?)
     });
     Ok(Json(Cancelled { cancelled: cancelled.await? }))
 }
@@ -302,7 +302,7 @@ async fn retry_command(
     let key = key(&request, &caller, &format!("retry {id}"))?;
     let retried = api.change_part(&caller, async |transaction, part| {
         let retry = async |transaction: &mut Transaction<'_>| {
-            commands::retry(transaction, part, id, &by, bounds).await
+            commands::retry(transaction, part, id, by, bounds).await
         };
         Ok(commands::once(transaction, part, key.as_ref(), retry, |retried| &retried.details)
             .await?)
@@ -343,7 +343,7 @@ async fn pause_commands(
 ) -> Result<HttpResponse, Problem> {
     let (capability, by) = (document.check()?, asked_by(&caller));
     let paused = api.change(&caller, async |transaction| {
-        Ok(commands::pause(transaction, capability.as_ref(), &by).await?)
+        Ok(commands::pause(transaction, capability.as_ref(), &by.name).await?)
     });
     paused.await?;
     Ok(HttpResponse::NoContent().finish())

@@ -7,6 +7,7 @@
 //! * What breaks off is not taken for the whole: the last piece of the answer is sent only after the last line.
 
 use std::io;
+use std::rc::Rc;
 use std::time::Duration;
 
 use actix_web::web::{Bytes, Data};
@@ -17,12 +18,12 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use utoipa::IntoParams;
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use super::access::Caller;
+use super::access::{Caller, require_still_valid};
 use super::body::Parameters;
 use super::problem::{Problems, Refusal};
-use super::{Api, InPart, Problem, Read};
+use super::{Api, InPart, Problem, REQUEST_TIMEOUT, Read};
 use crate::domain::api_token::Scope;
-use crate::fleet::Part;
+use crate::fleet::api_tokens::ApiToken;
 use crate::fleet::exports::{self, Export};
 use crate::logging::log_throttled;
 
@@ -83,7 +84,7 @@ async fn export(
     }
     let (begun, begins) = oneshot::channel();
     let (pages, rest) = mpsc::channel(1);
-    actix_web::rt::spawn(run(api, turn, (with_credentials, caller.part().clone()), begun, pages));
+    actix_web::rt::spawn(run(api, turn, with_credentials, caller.token.clone(), begun, pages));
     let left_out = begins.await.unwrap_or_else(|_| Err(Problem::failed()))?;
     Ok(HttpResponse::Ok()
         .content_type("application/x-ndjson")
@@ -95,7 +96,8 @@ async fn export(
 async fn run(
     api: Data<Api>,
     _turn: OwnedSemaphorePermit,
-    (with_credentials, part): (bool, Part),
+    with_credentials: bool,
+    token: Rc<ApiToken>,
     begun: oneshot::Sender<Result<i64, Problem>>,
     pages: mpsc::Sender<Option<Bytes>>,
 ) {
@@ -103,12 +105,15 @@ async fn run(
     let exporting = api.within(EXPORT_TIMEOUT, async |client| {
         let snapshot = exports::snapshot(client).await?;
         let left_out =
-            if with_credentials { 0 } else { exports::credentials(&snapshot, &part).await? };
+            if with_credentials { 0 } else { exports::credentials(&snapshot, &token.part).await? };
         if let Some(begun) = begun.take() {
             let _gone = begun.send(Ok(left_out));
         }
-        let mut under_way = Export::new(with_credentials, part);
+        let mut under_way = Export::new(with_credentials, token.part.clone());
         while let Some(lines) = under_way.next_page(&snapshot).await? {
+            // On another connection: the snapshot sees what was valid when it was taken.
+            api.within(REQUEST_TIMEOUT, async |client| require_still_valid(&*client, &token).await)
+                .await?;
             let page: String = lines.into_iter().flat_map(|line| [line, "\n".to_owned()]).collect();
             if pages.send(Some(page.into())).await.is_err() {
                 return Ok(false);

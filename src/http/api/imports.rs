@@ -20,7 +20,7 @@ use tokio_postgres::Transaction;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use super::access::Caller;
+use super::access::{Caller, require_still_valid};
 use super::body::{Parameters, broken_off, late, require_media_type, too_large};
 use super::problem::{Problems, Wrong};
 use super::{Admin, Api, Problem};
@@ -194,6 +194,7 @@ impl Run<'_> {
             let done = async {
                 let Some(chunk) = lines.next_chunk().await? else { return Ok(None) };
                 let written = self.api.change_within(CHUNK_TIMEOUT, self.caller, async |client| {
+                    require_still_valid(client, &self.caller.token).await?;
                     match self.write(client, &chunk).await? {
                         Ok(counts) => Ok(counts),
                         Err(wrong) => Err(refused(wrong, last_line + 1).into()),
