@@ -353,7 +353,7 @@ fn conclude(
 async fn list(context: &Context, device: Option<&DeviceName>, limit: u16) -> Result<(), CliError> {
     let found = context
         .look(
-            async |client| commands::list(client, &Part::whole(), device, limit).await,
+            async |client| commands::list(client, &Part::whole(), device, None, limit).await,
             async |api| remote::commands::list(api, device, limit).await,
         )
         .await?;

@@ -30,8 +30,10 @@ mod destination;
 mod secrets_out;
 mod source;
 
-/// Most wrong lines, and most things left out, that are told one by one.
+/// Most wrong lines that are told one by one.
 const MOST_TOLD: usize = 100;
+/// The same of what lines are not imported with: who moves in has to look at each.
+const MOST_LEFT_OUT: usize = 100_000;
 /// How often it is shown how far an import has come.
 const SHOWN_EVERY: Duration = Duration::from_millis(200);
 
@@ -177,9 +179,8 @@ impl Arguments {
         progress.end_line();
         let whole =
             self.from_line == 1 && outcome.is_ok() && (self.dry_run || progress.wrong.is_empty());
-        for told in source.left_out(whole) {
-            progress.leave_out(told);
-        }
+        // First, and all of it: it concerns everybody, or nobody in the file.
+        progress.left_out.splice(0..0, source.left_out(whole));
         self.conclude(context, &progress, outcome)
     }
 
@@ -266,6 +267,7 @@ impl Arguments {
             read_at_most(path, MAX_DOCUMENT_BYTES).map_err(|error| wrong(error.to_string()))?;
         let text =
             std::str::from_utf8(&bytes).map_err(|error| wrong(format!("is not UTF-8: {error}")))?;
+        let text = text.trim_start_matches('\u{feff}');
         if self.format == Format::EmqxUsers {
             return Acl::of_emqx(text).map_err(wrong);
         }
@@ -496,7 +498,7 @@ impl Arguments {
         }
     }
 
-    /// Tells what is wrong and what is left out; to programs all of it.
+    /// Tells what is wrong and what is left out.
     fn tell(&self, context: &Context, progress: &Progress) -> Result<(), CliError> {
         let Progress {
             counts, done, wrong, wrong_count, left_out, left_out_more, tally, unit, ..
@@ -622,7 +624,7 @@ impl Progress {
     }
 
     fn leave_out(&mut self, what: String) {
-        if self.left_out.len() < MOST_TOLD {
+        if self.left_out.len() < MOST_LEFT_OUT {
             self.left_out.push(what);
         } else {
             self.left_out_more += 1;

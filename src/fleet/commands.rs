@@ -625,8 +625,32 @@ fn command_row(row: &Row, part: &Part) -> CommandRow {
     }
 }
 
-/// Lists commands to a part of the fleet, the newest first, at most `limit` and at most [`MAX_PAGE`]; of one device, if it is named: of one that is
-/// gone, by the name that it had.
+/// Where a command stands in the list: when it was asked for, and its id.
+pub struct ListPlace {
+    asked_at: Timestamp,
+    id: String,
+}
+
+impl ListPlace {
+    /// As [`CommandRow::place`] writes it; `None`: it did not.
+    #[must_use]
+    pub fn read(text: &str) -> Option<Self> {
+        let (asked_at, id) = text.split_once(' ')?;
+        let asked_at = asked_at.parse().ok()?;
+        is_id(id).then(|| Self { asked_at, id: id.to_owned() })
+    }
+}
+
+impl CommandRow {
+    /// Its place in the list, as text.
+    #[must_use]
+    pub fn place(&self) -> String {
+        format!("{} {}", self.asked_at, self.id)
+    }
+}
+
+/// Lists commands to a part of the fleet, the newest first, those behind `after` if it is given; at most `limit` and at most [`MAX_PAGE`]; of one
+/// device, if it is named: of one that is gone, by the name that it had.
 ///
 /// # Errors
 /// A database that is away.
@@ -634,13 +658,14 @@ pub async fn list(
     client: &impl GenericClient,
     part: &Part,
     device: Option<&DeviceName>,
+    after: Option<&ListPlace>,
     limit: u16,
 ) -> Result<Vec<CommandRow>, FleetError> {
     let on_list = || RegistryError::on("the list of commands");
     let name = device.map(DeviceName::as_str);
     let row = client.query_opt("SELECT id FROM devices WHERE name = $1", &[&name]).await;
     let id: Option<i64> = row.map_err(on_list())?.map(|row| row.get(0));
-    let inside = part.condition_on("device_id", 3);
+    let inside = part.condition_on("device_id", 5);
     // Inside as well: whether one outside got a command that went to others too is not told.
     let of_device = match (device, id) {
         (None, _) => "$1::text IS NULL AND $2::bigint IS NULL".to_owned(),
@@ -656,10 +681,14 @@ pub async fn list(
         ),
     };
     let commands = select_commands(part, &inside);
-    let statement =
-        format!("{commands} AND {of_device} ORDER BY asked_at DESC, command.id LIMIT $3");
+    let statement = format!(
+        "{commands} AND {of_device}
+           AND ($4::timestamptz IS NULL OR (asked_at, command.id) < ($4, $5::text::uuid))
+         ORDER BY asked_at DESC, command.id DESC LIMIT $3"
+    );
     let limit = i64::from(limit.min(MAX_PAGE));
-    let mut values: Vec<&(dyn ToSql + Sync)> = vec![&name, &id, &limit];
+    let (asked_at, after) = after.map(|after| (after.asked_at, &after.id)).unzip();
+    let mut values: Vec<&(dyn ToSql + Sync)> = vec![&name, &id, &limit, &asked_at, &after];
     values.extend(inside.parameters());
     let rows = client.query(&statement, &values).await.map_err(on_list())?;
     Ok(rows.iter().map(|row| command_row(row, part)).collect())

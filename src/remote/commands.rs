@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{Call, Remote, RemoteError, member};
+use super::{Call, Page, Remote, RemoteError, member};
 use crate::domain::delivery::{Confirmation, is_id};
 use crate::domain::name::{CapabilityName, DeviceName};
 use crate::fleet::commands::{CommandDetails, CommandRow, NewCommand, Retried};
@@ -81,7 +81,9 @@ pub async fn list(
     device: Option<&DeviceName>,
     limit: u16,
 ) -> Result<Vec<CommandRow>, RemoteError> {
-    api.get(&["commands"]).with("device", device).with("limit", Some(limit)).read().await
+    let page: Page<CommandRow> =
+        api.get(&["commands"]).with("device", device).with("limit", Some(limit)).read().await?;
+    Ok(page.items)
 }
 
 /// Shows a command with what became of it.

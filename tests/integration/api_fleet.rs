@@ -392,6 +392,17 @@ async fn a_command_is_sent_once_however_often_it_is_asked_for() {
         (&json!("API token root"), 2)
     );
     let listed = root.get("/commands?device=a&limit=10").await.json();
+    assert_eq!(listed["next"], json!(null));
+    let listed = listed["items"].clone();
+    let (mut paged, mut path) = (Vec::new(), "/commands?device=a&limit=1".to_owned());
+    while paged.len() < 5 {
+        let page = root.get(&path).await.json();
+        paged.extend(page["items"].as_array().unwrap().clone());
+        let Some(next) = page["next"].as_str() else { break };
+        path = format!("/commands?device=a&limit=1&after={next}");
+    }
+    assert_eq!(json!(paged), listed, "page by page");
+    assert_eq!(root.get("/commands?after=x").await.problem(400).0, "bad_query");
     assert_eq!(listed.as_array().unwrap().len(), 4);
     let cancelled = root.send("POST", &format!("/commands/{id}/cancel"), &[], "").await;
     assert_eq!(cancelled.json(), json!({"cancelled": 2}));

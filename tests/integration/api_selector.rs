@@ -533,10 +533,10 @@ async fn commands_reach_the_devices_inside_alone() {
     assert_eq!(devices(&seen), ["lamp"]);
     assert_eq!((&seen["devices"], &seen["selector"]), (&json!(1), &Value::Null));
     assert_eq!(root.get(&of_both).await.json()["devices"], 2);
-    let listed = lab.get("/commands").await.json();
+    let listed = lab.get("/commands").await.json()["items"].clone();
     assert_eq!((listed.as_array().unwrap().len(), &listed[0]["asked_by"]), (2, &json!("service")));
-    assert_eq!(lab.get("/commands?device=lamp").await.json(), listed);
-    assert_eq!(lab.get("/commands?device=hidden-plug").await.json(), json!([]));
+    assert_eq!(lab.get("/commands?device=lamp").await.json()["items"], listed);
+    assert_eq!(lab.get("/commands?device=hidden-plug").await.json()["items"], json!([]));
 
     let everyone = json!({"capability": "relay", "payload": "on", "selector": {}});
     let text = everyone.to_string();
@@ -587,6 +587,22 @@ async fn commands_reach_the_devices_inside_alone() {
     assert_eq!(lab.post("/commands/check", &one).await.problem(403).0, "outside");
     assert_eq!(devices(&lab.post("/commands", &everyone).await.json()), ["fan"]);
     assert_eq!(root.post("/commands", &one).await.status, 201);
+}
+
+#[tokio::test]
+async fn a_right_that_a_gateway_has_for_a_child_outside_is_not_told() {
+    let world = World::start().await;
+    let bound = json!({"command_topic": "hall/1/fan/set"});
+    let bound = world.root.put("/devices/hidden-child/bindings/relay", &bound).await;
+    assert_eq!(bound.status, 201, "{}", bound.body);
+    let question = json!({"device": "hub", "action": "subscribe", "topic": "hall/1/fan/set"});
+    let told = world.root.post("/authorize", &question).await.json();
+    assert_eq!((&told["allowed"], &told["right"]), (&json!(true), &json!("command_topic")));
+    let mut other = question.clone();
+    other["topic"] = json!("hall/1/nothing/set");
+    let hidden = world.lab.post("/authorize", &question).await;
+    assert_eq!(hidden.body, world.lab.post("/authorize", &other).await.body);
+    assert_eq!(hidden.json()["refused"], "not_granted");
 }
 
 async fn a_change_waits(fleet: &Fleet) {

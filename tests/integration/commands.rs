@@ -774,7 +774,10 @@ async fn what_waits_for_a_device_is_bounded() {
         matches!(&refused, Err(FleetError::Rule { rule: Rule::TooManyOpen(MOST_OPEN), .. })),
         "{refused:?}"
     );
-    assert_eq!(commands::list(&bench.client, &Part::whole(), None, 10).await.unwrap().len(), 1);
+    assert_eq!(
+        commands::list(&bench.client, &Part::whole(), None, None, 10).await.unwrap().len(),
+        1
+    );
     commands::cancel(&mut bench.client, &Part::whole(), &id, "a test").await.unwrap();
     bench.send("2").await;
 }
@@ -1028,12 +1031,15 @@ async fn commands_are_forgotten_after_their_time() {
         ))
         .await;
     assert!(prune().await.unwrap(), "there is more");
-    assert_eq!(commands::list(&bench.client, &Part::whole(), None, 10).await.unwrap().len(), 2);
+    assert_eq!(
+        commands::list(&bench.client, &Part::whole(), None, None, 10).await.unwrap().len(),
+        2
+    );
     assert!(prune().await.unwrap());
     assert!(!prune().await.unwrap());
     assert_eq!(bench.delivery(&open).await.state, "queued");
     assert_eq!(
-        json!(commands::list(&bench.client, &Part::whole(), None, 10).await.unwrap())[0]["id"],
+        json!(commands::list(&bench.client, &Part::whole(), None, None, 10).await.unwrap())[0]["id"],
         open
     );
 }

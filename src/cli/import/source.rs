@@ -15,6 +15,8 @@ use crate::fleet::imports::{
 
 /// Largest file that is read as a whole.
 pub(super) const MAX_DOCUMENT_BYTES: u64 = 128 * 1024 * 1024;
+/// U+FEFF in UTF-8, with which some editors begin a file.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Some lines that are imported together.
 #[derive(Default)]
@@ -220,6 +222,7 @@ impl Reader {
     /// Whether the file is JSON.
     pub(super) fn is_json(&mut self) -> Result<bool, CliError> {
         let start = self.file.fill_buf().map_err(|error| broken(&error))?;
+        let start = start.strip_prefix(BYTE_ORDER_MARK).unwrap_or(start);
         let first = start.iter().find(|byte| !byte.is_ascii_whitespace());
         Ok(matches!(first, Some(b'[' | b'{')))
     }
@@ -236,6 +239,9 @@ impl Reader {
             return Err(CliError::Failed(format!(
                 "the file has more than {MAX_DOCUMENT_BYTES} bytes; split it"
             )));
+        }
+        if text.as_bytes().starts_with(BYTE_ORDER_MARK) {
+            text.drain(..BYTE_ORDER_MARK.len());
         }
         Ok(text)
     }
@@ -276,9 +282,8 @@ impl Reader {
             self.read += self.file.skip_until(b'\n').map_err(|error| broken(&error))? as u64;
             return Ok(Some(Err(format!("has more than {MAX_LINE_BYTES} bytes"))));
         }
-        // As some editors begin a file.
         let text = if self.number == 1 {
-            line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&line)
+            line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&line)
         } else {
             &line
         };

@@ -1,6 +1,6 @@
 //! The file of mosquitto's dynamic security plugin.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
@@ -108,6 +108,8 @@ pub struct Dynsec {
     /// Of users, by name: with the priority.
     groups_of: BTreeMap<String, Vec<(i64, String)>>,
     clients: std::vec::IntoIter<ClientForm>,
+    /// Client ids of several users: no device can have the name.
+    shared_client_ids: BTreeSet<String>,
     left_out: Vec<String>,
 }
 
@@ -143,6 +145,12 @@ impl Dynsec {
             }
             groups.insert(group.groupname, group.roles);
         }
+        let (mut client_ids, mut shared_client_ids) = (BTreeSet::new(), BTreeSet::new());
+        for id in form.clients.iter().filter_map(|client| client.clientid.clone()) {
+            if !client_ids.insert(id.clone()) {
+                shared_client_ids.insert(id);
+            }
+        }
         let clients = form.clients.into_iter();
         let receives = is_on("publishClientReceive");
         Ok(Self {
@@ -153,6 +161,7 @@ impl Dynsec {
             groups,
             groups_of,
             clients,
+            shared_client_ids,
             left_out,
         })
     }
@@ -177,6 +186,11 @@ impl Dynsec {
         let credential = client.proof().map_err(wrong)?;
         let client_id = client.clientid.as_deref().filter(|it| !it.is_empty());
         let name = match (self.rename_from_client_id, client_id) {
+            (true, Some(client_id)) if self.shared_client_ids.contains(client_id) => {
+                return Err(wrong(format!(
+                    "has the clientid {client_id:?}, as another user has: one device cannot be both"
+                )));
+            }
             (true, Some(client_id)) => client_id,
             (true, None) => return Err(wrong("has no clientid to be renamed to".to_owned())),
             (false, _) => &client.username,
@@ -279,12 +293,14 @@ impl RoleForm {
         for (number, acl) in (1..).zip(&self.acls) {
             let place = format!("rule {number} of role {:?}", self.rolename);
             let mut rule = |right, condition: Option<&str>| {
+                // What is meant literally has no placeholders. A denial is taken to have them: then it denies more.
+                let is_literal = acl.allow && acl.acltype == "subscribeLiteral";
                 let rule = Rule {
                     place: place.clone(),
                     allows: acl.allow,
                     right,
                     topic: acl.topic.clone(),
-                    writing: Writing::Mosquitto,
+                    writing: if is_literal { Writing::Plain } else { Writing::Mosquitto },
                     condition: condition.map(str::to_owned),
                 };
                 rules.push((acl.priority, rule));
@@ -373,9 +389,13 @@ mod tests {
         let bob = file.next_user().unwrap().ok().unwrap();
         assert_eq!(
             bob.summary(),
-            "device bob (x), client id b1, imported (PBKDF2 with sha512, rounds 101), publish up/bob/b1, subscribe down/b1"
+            "device bob (x), client id b1, imported (PBKDF2 with sha512, rounds 101), publish up/bob/b1"
         );
-        assert!(bob.left_out[0].contains("rule 3 of role \"sensor\""), "{:?}", bob.left_out);
+        // A literal topic has no placeholders, and no wildcards.
+        for (told, rule) in bob.left_out.iter().zip(["rule 2", "rule 3"]) {
+            assert!(told.contains(&format!("{rule} of role \"sensor\"")), "{told}");
+        }
+        assert_eq!(bob.left_out.len(), 2);
         let ann = file.next_user().unwrap().ok().unwrap();
         assert_eq!(
             ann.summary(),
@@ -418,5 +438,17 @@ mod tests {
         for text in ["", "[]", r#"{"clients":[{"username":7}]}"#, r#"{"clients":[{}]}"#] {
             assert!(Dynsec::new(text, foreign(), false).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn two_users_do_not_become_one_device() {
+        let file = r#"{"clients": [{"username": "bob", "clientid": "gw"}, {"username": "ann", "clientid": "gw"}]}"#;
+        let mut renamed = Dynsec::new(file, foreign(), true).ok().unwrap();
+        for _ in 0..2 {
+            let error = renamed.next_user().unwrap().err().unwrap();
+            assert!(error.message.contains("as another user has"), "{}", error.message);
+        }
+        let mut by_user = Dynsec::new(file, foreign(), false).ok().unwrap();
+        assert!(by_user.next_user().unwrap().is_ok());
     }
 }

@@ -100,7 +100,7 @@ impl Algorithm {
             }
         };
         match self {
-            Self::Plain => Err("is a hash; say with --algorithm how it was made".to_owned()),
+            Self::Plain => Err("has a salt, which a password in plain text has not; say with --algorithm how it was made".to_owned()),
             Self::Bcrypt => Ok(hash.to_owned()),
             Self::Salted { digest, salt_first } => {
                 let salt = if salt_first.is_some() { salt } else { "" };
@@ -144,6 +144,9 @@ impl Users {
         let credential = match (row.password, row.hash, self.algorithm) {
             (Some(_), Some(_), _) => return Err("has a password and a hash".to_owned()),
             (Some(password), None, _) => Proof::Password(Secret::new(password.to_owned())),
+            (None, Some(text), Some(Algorithm::Plain)) if row.salt.is_empty() => {
+                Proof::Password(Secret::new(text.to_owned()))
+            }
             (None, Some(hash), Some(algorithm)) => {
                 let hash = algorithm.hash(hash, row.salt);
                 stored(hash.map_err(|why| format!("password_hash {why}"))?)?

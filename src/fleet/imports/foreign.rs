@@ -180,7 +180,11 @@ impl Foreign {
         let who =
             Who { user: name.as_str(), client_id: (!self.kind.is_service()).then_some(own_id) };
         let grants = match (user.is_superuser, self.superusers) {
-            (true, true) => everything(),
+            (true, true) => {
+                // What its rules say is in it.
+                self.acl.grants(who);
+                everything()
+            }
             (is_superuser, _) => {
                 if is_superuser {
                     left_out.push("it may do everything, which --superusers grants".to_owned());

@@ -111,7 +111,11 @@ pub(super) fn of_password_file(text: &str, salts: SaltEncoding) -> Result<Proof,
             output,
         ] => {
             // Where it is stored base64 has no padding.
-            let [salt, output] = [salt, output].map(|it| it.trim_end_matches('='));
+            let output = output.trim_end_matches('=');
+            let salt = match salts {
+                SaltEncoding::Base64 => salt.trim_end_matches('=').to_owned(),
+                SaltEncoding::Utf8 => Base64Unpadded::encode_string(salt.as_bytes()),
+            };
             stored(format!("${digest}${parameters}${salt}${output}"))
         }
         _ => {

@@ -71,10 +71,14 @@ impl Acl {
                     user = Some(rest.to_owned());
                     continue;
                 }
-                "topic" => {
-                    let rules = rules(number, rest, Writing::Plain);
-                    (rules, user.as_ref().map(|user| acl.of_users.entry(user.clone()).or_default()))
-                }
+                "topic" => match &user {
+                    Some(user) => {
+                        let to = acl.of_users.entry(user.clone()).or_default();
+                        (rules(number, rest, Writing::Plain), Some(to))
+                    }
+                    // In mosquitto for clients without user name; mosquitto-go-auth and VerneMQ ask it for everybody.
+                    None => (rules(number, rest, Writing::Mosquitto), None),
+                },
                 "pattern" => (rules(number, rest, Writing::Mosquitto), Some(&mut acl.of_all)),
                 _ => {
                     wrong.push((number, "must begin with user, topic, pattern or #".to_owned()));
@@ -83,9 +87,12 @@ impl Acl {
             };
             match (rules, to) {
                 (Ok(rules), Some(to)) => to.extend(rules),
-                (Ok(_), None) => acl.left_out.push(format!(
-                    "line {number}: is for clients without user name, which are not let in here"
-                )),
+                (Ok(rules), None) => {
+                    acl.left_out.push(format!(
+                        "line {number}: is for clients without user name, which are not let in here (in mosquitto-go-auth and VerneMQ: for everybody)"
+                    ));
+                    acl.of_all.extend(rules.into_iter().filter(|(_, rule)| !rule.allows));
+                }
                 (Err(why), _) => acl.left_out.push(format!("line {number}: {why}")),
             }
         }
@@ -180,6 +187,21 @@ mod tests {
             assert!(told.contains(expected), "{told}");
         }
         assert!(!told.contains("bob"), "{told}");
+    }
+
+    #[test]
+    fn what_is_denied_before_the_first_user_narrows_what_all_are_allowed() {
+        let text = "topic deny site/secret\n\
+            topic read all/#\n\
+            user bob\n\
+            topic read site/#\n\
+            topic read other\n";
+        let mut acl = Acl::of_mosquitto(text).ok().unwrap();
+        let (bob, left_out) = grants(&mut acl, "bob");
+        assert_eq!(bob, ["subscribe other"]);
+        let told = left_out.join("\n");
+        assert!(told.contains("line 1 of the access file denies a part"), "{told}");
+        assert_eq!(acl.left_out(true).len(), 2, "both lines are told");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::access::Caller;
 use super::body::{Body, Checks};
 use super::problem::Problems;
 use super::{Api, InPart, Problem, Read};
-use crate::authz::{AccessRequest, explain};
+use crate::authz::{self, AccessRequest, explain};
 use crate::domain::acl;
 use crate::domain::rights::Right;
 use crate::domain::topic::strip_subscription_prefix;
@@ -107,9 +107,15 @@ async fn authorize(
         let owners: Vec<&str> = rows.iter().map(|row| row.device.as_str()).collect();
         let inside = part.inside(fleet, &owners).await?;
         rows.retain(|row| inside.contains(&row.device));
-        Ok(rows)
+        Ok((rows, part.is_whole()))
     });
-    let rows = rows.await?;
+    let (rows, is_whole) = rows.await?;
+    let is_own = matches!(right, Right::Grant(_)) || !rows.is_empty();
+    if !is_whole && !is_own {
+        // A gateway's right to a topic of a child outside: that there is such a child is not told.
+        let refused = Some(authz::Refusal::NotGranted.label());
+        return Ok(Json(Answer { allowed: false, refused, right: None, topic: None, rows }));
+    }
     let (word, topic) = match right {
         Right::StateTopic => ("state_topic", topic),
         Right::CommandTopic => ("command_topic", topic),

@@ -23,7 +23,7 @@ use crate::domain::command::CommandPayload;
 use crate::domain::delivery::Confirmation;
 use crate::domain::name::{CapabilityName, DeviceName, RuleName};
 use crate::fleet::commands::{
-    self, Asker, CommandDetails, CommandRow, IdempotencyKey, KeyUse, NewCommand, Retried,
+    self, Asker, CommandDetails, CommandRow, IdempotencyKey, KeyUse, ListPlace, NewCommand, Retried,
 };
 use crate::fleet::routing::{Choice, To};
 
@@ -121,6 +121,17 @@ struct ListQuery {
     /// Most entries.
     #[param(minimum = 1, maximum = 1000, default = 100)]
     limit: Option<u16>,
+    /// Where the page begins: `next` of the page before.
+    after: Option<String>,
+}
+
+/// A page of commands.
+#[derive(Serialize, ToSchema)]
+struct CommandPage {
+    /// The commands.
+    items: Vec<CommandRow>,
+    /// `after` of the next page; `null`: this is the last one.
+    next: Option<String>,
 }
 
 /// List commands
@@ -129,21 +140,25 @@ struct ListQuery {
 #[utoipa::path(
     tag = "commands",
     params(ListQuery),
-    responses((status = 200, description = "The commands.", body = Vec<CommandRow>), Problems)
+    responses((status = 200, description = "A page of commands.", body = CommandPage), Problems)
 )]
 #[get("/commands")]
 async fn list_commands(
     caller: Caller<InPart<Read>>,
     Parameters(query): Parameters<ListQuery>,
     api: Data<Api>,
-) -> Result<Json<Vec<CommandRow>>, Problem> {
+) -> Result<Json<CommandPage>, Problem> {
     let limit = page::limit(query.limit)?;
+    let after = page::after(query.after.as_deref())?.map(|after| ListPlace::read(&after));
+    let after = after.map(|after| after.ok_or_else(page::not_next)).transpose()?;
     let device = query.device.map(|name| name.parse::<DeviceName>()).transpose();
     let device = device.map_err(|why| Problem::query(format!("device {why}")))?;
     let found = api.see(&caller, async |fleet, part| {
-        commands::list(fleet, part, device.as_ref(), limit).await
+        commands::list(fleet, part, device.as_ref(), after.as_ref(), limit).await
     });
-    Ok(Json(found.await?))
+    let items = found.await?;
+    let next = page::next(&items, limit, CommandRow::place);
+    Ok(Json(CommandPage { items, next }))
 }
 
 /// Send a command
