@@ -255,16 +255,16 @@ async fn presence_updates_touch_no_index_and_announce_nothing() {
         app.event(&disconnected("a", "a", began, began + 2, "normal")).await;
     }
     fleet.value::<String>("SELECT pg_stat_force_next_flush()::text").await;
-    let counts: Value = {
-        let query = "SELECT jsonb_object_agg(relname, jsonb_build_array(n_tup_upd >= 50, n_tup_upd - n_tup_hot_upd))
+    {
+        // An update that changes an indexed column is never one of them; others may not be while somebody's snapshot keeps old rows in
+        // a full page.
+        let query = "SELECT jsonb_object_agg(relname, jsonb_build_array(n_tup_upd >= 50, n_tup_hot_upd * 10 >= n_tup_upd * 9))
                      FROM pg_stat_user_tables WHERE relname IN ('devices', 'client_sessions', 'device_state')";
-        let full =
-            json!({"devices": [true, 0], "client_sessions": [true, 0], "device_state": [true, 0]});
-        eventually("statistics are in", || async { fleet.value::<Value>(query).await == full })
+        let full = json!({
+            "devices": [true, true], "client_sessions": [true, true], "device_state": [true, true]});
+        eventually("the statistics say so", || async { fleet.value::<Value>(query).await == full })
             .await;
-        full
-    };
-    assert_eq!(counts["devices"][1], 0);
+    }
     assert_eq!(app.metric("fleetgate_listen_changes_total").await, heard);
 }
 
