@@ -4,7 +4,6 @@
 //! A test is true or false and nothing between: on what is absent or of another type it is false, and `not` is its exact
 //! complement. Numbers compare by value, whatever their number of digits.
 
-mod evaluate;
 mod json;
 mod text;
 
@@ -15,8 +14,6 @@ use serde_json::{Number, Value};
 use thiserror::Error;
 
 use crate::domain::name::{BindingName, CapabilityName};
-
-pub use evaluate::{Report, Subject};
 
 /// Longest selector in bytes, as it is written.
 pub const MAX_BYTES: usize = 4096;

@@ -13,5 +13,6 @@ pub(crate) mod handshake;
 pub(crate) mod pgbouncer;
 pub(crate) mod postgres;
 pub(crate) mod proxy;
+pub(crate) mod selector_model;
 pub(crate) mod serve;
 pub(crate) mod wire;

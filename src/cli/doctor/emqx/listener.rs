@@ -7,14 +7,13 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme};
+use rustls::ClientConnection;
+use rustls::pki_types::{CertificateDer, ServerName};
 
 use crate::cli::doctor::LIMIT;
 use crate::cli::doctor::finding::Finding;
 use crate::clock::Clock;
+use crate::tls::{self, Demand};
 
 const CERTIFICATE: &str = "TLS certificate";
 /// MQTT over TLS (IANA), where `emqx-config/` listens.
@@ -100,7 +99,10 @@ fn connected(host: &str, port: u16) -> io::Result<TcpStream> {
 
 fn certificate(host: &str, mut socket: TcpStream) -> Result<CertificateDer<'static>, String> {
     let name = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
-    let mut session = ClientConnection::new(reader()?, name).map_err(|error| error.to_string())?;
+    // Any certificate will do: nothing is sent over the connection.
+    let reader = tls::client(None, Demand::Nothing, None)?;
+    let mut session =
+        ClientConnection::new(Arc::new(reader), name).map_err(|error| error.to_string())?;
     let mut ended = Ok(());
     while session.is_handshaking() && ended.is_ok() {
         ended = session.complete_io(&mut socket).map(drop);
@@ -114,58 +116,6 @@ fn certificate(host: &str, mut socket: TcpStream) -> Result<CertificateDer<'stat
 
 fn step() -> Duration {
     LIMIT / 2
-}
-
-fn reader() -> Result<Arc<ClientConfig>, String> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Reader(provider)))
-        .with_no_client_auth();
-    Ok(Arc::new(config))
-}
-
-/// Takes any certificate, because it is only read; nothing is sent over the connection.
-#[derive(Debug)]
-struct Reader(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Reader {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signature, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }
 
 #[cfg(test)]
