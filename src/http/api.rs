@@ -35,6 +35,7 @@ use crate::authz::Authorizer;
 use crate::domain::api_token::Scope;
 use crate::domain::name::DeviceName;
 use crate::fleet::api_tokens::ApiToken;
+use crate::fleet::devices::DeviceVersion;
 use crate::fleet::error::Thing;
 use crate::fleet::routing::Bounds;
 use crate::fleet::{Actor, FleetError, Part, act};
@@ -241,10 +242,7 @@ impl Api {
         work: impl AsyncFnOnce(&mut Transaction<'_>, &Part) -> Result<T, Refusal>,
     ) -> Result<T, Problem> {
         let change = async |transaction: &mut Transaction<'_>, part: &Part| {
-            let found = part.lock(transaction, device).await?;
-            let not_found = || FleetError::NotFound(Thing::Device(device.clone()));
-            let version = found.ok_or_else(not_found)?;
-            conditions.hold(Some(version), device)?;
+            let version = lock_device(transaction, part, device, conditions).await?;
             let done = work(transaction, part).await?;
             part.hold(transaction, device, version.id).await?;
             Ok(done)
@@ -286,6 +284,19 @@ impl Api {
             Err(error) => Err(FleetError::Registry(error).into()),
         }
     }
+}
+
+/// Locks a device of a part of the fleet until the transaction ends, in the version that the conditions name.
+async fn lock_device(
+    transaction: &Transaction<'_>,
+    part: &Part,
+    device: &DeviceName,
+    conditions: &Conditions,
+) -> Result<DeviceVersion, Refusal> {
+    let found = part.lock(transaction, device).await?;
+    let version = found.ok_or_else(|| FleetError::NotFound(Thing::Device(device.clone())))?;
+    conditions.hold(Some(version), device)?;
+    Ok(version)
 }
 
 /// Every route of the API.

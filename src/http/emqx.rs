@@ -41,7 +41,7 @@ pub(crate) struct Limit {
     pub(crate) larger: Option<LargeBodies>,
 }
 
-/// LargeBodies bodies lose their long strings while they are read ([`shorten`]), and are then as any other.
+/// Larger bodies lose their long strings while they are read ([`shorten`]), and are then as any other.
 #[derive(Clone, Copy)]
 pub(crate) struct LargeBodies {
     /// Longest string in bytes that stays.

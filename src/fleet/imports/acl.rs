@@ -232,12 +232,9 @@ pub struct Acl {
 impl Acl {
     /// The grants that the rules of a device come to, and what is left out.
     pub(super) fn grants(&mut self, who: Who<'_>) -> (Vec<Grant>, Vec<String>) {
+        self.note_imported(who);
         let of_user = self.of_users.get(who.user);
-        if of_user.is_some() {
-            self.used.insert(who.user.to_owned());
-        }
         let of_client_id = who.client_id.and_then(|id| self.of_client_ids.get(id));
-        self.used_client_ids.extend(who.client_id.map(str::to_owned));
         // Of the client ids that a service may have.
         let several = self.of_client_ids.iter().filter(|(id, _)| {
             let rest = id.strip_prefix(who.user).filter(|_| who.client_id.is_none());
@@ -247,6 +244,14 @@ impl Acl {
         let some = of_client_id.into_iter().chain(of_user).flatten().chain(&self.of_all);
         let rules = some.chain(denying).map(|(rank, rule)| (*rank, rule)).collect();
         Decisive { rules, receives: true }.grants(who)
+    }
+
+    /// Notes that a device is imported, so that its rules are not told as nobody's.
+    pub(super) fn note_imported(&mut self, who: Who<'_>) {
+        if self.of_users.contains_key(who.user) {
+            self.used.insert(who.user.to_owned());
+        }
+        self.used_client_ids.extend(who.client_id.map(str::to_owned));
     }
 
     /// What is left out because it concerns everybody, or, where the whole file was read, nobody in it.

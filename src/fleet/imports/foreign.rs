@@ -181,8 +181,7 @@ impl Foreign {
             Who { user: name.as_str(), client_id: (!self.kind.is_service()).then_some(own_id) };
         let grants = match (user.is_superuser, self.superusers) {
             (true, true) => {
-                // What its rules say is in it.
-                self.acl.grants(who);
+                self.acl.note_imported(who);
                 everything()
             }
             (is_superuser, _) => {

@@ -3,7 +3,6 @@
 use actix_web::web::{Data, Json, Path};
 use actix_web::{HttpRequest, HttpResponse, delete, get, post};
 use serde::Deserialize;
-use tokio_postgres::Transaction;
 use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
@@ -12,10 +11,9 @@ use super::authorize::Action;
 use super::body::{Body, Checks};
 use super::devices::device_name;
 use super::etag::Conditions;
-use super::problem::{Problems, Refusal};
-use super::{Api, Devices, InPart, Problem, Read};
+use super::problem::Problems;
+use super::{Api, Devices, InPart, Problem, Read, lock_device};
 use crate::domain::acl;
-use crate::domain::name::DeviceName;
 use crate::domain::topic::TopicFilter;
 use crate::fleet::error::{FleetError, Thing};
 use crate::fleet::grants::{self, GrantRow};
@@ -52,17 +50,6 @@ async fn list_grants(
     Ok(Json(api.see_device(&caller, &name, async |fleet| grants::list(fleet, &name).await).await?))
 }
 
-/// Holds what a request says of the device's version, which nobody else changes until the transaction ends.
-async fn hold(
-    transaction: &Transaction<'_>,
-    conditions: &Conditions,
-    device: &DeviceName,
-) -> Result<(), Refusal> {
-    let version = Part::whole().lock(transaction, device).await?;
-    let version = version.ok_or_else(|| FleetError::NotFound(Thing::Device(device.clone())))?;
-    Ok(conditions.hold(Some(version), device)?)
-}
-
 /// Give a device a right
 ///
 /// Giving it again changes nothing.
@@ -92,7 +79,7 @@ async fn add_grant(
     let action = acl::Action::from(document.action);
     let conditions = Conditions::of_device(&request);
     let added = api.change(&caller, async |transaction| {
-        hold(transaction, &conditions, &name).await?;
+        lock_device(transaction, &Part::whole(), &name, &conditions).await?;
         Ok(grants::add(transaction, &name, action, &filter).await?)
     });
     let (mut answer, id) = match added.await? {
@@ -122,7 +109,7 @@ async fn delete_grant(
     let name = device_name(&device)?;
     let conditions = Conditions::of_device(&request);
     let removed = api.change(&caller, async |transaction| {
-        hold(transaction, &conditions, &name).await?;
+        lock_device(transaction, &Part::whole(), &name, &conditions).await?;
         let all = grants::list(transaction, &name).await?;
         if all.iter().all(|grant| grant.id != id) {
             return Err(FleetError::NotFound(Thing::GrantId(id)).into());
