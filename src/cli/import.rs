@@ -1,15 +1,14 @@
 //! `fleetgate import`
 
 use std::collections::BTreeSet;
-use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use tokio_postgres::{Client, GenericClient};
 
 use self::destination::{Destination, send};
+use self::progress::{MOST_TOLD, Progress};
 use self::secrets_out::SecretsOut;
 use self::source::{Lines, MAX_DOCUMENT_BYTES, Reader, Source};
 use crate::cli::context::{Context, actor};
@@ -18,24 +17,18 @@ use crate::cli::output::{print, remark, visible};
 use crate::domain::name::{DeviceKind, DeviceName};
 use crate::fleet::imports::{
     self, Acl, Algorithm, Chunk, Counts, Csv, Dynsec, EmqxCsv, EmqxJson, Foreign, Item,
-    PasswordFile, SaltEncoding, Tally,
+    PasswordFile, SaltEncoding,
 };
 use crate::fleet::{FleetError, act};
 use crate::read_file::read_at_most;
-use crate::remote::imports::{Imported, MAX_TRIED_BYTES};
-use crate::remote::{Remote, RemoteError, Wrong, WrongLine};
+use crate::remote::imports::MAX_TRIED_BYTES;
+use crate::remote::{Remote, RemoteError};
 use crate::secret::Secret;
 
 mod destination;
+mod progress;
 mod secrets_out;
 mod source;
-
-/// Most wrong lines that are told one by one.
-const MOST_TOLD: usize = 100;
-/// The same of what lines are not imported with: who moves in has to look at each.
-const MOST_LEFT_OUT: usize = 100_000;
-/// How often it is shown how far an import has come.
-const SHOWN_EVERY: Duration = Duration::from_millis(200);
 
 /// What to do where a name is taken already.
 #[derive(Clone, Copy, ValueEnum)]
@@ -115,23 +108,6 @@ pub(super) struct Arguments {
     /// Where generated secrets go: a new file that only you may read, or - for standard output.
     #[arg(long, value_name = "FILE")]
     secrets_out: Option<PathBuf>,
-}
-
-/// How far an import has come.
-struct Progress {
-    counts: Counts,
-    /// The last line of the last chunk that is done.
-    done: u64,
-    /// The first wrong lines, and how many there are.
-    wrong: Vec<(u64, String)>,
-    wrong_count: usize,
-    left_out: Vec<String>,
-    left_out_more: usize,
-    tally: Tally,
-    unit: &'static str,
-    begun: Instant,
-    first: u64,
-    shown: Option<Instant>,
 }
 
 /// Why a transaction is undone.
@@ -365,11 +341,12 @@ impl Arguments {
                 Ok(()) => {
                     progress.counts.skipped += skipped;
                     progress.done = lines.last;
+                    progress.secrets += secrets.len();
                     for (number, entry) in &lines.entries {
-                        progress.leave_out_of(*number, &entry.left_out);
+                        progress.note(*number, entry);
                     }
                     if let Some(out) = &mut out {
-                        out.keep(&secrets)?;
+                        out.keep()?;
                     }
                 }
                 Err(RolledBack::OnPurpose) => {
@@ -382,7 +359,7 @@ impl Arguments {
                     match &mut out {
                         Some(out) if is_undone(&error) => out.take_back()?,
                         // It may be committed though nobody was told so: nobody else has its secrets.
-                        Some(out) => out.keep(&secrets)?,
+                        Some(out) => out.keep()?,
                         None => {}
                     }
                     return Err(error);
@@ -461,7 +438,7 @@ impl Arguments {
     ) -> Result<(), CliError> {
         self.tell(context, progress)?;
         let Progress { counts, done, wrong_count, unit, .. } = progress;
-        let Counts { added, updated, skipped } = counts;
+        let Counts { added, updated, skipped, .. } = counts;
         let counted = format!("{added} added, {updated} updated, {skipped} left as they were");
         if let Err(error) = outcome {
             if !self.dry_run && !context.output.json {
@@ -501,7 +478,18 @@ impl Arguments {
     /// Tells what is wrong and what is left out.
     fn tell(&self, context: &Context, progress: &Progress) -> Result<(), CliError> {
         let Progress {
-            counts, done, wrong, wrong_count, left_out, left_out_more, tally, unit, ..
+            counts,
+            done,
+            wrong,
+            wrong_count,
+            left_out,
+            left_out_more,
+            advice,
+            advice_count,
+            secrets,
+            tally,
+            unit,
+            ..
         } = progress;
         let told = wrong.iter();
         let times = if self.dry_run { tally.told() } else { Vec::new() };
@@ -510,14 +498,32 @@ impl Arguments {
                 told.map(|(line, why)| json!({"line": line, "message": why})).collect();
             let result = json!({
                 "dry_run": self.dry_run, "added": counts.added, "updated": counts.updated,
-                "skipped": counts.skipped, "last_line": done, "wrong": wrong, "wrong_lines": wrong_count,
-                "left_out": left_out, "left_out_more": left_out_more, "times": times,
+                "skipped": counts.skipped, "kept_passwords": counts.kept_passwords, "last_line": done, "wrong": wrong, "wrong_lines": wrong_count,
+                "left_out": left_out, "left_out_more": left_out_more, "advice": advice, "advice_count": advice_count, "times": times,
             });
             context.output.result(&result, String::new)?;
         } else {
             left_out.iter().for_each(|what| remark(&format!("not imported: {}", visible(what))));
             if *left_out_more > 0 {
                 remark(&format!("not imported: {left_out_more} more"));
+            }
+            advice.iter().for_each(|what| remark(&visible(what)));
+            if *advice_count > advice.len() {
+                remark(&format!("and the like for {} more", advice_count - advice.len()));
+            }
+            if *secrets > 0 && matches!(self.on_conflict, OnConflict::Update) {
+                remark(&format!(
+                    "{secrets} secrets were made, also for devices that were there: what those had is valid still; see `fleetgate \
+                     credential list DEVICE`"
+                ));
+            }
+            if counts.kept_passwords > 0 {
+                let are = if self.dry_run { "would not be" } else { "are not" };
+                remark(&format!(
+                    "passwords of the file that {are} stored, because their devices have or had one: {}; `fleetgate credential add \
+                     DEVICE --password-stdin` gives a device another",
+                    counts.kept_passwords
+                ));
             }
             times.iter().for_each(|line| remark(line));
             told.for_each(|(line, why)| remark(&format!("{unit} {line}: {}", visible(why))));
@@ -554,7 +560,7 @@ fn tell_and_pretend(
             print(&format!("{} {number}: {}", progress.unit, visible(&entry.summary())))?;
         }
         progress.tally.add(entry);
-        progress.leave_out_of(*number, &entry.left_out);
+        progress.note(*number, entry);
         entry.pretend(hash);
     }
     Ok(())
@@ -583,81 +589,4 @@ async fn write(
     let is_done = wrong.is_empty();
     progress.add_wrong(wrong.len(), wrong);
     Ok(is_done)
-}
-
-impl Progress {
-    fn new(done: u64, unit: &'static str) -> Self {
-        Self {
-            counts: Counts::default(),
-            done,
-            wrong: Vec::new(),
-            wrong_count: 0,
-            left_out: Vec::new(),
-            left_out_more: 0,
-            tally: Tally::default(),
-            unit,
-            begun: Instant::now(),
-            first: done,
-            shown: None,
-        }
-    }
-
-    /// Adds what the API did. `false`: it refused something.
-    fn add(&mut self, imported: Imported) -> bool {
-        let Imported { counts, wrong, wrong_lines } = imported;
-        let is_done = wrong.is_empty();
-        self.counts.add(counts);
-        let in_words = |WrongLine { line, wrong }| match wrong {
-            Wrong::Refused(error) => (line, CliError::from(error).to_string()),
-            Wrong::Other(told) => (line, told),
-        };
-        let wrong: Vec<_> = wrong.into_iter().map(in_words).collect();
-        self.add_wrong(wrong_lines.max(wrong.len()), wrong);
-        is_done
-    }
-
-    /// Adds so many wrong lines; the first are told.
-    fn add_wrong(&mut self, count: usize, mut wrong: Vec<(u64, String)>) {
-        wrong.sort_by_key(|(line, _)| *line);
-        self.wrong_count += count;
-        self.wrong.extend(wrong.into_iter().take(MOST_TOLD - self.wrong.len()));
-    }
-
-    fn leave_out(&mut self, what: String) {
-        if self.left_out.len() < MOST_LEFT_OUT {
-            self.left_out.push(what);
-        } else {
-            self.left_out_more += 1;
-        }
-    }
-
-    fn leave_out_of(&mut self, number: u64, what: &[String]) {
-        for what in what {
-            self.leave_out(format!("{} {number}: {what}", self.unit));
-        }
-    }
-
-    /// Shows how far it has come, where somebody watches.
-    fn show(&mut self, line: u64, share: Option<f64>) {
-        let is_due = self.shown.is_none_or(|shown| shown.elapsed() >= SHOWN_EVERY);
-        if !is_due || !io::stderr().is_terminal() {
-            return;
-        }
-        self.shown = Some(Instant::now());
-        let seconds = self.begun.elapsed().as_secs().max(1);
-        let rate = (line - self.first) / seconds;
-        let bar = share.map_or_else(String::new, |share| {
-            let tenths =
-                (1..=20_u8).map(|step| if f64::from(step) <= share * 20.0 { '#' } else { '.' });
-            format!("[{}] {:.0} % ", tenths.collect::<String>(), share * 100.0)
-        });
-        eprint!("\r{bar}{line} {}s, {rate} a second  ", self.unit);
-    }
-
-    /// Ends the line that is shown.
-    fn end_line(&self) {
-        if self.shown.is_some() {
-            remark("");
-        }
-    }
 }

@@ -35,20 +35,23 @@ impl Output {
         secret: &Secret,
         text: impl FnOnce() -> String,
     ) -> Result<(), CliError> {
-        if self.json {
-            self.print_json(value)?;
+        let shown = if self.json {
+            print_secret(&json(value)?)
         } else {
             remark(&text());
-            print(secret.expose())?;
-        }
+            print_secret(secret.expose())
+        };
+        shown.map_err(|error| {
+            CliError::Failed(format!(
+                "{error}; the secret was made, and nobody has it: make another"
+            ))
+        })?;
         remark("This secret is shown once and stored nowhere: keep it now.");
         Ok(())
     }
 
     fn print_json(self, value: &impl Serialize) -> Result<(), CliError> {
-        let text = serde_json::to_string_pretty(value)
-            .map_err(|error| CliError::Failed(format!("the result is not valid JSON: {error}")))?;
-        print(&text)
+        print(&json(value)?)
     }
 
     /// Prints a remark for people; programs don't need it.
@@ -72,15 +75,31 @@ impl Output {
     }
 }
 
+fn json(value: &impl Serialize) -> Result<String, CliError> {
+    serde_json::to_string_pretty(value)
+        .map_err(|error| CliError::Failed(format!("the result is not valid JSON: {error}")))
+}
+
 /// Prints to standard output. A reader that has seen enough (`| head`) is no failure.
 pub(super) fn print(text: &str) -> Result<(), CliError> {
-    let mut stdout = io::stdout().lock();
-    match writeln!(stdout, "{}", text.trim_end()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(CliError::Failed(format!("standard output cannot be written: {error}")))
-        }
+    match write_out(text) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(unwritable(&error)),
         _ => Ok(()),
     }
+}
+
+/// Prints what is stored nowhere. A reader that is gone has not got it.
+pub(super) fn print_secret(text: &str) -> Result<(), CliError> {
+    write_out(text).map_err(|error| unwritable(&error))
+}
+
+fn write_out(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{}", text.trim_end()).and_then(|()| stdout.flush())
+}
+
+fn unwritable(error: &io::Error) -> CliError {
+    CliError::Failed(format!("standard output cannot be written: {error}"))
 }
 
 /// Prints to standard error. When even that fails there is nobody left to tell.

@@ -39,6 +39,7 @@ pub async fn import(
         added: usize,
         updated: usize,
         skipped: usize,
+        kept_passwords: usize,
         wrong: Vec<Line>,
         wrong_lines: usize,
     }
@@ -64,11 +65,13 @@ pub async fn import(
     let call = api.post(&["imports"]).with("on_conflict", Some(word)).with("columns", columns);
     let call = call.with("dry_run", Some(dry_run)).lines(lines).within(TIMEOUT);
     match call.read().await {
-        Ok(Answer { added, updated, skipped, wrong, wrong_lines }) => Ok(Imported {
-            counts: Counts { added, updated, skipped },
-            wrong: wrong.into_iter().map(wrong_line).collect(),
-            wrong_lines,
-        }),
+        Ok(Answer { added, updated, skipped, kept_passwords, wrong, wrong_lines }) => {
+            Ok(Imported {
+                counts: Counts { added, updated, skipped, kept_passwords },
+                wrong: wrong.into_iter().map(wrong_line).collect(),
+                wrong_lines,
+            })
+        }
         Err(RemoteError::Refused { lines: wrong, wrong_lines, .. }) if !wrong.is_empty() => {
             Ok(Imported { wrong_lines: wrong_lines.max(wrong.len()), wrong, ..Imported::default() })
         }

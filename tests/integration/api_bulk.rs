@@ -57,7 +57,7 @@ async fn what_is_exported_is_imported_to_the_same_rows() {
     let made = from.import("", &everything()).await;
     assert_eq!(made.status, 200, "{}", made.body);
     let result = json!({
-        "dry_run": false, "added": 4, "updated": 0, "skipped": 0, "last_line": 4, "wrong_lines": 0, "wrong": [],
+        "dry_run": false, "added": 4, "updated": 0, "skipped": 0, "kept_passwords": 0, "last_line": 4, "wrong_lines": 0, "wrong": [],
     });
     assert_eq!(made.json(), result);
     let actor: String =
@@ -156,7 +156,10 @@ async fn wrong_lines_are_named_and_nothing_of_their_chunk_stays() {
     let told = refused.json();
     assert_eq!(lines_of(&told), [501, 504, 505, 506]);
     assert_eq!(told["last_line"], 500);
-    assert_eq!(told["imported"], json!({"added": 500, "updated": 0, "skipped": 0}));
+    assert_eq!(
+        told["imported"],
+        json!({"added": 500, "updated": 0, "skipped": 0, "kept_passwords": 0})
+    );
     assert_eq!(told["errors"][0]["pointer"], "/device/name");
     assert!(told["errors"][1]["detail"].as_str().unwrap().contains("d7"), "{told}");
     assert!(told["detail"].as_str().unwrap().contains("from_line=501"), "{told}");

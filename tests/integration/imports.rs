@@ -198,6 +198,24 @@ async fn lines_about_the_same_thing_are_done_one_after_the_other() {
     assert_eq!(kinds(&mut client).await, "aw bx cz");
 }
 
+#[tokio::test]
+async fn nothing_is_asked_of_lines_that_are_passed_over() {
+    let (_database, mut client) = Database::migrated().await;
+    client
+        .batch_execute("INSERT INTO devices (name, kind) VALUES ('lamp', 'light')")
+        .await
+        .unwrap();
+    let device = |name: &str| {
+        let bindings = r#"[{"name": "brightness", "state_topic": "s"}]"#;
+        format!(
+            r#"{{"device": {{"name": "{name}", "kind": "light", "gateway": "gone", "bindings": {bindings}}}}}"#
+        )
+    };
+    let lines = [device("lamp"), device("other")];
+    assert_eq!(take(&mut client, &lines[..1], OnConflict::Skip).await, <[usize; 0]>::default());
+    assert_eq!(take(&mut client, &lines, OnConflict::Skip).await, [1], "it would be new");
+}
+
 /// Not even where it goes between two statements of the import: the import waits for the rename, or the rename for it.
 #[tokio::test]
 async fn a_child_is_never_imported_without_its_gateway() {

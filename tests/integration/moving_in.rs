@@ -142,6 +142,15 @@ async fn a_file_of_another_form_takes_nothing_away() {
         "update",
     ]);
     assert_eq!((status, out.trim()), (0, "0 added, 1 updated, 0 left as they were."), "{err}");
+    let kept = "not stored, because their devices have or had one: 1;";
+    assert!(!err.contains(kept), "{err}");
+    let other = moving.write("other", "a:other\n");
+    let again = ["--format", "mosquitto", &other, "--on-conflict", "update"];
+    let (status, out, err) = moving.import(&again);
+    assert_eq!((status, out.trim()), (0, "0 added, 1 updated, 0 left as they were."), "{err}");
+    assert!(err.contains(kept), "{err}");
+    let weak = "\nline 1: the password has 5 characters, fewer than 8";
+    assert!(format!("\n{err}").contains(weak), "{err}");
     assert_eq!(
         text(&client, DEVICES).await,
         "a new lab 2 c false {\"x\": \"1\", \"y\": \"2\"} main:a/new:a/set publish old/#, subscribe new/# password\n\
@@ -265,6 +274,16 @@ async fn secrets_are_written_for_devices_that_are_made_and_for_no_others() {
     let (status, out, err) = import(&right, &["--from-line", "502"]);
     assert_eq!((status, out.trim()), (0, "100 added, 0 updated, 0 left as they were."), "{err}");
     assert_eq!(lines(), 1 + 599);
+    // A line that was cut off in the middle is of a device that is not imported.
+    let whole = std::fs::read_to_string(&secrets).unwrap();
+    std::fs::write(&secrets, format!("{whole}d600,half-a-sec")).unwrap();
+    let update = ["--format", "csv", &right, "--on-conflict", "update", "--from-line", "601"];
+    let (status, _, err) = moving.import(&[&update[..], &["--secrets-out", &secrets]].concat());
+    assert_eq!(status, 0, "{err}");
+    assert!(err.contains("1 secrets were made, also for devices that were there"), "{err}");
+    let told = std::fs::read_to_string(&secrets).unwrap();
+    assert!(told.starts_with(&whole) && told[whole.len()..].starts_with("d599,"), "{told}");
+    assert_eq!(lines(), 1 + 600);
     // What others may read is no place for secrets, nor is what somebody else points at.
     let other = moving.write("other.csv", "");
     std::fs::set_permissions(&other, std::fs::Permissions::from_mode(0o644)).unwrap();
@@ -274,9 +293,24 @@ async fn secrets_are_written_for_devices_that_are_made_and_for_no_others() {
         let arguments = ["--format", "csv", &right, "--from-line", "602", "--secrets-out", place];
         assert_eq!(moving.import(&arguments).0, 1, "{place}");
     }
-    let arguments = ["--format", "csv", &right, "--on-conflict", "update", "--from-line", "601"];
-    let (status, out, _) = moving.import(&[&arguments[..], &["--secrets-out", "-"]].concat());
+    let (status, out, _) = moving.import(&[&update[..], &["--secrets-out", "-"]].concat());
     assert!(status == 0 && out.starts_with("d599,"), "{out}");
+}
+
+#[tokio::test]
+async fn no_device_is_made_whose_secret_nobody_was_told() {
+    let (database, client) = Database::migrated().await;
+    let moving = Move::to(&database.url());
+    let file = moving.write("devices.csv", "name,kind,generate\na,x,yes\n");
+    let mut command = fleetgate(&["import", "--format", "csv", &file, "--secrets-out", "-"]);
+    command.env("FLEETGATE_DATABASE_URL", database.url());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // As `| gpg` with a recipient that it does not know.
+    drop(child.stdout.take());
+    let ended = child.wait_with_output().unwrap();
+    let err = String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.code() == Some(1) && err.contains("standard output"), "{err}");
+    assert_eq!(text(&client, "SELECT count(*)::text FROM devices").await, "0");
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Where the secrets go that an import generates.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use rustix::fs::OFlags;
 use zeroize::Zeroizing;
 
 use crate::cli::error::CliError;
-use crate::cli::output::print;
+use crate::cli::output::print_secret;
 use crate::domain::name::DeviceName;
 use crate::secret::Secret;
 
@@ -28,7 +28,11 @@ impl SecretsOut {
         let failed =
             |why: String| CliError::Failed(format!("--secrets-out {}: {why}", path.display()));
         let mut options = OpenOptions::new();
-        options.write(true).mode(0o600).custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+        options
+            .read(true)
+            .write(true)
+            .mode(0o600)
+            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
         let opened = match options.clone().create_new(true).open(path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && goes_on => {
                 options.open(path)
@@ -47,33 +51,36 @@ impl SecretsOut {
                 "is not a file that only its owner may read; chmod 600 it".to_owned(),
             ));
         }
-        let kept = file.seek(SeekFrom::End(0)).map_err(|error| failed(error.to_string()))?;
+        let kept = end_of_last_line(&mut file).map_err(|error| failed(error.to_string()))?;
         let mut out = Self::File { path: path.to_owned(), file, kept };
+        // What was cut off in the middle of a line is of devices that are not imported.
+        out.take_back()?;
         if kept == 0 {
-            out.write("name,secret\n")?;
-            out.keep(&[])?;
+            out.begin()?;
         }
         Ok(out)
     }
 
     /// Writes secrets before their devices are committed: one that nobody has would have to be made anew.
     pub(super) fn note(&mut self, secrets: &[(DeviceName, Secret)]) -> Result<(), CliError> {
-        match self {
-            Self::File { .. } if !secrets.is_empty() => self.write(&lines(secrets)),
-            _ => Ok(()),
+        if secrets.is_empty() {
+            return Ok(());
         }
+        let text = lines(secrets);
+        let Self::File { path, file, .. } = self else { return print_secret(&text) };
+        let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_data());
+        let written = written.map_err(|error| unwritable(path, &error));
+        if written.is_err() {
+            self.take_back()?;
+        }
+        written
     }
 
     /// Their devices are committed.
-    pub(super) fn keep(&mut self, secrets: &[(DeviceName, Secret)]) -> Result<(), CliError> {
-        match self {
-            Self::File { path, file, kept } => {
-                *kept = file.stream_position().map_err(|error| unwritable(path, &error))?;
-                Ok(())
-            }
-            Self::Stdout if secrets.is_empty() => Ok(()),
-            Self::Stdout => print(&lines(secrets)),
-        }
+    pub(super) fn keep(&mut self) -> Result<(), CliError> {
+        let Self::File { path, file, kept } = self else { return Ok(()) };
+        *kept = file.stream_position().map_err(|error| unwritable(path, &error))?;
+        Ok(())
     }
 
     /// Their devices are not.
@@ -83,11 +90,23 @@ impl SecretsOut {
         undone.map(drop).map_err(|error| unwritable(path, &error))
     }
 
-    fn write(&mut self, text: &str) -> Result<(), CliError> {
+    fn begin(&mut self) -> Result<(), CliError> {
         let Self::File { path, file, .. } = self else { return Ok(()) };
-        let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_data());
-        written.map_err(|error| unwritable(path, &error))
+        file.write_all(b"name,secret\n").map_err(|error| unwritable(path, &error))?;
+        self.keep()
     }
+}
+
+/// A line has a name of 128 bytes at most, quotes doubled, and a secret.
+const LONGEST_LINE: u64 = 1024;
+
+fn end_of_last_line(file: &mut File) -> io::Result<u64> {
+    let begin = file.metadata()?.len().saturating_sub(LONGEST_LINE);
+    file.seek(SeekFrom::Start(begin))?;
+    let mut end = Zeroizing::new(Vec::new());
+    file.read_to_end(&mut end)?;
+    let whole = end.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    Ok(begin + u64::try_from(whole).unwrap_or(0))
 }
 
 fn unwritable(path: &Path, error: &io::Error) -> CliError {

@@ -309,12 +309,12 @@ impl Csv {
         device.meta = Value::Object(meta).to_string().parse::<Meta>().map_err(|error| {
             LineError { column: 1, pointer: "meta".to_owned(), message: error.to_string() }
         })?;
-        let mut left_out = Vec::new();
+        let mut advice = None;
         let login = match (secret, generate) {
             (None, false) => Login::AsItIs,
             (None, true) => Login::Generate,
             (Some((secret, told)), false) => {
-                left_out.extend(told);
+                advice = told;
                 Login::Password(secret)
             }
             (Some(_), true) => {
@@ -326,7 +326,9 @@ impl Csv {
                 });
             }
         };
-        Ok(Entry::new(Item::Device(Box::new(device)), login, left_out))
+        let mut entry = Entry::new(Item::Device(Box::new(device)), login, Vec::new());
+        entry.advice = advice;
+        Ok(entry)
     }
 }
 

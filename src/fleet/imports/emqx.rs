@@ -347,6 +347,41 @@ struct RulesForm {
 #[derive(Deserialize)]
 struct PageForm {
     data: Vec<RulesForm>,
+    meta: Option<PlaceForm>,
+}
+
+/// Which page of a list it is.
+#[derive(Clone, Copy, Deserialize)]
+struct PlaceForm {
+    page: Option<u64>,
+    hasnext: Option<bool>,
+}
+
+impl PageForm {
+    /// Which list it is of, as far as that can be seen, and which page of that.
+    fn place(&self) -> Option<(bool, u64, bool)> {
+        let PlaceForm { page, hasnext } = self.meta?;
+        let of_users = self.data.first()?.username.is_some();
+        Some((of_users, page.unwrap_or(1), hasnext.unwrap_or(false)))
+    }
+}
+
+/// Refuses a list of which pages are missing: a rule that is not there may deny.
+fn require_all_pages(pages: &[(bool, u64, bool)]) -> Result<(), String> {
+    let is_here =
+        |of_users, number| pages.iter().any(|(of, page, _)| (*of, *page) == (of_users, number));
+    for (of_users, page, has_next) in pages {
+        let missing = match (*has_next, *page) {
+            (true, page) if !is_here(*of_users, page + 1) => page + 1,
+            (_, 2..) if !is_here(*of_users, page - 1) => page - 1,
+            _ => continue,
+        };
+        let list = if *of_users { "users" } else { "clients" };
+        return Err(format!(
+            "page {missing} of …/rules/{list} is missing: put all its pages into one array, or ask EMQX with limit=10000"
+        ));
+    }
+    Ok(())
 }
 
 impl Acl {
@@ -354,7 +389,7 @@ impl Acl {
     /// `…/rules/all`, an element of one, or an array of any of these.
     ///
     /// # Errors
-    /// A text that is none of these: where, and why.
+    /// A text that is none of these: where, and why. An answer of several pages of which one is missing.
     pub fn of_emqx(text: &str) -> Result<Self, String> {
         if text.trim_start().starts_with(['{', '%']) && serde_json::from_str::<Value>(text).is_err()
         {
@@ -371,6 +406,7 @@ impl Acl {
             Value::Array(pieces) => pieces,
             piece => vec![piece],
         };
+        let mut places = Vec::new();
         for (number, piece) in (1..).zip(pieces) {
             let read = |piece| {
                 serde_json::from_value::<RulesForm>(piece)
@@ -380,11 +416,13 @@ impl Acl {
                 Value::Object(page) if page.contains_key("data") => {
                     let page = serde_json::from_value::<PageForm>(Value::Object(page));
                     let page = page.map_err(|error| format!("element {number}: {error}"))?;
+                    places.extend(page.place());
                     page.data.iter().for_each(|form| acl.take(form));
                 }
                 piece => acl.take(&read(piece)?),
             }
         }
+        require_all_pages(&places)?;
         Ok(acl)
     }
 
@@ -587,6 +625,19 @@ mod tests {
         assert_eq!(of("ann", Some("other")), 2);
         let told = acl.left_out(true).join("\n");
         assert!(told.contains("rule 2 of user \"ann\"") && told.contains("all clients"), "{told}");
+        let page = |number: u64, has_next: bool| {
+            format!(
+                r#"{{"data": [{{"username": "u{number}", "rules": []}}], "meta": {{"page": {number}, "hasnext": {has_next}}}}}"#
+            )
+        };
+        let pages = |all: &[String]| Acl::of_emqx(&format!("[{}]", all.join(","))).map(drop);
+        assert_eq!(pages(&[page(1, true), page(2, false)]), Ok(()));
+        for incomplete in
+            [&[page(1, true)][..], &[page(2, false)], &[page(1, true), page(3, false)]]
+        {
+            let why = pages(incomplete).unwrap_err();
+            assert!(why.contains("rules/users is missing"), "{why}");
+        }
         for text in ["", "[1]", "{\"rules\":1}", "{allow, all}.\n", "{\"data\":[{}]}"] {
             assert!(Acl::of_emqx(text).is_err(), "{text}");
         }

@@ -20,6 +20,8 @@ pub struct Entry {
     pub login: Login,
     /// What it says and cannot be expressed here.
     pub left_out: Vec<String>,
+    /// What is imported, and should be better.
+    pub advice: Option<String>,
     /// The line itself, where it is of the own form.
     own: Option<Zeroizing<String>>,
 }
@@ -45,7 +47,7 @@ impl Entry {
     }
 
     pub(super) fn new(item: Item, login: Login, left_out: Vec<String>) -> Self {
-        Self { item, login, left_out, own: None }
+        Self { item, login, left_out, advice: None, own: None }
     }
 
     /// The line of the own form that says the same.
@@ -146,7 +148,7 @@ pub(super) fn wrong_at(column: usize, message: impl Into<String>) -> LineError {
     LineError { column, pointer: String::new(), message: message.into() }
 }
 
-/// What is wrong with a password that is to be hashed; `Ok` with what is to be told of it.
+/// What is wrong with a password that is to be hashed; `Ok` with advice.
 pub(super) fn check_password(password: &Secret) -> Result<Option<String>, String> {
     Err(match broken_rule(password.expose(), false) {
         None => return Ok(None),
@@ -193,13 +195,14 @@ impl Foreign {
                 grants
             }
         };
+        let mut advice = None;
         let mut device = Device::new(name, self.kind.clone());
         device.client_id = client_id.map(Parsed);
         device.enabled = Some(user.enabled);
         device.grants = grants;
         let login = match user.credential {
             Proof::Password(password) => {
-                left_out.extend(check_password(&password).map_err(|why| wrong_at(1, why))?);
+                advice = check_password(&password).map_err(|why| wrong_at(1, why))?;
                 Login::Password(password)
             }
             Proof::Hash(hash) => {
@@ -208,7 +211,7 @@ impl Foreign {
             }
             Proof::None => Login::AsItIs,
         };
-        Ok(Entry::new(Item::Device(Box::new(device)), login, left_out))
+        Ok(Entry { advice, ..Entry::new(Item::Device(Box::new(device)), login, left_out) })
     }
 }
 
