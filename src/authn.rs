@@ -26,7 +26,7 @@
 //! - A device whose passwords have other costs than Fleetgate's own (imported ones aside), or more than two at once,
 //!   takes a time that no decoy has.
 //! - A revocation takes effect when its NOTIFY has been processed; a login that passes the last look at
-//!   the registry before that is allowed.
+//!   the registry before that is allowed. It is noted, and [ended](crate::kickouts).
 
 mod certificate;
 mod decoy;
@@ -40,7 +40,7 @@ mod refusal;
 pub mod token;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use thiserror::Error;
@@ -217,8 +217,12 @@ impl Authenticator {
             let stamp = devices.stamp(name);
             Ok::<_, LoginError>((stamp, devices.find(name).await?))
         };
-        let unchanged_since = |stamp| devices.unchanged_since(stamp);
-        let decision = self.decide_until_unchanged(look_up, unchanged_since, login).await?;
+        // Noted first: of what is taken away from then on is heard here, or it finds the login noted.
+        let may_be_given = |device: &DeviceRecord, stamp| {
+            devices.recent_logins().note(login.client_id, &device.name, Instant::now());
+            devices.unchanged_since(stamp)
+        };
+        let decision = self.decide_until_unchanged(look_up, may_be_given, login).await?;
         if matches!(decision, Decision::Allow(_)) {
             self.limits.logged_in(login.address, name, self.clock.now());
         }
@@ -229,14 +233,15 @@ impl Authenticator {
     async fn decide_until_unchanged<S>(
         &self,
         look_up: impl AsyncFn() -> Result<(S, Option<Arc<DeviceRecord>>), LoginError>,
-        unchanged_since: impl Fn(S) -> bool,
+        may_be_given: impl Fn(&DeviceRecord, S) -> bool,
         login: &Login<'_>,
     ) -> Result<Decision, LoginError> {
         for _ in 0..MAX_ATTEMPTS {
             let (stamp, record) = look_up().await?;
             let decision = self.decide(record, login).await?;
-            if matches!(decision, Decision::Deny(_)) || unchanged_since(stamp) {
-                return Ok(decision);
+            match &decision {
+                Decision::Allow(allowed) if !may_be_given(&allowed.device, stamp) => {}
+                Decision::Allow(_) | Decision::Deny(_) => return Ok(decision),
             }
         }
         Err(LoginError::Unsettled)

@@ -8,10 +8,13 @@
 //!    session has ended or was not there, or when the session is known to have ended by itself: it ended, or
 //!    another began, after nobody could be let in by the old right any more. Where EMQX is not asked, also when
 //!    no session is known to be open then. A client id that EMQX refuses is tried again with waits up to
-//!    [`RETRY_LONGEST`].
+//!    [`RETRY_LONGEST`]; where that may have been something in front of EMQX, up to [`POLL`].
 //! 3. A session that came back through a replica that had not heard of the change ends as well: the
 //!    kick-out is carried out once more when that replica can decide by old records no longer. Where all
 //!    replicas heard of the change, which they tell ([`crate::registry::replicas`]), it is not.
+//! 4. A session that was let in before the change, by an answer that was on its way to EMQX when the kick-out was carried out, ends as well:
+//!    so long after the change as an answer may be on its way the kick-out is carried out once more, if a replica let the client
+//!    in shortly before the change and not since. So do clients of a service that were let in and that nobody had told of yet.
 //!
 //! # Design
 //! First this replica's cache forgets the device, then EMQX is called. Few client ids go one by one, many in
@@ -28,11 +31,14 @@
 //!   that is late by less than the second between two of them.
 //! - *The client logs in with the new rights between the change and the call.* It is kicked out once:
 //!   EMQX can end only whatever session the client id has now. It then logs in again.
+//! - *A replica that let a client in just before the change dies within [`ON_ITS_WAY`], or is too busy to look until [`KEPT`] is over.* If
+//!   the answer was on its way as well, that session stays.
 //! - *A new change while EMQX is called.* The session is ended again, as all work is done again: the login in
 //!   between may have had the rights of before.
 //! - *The replica dies between EMQX's answer and the deletion of the row.* The session is ended a second
 //!   time, after the lease.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,20 +47,24 @@ use tokio::time::Instant;
 use tokio_postgres::Client;
 
 use crate::backoff::exponential;
+use crate::domain::name::DeviceName;
 use crate::emqx::{EmqxApi, EmqxError, KickOut};
 use crate::logging::log_throttled;
 use crate::metrics::KickOutMetrics;
 use crate::registry::cache::DeviceCache;
 use crate::registry::error::RegistryError;
 use crate::registry::hearing::Hearing;
-use crate::registry::kickouts::{self as registry, Ends, KIND};
+use crate::registry::kickouts::{self as registry, CarriedOut, Ends, KIND};
+use crate::registry::recent_logins::{Before, LetIn};
 use crate::registry::work::Work;
 use crate::work::{Carried, Kind, Outcome, POLL};
 
 /// Head start of the other replicas' caches.
 pub const SETTLE: Duration = Duration::from_millis(20);
-/// Added to the bound of a replica that lagged before a kick-out is repeated: an answer on its way.
-pub const ANSWER: Duration = Duration::from_secs(1);
+/// How long an answer to a login may be on its way until its session is open: EMQX waits 5 s for it (`emqx-config/fleetgate.conf`).
+pub const ON_ITS_WAY: Duration = Duration::from_secs(6);
+/// How long a kick-out that was carried out is kept at least, so that each replica has looked whom it let in.
+pub const KEPT: Duration = Duration::from_secs(10);
 /// Longest wait before a client id that EMQX refuses is tried again.
 pub const RETRY_LONGEST: Duration = Duration::from_secs(300);
 
@@ -114,6 +124,40 @@ impl KickOuts {
         Self { api, cache, hearing, ends, metrics, confirm_at: now, tidy_at: now }
     }
 
+    /// Kicks out again whom this replica let in shortly before a change, and not since. Tells how many.
+    async fn repeat_for_answers_on_their_way(&self, client: &Client) -> Result<u64, RegistryError> {
+        let carried_out = registry::carried_out(client, ON_ITS_WAY).await?;
+        if carried_out.is_empty() {
+            return Ok(0);
+        }
+        let now = std::time::Instant::now();
+        // Those who come back after the kick-out cannot have done so before it was carried out.
+        let moment = |age: Duration| now.checked_sub(age).map(|seen| seen + SETTLE);
+        let (mut devices, mut those) = (BTreeMap::new(), BTreeMap::new());
+        for CarriedOut { client_id, device, age } in &carried_out {
+            let device = device.as_deref().and_then(|name| name.parse::<DeviceName>().ok());
+            let (Some(device), Some(moment)) = (device, moment(*age)) else { continue };
+            those.insert(device.clone(), client_id.as_str());
+            let newest = devices.entry(device).or_insert(Before { moment, at_most: ON_ITS_WAY });
+            newest.moment = newest.moment.max(moment);
+        }
+        let let_in = self.cache.recent_logins().before(&devices, now);
+        let (again, like): (Vec<&str>, Vec<&str>) = match &let_in {
+            // Nothing is forgotten then: each is kicked out at one or two looks.
+            LetIn::Anybody => {
+                let due = carried_out.iter().filter(|it| it.age < ON_ITS_WAY + 2 * CONFIRM);
+                due.map(|it| (it.client_id.as_str(), it.client_id.as_str())).unzip()
+            }
+            LetIn::These(these) => {
+                let like = |device| those.get(device).copied();
+                these.iter().filter_map(|(id, device)| Some((id.as_str(), like(device)?))).unzip()
+            }
+        };
+        let repeated = registry::repeat(client, &again, &like).await?;
+        self.cache.recent_logins().forget(&again);
+        Ok(repeated)
+    }
+
     fn outcome(&self, work: &Work, answer: Answer) -> Outcome {
         let error = match answer {
             Ok(outcome) => {
@@ -131,7 +175,8 @@ impl KickOuts {
             return Outcome::Away(error.to_string());
         }
         log_throttled!(warn, "EMQX refused a kick-out", client_id = work.key, %error);
-        let after = exponential(RETRY_FIRST, RETRY_LONGEST, work.attempts.saturating_sub(1));
+        let longest = if error.may_be_anothers() { POLL } else { RETRY_LONGEST };
+        let after = exponential(RETRY_FIRST, longest, work.attempts.saturating_sub(1));
         Outcome::Again { after, why: error.to_string() }
     }
 }
@@ -190,7 +235,9 @@ impl Kind for KickOuts {
             return Ok(POLL);
         }
         self.confirm_at = Instant::now() + TIDY;
-        let confirmations = registry::confirm(client, ANSWER).await?;
+        let again = self.repeat_for_answers_on_their_way(client).await?;
+        self.metrics.count("repeated", again);
+        let confirmations = registry::confirm(client, ON_ITS_WAY, KEPT).await?;
         self.metrics.count("repeated", confirmations.repeated);
         if confirmations.repeated > 0 {
             let sessions = confirmations.repeated;
@@ -221,7 +268,7 @@ async fn kick_out(api: &EmqxApi, batch: &[Work]) -> Vec<Answer> {
         let client_ids: Vec<&str> = chunk.iter().map(|work| work.key.as_str()).collect();
         match api.kick_out_all(&client_ids).await {
             Ok(()) => answers.extend(vec![Ok("in_bulk"); chunk.len()]),
-            Err(error) if error.is_emqx_unfit() => {
+            Err(error) if error.is_emqx_unfit() || error.may_be_anothers() => {
                 answers.extend(vec![Err(NotDone::Emqx(error)); chunk.len()]);
             }
             // One client id that EMQX does not like must not hold up the others.
@@ -274,5 +321,9 @@ fn why_unfit(answer: &Answer) -> Option<&EmqxError> {
 
 /// Whether EMQX answered, whatever it said.
 fn is_answer(answer: &Answer) -> bool {
-    !matches!(answer, Err(NotDone::NoTime)) && why_unfit(answer).is_none()
+    match answer {
+        Ok(_) => true,
+        Err(NotDone::Emqx(error)) => !error.is_emqx_unfit() && !error.may_be_anothers(),
+        Err(NotDone::NoTime) => false,
+    }
 }

@@ -34,6 +34,7 @@ pub mod migrate;
 pub mod pool;
 pub mod presence;
 pub mod probe;
+pub mod recent_logins;
 pub mod replicas;
 pub mod reports;
 pub mod requests;

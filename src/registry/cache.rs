@@ -31,6 +31,7 @@ use crate::registry::error::RegistryError;
 use crate::registry::freshness::{Freshness, Stamp};
 use crate::registry::lookup_batches::LookupBatches;
 use crate::registry::pool::Postgres;
+use crate::registry::recent_logins::RecentLogins;
 use crate::registry::single_flight::{SingleFlight, Stamped};
 
 /// Rights and credentials of a device that count as one entry of the cache's size.
@@ -71,6 +72,8 @@ pub struct DeviceCache {
     freshness: Arc<Freshness>,
     lookups: LookupBatches,
     metrics: CacheMetrics,
+    /// Who was let in by what is found here.
+    recent_logins: RecentLogins,
 }
 
 impl DeviceCache {
@@ -91,7 +94,13 @@ impl DeviceCache {
             freshness,
             lookups: LookupBatches::start(postgres),
             metrics,
+            recent_logins: RecentLogins::default(),
         }
+    }
+
+    /// Who was let in by what was found here.
+    pub fn recent_logins(&self) -> &RecentLogins {
+        &self.recent_logins
     }
 
     /// The device of this name, or `None` when the registry has none.

@@ -1,11 +1,11 @@
 //! Kick-outs: what is special about this kind of [work], which triggers queue (`sql/V7`), and the
-//! table `kick_outs_to_confirm` of those that were carried out while other replicas ran.
+//! table `kick_outs_to_confirm` of those that were carried out.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::json;
-use tokio_postgres::GenericClient;
+use tokio_postgres::{GenericClient, Row};
 
 use crate::registry::error::RegistryError;
 use crate::registry::work::{self, Work, keys, on_work};
@@ -20,8 +20,7 @@ pub fn device(kick_out: &Work) -> Option<&str> {
 }
 
 /// Deletes what EMQX has done for the replica `by`, unless there was a newer change meanwhile; returns
-/// the seconds since each change, by PostgreSQL's clock. While other replicas run, it is kept to be
-/// [confirmed](confirm).
+/// the seconds since each change, by PostgreSQL's clock. It is kept to be [confirmed](confirm).
 ///
 /// A row that somebody is writing is passed over: that is a newer change.
 ///
@@ -52,7 +51,7 @@ const FINISH: &str = "
         INSERT INTO kick_outs_to_confirm AS known
             (client_id, device_name, reason, changed_at, seen_at, kicked_by)
         SELECT key, payload ->> 'device', payload ->> 'reason', changed_at, seen_at, $4 FROM finished
-        WHERE NOT repeated AND EXISTS (SELECT FROM replicas WHERE id <> $4)
+        WHERE NOT repeated
         ORDER BY key COLLATE \"C\"
         ON CONFLICT (client_id) DO UPDATE SET
             device_name = EXCLUDED.device_name, reason = EXCLUDED.reason,
@@ -69,17 +68,19 @@ pub struct Confirmations {
     pub waiting: u64,
 }
 
-/// Looks at the kick-outs that were carried out: one whose change every replica has heard of in time is
+/// Looks at the kick-outs that were carried out and were `kept` for so long: one whose change every replica has heard of in time is
 /// done. Where one has not, it is put back to be carried out once more, as soon as that replica can
-/// decide by old records no longer (its bound, and `slack` for an answer on its way). At most 10,000 at once.
+/// decide by old records no longer (its bound, and `on_its_way` for an answer). At most 10,000 at once.
 ///
 /// # Errors
 /// A database that is away.
 pub async fn confirm(
     client: &impl GenericClient,
-    slack: Duration,
+    on_its_way: Duration,
+    kept: Duration,
 ) -> Result<Confirmations, RegistryError> {
-    let row = client.query_one(CONFIRM, &[&slack.as_secs_f64()]).await.map_err(on_work())?;
+    let (on_its_way, kept) = (on_its_way.as_secs_f64(), kept.as_secs_f64());
+    let row = client.query_one(CONFIRM, &[&on_its_way, &kept]).await.map_err(on_work())?;
     let count = |column: &str| row.get::<_, i64>(column).unsigned_abs();
     Ok(Confirmations { repeated: count("repeated"), waiting: count("waiting") })
 }
@@ -91,9 +92,8 @@ const CONFIRM: &str = "
         CROSS JOIN LATERAL (
             SELECT max(r.bound) AS bound FROM replicas AS r
             WHERE r.id <> k.kicked_by AND NOT fleetgate_cannot_be_stale(r, k.changed_at, k.seen_at)) AS stale
-        WHERE stale.bound IS NULL
-           OR clock_timestamp() > k.seen_at + stale.bound + $1 * interval '1 second'
-        ORDER BY k.client_id LIMIT 10000 FOR UPDATE OF k SKIP LOCKED),
+        WHERE clock_timestamp() > k.seen_at + greatest(stale.bound + $1 * interval '1 second', $2 * interval '1 second')
+        ORDER BY k.seen_at, k.client_id LIMIT 10000 FOR UPDATE OF k SKIP LOCKED),
     settled AS (
         DELETE FROM kick_outs_to_confirm AS k USING judged
         WHERE k.client_id = judged.client_id AND k.seen_at = judged.seen_at
@@ -109,6 +109,66 @@ const CONFIRM: &str = "
         ON CONFLICT DO NOTHING RETURNING 1)
     SELECT (SELECT count(*) FROM put_back) AS repeated,
            (SELECT count(*) FROM kick_outs_to_confirm) - (SELECT count(*) FROM settled) AS waiting";
+
+/// A kick-out that was carried out.
+#[derive(Debug, Clone)]
+pub struct CarriedOut {
+    /// The client id.
+    pub client_id: String,
+    /// The device, if the client id was one's.
+    pub device: Option<String>,
+    /// Since its change was seen committed.
+    pub age: Duration,
+}
+
+/// The kick-outs that were carried out and whose changes were seen so long ago. One that is to be carried out again anyway, because a
+/// replica heard late of its change, is not among them. The oldest, at most 10,000: no fewer than [`confirm`] then settles.
+///
+/// # Errors
+/// A database that is away.
+pub async fn carried_out(
+    client: &impl GenericClient,
+    ago: Duration,
+) -> Result<Vec<CarriedOut>, RegistryError> {
+    let rows = client.query(CARRIED_OUT, &[&ago.as_secs_f64()]).await.map_err(on_work())?;
+    let row = |row: &Row| CarriedOut {
+        client_id: row.get(0),
+        device: row.get(1),
+        age: Duration::from_secs_f64(row.get::<_, f64>(2).max(0.0)),
+    };
+    Ok(rows.iter().map(row).collect())
+}
+
+const CARRIED_OUT: &str = "
+    SELECT k.client_id, k.device_name, extract(epoch FROM clock_timestamp() - k.seen_at)::float8
+    FROM kick_outs_to_confirm AS k
+    WHERE clock_timestamp() > k.seen_at + $1 * interval '1 second' AND NOT EXISTS (
+        SELECT FROM replicas AS r
+        WHERE r.id <> k.kicked_by AND NOT fleetgate_cannot_be_stale(r, k.changed_at, k.seen_at))
+    ORDER BY k.seen_at, k.client_id LIMIT 10000";
+
+/// Queues kick-outs of these client ids, each for the same reason as that of the other client id beside it, which was carried out.
+/// Tells how many.
+///
+/// # Errors
+/// A database that is away.
+pub async fn repeat(
+    client: &impl GenericClient,
+    client_ids: &[&str],
+    as_those_of: &[&str],
+) -> Result<u64, RegistryError> {
+    client.execute(REPEAT, &[&client_ids, &as_those_of]).await.map_err(on_work())
+}
+
+const REPEAT: &str = "
+    INSERT INTO work_queue (kind, key, payload, changed_at, seen_at)
+    SELECT 'kick_out', it.client_id,
+           jsonb_build_object('device', k.device_name, 'reason', k.reason, 'was_open', true, 'repeated', true),
+           k.changed_at, k.seen_at
+    FROM unnest($1::text[], $2::text[]) AS it (client_id, like_that)
+    JOIN kick_outs_to_confirm AS k ON k.client_id = it.like_that
+    ORDER BY it.client_id COLLATE \"C\"
+    ON CONFLICT DO NOTHING";
 
 /// Queues kick-outs of clients that EMQX lists as connected; pairs of client id and user name. None of the
 /// texts holds U+0000.

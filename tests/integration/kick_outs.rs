@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use fleetgate::config::Config;
 use fleetgate::work::POLL;
 
-use crate::support::app::{TestApp, config, eventually, start_with};
+use crate::support::app::{TestApp, config, eventually, login_body, start_with};
 use crate::support::fake_emqx::{FakeEmqx, Mood};
 use crate::support::fleet::Fleet;
 use crate::support::postgres::{TestDatabase, connect, fresh_database};
@@ -576,4 +576,38 @@ async fn a_client_that_comes_back_at_once_meets_the_new_rights() {
         emqx.deleted(&name).await;
         assert!(!app.lets_in(&name, &secret).await, "round {round}");
     }
+}
+
+/// Until EMQX has opened the session of an answer, there is nothing that it could end.
+#[tokio::test]
+async fn an_answer_that_was_on_its_way_ends_too() {
+    let (emqx, app, fleet, _database) = start().await;
+    fleet.device_of_kind("service", "service").await;
+    let service = fleet.secret("service").await;
+    let mut secrets = Vec::new();
+    for name in ["gone", "back"] {
+        fleet.device(name).await.grant(name, "publish", "x").await;
+        secrets.push(fleet.secret(name).await);
+        eventually("it logs in", || app.lets_in(name, secrets.last().unwrap())).await;
+    }
+    let login = login_body("service:1", "service", &service, "").to_string();
+    let let_in = || async { app.post("/emqx/authn", &login).await.result() == "allow" };
+    eventually("the service logs in", let_in).await;
+    fleet
+        .batch(
+            "UPDATE device_credentials SET revoked_at = now()
+             WHERE device_id = (SELECT id FROM devices WHERE name = 'service');
+             DELETE FROM topic_grants",
+        )
+        .await;
+    for name in ["gone", "back", "service"] {
+        emqx.deleted(name).await;
+    }
+    assert!(app.lets_in("back", &secrets[1]).await, "with the new rights");
+    let kept = "SELECT count(*) FROM kick_outs_to_confirm";
+    eventually("all is over", || async { fleet.value::<i64>(kept).await == 0 }).await;
+    nothing_waits(&fleet).await;
+    let mut deletes = emqx.deletes();
+    deletes.sort();
+    assert_eq!(deletes, ["back", "gone", "gone", "service", "service%3A1"]);
 }

@@ -204,10 +204,10 @@ async fn a_change_while_the_password_is_hashed_decides() {
         (Some(own()), Ok(None)),
     ] {
         let look = looks(vec![Some(own()), then]);
-        let unchanged_since = |look| look == 1;
+        let may_be_given = |_: &DeviceRecord, look| look == 1;
         let login = login("right");
         let decision =
-            authenticator.decide_until_unchanged(look, unchanged_since, &login).await.unwrap();
+            authenticator.decide_until_unchanged(look, may_be_given, &login).await.unwrap();
         assert_eq!(answer(decision), expected);
     }
 }
@@ -216,6 +216,6 @@ async fn a_change_while_the_password_is_hashed_decides() {
 async fn a_device_that_never_settles_is_a_failure() {
     let authenticator = authenticator();
     let look = async || Ok(((), Some(Arc::new(device(vec![secret("s")])))));
-    let decision = authenticator.decide_until_unchanged(look, |()| false, &login("s")).await;
+    let decision = authenticator.decide_until_unchanged(look, |_, ()| false, &login("s")).await;
     assert!(matches!(decision, Err(LoginError::Unsettled)));
 }
