@@ -6,9 +6,11 @@
 //!    the number of servers at most, and where others move to another server meanwhile, the same once more.
 //! 2. Every attempt begins with the server that last took a connection. So only one of many connections waits
 //!    for a silent first server, and the pool reads from the server that is listened to.
-//! 3. A statement whose caller is gone is cancelled, and its connection is counted until the
+//! 3. Where another PostgreSQL answers behind the same name (after a failover, or begun anew), sessions with the one of before are left, also those
+//!    that wait for an answer: that machine may be gone without a word.
+//! 4. A statement whose caller is gone is cancelled, and its connection is counted until the
 //!    server is done with it: a server that cannot end statements is not given more of them.
-//! 4. A connection starts only with parameters that every pooler accepts; settings are made with
+//! 5. A connection starts only with parameters that every pooler accepts; settings are made with
 //!    SET afterwards. `options` of the URL are passed on, and prevail.
 //!
 //! # Races
@@ -18,9 +20,9 @@
 //!   there, and an attempt that waited for it meanwhile begins again with the other one. Nothing here can
 //!   fence a server; see docs/OPERATIONS.md.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
@@ -59,12 +61,27 @@ const BACKGROUND_STATEMENT: Duration = Duration::from_secs(6);
 /// Connections of one task in the background: one in use, one whose last statement is being ended.
 const BACKGROUND_CONNECTIONS: usize = 2;
 
+/// Least time between two turns because another PostgreSQL took a connection.
+const BETWEEN_CHANGES: Duration = Duration::from_secs(30);
+
+/// Which PostgreSQL took the last connection.
+#[derive(Default)]
+struct Seen {
+    turn: usize,
+    /// When it started, as it says it.
+    started: String,
+    changed: Option<Instant>,
+}
+
 /// How to reach PostgreSQL.
 #[derive(Clone)]
 pub struct Target {
     servers: Arc<[Server]>,
-    /// Which of them last took a connection: for all that were made from one another.
-    last: Arc<AtomicUsize>,
+    /// Grows whenever all move to another of them, or to the same anew: modulo their number it is the one that last took a connection.
+    /// For all that were made from one another.
+    turn: Arc<AtomicUsize>,
+    /// What of PostgreSQL took connections last.
+    seen: Arc<Mutex<Seen>>,
     wanted: WantedServer,
     /// Whether the URL brings settings of its own, which prevail.
     has_options: bool,
@@ -96,7 +113,8 @@ impl Target {
             _ => 0,
         };
         Ok(Self {
-            last: Arc::new(AtomicUsize::new(first % servers.len().max(1))),
+            turn: Arc::new(AtomicUsize::new(first)),
+            seen: Arc::default(),
             servers,
             wanted: url.wanted,
             has_options: url.config.get_options().is_some(),
@@ -198,15 +216,17 @@ impl Target {
             return Err(known_to_be_away());
         }
         for _ in 0..ATTEMPTS {
-            let first = self.server();
-            let session = self.open_from(first, notifications.clone()).await?;
-            let opened = session.canceller.server;
-            match self.last.compare_exchange(first, opened, Ordering::SeqCst, Ordering::SeqCst) {
-                Ok(_) => return Ok(session),
-                Err(used) if used == opened => return Ok(session),
-                // Others have moved meanwhile: this one may be a primary of before that woke up.
-                Err(_) => session.task.abort(),
+            let first = self.turn();
+            let (mut session, started) = self.open_from(first, notifications.clone()).await?;
+            let opened = session.canceller.turn;
+            let moved =
+                self.turn.compare_exchange(first, opened, Ordering::SeqCst, Ordering::SeqCst);
+            if moved.is_ok() || moved == Err(opened) {
+                session.canceller.turn = self.note_server(opened, started);
+                return Ok(session);
             }
+            // Others have moved meanwhile: this one may be a primary of before that woke up.
+            session.task.abort();
         }
         Err(RegistryError::Unreachable(
             "others moved to another server of database.url each time that one took a connection"
@@ -214,18 +234,37 @@ impl Target {
         ))
     }
 
-    /// Tries the servers one after the other, from the one of index `first` on.
+    /// Notes which PostgreSQL took a connection. If it is another one than before, behind the same name or begun anew, a new turn begins:
+    /// sessions with the one of before may wait for a machine that is gone.
+    fn note_server(&self, turn: usize, started: String) -> usize {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_same = seen.turn != turn || seen.started == started;
+        // A pooler that spreads sessions over several servers would have every session end the others.
+        let is_settled = seen.changed.is_none_or(|changed| changed.elapsed() >= BETWEEN_CHANGES);
+        let turn = match is_same || !is_settled || seen.started.is_empty() {
+            true => turn,
+            false => {
+                seen.changed = Some(Instant::now());
+                let next = turn.wrapping_add(self.servers.len());
+                let moved =
+                    self.turn.compare_exchange(turn, next, Ordering::SeqCst, Ordering::SeqCst);
+                moved.map_or(turn, |_| next)
+            }
+        };
+        (seen.turn, seen.started) = (turn, started);
+        turn
+    }
+
+    /// Tries the servers one after the other, from the one whose turn is `first` on.
     async fn open_from(
         &self,
         first: usize,
         notifications: Option<mpsc::Sender<Notification>>,
-    ) -> Result<Session, RegistryError> {
+    ) -> Result<(Session, String), RegistryError> {
         let mut failures = Vec::new();
-        let from_first = (first..self.servers.len()).chain(0..first);
-        for (index, server) in
-            from_first.filter_map(|index| Some((index, self.servers.get(index)?)))
-        {
-            let attempt = self.open_on(index, server, notifications.clone());
+        for turn in (0..self.servers.len()).map(|more| first.wrapping_add(more)) {
+            let Some(server) = self.servers.get(turn % self.servers.len()) else { continue };
+            let attempt = self.open_on(turn, server, notifications.clone());
             match timeout(self.connect_timeout, attempt).await {
                 Ok(Ok(session)) => return Ok(session),
                 Ok(Err(error)) => failures.push(error),
@@ -237,44 +276,45 @@ impl Target {
 
     async fn open_on(
         &self,
-        index: usize,
+        turn: usize,
         server: &Server,
         notifications: Option<mpsc::Sender<Notification>>,
-    ) -> Result<Session, RegistryError> {
+    ) -> Result<(Session, String), RegistryError> {
         let (client, connection) = server.connect(self.connect_timeout).await?;
         let canceller = Canceller {
             token: client.cancel_token(),
             tls: server.tls(),
-            server: index,
-            last: self.last.clone(),
+            turn,
+            current: self.turn.clone(),
         };
         let unconfirmed = Arc::new(AtomicBool::new(false));
         let driver = Driver { connection, notifications, unconfirmed: unconfirmed.clone() };
         let session = Session { client, task: tokio::spawn(driver.run()), canceller, unconfirmed };
-        if let Err(error) = self.set_up(&session.client, server).await {
-            session.task.abort();
-            return Err(error);
+        match self.set_up(&session.client, server).await {
+            Ok(started) => Ok((session, started)),
+            Err(error) => {
+                session.task.abort();
+                Err(error)
+            }
         }
-        Ok(session)
     }
 
-    /// One round trip, or none where there is nothing to set and nothing to ask.
-    async fn set_up(&self, client: &Client, server: &Server) -> Result<(), RegistryError> {
+    /// One round trip; tells when this PostgreSQL started, which tells it from others.
+    async fn set_up(&self, client: &Client, server: &Server) -> Result<String, RegistryError> {
         let mut statements = self.settings_statement();
+        statements.push_str("SELECT pg_postmaster_start_time();");
         statements.push_str(match self.wanted {
-            WantedServer::Any => "",
+            WantedServer::Any => "SELECT NULL",
             WantedServer::ReadWrite => "SHOW transaction_read_only",
             WantedServer::Primary => "SELECT pg_is_in_recovery()",
         });
-        if statements.is_empty() {
-            return Ok(());
-        }
         let answers = client.simple_query(&statements).await;
         let answers = answers.map_err(|error| server.explain(&error))?;
-        let answer = answers.iter().rev().find_map(|answer| match answer {
-            SimpleQueryMessage::Row(row) => row.get(0),
+        let mut rows = answers.iter().rev().filter_map(|answer| match answer {
+            SimpleQueryMessage::Row(row) => Some(row.get(0)),
             _ => None,
         });
+        let (answer, started) = (rows.next().flatten(), rows.next().flatten());
         match (self.wanted, answer) {
             (WantedServer::ReadWrite, Some("on")) | (WantedServer::Primary, Some("t")) => {
                 Err(RegistryError::Unreachable(format!(
@@ -283,7 +323,7 @@ impl Target {
                     server.place
                 )))
             }
-            _ => Ok(()),
+            _ => Ok(started.unwrap_or_default().to_owned()),
         }
     }
 
@@ -310,15 +350,15 @@ impl Target {
         self.wanted != WantedServer::Any
     }
 
-    /// Which server last took a connection.
-    pub(super) fn server(&self) -> usize {
-        self.last.load(Ordering::SeqCst)
+    /// Which turn it is: sessions of another one are not used any more.
+    pub(super) fn turn(&self) -> usize {
+        self.turn.load(Ordering::SeqCst)
     }
 
-    /// Begins the next attempt with another server: the last one has fallen silent.
+    /// Begins the next attempt with the next server: the last one has fallen silent. Where there is one alone, its name may lead
+    /// to another machine by now, so that its sessions are left as well.
     pub fn leave(&self) {
-        let next = (self.last.load(Ordering::SeqCst) + 1) % self.servers.len().max(1);
-        self.last.store(next, Ordering::SeqCst);
+        self.turn.fetch_add(1, Ordering::SeqCst);
     }
 }
 
@@ -432,11 +472,11 @@ pub(super) mod tests {
 
     #[test]
     fn a_silent_server_is_left_for_the_next() {
-        let target = Target::new(&settings("host=a,b,c")).unwrap();
-        target.leave();
-        assert_eq!(target.last.load(Ordering::SeqCst), 1);
-        target.leave();
-        target.leave();
-        assert_eq!(target.last.load(Ordering::SeqCst), 0);
+        for servers in ["host=a,b,c", "host=a"] {
+            let target = Target::new(&settings(servers)).unwrap();
+            let first = target.turn();
+            target.leave();
+            assert_eq!(target.turn(), first + 1);
+        }
     }
 }

@@ -59,8 +59,8 @@ pub struct Postgres {
     runtime: Handle,
     unless_away: Option<Arc<Freshness>>,
     target: Target,
-    /// The server that idle sessions were last looked through for.
-    server: Arc<AtomicUsize>,
+    /// The turn of the servers that idle sessions were last looked through for.
+    turn: Arc<AtomicUsize>,
 }
 
 impl Postgres {
@@ -117,7 +117,7 @@ impl Postgres {
             query_timeout,
             runtime,
             unless_away: None,
-            server: Arc::new(AtomicUsize::new(target.server())),
+            turn: Arc::new(AtomicUsize::new(target.turn())),
             target,
         })
     }
@@ -232,8 +232,8 @@ impl Postgres {
         if self.unless_away.as_ref().is_some_and(|freshness| freshness.is_away()) {
             return Err(known_to_be_away());
         }
-        let server = self.target.server();
-        if self.server.swap(server, Ordering::SeqCst) != server {
+        let turn = self.target.turn();
+        if self.turn.swap(turn, Ordering::SeqCst) != turn {
             let _left = self.pool.retain(|session, _| !session.canceller.has_moved());
         }
         timeout_at(deadline, self.pool.get())

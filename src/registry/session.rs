@@ -55,9 +55,9 @@ pub(super) struct Session {
 pub(super) struct Canceller {
     pub(super) token: CancelToken,
     pub(super) tls: MakeRustlsConnect,
-    /// Which server the session is with, and which one last took a connection.
-    pub(super) server: usize,
-    pub(super) last: Arc<AtomicUsize>,
+    /// In which turn of the servers the session was opened, and which one it is ([`super::connection::Target`]).
+    pub(super) turn: usize,
+    pub(super) current: Arc<AtomicUsize>,
 }
 
 impl Canceller {
@@ -91,7 +91,7 @@ impl Canceller {
 
     /// Whether others use another server since.
     pub(super) fn has_moved(&self) -> bool {
-        self.last.load(Ordering::SeqCst) != self.server
+        self.current.load(Ordering::SeqCst) != self.turn
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use fleetgate::registry::connection::Target;
 use fleetgate::registry::migrate::migrate;
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use crate::support::app::{TestApp, config, eventually, within};
@@ -189,6 +190,36 @@ async fn a_frozen_primary_is_left_for_its_promoted_standby_and_no_acknowledged_e
         left().await == 0
     })
     .await;
+}
+
+/// A name of one host that leads to the promoted standby after the primary died without a word.
+#[tokio::test]
+async fn behind_one_name_the_sessions_of_a_dead_server_are_left() {
+    let primary = Cluster::start("wal_level = replica").await;
+    let mut client = primary.create("fleet").await;
+    migrate(&mut client).await.unwrap();
+    let standby = primary.standby("second").await;
+    let proxy = Proxy::start(primary.socket()).await;
+    let mut settings = config(&proxy.url(&format!("user={SUPERUSER} dbname=fleet")));
+    settings.database.connect_timeout = LIMIT;
+    settings.database.query_timeout = LIMIT;
+    let app = TestApp::start(settings).await;
+    app.ready().await;
+    let names: Vec<String> = (0..60).map(|n| format!("stranger-{n}")).collect();
+    let ask =
+        |from: usize| join_all(names.iter().skip(from).take(20).map(|name| app.login(name, "x")));
+    assert!(ask(0).await.iter().all(|answer| answer.status == 200));
+    standby.promote().await;
+    proxy.lead_to(standby.socket());
+    // Those who ask at that moment wait for the dead, and hold what they wait on.
+    let stranded = ask(20).await;
+    assert!(stranded.iter().any(|answer| answer.status == 503));
+    let listens = || async { app.metric("fleetgate_listen_up").await };
+    eventually("it notices", || async { listens().await == 0.0 }).await;
+    eventually("it listens anew", || async { listens().await == 1.0 }).await;
+    let answers = ask(40).await;
+    let failed = answers.iter().find(|answer| answer.status != 200);
+    assert!(failed.is_none(), "{}", failed.unwrap().body);
 }
 
 #[tokio::test]

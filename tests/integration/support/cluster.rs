@@ -150,6 +150,10 @@ impl Cluster {
     }
 
     /// The same over its socket, which `pg_hba.conf` may treat differently.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.directory.path().join(format!(".s.PGSQL.{}", self.port))
+    }
+
     pub(crate) fn socket_url(&self, database: &str) -> String {
         let directory = self.directory.path().display();
         format!("host={directory} port={} user={SUPERUSER} dbname={database}", self.port)

@@ -1,4 +1,4 @@
-//! A TCP proxy in front of PostgreSQL's unix socket that can delay, freeze, refuse and cut.
+//! A TCP proxy in front of PostgreSQL's unix socket that can delay, freeze, refuse, cut and strand.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,7 +23,9 @@ pub(crate) enum Weather {
 
 pub(crate) struct Proxy {
     port: u16,
-    weather: watch::Sender<Weather>,
+    weather: Arc<Mutex<watch::Sender<Weather>>>,
+    stranded: Mutex<Vec<watch::Sender<Weather>>>,
+    upstream: Arc<Mutex<PathBuf>>,
     connections: Arc<Mutex<CancellationToken>>,
     opened: Arc<AtomicUsize>,
 }
@@ -32,21 +34,25 @@ impl Proxy {
     pub(crate) async fn start(upstream: PathBuf) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let (weather, forecast) = watch::channel(Weather::Delay(Duration::ZERO));
+        let weather = Arc::new(Mutex::new(fair()));
         let connections = Arc::new(Mutex::new(CancellationToken::new()));
         let opened = Arc::new(AtomicUsize::new(0));
-        let (current, count) = (connections.clone(), opened.clone());
+        let (current, count, forecast) = (connections.clone(), opened.clone(), weather.clone());
+        let upstream = Arc::new(Mutex::new(upstream));
+        let leads_to = upstream.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 count.fetch_add(1, Ordering::SeqCst);
+                let forecast = forecast.lock().unwrap().subscribe();
                 if *forecast.borrow() == Weather::Refusing {
                     continue;
                 }
                 let cut = current.lock().unwrap().clone();
-                tokio::spawn(forward(client, upstream.clone(), forecast.clone(), cut));
+                let upstream = leads_to.lock().unwrap().clone();
+                tokio::spawn(forward(client, upstream, forecast, cut));
             }
         });
-        Self { port, weather, connections, opened }
+        Self { port, weather, stranded: Mutex::default(), upstream, connections, opened }
     }
 
     /// How many connections were made to it.
@@ -67,7 +73,15 @@ impl Proxy {
     }
 
     pub(crate) fn set(&self, weather: Weather) {
-        self.weather.send_replace(weather);
+        self.weather.lock().unwrap().send_replace(weather);
+    }
+
+    /// Freezes every connection there is for ever; those that are made from now on lead elsewhere.
+    pub(crate) fn lead_to(&self, upstream: PathBuf) {
+        *self.upstream.lock().unwrap() = upstream;
+        let old = std::mem::replace(&mut *self.weather.lock().unwrap(), fair());
+        old.send_replace(Weather::Frozen);
+        self.stranded.lock().unwrap().push(old);
     }
 
     /// Ends every connection there is.
@@ -75,6 +89,10 @@ impl Proxy {
         let old = std::mem::take(&mut *self.connections.lock().unwrap());
         old.cancel();
     }
+}
+
+fn fair() -> watch::Sender<Weather> {
+    watch::Sender::new(Weather::Delay(Duration::ZERO))
 }
 
 async fn forward(
