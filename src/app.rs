@@ -34,7 +34,7 @@ use crate::authn::recent_successes::RecentSuccesses;
 use crate::authn::token::TokenKeys;
 use crate::authz::Authorizer;
 use crate::clock::Clock;
-use crate::config::{Config, Hashing};
+use crate::config::{Config, Emqx, Hashing};
 use crate::http::api::Parts;
 use crate::http::api::streams::Streams;
 use crate::http::connections::Connections;
@@ -53,6 +53,7 @@ use crate::registry::pool::Postgres;
 use crate::registry::schemas::SchemaCache;
 use crate::registry::work::WorkNotices;
 use crate::registry::{commands, kickouts, requests};
+use crate::secret::Secret;
 
 /// Most threads that move PostgreSQL connections along; they hardly ever compute.
 const REGISTRY_THREADS: usize = 2;
@@ -219,7 +220,7 @@ impl App {
             metrics.connections.clone(),
         ));
         let gate = Data::new(AppState {
-            webhook_token: config.emqx.webhook_token.clone(),
+            webhook_tokens: webhook_tokens(&config.emqx),
             acl_in_login: config.emqx.acl_in_login,
             authenticator,
             authorizer: Authorizer::new(devices.clone()),
@@ -331,6 +332,12 @@ fn why_registry_ended(ended: Result<Result<(), RegistryError>, JoinError>) -> Re
 
 fn set_up<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> AppError {
     move |error| AppError::SetUp { what, why: error.to_string() }
+}
+
+/// Those that EMQX may present.
+fn webhook_tokens(emqx: &Emqx) -> Vec<Secret> {
+    let tokens = [Some(&emqx.webhook_token), emqx.previous_webhook_token.as_ref()];
+    tokens.into_iter().flatten().cloned().collect()
 }
 
 fn authenticator(

@@ -26,7 +26,7 @@ pub mod server;
 /// What handlers work with; one for the process, shared by all workers.
 pub struct AppState {
     /// What EMQX must show.
-    pub webhook_token: Secret,
+    pub webhook_tokens: Vec<Secret>,
     /// Whether a login answer carries the device's rights.
     pub acl_in_login: bool,
     /// Decides logins.

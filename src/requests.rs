@@ -50,7 +50,9 @@ const TURN: Duration = Duration::from_secs(20);
 const ITS_TURN: &str = "waits for its turn";
 /// Results told at once.
 const RESULTS_AT_ONCE: i64 = 50;
-/// Longest time that a request may take PostgreSQL: a selector may look at every device.
+/// Longest time that a request may take PostgreSQL. It is longer than what takes long in it may take together (who gets it, a row for each,
+/// what it takes the place of), each of which has 6 s of the server: then the request is refused and holds up no other.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(25);
 const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Wait after a failure.
 const RECONNECT: Duration = Duration::from_secs(1);
@@ -98,7 +100,7 @@ impl Requests {
         };
         let (mut outcome, mut answered) = (Outcome::Done, false);
         while let Some(answer) =
-            within(QUERY_TIMEOUT, deal_with_next(&mut client, service, self.bounds)).await?
+            within(REQUEST_TIMEOUT, deal_with_next(&mut client, service, self.bounds)).await?
         {
             self.metrics.answered(answer);
             if Instant::now() >= until {
@@ -240,7 +242,7 @@ async fn tell<'a>(
         let topic = format!("{RESULTS}{service}/{}", one.request);
         match api.publish_result(&topic, &one.result.to_string(), RESULT_EXPIRY).await {
             Ok(()) => told.push(one),
-            Err(error) if error.is_emqx_unfit() => {
+            Err(error) if error.is_emqx_unfit() || error.may_be_anothers() => {
                 return (told, Some(Outcome::Away(error.to_string())));
             }
             // It would be refused again: the service is not told, and the next result is.

@@ -191,7 +191,7 @@ impl Sweeper {
             }
             Err(error) => complain(error),
         }
-        matches!(outcome, Err(SweepError::Emqx(error)) if error.is_away())
+        matches!(outcome, Err(SweepError::Emqx(error)) if error.is_away() || error.may_be_anothers())
     }
 
     /// Counts devices, and removes sessions that ended long ago and old entries of the audit log.

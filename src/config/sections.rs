@@ -155,6 +155,11 @@ section! {
         webhook_token: Secret =
             secret(texts::webhook_token, "at least 16 characters of printable ASCII without spaces")
                 .required("none; required"),
+        /// Another token that is accepted from EMQX: the one of before, until `fleetgate emqx apply --rotate-token` has given EMQX the new
+        /// one. Without this, EMQX drops the events that are refused meanwhile.
+        previous_webhook_token: Option<Secret> =
+            secret(texts::webhook_token, "at least 16 characters of printable ASCII without spaces")
+                .or_none("none"),
         /// Whether the answer to a login carries the device's rights, so that EMQX decides what they
         /// allow by itself: several times the messages a second. With `api_url`, a session whose rights
         /// are taken away is ended; without, it keeps them until it ends by itself.

@@ -118,6 +118,22 @@ impl EmqxError {
         matches!(self, Self::Away(_) | Self::ServerError { .. })
     }
 
+    /// Whether this may be the answer of something else than EMQX, as of a proxy in front of it while EMQX restarts: EMQX's own refusals
+    /// have a code, but for paths that it does not have.
+    #[must_use]
+    pub fn may_be_anothers(&self) -> bool {
+        match self {
+            Self::NotFound { code } | Self::Unexpected { code, .. } => code.is_empty(),
+            Self::TooLarge | Self::Unreadable(_) => true,
+            Self::Settings(_)
+            | Self::Away(_)
+            | Self::Unauthorized { .. }
+            | Self::ServerError { .. }
+            | Self::Rejected { .. }
+            | Self::UnreadableConfiguration(_) => false,
+        }
+    }
+
     /// One word for metrics.
     pub(super) fn label(&self) -> &'static str {
         match self {
@@ -157,6 +173,8 @@ mod tests {
         let page = b"<html><head><title>404 - NOT FOUND</title></head></html>";
         let refusal = EmqxError::refusal(StatusCode::NOT_FOUND, page);
         assert_eq!(refusal, EmqxError::NotFound { code: String::new() });
-        assert!(!refusal.is_emqx_unfit());
+        assert!(!refusal.is_emqx_unfit() && refusal.may_be_anothers());
+        let recorded = br#"{"code": "CLIENTID_NOT_FOUND", "message": "Client ID not found"}"#;
+        assert!(!EmqxError::refusal(StatusCode::NOT_FOUND, recorded).may_be_anothers());
     }
 }

@@ -153,10 +153,10 @@ pub(crate) async fn receive(
     request: &HttpRequest,
     active: &ActiveRequest,
     payload: Payload,
-    token: &Secret,
+    tokens: &[Secret],
     limit: Limit,
 ) -> Result<Bytes, Answer> {
-    if !has_token(request, token) {
+    if !has_token(request, tokens) {
         let why = "the authorization header must be `Bearer` and the webhook token";
         return Err(Answer::error(StatusCode::UNAUTHORIZED, Outcome::Unauthorized, why));
     }
@@ -174,12 +174,14 @@ pub(crate) async fn receive(
     }
 }
 
-fn has_token(request: &HttpRequest, token: &Secret) -> bool {
+fn has_token(request: &HttpRequest, tokens: &[Secret]) -> bool {
     let token_text = request.headers().get(AUTHORIZATION).and_then(|value| {
         let (scheme, token_text) = value.as_bytes().split_at_checked(b"Bearer ".len())?;
         scheme.eq_ignore_ascii_case(b"Bearer ").then_some(token_text)
     });
-    token_text.is_some_and(|token_text| token.matches(token_text))
+    // Each is compared, whichever it is.
+    token_text
+        .is_some_and(|text| tokens.iter().fold(false, |found, token| found | token.matches(text)))
 }
 
 async fn read(mut payload: Payload, limit: Limit) -> Result<Bytes, Answer> {

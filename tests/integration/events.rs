@@ -4,6 +4,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fleetgate::secret::Secret;
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -92,6 +93,20 @@ async fn nothing_is_taken_without_the_token() {
     let answer = app.connect().await.exchange(&post("/emqx/events", "wrong", &body)).await;
     assert_eq!(answer.status, 401);
     assert!(!is_online(&fleet, "t").await);
+}
+
+#[tokio::test]
+async fn the_token_of_before_is_taken_where_it_is_configured() {
+    let before = "the-token-of-before".to_owned();
+    let previous = Secret::new(before.clone());
+    let (app, fleet, _database) =
+        start_with(|config| config.emqx.previous_webhook_token = Some(previous)).await;
+    fleet.device("t").await;
+    let ask = async |token: &str| {
+        let body = connected("t", "t", AT).to_string();
+        app.connect().await.exchange(&post("/emqx/events", token, &body)).await.status
+    };
+    assert_eq!((ask(&before).await, ask(TOKEN).await, ask("wrong").await), (204, 204, 401));
 }
 
 /// A service behind a network that can be disturbed, which knows the device `t`.

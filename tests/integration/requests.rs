@@ -67,13 +67,17 @@ async fn bodies_are_bounded_in_size_and_time() {
     assert_eq!(answer.status, 413);
     let body = login_body("a", "a", &"x".repeat(60 * 1024), "").to_string();
     assert_eq!(app.post("/emqx/authn", &body).await.result(), "deny");
-    let mut slow = app.connect().await;
-    let head = format!(
-        "POST /emqx/authn HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\ncontent-length: 100\r\n\r\n{{"
-    );
-    slow.send(head.as_bytes()).await;
-    let answer = tokio::time::timeout(Duration::from_secs(8), slow.receive()).await.unwrap();
-    assert_eq!(answer.unwrap().status, 408);
+    let slow = async |path: &str| {
+        let mut slow = app.connect().await;
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\ncontent-length: 100\r\n\r\n{{"
+        );
+        slow.send(head.as_bytes()).await;
+        let answer = tokio::time::timeout(Duration::from_secs(8), slow.receive()).await.unwrap();
+        answer.unwrap().status
+    };
+    let statuses = tokio::join!(slow("/emqx/authn"), slow("/emqx/authz"), slow("/emqx/events"));
+    assert_eq!(statuses, (408, 408, 503), "EMQX sends an event again after 503 alone");
 }
 
 #[tokio::test]

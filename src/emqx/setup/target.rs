@@ -13,6 +13,9 @@ const POOL: u32 = 32;
 /// on it have looked; EMQX's own 15 s of the connector would keep them waiting (docs/EMQX.md).
 const HEALTH_CHECK: &str = "2s";
 
+/// The first so many characters of a token tell nothing.
+const MOST_SHOWN: usize = 4;
+
 /// Something that EMQX is to have, and where its REST API has it.
 pub struct Resource {
     /// Its name for people.
@@ -44,7 +47,15 @@ impl Target {
 
     /// The text without the token, which EMQX's explanations may repeat.
     pub(super) fn without_token(&self, text: &str) -> String {
-        text.replace(self.token.expose(), super::HIDDEN)
+        let token = self.token.expose();
+        let mut text = text.replace(token, super::HIDDEN);
+        // What EMQX says is shortened, which may cut a token in two.
+        let cut = (MOST_SHOWN..token.len()).rev().filter_map(|length| token.get(..length));
+        if let Some(begun) = cut.into_iter().find(|begun| text.ends_with(begun)) {
+            text.truncate(text.len() - begun.len());
+            text.push_str(super::HIDDEN);
+        }
+        text
     }
 
     /// How EMQX decides where no source does, and what it remembers of decisions.
@@ -218,6 +229,8 @@ mod tests {
         let target = Target::new("http://fleetgate:8080/", Secret::new("topsecret".to_owned()));
         let text = target.without_token("bad header: Bearer topsecret");
         assert_eq!(text, "bad header: Bearer ******");
+        assert_eq!(target.without_token("… Bearer topsec"), "… Bearer ******", "it was shortened");
+        assert_eq!(target.without_token("… to"), "… to");
         assert_eq!(target.connector().fields["url"], "http://fleetgate:8080");
     }
 }

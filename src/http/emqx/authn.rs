@@ -117,7 +117,7 @@ pub async fn handle(state: Data<AppState>, request: HttpRequest, payload: Payloa
     let began = Instant::now();
     let active = ActiveRequest::begin(&request);
     let answer =
-        match receive(&request, &active, payload, &state.webhook_token, DECISION_LIMIT).await {
+        match receive(&request, &active, payload, &state.webhook_tokens, DECISION_LIMIT).await {
             Ok(body) => answer(&state, &body, began).await,
             Err(answer) => answer,
         };

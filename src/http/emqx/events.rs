@@ -64,12 +64,16 @@ pub async fn handle(state: Data<AppState>, request: HttpRequest, payload: Payloa
     let began = Instant::now();
     let active = ActiveRequest::begin(&request);
     let limit = limit(state.max_payload);
-    let answer = match receive(&request, &active, payload, &state.webhook_token, limit).await {
+    let answer = match receive(&request, &active, payload, &state.webhook_tokens, limit).await {
         Ok(_) if active.is_stopping() => {
             active.until_silent().await;
             Answer::unavailable(Outcome::Unavailable, "the service is stopping")
         }
         Ok(body) => answer(&state, &body).await,
+        // The rest of it may come when it is sent again.
+        Err(answer) if answer.outcome == Outcome::Timeout => {
+            Answer::unavailable(Outcome::Timeout, "the body did not arrive within 5 s")
+        }
         Err(answer) => answer,
     };
     if answer.outcome == Outcome::TooLarge {

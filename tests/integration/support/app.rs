@@ -55,6 +55,7 @@ pub(crate) fn config(database_url: &str) -> Config {
         },
         emqx: Emqx {
             webhook_token: Secret::new(TOKEN.to_owned()),
+            previous_webhook_token: None,
             acl_in_login: false,
             api: None,
             sweep_interval: Duration::from_secs(3600),
