@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 use actix_web::body::BoxBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{
-    ALLOW, CACHE_CONTROL, HOST, HeaderMap, HeaderName, HeaderValue, IF_MATCH,
-    X_CONTENT_TYPE_OPTIONS,
+    ALLOW, CACHE_CONTROL, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, IF_MATCH,
+    TRANSFER_ENCODING, X_CONTENT_TYPE_OPTIONS,
 };
 use actix_web::middleware::{Next, from_fn};
 use actix_web::web::{self, Data};
@@ -344,6 +344,9 @@ async fn guard(
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
     let began = Instant::now();
     let active = ActiveRequest::begin(request.request());
+    if !has_body(request.headers()) {
+        active.body_complete();
+    }
     let id = request_id(request.headers());
     let Some(api) = request.app_data::<Data<Api>>().cloned() else {
         return Err(Problem::failed().into());
@@ -394,6 +397,11 @@ async fn admit(api: &Api, request: &ServiceRequest, active: &ActiveRequest) -> R
         return Err(Problem::precondition(why));
     }
     Ok(())
+}
+
+fn has_body(headers: &HeaderMap) -> bool {
+    let length = headers.get(CONTENT_LENGTH).map(HeaderValue::as_bytes);
+    length.is_some_and(|length| length != b"0") || headers.contains_key(TRANSFER_ENCODING)
 }
 
 /// The client's own, if it is harmless, else a new one.

@@ -64,7 +64,7 @@ const LINGER: Duration = Duration::from_millis(500);
 pub struct Connection {
     all: Arc<Connections>,
     slot: Arc<Slot>,
-    /// Requests that handlers work on: 0 or 1.
+    /// How many hold the request that is worked on: what stands around every handler, whoever reads the body, whoever sends the answer.
     active: Cell<u32>,
     /// Since when part of a request is there and the rest is not.
     unfinished_since: Cell<Option<Instant>>,
@@ -254,8 +254,9 @@ impl ActiveRequest {
 impl Drop for ActiveRequest {
     fn drop(&mut self) {
         if let Some(connection) = &self.0 {
-            connection.active.set(connection.active.get().saturating_sub(1));
-            connection.slot.set_busy(false);
+            let left = connection.active.get().saturating_sub(1);
+            connection.active.set(left);
+            connection.slot.set_busy(left > 0);
             connection.unfinished_since.set(None);
         }
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use fleetgate::domain::api_token::Scope;
 use fleetgate::http::api::openapi;
+use fleetgate::secret::Secret;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -16,6 +17,7 @@ use crate::support::api::{ApiClient, make_token, start_api};
 use crate::support::app::{TestApp, config, eventually, start_with};
 use crate::support::bus::{connected, message, now};
 use crate::support::commands::{fleetgate, run};
+use crate::support::fleet::Fleet;
 use crate::support::postgres::{as_owner, connect, fresh_database};
 use crate::support::wire::Connection;
 
@@ -448,7 +450,7 @@ async fn a_body_that_does_not_come_is_not_waited_for() {
 
 #[tokio::test]
 async fn requests_have_ids_and_a_stop_answers_what_was_asked() {
-    let (app, root, fleet, _database) = start_api().await;
+    let (app, root, fleet, database) = start_api().await;
     let answer = root.send("GET", "/whoami", &[("x-request-id", "my-id.1")], "").await;
     assert_eq!(answer.header("x-request-id"), Some("my-id.1"));
     for id in ["a b", "\u{e9}", &"x".repeat(65)] {
@@ -460,14 +462,46 @@ async fn requests_have_ids_and_a_stop_answers_what_was_asked() {
     fleet.batch("BEGIN; SELECT FROM devices FOR UPDATE").await;
     let mut connection = Connection::open(root.address).await;
     connection.send(&root.request("PATCH", "/devices/a", &[], "{\"floor\":\"1\"}")).await;
-    eventually("it waits", || async {
-        fleet.value::<i64>("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()").await == 1
-    })
-    .await;
+    waits_for_a_lock(&database.url).await;
     let stopping = std::thread::spawn(move || app.stop());
     fleet.batch("COMMIT").await;
     let answer = connection.receive().await.expect("it is answered");
     assert_eq!(answer.status, 200, "{}", answer.body);
+    stopping.join().unwrap().unwrap();
+}
+
+/// By a connection of its own: within a transaction what sessions do is looked at once.
+async fn waits_for_a_lock(url: &str) {
+    let watcher = Fleet::connect(url).await;
+    let waits = "SELECT count(*) FROM pg_stat_activity
+                 WHERE wait_event_type = 'Lock' AND datname = current_database()";
+    eventually("it waits", || async { watcher.value::<i64>(waits).await == 1 }).await;
+}
+
+/// However long it waits within the grace period.
+#[tokio::test]
+async fn a_stop_answers_what_has_no_body() {
+    let (app, fleet, database) = start_with(|config| {
+        config.api.listen = Some(([127, 0, 0, 1], 0).into());
+        let url = config.database.url.expose();
+        let patient = "options='-c statement_timeout=20s -c lock_timeout=20s'";
+        config.database.url = Secret::new(format!("{url} {patient}"));
+    })
+    .await;
+    let token = make_token(&database.url, "root", &[Scope::Admin]).await;
+    let root = ApiClient { address: app.api_address.unwrap(), token };
+    fleet.device("a").await;
+    fleet.batch("BEGIN; SELECT FROM devices FOR UPDATE").await;
+    let mut connection = Connection::open(root.address).await;
+    connection.send(&root.request("DELETE", "/devices/a", &[], "")).await;
+    waits_for_a_lock(&database.url).await;
+    let stopping = std::thread::spawn(move || app.stop());
+    // Half a request is given up after two seconds.
+    let early = tokio::time::timeout(Duration::from_millis(2500), connection.receive()).await;
+    assert!(early.is_err(), "{:?}", early.map(|answer| answer.map(|it| it.status)));
+    fleet.batch("COMMIT").await;
+    let answer = connection.receive().await.expect("it is answered");
+    assert_eq!(answer.status, 204, "{}", answer.body);
     stopping.join().unwrap().unwrap();
 }
 

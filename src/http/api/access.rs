@@ -24,10 +24,11 @@ use actix_web::{FromRequest, HttpMessage, HttpRequest};
 use futures_util::future::{Ready, ready};
 use quick_cache::sync::Cache;
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tokio_postgres::GenericClient;
 
 use super::problem::Refusal;
-use super::{InPart, Needs, Problem};
+use super::{InPart, Needs, Problem, REQUEST_TIMEOUT};
 use crate::domain::address::Address;
 use crate::domain::api_token::{PresentedToken, Scope};
 use crate::fleet::api_tokens::{self, ApiToken};
@@ -131,7 +132,12 @@ impl Tokens {
         let _turn = match self.known.get(&digest) {
             Some(()) => None,
             // Never closed.
-            None => self.unknown.acquire().await.ok(),
+            None => match timeout(REQUEST_TIMEOUT, self.unknown.acquire()).await {
+                Ok(turn) => turn.ok(),
+                Err(_) => {
+                    return Err(Problem::busy("too many unknown tokens are being looked up", "5"));
+                }
+            },
         };
         let look = postgres.once(async |client| api_tokens::find(client, presented).await);
         let found = look.await.map_err(|error| Problem::from(FleetError::Registry(error)))?;

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use actix_web::web::{Bytes, Data};
-use actix_web::{HttpResponse, get};
+use actix_web::{HttpRequest, HttpResponse, get};
 use futures_util::{Stream, stream};
 use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
@@ -25,6 +25,7 @@ use super::{Api, InPart, Problem, REQUEST_TIMEOUT, Read};
 use crate::domain::api_token::Scope;
 use crate::fleet::api_tokens::ApiToken;
 use crate::fleet::exports::{self, Export};
+use crate::http::connections::ActiveRequest;
 use crate::logging::log_throttled;
 
 /// Longest time of an export. While its transaction is open PostgreSQL cannot clean up behind presence and reports.
@@ -70,8 +71,12 @@ struct ExportQuery {
 async fn export(
     caller: Caller<InPart<Read>>,
     Parameters(query): Parameters<ExportQuery>,
+    request: HttpRequest,
     api: Data<Api>,
 ) -> Result<HttpResponse, Problem> {
+    // Until its end a service that stops waits for it.
+    let active = ActiveRequest::begin(&request);
+    active.body_complete();
     let with_credentials = query.with_credentials;
     if with_credentials && !caller.token.scopes.allow(Scope::Admin) {
         return Err(Problem::scope(Scope::Admin.word()));
@@ -89,7 +94,7 @@ async fn export(
     Ok(HttpResponse::Ok()
         .content_type("application/x-ndjson")
         .insert_header((LEFT_OUT, left_out.to_string()))
-        .streaming(to_the_end(rest)))
+        .streaming(to_the_end(rest, active)))
 }
 
 /// Reads page after page as the client takes them; `None` is the end.
@@ -136,12 +141,13 @@ async fn run(
 /// Pages up to the end. Without one the answer breaks off.
 fn to_the_end(
     pages: mpsc::Receiver<Option<Bytes>>,
+    active: ActiveRequest,
 ) -> impl Stream<Item = Result<Bytes, io::Error>> {
-    stream::unfold(pages, |mut pages| async move {
+    stream::unfold((pages, active), |(mut pages, active)| async move {
         match pages.recv().await {
-            Some(Some(page)) => Some((Ok(page), pages)),
+            Some(Some(page)) => Some((Ok(page), (pages, active))),
             Some(None) => None,
-            None => Some((Err(io::Error::other("the export broke off")), pages)),
+            None => Some((Err(io::Error::other("the export broke off")), (pages, active))),
         }
     })
 }
