@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
+use tokio::sync::mpsc;
 use tokio_postgres::Transaction;
 
 use crate::cli::arguments::{duration, number};
@@ -46,11 +47,14 @@ pub(super) struct Arguments {
 #[derive(Subcommand)]
 enum Action {
     Send(SendArguments),
-    /// List commands, the newest first.
+    /// List commands, the newest first, a page at a time.
     List {
         /// Only those that went to this device.
         #[arg(long)]
         device: Option<DeviceName>,
+        /// Begin after this command.
+        #[arg(long, value_name = "ID")]
+        after: Option<String>,
         /// How many at most.
         #[arg(long, value_name = "COUNT", default_value_t = 20, value_parser = number(1..=MAX_PAGE))]
         limit: u16,
@@ -145,7 +149,9 @@ impl Arguments {
     pub(super) async fn run(self, context: &Context) -> Result<(), CliError> {
         match self.action {
             Action::Send(arguments) => arguments.run(context).await,
-            Action::List { device, limit } => list(context, device.as_ref(), limit).await,
+            Action::List { device, after, limit } => {
+                list(context, device.as_ref(), after.as_deref(), limit).await
+            }
             Action::Show { id } => {
                 let details = context
                     .look(
@@ -263,11 +269,21 @@ async fn ask(
             if has_ended(context, &details, &mut told)? {
                 return Ok(details);
             }
-            // Any notice may be ours; a lost one costs a look.
-            let _ = tokio::time::timeout(LOOK, notices.recv()).await;
+            until_next_look(&mut notices).await;
         }
     };
     conclude(context, &asked, ended.await)
+}
+
+/// Waits for a notice, any of which may be ours; a lost one costs the time to the next look. Once the connection that
+/// listens has ended, there are looks alone.
+async fn until_next_look<T>(notices: &mut mpsc::Receiver<T>) {
+    let notice = async {
+        if notices.recv().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+    };
+    let _ = tokio::time::timeout(LOOK, notice).await;
 }
 
 /// Looks until a command has ended, also where the API is away for a while.
@@ -350,14 +366,31 @@ fn conclude(
     }
 }
 
-async fn list(context: &Context, device: Option<&DeviceName>, limit: u16) -> Result<(), CliError> {
+async fn list(
+    context: &Context,
+    device: Option<&DeviceName>,
+    after: Option<&str>,
+    limit: u16,
+) -> Result<(), CliError> {
     let found = context
         .look(
-            async |client| commands::list(client, &Part::whole(), device, None, limit).await,
-            async |api| remote::commands::list(api, device, limit).await,
+            async |client| {
+                let after = match after {
+                    Some(id) => Some(commands::place(client, id).await?),
+                    None => None,
+                };
+                commands::list(client, &Part::whole(), device, after.as_ref(), limit).await
+            },
+            async |api| remote::commands::list(api, device, after, limit).await,
         )
         .await?;
-    context.output.result(&found, || command_table(&found))
+    let full = found.len() == usize::from(limit);
+    let next = found.last().filter(|_| full).map(|command| command.id.clone());
+    context.output.result(&json!({"commands": found, "next": next}), || command_table(&found))?;
+    if let Some(next) = next {
+        context.output.hint(&format!("There may be more: add --after {next}"));
+    }
+    Ok(())
 }
 
 async fn cancel(context: &Context, id: &str) -> Result<(), CliError> {
@@ -486,5 +519,24 @@ fn remark(delivery: &DeliveryRow) -> Option<String> {
             Some("the device subscribes with QoS 0: no receipt".to_owned())
         }
         _ => delivery.reason.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn looks_are_apart_also_when_the_listening_connection_has_ended() {
+        let (sender, mut notices) = mpsc::channel(1);
+        sender.send(()).await.unwrap();
+        let began = tokio::time::Instant::now();
+        until_next_look(&mut notices).await;
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        until_next_look(&mut notices).await;
+        assert_eq!(began.elapsed(), LOOK);
+        drop(sender);
+        until_next_look(&mut notices).await;
+        assert_eq!(began.elapsed(), 2 * LOOK);
     }
 }

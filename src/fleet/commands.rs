@@ -25,7 +25,7 @@ use crate::registry::error::RegistryError;
 
 mod shown;
 
-pub use shown::{CommandDetails, CommandRow, DeliveryRow, ListPlace, MAX_PAGE, list, show};
+pub use shown::{CommandDetails, CommandRow, DeliveryRow, ListPlace, MAX_PAGE, list, place, show};
 
 /// Shortest and longest time until a command expires.
 pub const EXPIRY: (Duration, Duration) =

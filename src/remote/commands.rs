@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{Call, Page, Remote, RemoteError, member};
+use crate::domain::cursor::cursor;
 use crate::domain::delivery::{Confirmation, is_id};
 use crate::domain::name::{CapabilityName, DeviceName};
 use crate::fleet::commands::{CommandDetails, CommandRow, NewCommand, Retried};
@@ -72,17 +73,27 @@ pub async fn retry(api: &Remote, id: &str) -> Result<Retried, RemoteError> {
     api.post(&[commands, id, "retry"]).read().await
 }
 
-/// Lists commands, the newest first; of one device, if it is named.
+/// Lists commands, the newest first, those behind the one of the id `after` if it is given; of one device, if it is named.
 ///
 /// # Errors
-/// An API that is away, or refuses the token.
+/// There is no command of the id `after`.
 pub async fn list(
     api: &Remote,
     device: Option<&DeviceName>,
+    after: Option<&str>,
     limit: u16,
 ) -> Result<Vec<CommandRow>, RemoteError> {
-    let page: Page<CommandRow> =
-        api.get(&["commands"]).with("device", device).with("limit", Some(limit)).read().await?;
+    let after = match after {
+        Some(id) => Some(cursor(&show(api, id).await?.command.place())),
+        None => None,
+    };
+    let page: Page<CommandRow> = api
+        .get(&["commands"])
+        .with("device", device)
+        .with("limit", Some(limit))
+        .with("after", after)
+        .read()
+        .await?;
     Ok(page.items)
 }
 

@@ -168,6 +168,15 @@ impl CommandRow {
     }
 }
 
+/// Where a command stands in the list.
+///
+/// # Errors
+/// There is no such command.
+pub async fn place(client: &impl GenericClient, id: &str) -> Result<ListPlace, FleetError> {
+    let CommandRow { asked_at, id, .. } = show(client, &Part::whole(), id).await?.command;
+    Ok(ListPlace { asked_at, id })
+}
+
 /// Lists commands to a part of the fleet, the newest first, those behind `after` if it is given; at most `limit` and at most [`MAX_PAGE`]; of one
 /// device, if it is named: of one that is gone, by the name that it had.
 ///
