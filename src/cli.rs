@@ -57,7 +57,7 @@ Exit codes:
   1  failed, or refused by a rule; nothing was changed that the message does not name
   2  wrong usage: an unknown option, a bad value, a wrong configuration
   3  there is no such device, credential, binding, grant, capability, rule, command or API token
-  4  the database, or the API of --api, cannot be reached";
+  4  the database, or the API of --api, cannot be reached or takes too long, or another change got in the way: try again later";
 
 /// Device authentication, authorization and presence for EMQX over a PostgreSQL registry.
 #[derive(Parser)]

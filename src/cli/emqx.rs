@@ -71,9 +71,9 @@ impl ApplyArgs {
             failed.map_or(Ok(()), |error| Err(failure(&error, &done)))?;
             done
         };
-        let left_alone =
-            setup.set_up_by_others().await.map_err(|error| failure(&error, &changes))?;
-        let hazards = setup.hazards().await.map_err(|error| failure(&error, &changes))?.into_iter();
+        let done = if self.dry_run { &[] } else { changes.as_slice() };
+        let left_alone = setup.set_up_by_others().await.map_err(|error| failure(&error, done))?;
+        let hazards = setup.hazards().await.map_err(|error| failure(&error, done))?.into_iter();
         let hazards: Vec<_> =
             hazards.map(|hazard| format!("{}. {}.", hazard.found, hazard.remedy)).collect();
         let result = Applied {

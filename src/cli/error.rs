@@ -57,7 +57,7 @@ impl CliError {
             Self::Usage(_) => "usage",
             Self::Fleet(error) => wording::kind(error),
             Self::Registry(RegistryError::Refused(_)) => ErrorKind::Refused.word(),
-            Self::Registry(error) if error.is_unreachable() => ErrorKind::Unavailable.word(),
+            Self::Registry(error) if error.may_pass() => ErrorKind::Unavailable.word(),
             Self::Registry(_) => ErrorKind::Failed.word(),
             Self::Remote(error) => match error {
                 RemoteError::Fleet(error) => wording::kind(error),
@@ -93,7 +93,7 @@ impl CliError {
                 503 => 4,
                 _ => 1,
             },
-            Self::Registry(error) if error.is_unreachable() => 4,
+            Self::Registry(error) if error.may_pass() => 4,
             Self::Failed(_) | Self::Service(_) | Self::Registry(_) => 1,
         })
     }
@@ -104,6 +104,30 @@ impl CliError {
             Self::Fleet(error) => error.field().map(Field::name),
             Self::Remote(RemoteError::Refused { field, .. }) => field.as_deref(),
             _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_asked_postgresql_the_exit_code_is_the_same() {
+        type Kind = fn(String) -> RegistryError;
+        let kinds: [(Kind, u8); 4] = [
+            (RegistryError::Interrupted, 4),
+            (RegistryError::Unreachable, 4),
+            (RegistryError::TookTooLong, 4),
+            (RegistryError::Unusable, 1),
+        ];
+        for (kind, code) in kinds {
+            let plain = CliError::Registry(kind("x".to_owned()));
+            let of_fleet = CliError::Fleet(FleetError::Registry(kind("x".to_owned())));
+            for error in [&plain, &of_fleet] {
+                assert_eq!(error.exit_code(), ExitCode::from(code), "{error:?}");
+            }
+            assert_eq!(plain.kind(), of_fleet.kind());
         }
     }
 }

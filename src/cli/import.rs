@@ -14,6 +14,7 @@ use self::source::{Lines, MAX_DOCUMENT_BYTES, Reader, Source};
 use crate::cli::context::{Context, actor};
 use crate::cli::error::CliError;
 use crate::cli::output::{print, remark, visible};
+use crate::cli::wording;
 use crate::domain::name::{DeviceKind, DeviceName};
 use crate::fleet::imports::{
     self, Acl, Algorithm, Chunk, Counts, Csv, Dynsec, EmqxCsv, EmqxJson, Foreign, Item,
@@ -582,7 +583,7 @@ async fn write(
             let number = |position: usize| lines.entries.get(position).map_or(0, |(line, _)| *line);
             let told = refused
                 .into_iter()
-                .map(|(position, error)| (number(position), CliError::from(error).to_string()));
+                .map(|(position, error)| (number(position), wording::of_line(&error)));
             wrong.extend(told);
         }
     }

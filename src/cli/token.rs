@@ -100,6 +100,9 @@ impl From<TokenCommandError> for CliError {
             TokenCommandError::Configuration(problems) => Self::Configuration(problems),
             TokenCommandError::Fleet(error) => Self::Fleet(error),
             TokenCommandError::Registry(error) => Self::Registry(error),
+            TokenCommandError::NoSigningKey | TokenCommandError::TooLong => {
+                Self::Usage(error.to_string())
+            }
             other => Self::Failed(other.to_string()),
         }
     }

@@ -25,6 +25,17 @@ pub(super) fn in_words(error: &FleetError) -> String {
     }
 }
 
+/// Why a line of an import is refused, and what to do.
+pub(super) fn of_line(error: &FleetError) -> String {
+    match error {
+        FleetError::Rule {
+            rule: Rule::NameTaken | Rule::CapabilityExists | Rule::RuleExists,
+            ..
+        } => format!("{}, or import with --on-conflict skip or update", wording::in_words(error)),
+        error => in_words(error),
+    }
+}
+
 /// What failed over the API, and what to do here.
 pub(super) fn of_remote(error: &RemoteError) -> String {
     match error {
@@ -48,7 +59,7 @@ fn where_they_are_listed(thing: &Thing) -> &'static str {
         Thing::Capability(_) => {
             "`fleetgate capability list`, or add it with `fleetgate capability add`"
         }
-        Thing::Binding { .. } => "`fleetgate binding list`",
+        Thing::Binding { .. } => "`fleetgate binding list DEVICE`",
         Thing::Grant { .. } | Thing::GrantId(_) => "`fleetgate grant list DEVICE`",
         Thing::Credential(_) => "`fleetgate credential list DEVICE`",
         Thing::Command(_) => "`fleetgate command list`",

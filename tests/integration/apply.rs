@@ -142,6 +142,12 @@ async fn a_dry_run_shows_all_and_changes_nothing() {
     let result: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!(result["changes"].as_array().unwrap().len(), 9);
     assert_eq!(result["changes"][1]["kind"], "create");
+
+    emqx.broker(|broker| broker.unreadable = Some("listeners"));
+    let (code, _, stderr) = apply(&emqx, &["--dry-run"]).await;
+    assert!(code == 1 && stderr.contains("Nothing was changed before it"), "{stderr}");
+    let (code, _, stderr) = apply(&emqx, &[]).await;
+    assert!(code == 1 && stderr.contains("Done before it: PUT"), "{stderr}");
 }
 
 #[tokio::test]

@@ -1147,6 +1147,7 @@ async fn the_command_line_sends_waits_and_shows() {
         (vec!["command", "send", "switch", "1", "--device", "nobody"], 3, "device list"),
         (vec!["command", "show", "nonsense"], 3, "command list"),
         (vec!["command", "list", "--after", "nonsense"], 3, "command list"),
+        (vec!["binding", "remove", "relay", "nothing"], 3, "`fleetgate binding list DEVICE`"),
         (vec!["capability", "set", "switch", "--ack-timeout", "1s"], 2, "5 seconds"),
         (vec!["capability", "set", "switch", "--only-latest", "maybe"], 2, "yes or no"),
         (vec!["capability", "set", "switch", "--answer-in", "2h"], 2, "1 hour"),

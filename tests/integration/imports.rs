@@ -327,7 +327,7 @@ async fn what_is_wrong_is_named_and_nothing_of_its_chunk_stays() {
     let (status, _, err) = run_with(&database, &["import", "-"], &input);
     assert_eq!(status, 1, "{err}");
     for (line, what) in [
-        (502, "device \"d7\""),
+        (502, "choose another name, or import with --on-conflict skip or update"),
         (504, "device \"nobody\""),
         (506, "/device/kind"),
         (508, "is not UTF-8 at byte"),

@@ -82,12 +82,21 @@ async fn an_unknown_device_gets_none() {
     assert_eq!(issuer.fleet.value::<i64>("SELECT count(*) FROM device_credentials").await, 0);
 }
 
+#[tokio::test]
+async fn a_token_that_would_never_end_changes_nothing() {
+    let issuer = Issuer::new().await;
+    let (code, stdout, stderr) = issuer.issue(&["thermo-1", "--expires", "7990y"]);
+    assert_eq!((code, stdout.as_str()), (2, ""));
+    assert!(stderr.contains("shorter --expires"), "{stderr}");
+    assert_eq!(issuer.fleet.value::<i64>("SELECT count(*) FROM device_credentials").await, 0);
+}
+
 #[test]
 fn without_a_signing_key_the_remedy_is_named() {
     let mut command = fleetgate(&["token", "issue", "thermo-1"]);
     command.env("FLEETGATE_DATABASE_URL", "host=/nowhere");
     let (code, _, stderr) = run(command);
-    assert_eq!(code, 1);
+    assert_eq!(code, 2);
     assert!(stderr.contains("token key generate"), "{stderr}");
 }
 

@@ -3,8 +3,8 @@
 use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
-use crate::cli::error::CliError;
 use crate::cli::output::remark;
+use crate::cli::wording;
 use crate::fleet::imports::{Counts, Entry, Tally};
 use crate::remote::imports::Imported;
 use crate::remote::{Wrong, WrongLine};
@@ -64,7 +64,7 @@ impl Progress {
         let is_done = wrong.is_empty();
         self.counts.add(counts);
         let in_words = |WrongLine { line, wrong }| match wrong {
-            Wrong::Refused(error) => (line, CliError::from(error).to_string()),
+            Wrong::Refused(error) => (line, wording::of_line(&error)),
             Wrong::Other(told) => (line, told),
         };
         let wrong: Vec<_> = wrong.into_iter().map(in_words).collect();

@@ -9,6 +9,7 @@ use super::{TokenCommandError, unprinted};
 use crate::authn::token::{issue, key_id, read_signing_key, read_verification_key};
 use crate::cli::context::actor;
 use crate::cli::output::{Output, remark};
+use crate::clock::Clock;
 use crate::config::{Database, Settings, Sources, Tokens};
 use crate::domain::name::DeviceName;
 use crate::fleet::act;
@@ -49,6 +50,8 @@ pub(super) fn run(
     let key_file = tokens.signing_key.as_deref().ok_or(TokenCommandError::NoSigningKey)?;
     let key = read_signing_key(key_file)?;
     let kid = key_id(&key.verifying_key());
+    // Before anything is changed.
+    end(Clock::System.now(), args.expires)?;
     let basis = basis(&settings.database()?, &args.device)?;
     let expires_at = end(basis.issued_at, args.expires)?;
     let (device, issued_at) = (args.device.as_str(), basis.issued_at);

@@ -116,6 +116,8 @@ pub(crate) struct Broker {
     pub(crate) exposures: Vec<Exposure>,
     /// What happens to changes from the one with this number on, counted from 0.
     pub(crate) fault: Option<(usize, Fault)>,
+    /// What cannot be read, with a 500.
+    pub(crate) unreadable: Option<&'static str>,
 }
 
 impl Default for Broker {
@@ -139,6 +141,7 @@ impl Default for Broker {
             calls: Vec::new(),
             exposures: Vec::new(),
             fault: None,
+            unreadable: None,
         }
     }
 }
@@ -191,6 +194,9 @@ impl Broker {
     pub(crate) fn answer(&mut self, method: &str, path: &str, body: &[u8]) -> Answer {
         let body =
             if body.is_empty() { Value::Null } else { serde_json::from_slice(body).unwrap() };
+        if method == "GET" && self.unreadable == Some(path) {
+            return Some(refusal(500, "INTERNAL_ERROR", "injected"));
+        }
         if method == "GET" {
             return Some(self.read(path));
         }

@@ -81,6 +81,8 @@ fn finding_of(host: &str, days: i64) -> Finding {
 
 /// The end of the certificate shown at an address, in Unix seconds. Blocks for [`LIMIT`] at most a step.
 fn not_after(host: &str, port: u16) -> Result<i64, Problem> {
+    // As a URL writes an IPv6 address.
+    let host = host.trim_matches(['[', ']']);
     let socket = connected(host, port).map_err(|error| Problem::Absent(error.to_string()))?;
     let shown = certificate(host, socket).map_err(Problem::Broken)?;
     let parsed = x509_parser::parse_x509_certificate(&shown);
@@ -157,6 +159,12 @@ mod tests {
     #[test]
     fn the_end_of_a_certificate_is_read_whoever_signed_it() {
         assert_eq!(not_after("localhost", listener()), Ok(4_102_444_800));
+    }
+
+    #[test]
+    fn an_ipv6_address_of_a_url_is_an_address() {
+        let Err(Problem::Absent(why)) = not_after("[::1]", 1) else { panic!("somebody is there") };
+        assert!(!why.contains("lookup"), "{why}");
     }
 
     #[test]
