@@ -115,7 +115,8 @@ pub struct Api {
     hashing: Hashing,
     bounds: Bounds,
     tokens: Tokens,
-    /// One import and one export at a time: of the connections to PostgreSQL they never take more than two.
+    /// One import and one export at a time: of the connections to PostgreSQL they never take more than three, because an export
+    /// looks at its token on another one than its own.
     importing: Semaphore,
     exporting: Arc<Semaphore>,
     streams: Arc<Streams>,
@@ -417,7 +418,7 @@ fn request_id(headers: &HeaderMap) -> String {
     }
 }
 
-/// Changes are told, looks are not; what strangers cause, once a minute.
+/// Changes are told, looks are not; what strangers cause, or PostgreSQL that fails, once a minute.
 fn log(request: &HttpRequest, id: &str, status: u16, began: Instant) {
     let path: String = request.path().chars().take(MAX_LOGGED_PATH).collect();
     let method = request.method().as_str();
@@ -429,7 +430,16 @@ fn log(request: &HttpRequest, id: &str, status: u16, began: Instant) {
             log_throttled!(warn, "refused a request to the API", status, peer, ?path);
         }
         (Some(token), 500..) => {
-            tracing::warn!(request = id, token, method, ?path, status, ms, "an API request failed");
+            log_throttled!(
+                warn,
+                "an API request failed",
+                request = id,
+                token,
+                method,
+                ?path,
+                status,
+                ms
+            );
         }
         (Some(token), _) if method != "GET" => {
             tracing::info!(request = id, token, method, ?path, status, ms, "API request");

@@ -1,7 +1,13 @@
 //! However much a stranger sends and however much fails, the log stays short and says how many
 //! lines were suppressed.
 
-use crate::support::app::{TOKEN, action_body, login_body};
+use std::net::TcpListener;
+
+use fleetgate::domain::api_token::Scope;
+
+use crate::support::api::{ApiClient, make_token};
+use crate::support::app::{TOKEN, action_body, eventually, login_body};
+use crate::support::postgres::{as_owner, connect, fresh_database};
 use crate::support::serve::Serve;
 use crate::support::wire::{Connection, post};
 
@@ -54,4 +60,31 @@ async fn a_minute_of_failures_is_a_line_a_cause() {
     logged("requests that are not EMQX's", 3 * TIMES - 1);
     logged("malformed events (json)", TIMES - 1);
     logged("malformed events (time)", TIMES - 1);
+}
+
+#[tokio::test]
+async fn requests_to_the_api_that_postgresql_fails_are_a_line_a_minute() {
+    let database = fresh_database().await;
+    let token = make_token(&database.url, "root", &[Scope::Admin]).await;
+    // Others take their ports of another address.
+    let address = TcpListener::bind("127.0.0.77:0").unwrap().local_addr().unwrap();
+    let serve = Serve::start(&[
+        ("FLEETGATE_DATABASE_URL", database.url.clone()),
+        ("FLEETGATE_API_LISTEN", address.to_string()),
+    ]);
+    let owner = connect(&as_owner(&database.url)).await;
+    eventually("it serves", || async {
+        let replicas = owner.query_one("SELECT count(*) FROM replicas", &[]).await.unwrap();
+        replicas.get::<_, i64>(0) == 1
+    })
+    .await;
+    owner.batch_execute("ALTER TABLE routing_rules RENAME TO gone").await.unwrap();
+    let api = ApiClient { address, token };
+    for _ in 0..5 {
+        assert!(api.get("/rules").await.status >= 500);
+    }
+    let log = serve.stop();
+    let told: Vec<_> = log.lines().filter(|line| line.contains("an API request failed")).collect();
+    assert!(told.len() == 2 && told[0].contains("/api/v1/rules"), "{log}");
+    assert!(told[1].contains("suppressed=4"), "{log}");
 }

@@ -244,7 +244,7 @@ impl Problem {
 
     /// A fault of this service.
     pub(super) fn failed() -> Self {
-        let detail = "the service failed; its log says why, under the id of this request";
+        let detail = "the service failed; its log says why";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", detail)
     }
 
