@@ -24,8 +24,8 @@ use tokio_util::sync::CancellationToken;
 
 use api::ApiServer;
 use background::{Wake, bounds, broker, keep_registry, locks};
-pub use resources::listen_remedy;
 use resources::{bind, require_threads, room};
+pub use resources::{further_connections, listen_remedy};
 
 use crate::authn::Authenticator;
 use crate::authn::hash_threads::HashLanes;

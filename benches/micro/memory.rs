@@ -1,6 +1,7 @@
 //! A device's record from memory, loaded from a private PostgreSQL once.
 
 use std::hint::black_box;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,6 +50,7 @@ async fn filled(server: &PrivatePostgres, runtime: Handle) -> DeviceCache {
         pool_size: 8,
         connect_timeout: Duration::from_secs(5),
         query_timeout: Duration::from_secs(5),
+        directory: PathBuf::new(),
     };
     let mut client = connect(&settings).await.unwrap();
     migrate(&mut client).await.unwrap();

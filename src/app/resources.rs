@@ -4,7 +4,8 @@ use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
 
 use crate::app::{AppError, api, registry_threads};
-use crate::config::Config;
+use crate::config::{Api, Config};
+use crate::http::api::POOL_SIZE;
 use crate::http::server::ConnectionLimits;
 use crate::lifecycle::{open_files, try_threads};
 
@@ -13,6 +14,17 @@ const OTHER_THREADS: usize = 8;
 
 /// The thread for imported hashes, and the one that replaces them.
 const IMPORTED_HASH_THREADS: usize = 2;
+
+/// Connections to PostgreSQL of what goes on besides requests. One listens for changes, one proves that they are heard, and
+/// one asks whether PostgreSQL is there while that proof is late; of the work queue one is for kick-outs, two are for commands and
+/// two for what services ask for (what waits, and what is done); one sweeps.
+const BACKGROUND_CONNECTIONS: usize = 9;
+
+/// Most connections to PostgreSQL that a replica uses besides `database.pool_size`.
+#[must_use]
+pub fn further_connections(api: &Api) -> usize {
+    BACKGROUND_CONNECTIONS + api.listen.map_or(0, |_| POOL_SIZE)
+}
 
 /// Binds the port.
 ///
@@ -82,4 +94,23 @@ pub(super) fn require_threads(config: &Config) -> Result<(), AppError> {
         );
         AppError::SetUp { what: "threads", why }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_api_has_connections_only_where_there_is_one() {
+        let mut api = Api {
+            listen: None,
+            tls_certificate: None,
+            tls_key: None,
+            public_url: None,
+            first_token_file: None,
+        };
+        assert_eq!(further_connections(&api), 9);
+        api.listen = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
+        assert_eq!(further_connections(&api), 13);
+    }
 }

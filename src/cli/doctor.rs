@@ -20,6 +20,7 @@ use std::time::Duration;
 use clap::Args;
 use thiserror::Error;
 
+use crate::app::further_connections;
 use crate::cli::error::CliError;
 use crate::cli::output::Output;
 use crate::clock::Clock;
@@ -100,7 +101,8 @@ async fn examine_database(settings: &Settings, clock: &Clock, report: &mut Repor
             None => "the database cannot be reached",
             Some(connected) => {
                 let mut session = session::Session::new(&connected.client, report);
-                connection::examine(&connected, &database, clock, &mut session).await;
+                let connections = (database.pool_size, further_connections(&settings.api));
+                connection::examine(&connected, connections, clock, &mut session).await;
                 if schema::examine(&mut session).await {
                     let has_api = settings.emqx_api().is_ok_and(|api| api.is_some());
                     fleet::examine(&settings.tokens, has_api, &mut session).await;

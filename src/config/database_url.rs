@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio_postgres::Config;
 
 use self::parts::{EXAMPLE, UNSUPPORTED, not_a_url, only, split};
+use super::sections::Database;
 
 mod parts;
 
@@ -116,6 +117,22 @@ impl std::str::FromStr for DatabaseUrl {
 }
 
 impl DatabaseUrl {
+    /// What the settings say, with its paths where they begin.
+    ///
+    /// # Errors
+    /// As its parsing.
+    pub fn of(settings: &Database) -> Result<Self, String> {
+        let mut url: Self = settings.url.expose().parse()?;
+        let root_cert = match &mut url.tls.root_cert {
+            Some(RootCert::File(path)) => Some(path),
+            Some(RootCert::System) | None => None,
+        };
+        for path in [root_cert, url.tls.cert.as_mut(), url.tls.key.as_mut()].into_iter().flatten() {
+            *path = settings.directory.join(&path);
+        }
+        Ok(url)
+    }
+
     /// How many servers it names; at least one.
     #[must_use]
     pub fn hosts(&self) -> usize {

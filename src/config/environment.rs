@@ -1,7 +1,5 @@
 //! Reading the environment.
 
-use std::path::PathBuf;
-
 use super::problem::{Origin, Problem};
 use super::raw::{Given, Raw};
 use super::reader::Reader;
@@ -50,8 +48,8 @@ pub(super) fn read(environment: &[(String, String)], known: &[Setting], reader: 
                 reader.problems.push(problem);
             }
             Some((_, form)) => {
-                let (raw, base) = (Raw::Text(text.clone()), PathBuf::new());
-                reader.unread.push(Given { form: form.clone(), raw, at, base });
+                let raw = Raw::Text(text.clone());
+                reader.unread.push(Given { form: form.clone(), raw, at });
             }
             None if other || is_service_link(variable, text) => {}
             None => {

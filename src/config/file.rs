@@ -83,8 +83,7 @@ impl Document<'_> {
         let is_section = self.known.iter().any(|setting| setting.section() == key);
         match (form, value) {
             (Some(form), value) => {
-                let base = self.path.parent().map(Path::to_owned).unwrap_or_default();
-                self.reader.unread.push(Given { form, raw: raw(value), at, base });
+                self.reader.unread.push(Given { form, raw: raw(value), at });
             }
             (None, DeValue::Table(table)) if is_section => self.table(key, table),
             (None, _) if is_section => {

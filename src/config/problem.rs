@@ -1,7 +1,7 @@
 //! What is wrong with a configuration, where, and what would be right.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -21,6 +21,16 @@ pub enum Origin {
         /// Its name.
         variable: String,
     },
+}
+
+impl Origin {
+    /// Where relative paths of a value begin; empty: at the working directory.
+    pub(super) fn directory(&self) -> PathBuf {
+        match self {
+            Self::File { file, .. } => file.parent().map(Path::to_owned).unwrap_or_default(),
+            Self::Environment { .. } => PathBuf::new(),
+        }
+    }
 }
 
 impl fmt::Display for Origin {

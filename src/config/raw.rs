@@ -1,7 +1,5 @@
 //! What somebody wrote for a setting, before it is understood.
 
-use std::path::PathBuf;
-
 use super::problem::Origin;
 
 /// A value as written.
@@ -65,6 +63,4 @@ pub(super) struct Given {
     pub(super) form: Form,
     pub(super) raw: Raw,
     pub(super) at: Origin,
-    /// Where relative paths begin.
-    pub(super) base: PathBuf,
 }

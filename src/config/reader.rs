@@ -49,7 +49,7 @@ impl Reader {
         let rule = &definition.rule;
         let mut all: Vec<Given> =
             self.unread.extract_if(.., |given| given.form.setting == key).collect();
-        for Given { form, raw, at, .. } in &mut all {
+        for Given { form, raw, at } in &mut all {
             if let (false, Origin::Environment { .. }, Raw::Text(text)) =
                 (form.in_file, at, &mut *raw)
             {
@@ -78,7 +78,8 @@ impl Reader {
         given: Given,
         prevails: bool,
     ) -> Result<Option<T>, String> {
-        let Given { form: Form { written, setting, in_file }, raw, at, base } = given;
+        let Given { form: Form { written, setting, in_file }, raw, at } = given;
+        let base = at.directory();
         let shown = if rule.is_secret { "set".to_owned() } else { raw.shown() };
         let value = if in_file {
             let path = path(raw, &base, true)?;

@@ -136,14 +136,19 @@ section! {
         /// PEM file of the authorities to trust when PostgreSQL is reached over TLS, which it then is;
         /// the same as `sslrootcert` in `database.url`.
         ca_file: Option<PathBuf> = file().or_none("the operating system's authorities"),
-        /// Connections to PostgreSQL for requests; up to four more listen for changes, prove that they
-        /// are heard, end sessions and repair presence.
+        /// Connections to PostgreSQL for requests. Up to nine more listen for changes, prove that they are heard, end
+        /// sessions, send commands, deal with what services ask for and repair presence; with `api.listen` the HTTP API has
+        /// four of its own.
         pool_size: usize = count(1..=1000).or("8"),
         /// Time for each host of `database.url`: to find, reach and log in to it. Prevails over a
         /// `connect_timeout` in the URL.
         connect_timeout: Duration = duration(50..=MINUTE).or("2s"),
         /// Time for one query of a login or authorization. EMQX gives up after 5 s.
         query_timeout: Duration = duration(10..=MINUTE).or("2s"),
+    }
+    with {
+        /// Where relative paths in `url` begin; empty: at the working directory.
+        directory: PathBuf
     }
 }
 

@@ -202,7 +202,8 @@ fn api_rules(api: &Api, reader: &mut Reader) {
 /// Holds what `database.url` says against the other settings, and checks the files that it names.
 fn database_rules(database: &mut Database, reader: &mut Reader) {
     let Some(given) = reader.find("database.url").cloned() else { return };
-    let Ok(url) = database.url.expose().parse::<DatabaseUrl>() else { return };
+    database.directory = given.at.directory();
+    let Ok(url) = DatabaseUrl::of(database) else { return };
     // A file of authorities asks for TLS, and the URL may rule it out.
     let unused = "is not used: database.url says sslmode=disable; take one of the two out";
     let twice = |what| format!("{what} also part of database.url; write it in one place");

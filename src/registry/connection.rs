@@ -99,10 +99,7 @@ impl Target {
     /// # Errors
     /// When the URL is not one, or a file of certificates cannot be read.
     pub fn new(settings: &Database) -> Result<Self, RegistryError> {
-        let mut url: DatabaseUrl = settings
-            .url
-            .expose()
-            .parse()
+        let mut url = DatabaseUrl::of(settings)
             .map_err(|problem| RegistryError::Settings(format!("database.url: {problem}")))?;
         complete(&mut url, settings);
         let (negotiated, demand) = tls_of(&url, settings.ca_file.as_deref());
@@ -433,6 +430,8 @@ pub(crate) fn timed_out(what: &str, limit: Duration) -> RegistryError {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::path::PathBuf;
+
     use super::*;
     use crate::secret::Secret;
 
@@ -444,6 +443,7 @@ pub(super) mod tests {
             pool_size: 1,
             connect_timeout: Duration::from_secs(1),
             query_timeout: Duration::from_secs(1),
+            directory: PathBuf::new(),
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use fleetgate::config::{DatabaseUrl, RootCert};
+
 use crate::operator::{Operator, TOKEN};
 
 #[test]
@@ -117,6 +119,28 @@ fn whom_to_trust_is_said_once() {
         let told = operator.is_told();
         assert_eq!(told[0], format!("fleetgate.toml:2: database.ca_file: {message}"), "{part}");
     }
+}
+
+#[test]
+fn paths_in_the_database_url_begin_where_other_paths_do() {
+    let url =
+        "host=db sslmode=verify-full sslrootcert=tls/ca.pem sslcert=tls/our.pem sslkey=tls/our.key";
+    let operator = Operator::writes("");
+    let [ca, cert, key] =
+        ["tls/ca.pem", "tls/our.pem", "tls/our.key"].map(|name| operator.saves(name, "", 0o600));
+    operator.saves("url", url, 0o600);
+    for text in [format!("database.url = '{url}'\n"), "database.url_file = 'url'\n".to_owned()] {
+        operator.saves("fleetgate.toml", text, 0o600);
+        let database = operator.loads().database().unwrap_or_else(|problems| panic!("{problems}"));
+        let tls = DatabaseUrl::of(&database).unwrap().tls;
+        assert_eq!(tls.root_cert.as_ref().and_then(RootCert::file), Some(ca.as_path()));
+        assert_eq!((tls.cert.as_ref(), tls.key.as_ref()), (Some(&cert), Some(&key)));
+    }
+    let told = operator.sets("FLEETGATE_DATABASE_URL", url).is_told();
+    assert!(
+        told[0].starts_with("FLEETGATE_DATABASE_URL: the file named by sslrootcert"),
+        "{told:?}"
+    );
 }
 
 #[test]

@@ -74,14 +74,14 @@ fn latency(connecting: Duration, query: Duration) -> Finding {
 
 pub(super) async fn examine(
     connected: &Connected,
-    settings: &Database,
+    (pool_size, further): (usize, usize),
     clock: &Clock,
     session: &mut Session<'_>,
 ) {
     let client = &connected.client;
     session.check(SERVER_VERSION, server_version(client)).await;
     session.check(CLOCK, clock_skew(client, clock)).await;
-    session.check(CONNECTIONS, connections(client, settings.pool_size)).await;
+    session.check(CONNECTIONS, connections(client, pool_size, further)).await;
     session.check(LISTEN, listen(connected)).await;
 }
 
@@ -118,18 +118,18 @@ fn skew(ahead: SignedDuration, round_trip: SignedDuration) -> Finding {
     }
 }
 
-async fn connections(client: &Client, pool_size: usize) -> Result<Finding, RegistryError> {
-    Ok(room(pool_size + OWN_CONNECTIONS, inspection::connection_limit(client).await?))
+async fn connections(
+    client: &Client,
+    pool_size: usize,
+    further: usize,
+) -> Result<Finding, RegistryError> {
+    Ok(room(pool_size, further, inspection::connection_limit(client).await?))
 }
 
-/// Beside its pool a replica needs one connection that listens, one that proves that, one that sweeps; of the work queue one
-/// for kick-outs, two for commands and two for requests (what waits, and what is done).
-const OWN_CONNECTIONS: usize = 8;
-
-fn room(needed: usize, available: usize) -> Finding {
-    let found = format!(
-        "a replica uses up to {needed} (database.pool_size + {OWN_CONNECTIONS}) of {available}"
-    );
+fn room(pool_size: usize, further: usize, available: usize) -> Finding {
+    let needed = pool_size + further;
+    let found =
+        format!("a replica uses up to {needed} (database.pool_size + {further}) of {available}");
     let remedy = "raise max_connections in PostgreSQL (or the limit of the role or database), or lower \
                   database.pool_size";
     if needed > available {
@@ -181,9 +181,9 @@ mod tests {
 
     #[test]
     fn room_for_replicas() {
-        assert_eq!(room(9, 97).status, Status::Ok);
-        assert_eq!(room(9, 17).status, Status::Warning);
-        assert_eq!(room(9, 8).status, Status::Failure);
+        assert_eq!(room(1, 8, 97).status, Status::Ok);
+        assert_eq!(room(1, 8, 17).status, Status::Warning);
+        assert_eq!(room(1, 8, 8).status, Status::Failure);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The real service on a real port, over a database of its own.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use fleetgate::app::{App, AppError};
@@ -52,6 +53,7 @@ pub(crate) fn config(database_url: &str) -> Config {
             pool_size: 4,
             connect_timeout: Duration::from_secs(2),
             query_timeout: Duration::from_secs(2),
+            directory: PathBuf::new(),
         },
         emqx: Emqx {
             webhook_token: Secret::new(TOKEN.to_owned()),
