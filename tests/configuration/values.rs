@@ -92,6 +92,7 @@ fn every_setting_can_be_a_variable() {
         .sets("FLEETGATE_INGEST_BATCH", "8")
         .sets("FLEETGATE_INGEST_LINGER", "0s")
         .sets("FLEETGATE_INGEST_WRITERS", "3")
+        .sets("FLEETGATE_EMQX_PREVIOUS_WEBHOOK_TOKEN", "the-token-of-before")
         .sets("FLEETGATE_INGEST_MAX_PAYLOAD", "9")
         .sets("FLEETGATE_INGEST_KEEP_SESSIONS", "72h")
         .sets("FLEETGATE_IMPORTS_UPGRADE", "false")
@@ -125,6 +126,9 @@ fn every_setting_can_be_a_variable() {
     assert_eq!(config.database.connect_timeout, Duration::from_millis(250));
     assert_eq!(config.database.query_timeout, Duration::from_millis(1500));
     assert_eq!(config.emqx.webhook_token.expose(), TOKEN);
+    assert!(
+        config.emqx.previous_webhook_token.is_some_and(|it| it.expose() == "the-token-of-before")
+    );
     assert!(config.emqx.acl_in_login);
     let api = config.emqx.api.expect("an API");
     assert_eq!((api.url.as_str(), api.key.as_str()), ("https://emqx:18084", "fleetgate"));
