@@ -31,14 +31,14 @@
 //!   that is late by less than the second between two of them.
 //! - *The client logs in with the new rights between the change and the call.* It is kicked out once:
 //!   EMQX can end only whatever session the client id has now. It then logs in again.
-//! - *A replica that let a client in just before the change dies within [`ON_ITS_WAY`], or is too busy to look until [`KEPT`] is over.* If
+//! - *A replica that let a client in just before the change stops or dies within [`ON_ITS_WAY`], or does not look before [`KEPT`] is over.* If
 //!   the answer was on its way as well, that session stays.
 //! - *A new change while EMQX is called.* The session is ended again, as all work is done again: the login in
 //!   between may have had the rights of before.
 //! - *The replica dies between EMQX's answer and the deletion of the row.* The session is ended a second
 //!   time, after the lease.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ use crate::registry::cache::DeviceCache;
 use crate::registry::error::RegistryError;
 use crate::registry::hearing::Hearing;
 use crate::registry::kickouts::{self as registry, CarriedOut, Ends, KIND};
-use crate::registry::recent_logins::{Before, LetIn};
+use crate::registry::recent_logins::{REMEMBERED, RecentLogin};
 use crate::registry::work::Work;
 use crate::work::{Carried, Kind, Outcome, POLL};
 
@@ -79,7 +79,7 @@ const CALLS: usize = 8;
 const CALLING: Duration = Duration::from_secs(20);
 /// Time between two looks at kick-outs that were carried out and are not confirmed.
 const CONFIRM: Duration = Duration::from_secs(1);
-/// Time between two looks for what is no longer needed, and after one of either that failed.
+/// Time between two looks for what is no longer needed.
 const TIDY: Duration = Duration::from_secs(60);
 
 /// What EMQX did, in one word.
@@ -104,6 +104,8 @@ pub struct KickOuts {
     ends: Ends,
     metrics: KickOutMetrics,
     confirm_at: Instant,
+    /// When it was last looked whom this replica let in.
+    looked_at: std::time::Instant,
     tidy_at: Instant,
 }
 
@@ -121,40 +123,45 @@ impl KickOuts {
     ) -> Self {
         let ends = Ends { bound, asks_emqx: api.is_some(), max_session };
         let now = Instant::now();
-        Self { api, cache, hearing, ends, metrics, confirm_at: now, tidy_at: now }
+        let looked_at = std::time::Instant::now();
+        Self { api, cache, hearing, ends, metrics, confirm_at: now, looked_at, tidy_at: now }
     }
 
     /// Kicks out again whom this replica let in shortly before a change, and not since. Tells how many.
-    async fn repeat_for_answers_on_their_way(&self, client: &Client) -> Result<u64, RegistryError> {
+    async fn repeat_for_answers_on_their_way(
+        &mut self,
+        client: &Client,
+    ) -> Result<u64, RegistryError> {
+        let now = std::time::Instant::now();
+        let since_last_look = now.duration_since(std::mem::replace(&mut self.looked_at, now));
         let carried_out = registry::carried_out(client, ON_ITS_WAY).await?;
-        if carried_out.is_empty() {
+        let logins = self.cache.recent_logins();
+        let devices: BTreeSet<&DeviceName> =
+            carried_out.iter().filter_map(|it| it.device.as_ref()).collect();
+        let Some(recent) = logins.of(devices.into_iter(), now) else {
+            // It may be any of them. Each is found once, or twice.
+            let is_due = |it: &&CarriedOut| it.age < ON_ITS_WAY + since_last_look + CONFIRM;
+            let due = carried_out.iter().filter(is_due).map(|it| it.client_id.as_str());
+            let due: Vec<_> = due.map(|client_id| (client_id, client_id)).collect();
+            return Ok(registry::repeat(client, &due).await?.unwrap_or(0));
+        };
+        let doubtful = doubtful(&carried_out, &recent, now);
+        let all: Vec<_> = doubtful.iter().map(|(login, like)| (&*login.client_id, *like)).collect();
+        let mut repeated = 0;
+        if all.is_empty() {
             return Ok(0);
         }
-        let now = std::time::Instant::now();
-        // Those who come back after the kick-out cannot have done so before it was carried out.
-        let moment = |age: Duration| now.checked_sub(age).map(|seen| seen + SETTLE);
-        let (mut devices, mut those) = (BTreeMap::new(), BTreeMap::new());
-        for CarriedOut { client_id, device, age } in &carried_out {
-            let device = device.as_deref().and_then(|name| name.parse::<DeviceName>().ok());
-            let (Some(device), Some(moment)) = (device, moment(*age)) else { continue };
-            those.insert(device.clone(), client_id.as_str());
-            let newest = devices.entry(device).or_insert(Before { moment, at_most: ON_ITS_WAY });
-            newest.moment = newest.moment.max(moment);
+        if let Some(count) = registry::repeat(client, &all).await? {
+            doubtful.iter().for_each(|(login, _)| logins.forget(login));
+            return Ok(count);
         }
-        let let_in = self.cache.recent_logins().before(&devices, now);
-        let (again, like): (Vec<&str>, Vec<&str>) = match &let_in {
-            // Nothing is forgotten then: each is kicked out at one or two looks.
-            LetIn::Anybody => {
-                let due = carried_out.iter().filter(|it| it.age < ON_ITS_WAY + 2 * CONFIRM);
-                due.map(|it| (it.client_id.as_str(), it.client_id.as_str())).unzip()
+        // The one that somebody is changing is left for the next look.
+        for ((login, _), one) in doubtful.iter().zip(&all) {
+            if let Some(count) = registry::repeat(client, &[*one]).await? {
+                logins.forget(login);
+                repeated += count;
             }
-            LetIn::These(these) => {
-                let like = |device| those.get(device).copied();
-                these.iter().filter_map(|(id, device)| Some((id.as_str(), like(device)?))).unzip()
-            }
-        };
-        let repeated = registry::repeat(client, &again, &like).await?;
-        self.cache.recent_logins().forget(&again);
+        }
         Ok(repeated)
     }
 
@@ -234,7 +241,7 @@ impl Kind for KickOuts {
         if self.confirm_at > Instant::now() {
             return Ok(POLL);
         }
-        self.confirm_at = Instant::now() + TIDY;
+        self.confirm_at = Instant::now() + POLL;
         let again = self.repeat_for_answers_on_their_way(client).await?;
         self.metrics.count("repeated", again);
         let confirmations = registry::confirm(client, ON_ITS_WAY, KEPT).await?;
@@ -250,6 +257,33 @@ impl Kind for KickOuts {
         self.confirm_at = Instant::now();
         Ok(if confirmations.waiting > 0 { CONFIRM } else { POLL })
     }
+}
+
+/// Whose answer may have been on its way when its client was kicked out, or its device was; with the client id of that kick-out.
+fn doubtful<'a>(
+    carried_out: &'a [CarriedOut],
+    recent: &'a [RecentLogin],
+    now: std::time::Instant,
+) -> Vec<(&'a RecentLogin, &'a str)> {
+    let (mut of_clients, mut of_devices) = (BTreeMap::new(), BTreeMap::new());
+    for CarriedOut { client_id, device, age } in carried_out {
+        // Nobody comes back before the kick-out was carried out.
+        let Some(moment) = now.checked_sub(*age).map(|seen| seen + SETTLE) else { continue };
+        of_clients.insert(client_id.as_str(), moment);
+        let newest = of_devices.entry(device.as_ref()).or_insert((moment, client_id.as_str()));
+        *newest = (*newest).max((moment, client_id));
+    }
+    let is_doubtful = |login: &'a RecentLogin| {
+        let (of_device, client_id) = *of_devices.get(&Some(&login.device))?;
+        // Without moment of its own nothing was known of the client id: its connect event is late, perhaps by more.
+        let (moment, at_most) = match of_clients.get(&*login.client_id) {
+            Some(moment) => (*moment, ON_ITS_WAY),
+            None => (of_device, REMEMBERED - ON_ITS_WAY),
+        };
+        let before = moment.checked_duration_since(login.at)?;
+        (before > Duration::ZERO && before <= at_most).then_some((login, client_id))
+    };
+    recent.iter().filter_map(is_doubtful).collect()
 }
 
 /// What became of each of a batch, in its order.
@@ -268,11 +302,20 @@ async fn kick_out(api: &EmqxApi, batch: &[Work]) -> Vec<Answer> {
         let client_ids: Vec<&str> = chunk.iter().map(|work| work.key.as_str()).collect();
         match api.kick_out_all(&client_ids).await {
             Ok(()) => answers.extend(vec![Ok("in_bulk"); chunk.len()]),
-            Err(error) if error.is_emqx_unfit() || error.may_be_anothers() => {
+            Err(error) if error.is_emqx_unfit() => {
                 answers.extend(vec![Err(NotDone::Emqx(error)); chunk.len()]);
             }
             // One client id that EMQX does not like must not hold up the others.
-            Err(_) => kick_out_one_by_one(api, chunk, until, &mut answers).await,
+            Err(error) => {
+                let (first, rest) = chunk.split_at(CALLS.min(chunk.len()));
+                let before = answers.len();
+                kick_out_one_by_one(api, first, until, &mut answers).await;
+                let is_emqx = answers.iter().skip(before).any(is_answer);
+                match error.may_be_anothers() && !is_emqx {
+                    true => answers.extend(vec![Err(NotDone::Emqx(error)); rest.len()]),
+                    false => kick_out_one_by_one(api, rest, until, &mut answers).await,
+                }
+            }
         }
     }
     answers

@@ -118,7 +118,7 @@ pub trait Kind: Send {
         work::finish(client, Self::NAME, done)
     }
 
-    /// Does what the kind needs besides, within five seconds, after each turn of its work. Returns when it has to
+    /// Does what the kind needs besides, within five seconds, after each batch and each turn of its work. Returns when it has to
     /// come again at the latest. What fails must not be due again at once: work comes first.
     fn look_after(
         &mut self,
@@ -218,6 +218,8 @@ impl<K: Kind> Worker<K> {
             tokio::time::sleep(K::HEAD_START).await;
             let carried = self.kind.carry_out(&batch).await;
             self.settle(client, &batch, &carried).await?;
+            // Also while more and more comes.
+            within(QUERY_TIMEOUT, self.kind.look_after(client)).await?;
         }
         Ok(())
     }

@@ -386,7 +386,7 @@ async fn list(
         .await?;
     let full = found.len() == usize::from(limit);
     let next = found.last().filter(|_| full).map(|command| command.id.clone());
-    context.output.result(&json!({"commands": found, "next": next}), || command_table(&found))?;
+    context.output.result(&found, || command_table(&found))?;
     if let Some(next) = next {
         context.output.hint(&format!("There may be more: add --after {next}"));
     }

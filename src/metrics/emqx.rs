@@ -153,7 +153,7 @@ impl Adder<'_> {
         Ok(KickOutMetrics {
             outcomes: self.counters(
                 "fleetgate_kick_outs_total",
-                "Kick-outs of client ids by outcome. in_bulk: EMQX does not say whether there was a session. repeated: to be carried out again, because a replica may have let the client in meanwhile. ended_by_itself: no longer needed.",
+                "Kick-outs of client ids by outcome. in_bulk: EMQX does not say whether there was a session. repeated: to be carried out again, because a replica heard late of the change, or an answer to a login may have been on its way. ended_by_itself: no longer needed.",
                 &["outcome"],
             )?,
             delay: self.add(Histogram::with_opts(delay.buckets(DELAY_SECONDS.to_vec()))?)?,

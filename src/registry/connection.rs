@@ -299,7 +299,8 @@ impl Target {
     /// One round trip; tells when this PostgreSQL started, which tells it from others.
     async fn set_up(&self, client: &Client, server: &Server) -> Result<String, RegistryError> {
         let mut statements = self.settings_statement();
-        statements.push_str("SELECT pg_postmaster_start_time();");
+        // As a number: whatever the session's time zone is behind a pooler.
+        statements.push_str("SELECT extract(epoch FROM pg_postmaster_start_time());");
         statements.push_str(match self.wanted {
             WantedServer::Any => "SELECT NULL",
             WantedServer::ReadWrite => "SHOW transaction_read_only",
@@ -468,6 +469,30 @@ pub(super) mod tests {
         let both = none_of(vec![wrong(), wrong()]);
         assert!(!both.is_unreachable() && both.to_string().contains("b: wrong password"));
         assert_eq!(none_of(vec![away()]).to_string(), "a: away");
+    }
+
+    #[test]
+    fn another_server_behind_the_same_name_begins_a_turn() {
+        let target = Target::new(&settings("host=a,b")).unwrap();
+        let note = |turn, started: &str| target.note_server(turn, started.to_owned());
+        let first = target.turn();
+        assert_eq!((note(first, "1"), note(first, "1")), (first, first));
+        let second = note(first, "2");
+        assert_eq!((second, target.turn()), (first + 2, second), "the same of two names");
+        assert_eq!(note(second, "2"), second);
+        // As a pooler that spreads sessions over two servers.
+        assert_eq!((note(second, "3"), target.turn()), (second, second), "too soon");
+        target.seen.lock().unwrap().changed = Instant::now().checked_sub(BETWEEN_CHANGES);
+        assert_eq!(note(second, "4"), second + 2);
+        // Others have left meanwhile.
+        target.leave();
+        let left = target.turn();
+        assert_eq!(
+            (note(left, "5"), target.turn()),
+            (left, left),
+            "it is the first one seen there"
+        );
+        assert_eq!((note(left, ""), note(left, "6")), (left, left), "it did not tell");
     }
 
     #[test]

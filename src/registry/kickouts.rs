@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::json;
-use tokio_postgres::{GenericClient, Row};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, GenericClient, Row};
 
+use crate::domain::name::DeviceName;
 use crate::registry::error::RegistryError;
 use crate::registry::work::{self, Work, keys, on_work};
 
@@ -56,7 +58,8 @@ const FINISH: &str = "
         ON CONFLICT (client_id) DO UPDATE SET
             device_name = EXCLUDED.device_name, reason = EXCLUDED.reason,
             changed_at = least(known.changed_at, EXCLUDED.changed_at),
-            seen_at = greatest(known.seen_at, EXCLUDED.seen_at), kicked_by = EXCLUDED.kicked_by)
+            seen_at = greatest(known.seen_at, EXCLUDED.seen_at), kicked_by = EXCLUDED.kicked_by,
+            carried_out_at = clock_timestamp())
     SELECT extract(epoch FROM clock_timestamp() - changed_at)::float8 FROM finished WHERE NOT repeated";
 
 /// What became of kick-outs that were carried out and wait to be confirmed.
@@ -68,7 +71,7 @@ pub struct Confirmations {
     pub waiting: u64,
 }
 
-/// Looks at the kick-outs that were carried out and were `kept` for so long: one whose change every replica has heard of in time is
+/// Looks at the kick-outs that were carried out and then `kept` for so long: one whose change every replica has heard of in time is
 /// done. Where one has not, it is put back to be carried out once more, as soon as that replica can
 /// decide by old records no longer (its bound, and `on_its_way` for an answer). At most 10,000 at once.
 ///
@@ -86,14 +89,17 @@ pub async fn confirm(
 }
 
 const CONFIRM: &str = "
-    WITH judged AS (
+    WITH old AS MATERIALIZED (
+        SELECT * FROM kick_outs_to_confirm WHERE carried_out_at < clock_timestamp() - $2 * interval '1 second'
+        ORDER BY carried_out_at, client_id LIMIT 10000 FOR UPDATE SKIP LOCKED),
+    judged AS (
         SELECT k.client_id, k.device_name, k.reason, k.changed_at, k.seen_at, stale.bound
-        FROM kick_outs_to_confirm AS k
+        FROM old AS k
         CROSS JOIN LATERAL (
             SELECT max(r.bound) AS bound FROM replicas AS r
             WHERE r.id <> k.kicked_by AND NOT fleetgate_cannot_be_stale(r, k.changed_at, k.seen_at)) AS stale
-        WHERE clock_timestamp() > k.seen_at + greatest(stale.bound + $1 * interval '1 second', $2 * interval '1 second')
-        ORDER BY k.seen_at, k.client_id LIMIT 10000 FOR UPDATE OF k SKIP LOCKED),
+        WHERE stale.bound IS NULL
+           OR clock_timestamp() > k.seen_at + stale.bound + $1 * interval '1 second'),
     settled AS (
         DELETE FROM kick_outs_to_confirm AS k USING judged
         WHERE k.client_id = judged.client_id AND k.seen_at = judged.seen_at
@@ -115,14 +121,14 @@ const CONFIRM: &str = "
 pub struct CarriedOut {
     /// The client id.
     pub client_id: String,
-    /// The device, if the client id was one's.
-    pub device: Option<String>,
+    /// The device that lost a right; `None`: no device did, and a client was connected that may not be.
+    pub device: Option<DeviceName>,
     /// Since its change was seen committed.
     pub age: Duration,
 }
 
-/// The kick-outs that were carried out and whose changes were seen so long ago. One that is to be carried out again anyway, because a
-/// replica heard late of its change, is not among them. The oldest, at most 10,000: no fewer than [`confirm`] then settles.
+/// The kick-outs that were carried out within half a minute and whose changes were seen so long ago. The oldest, at most 10,000: those that
+/// [`confirm`] then settles are among them.
 ///
 /// # Errors
 /// A database that is away.
@@ -133,31 +139,37 @@ pub async fn carried_out(
     let rows = client.query(CARRIED_OUT, &[&ago.as_secs_f64()]).await.map_err(on_work())?;
     let row = |row: &Row| CarriedOut {
         client_id: row.get(0),
-        device: row.get(1),
+        device: row.get::<_, Option<&str>>(1).and_then(|name| name.parse().ok()),
         age: Duration::from_secs_f64(row.get::<_, f64>(2).max(0.0)),
     };
     Ok(rows.iter().map(row).collect())
 }
 
 const CARRIED_OUT: &str = "
-    SELECT k.client_id, k.device_name, extract(epoch FROM clock_timestamp() - k.seen_at)::float8
-    FROM kick_outs_to_confirm AS k
-    WHERE clock_timestamp() > k.seen_at + $1 * interval '1 second' AND NOT EXISTS (
-        SELECT FROM replicas AS r
-        WHERE r.id <> k.kicked_by AND NOT fleetgate_cannot_be_stale(r, k.changed_at, k.seen_at))
-    ORDER BY k.seen_at, k.client_id LIMIT 10000";
+    SELECT client_id, CASE WHEN reason <> 'swept' THEN device_name END,
+           extract(epoch FROM clock_timestamp() - seen_at)::float8
+    FROM kick_outs_to_confirm
+    WHERE carried_out_at > clock_timestamp() - interval '30 seconds' AND clock_timestamp() > seen_at + $1 * interval '1 second'
+    ORDER BY carried_out_at, client_id LIMIT 10000";
 
-/// Queues kick-outs of these client ids, each for the same reason as that of the other client id beside it, which was carried out.
-/// Tells how many.
+/// Queues kick-outs of these client ids, each for the same reason as that of the other client id beside it, which was carried out; all or
+/// none. Tells how many; `None`: somebody is changing one of them, and that is not waited for.
 ///
 /// # Errors
 /// A database that is away.
 pub async fn repeat(
-    client: &impl GenericClient,
-    client_ids: &[&str],
-    as_those_of: &[&str],
-) -> Result<u64, RegistryError> {
-    client.execute(REPEAT, &[&client_ids, &as_those_of]).await.map_err(on_work())
+    client: &Client,
+    repeats: &[(&str, &str)],
+) -> Result<Option<u64>, RegistryError> {
+    let (client_ids, as_those_of): (Vec<&str>, Vec<&str>) = repeats.iter().copied().unzip();
+    client.batch_execute("BEGIN; SET LOCAL lock_timeout = '200ms'").await.map_err(on_work())?;
+    let queued = client.execute(REPEAT, &[&client_ids, &as_those_of]).await;
+    let end = if queued.is_ok() { "COMMIT" } else { "ROLLBACK" };
+    client.batch_execute(end).await.map_err(on_work())?;
+    match queued {
+        Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => Ok(None),
+        queued => queued.map(Some).map_err(on_work()),
+    }
 }
 
 const REPEAT: &str = "

@@ -3,9 +3,10 @@
 //!
 //! What it keeps:
 //! * The newest login of each client id for [`REMEMBERED`] at least.
-//! * No more than [`MOST`] of them twice over. Beyond that anybody may have been let in.
+//! * No more than [`MOST`] of them twice over. Beyond that it is not known who was let in.
+//! * A login waits for another one's note, or for a look at the devices that were kicked out lately: for microseconds.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -30,33 +31,21 @@ struct Generations {
 
 #[derive(Default)]
 struct Generation {
-    /// By client id.
-    logins: HashMap<Box<str>, Login>,
+    /// The newest of each client id, by device.
+    logins: BTreeMap<(DeviceName, Box<str>), Instant>,
     /// Whether some were left out.
     is_full: bool,
 }
 
-struct Login {
-    device: DeviceName,
-    at: Instant,
-}
-
-/// What is asked of a device: who was let in before this moment, and not again after it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Before {
-    /// The moment.
-    pub moment: Instant,
-    /// How long before it at most.
-    pub at_most: Duration,
-}
-
-/// Who was let in.
+/// A login.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LetIn {
-    /// These client ids, each with its device.
-    These(Vec<(String, DeviceName)>),
-    /// There were too many to remember all.
-    Anybody,
+pub struct RecentLogin {
+    /// Who.
+    pub device: DeviceName,
+    /// By which client id.
+    pub client_id: Box<str>,
+    /// When it was decided.
+    pub at: Instant,
 }
 
 impl Default for RecentLogins {
@@ -69,42 +58,55 @@ impl Default for RecentLogins {
 impl RecentLogins {
     /// Notes a login that was decided at this moment.
     pub fn note(&self, client_id: &str, device: &DeviceName, at: Instant) {
+        let key = (device.clone(), client_id.into());
         let mut generations = self.generations();
-        generations.turn(at);
+        let forgotten = generations.turn(at);
         let Generation { logins, is_full } = &mut generations.current;
-        if let Some(login) = logins.get_mut(client_id) {
-            (login.device, login.at) = (device.clone(), login.at.max(at));
-        } else if logins.len() < MOST {
-            logins.insert(client_id.into(), Login { device: device.clone(), at });
+        if logins.len() < MOST || logins.contains_key(&key) {
+            logins.entry(key).and_modify(|newest| *newest = at.max(*newest)).or_insert(at);
         } else {
             *is_full = true;
         }
+        // Others need not wait while it is dropped.
+        drop(generations);
+        drop(forgotten);
     }
 
-    /// The client ids of these devices whose newest login was before the device's moment.
-    pub fn before(&self, devices: &BTreeMap<DeviceName, Before>, now: Instant) -> LetIn {
-        let mut generations = self.generations();
-        generations.turn(now);
-        let Generations { current, previous, .. } = &*generations;
-        if current.is_full || previous.is_full {
-            return LetIn::Anybody;
+    /// The newest login of each client id of these devices; `None`: there were too many to remember all.
+    pub fn of<'a>(
+        &self,
+        devices: impl Iterator<Item = &'a DeviceName>,
+        now: Instant,
+    ) -> Option<Vec<RecentLogin>> {
+        let mut found = Vec::new();
+        for device in devices {
+            // Anew for each, so that logins wait for one at most.
+            let mut generations = self.generations();
+            let _forgotten = generations.turn(now);
+            let Generations { current, previous, .. } = &*generations;
+            if current.is_full || previous.is_full {
+                return None;
+            }
+            let begin = (device.clone(), Box::<str>::default());
+            let of_device = |generation: &'_ Generation| {
+                let from = generation.logins.range(begin.clone()..);
+                let logins = from.take_while(|((of, _), _)| of == device);
+                logins.map(|((_, id), at)| (id.clone(), *at)).collect::<BTreeMap<_, _>>()
+            };
+            let mut logins = of_device(previous);
+            logins.extend(of_device(current));
+            let login = |(client_id, at)| RecentLogin { device: device.clone(), client_id, at };
+            found.extend(logins.into_iter().map(login));
         }
-        let older = previous.logins.iter().filter(|(id, _)| !current.logins.contains_key(*id));
-        let before = current.logins.iter().chain(older).filter(|(_, login)| {
-            devices.get(&login.device).is_some_and(|Before { moment, at_most }| {
-                login.at < *moment && moment.duration_since(login.at) <= *at_most
-            })
-        });
-        LetIn::These(before.map(|(id, login)| (id.to_string(), login.device.clone())).collect())
+        Some(found)
     }
 
-    /// Forgets these client ids.
-    pub fn forget(&self, client_ids: &[&str]) {
+    /// Forgets a login.
+    pub fn forget(&self, login: &RecentLogin) {
+        let key = (login.device.clone(), login.client_id.clone());
         let mut generations = self.generations();
-        for client_id in client_ids {
-            generations.current.logins.remove(*client_id);
-            generations.previous.logins.remove(*client_id);
-        }
+        generations.current.logins.remove(&key);
+        generations.previous.logins.remove(&key);
     }
 
     fn generations(&self) -> MutexGuard<'_, Generations> {
@@ -113,15 +115,20 @@ impl RecentLogins {
 }
 
 impl Generations {
-    /// Forgets what is older than is remembered.
-    fn turn(&mut self, now: Instant) {
+    /// Takes out what is older than is remembered.
+    fn turn(&mut self, now: Instant) -> Generation {
         let passed = now.saturating_duration_since(self.began);
         if passed < REMEMBERED {
-            return;
+            return Generation::default();
         }
-        let current = std::mem::take(&mut self.current);
-        self.previous = if passed < 2 * REMEMBERED { current } else { Generation::default() };
         self.began = now;
+        let current = std::mem::take(&mut self.current);
+        if passed < 2 * REMEMBERED {
+            return std::mem::replace(&mut self.previous, current);
+        }
+        // Long ago: both.
+        self.previous = Generation::default();
+        current
     }
 }
 
@@ -135,57 +142,52 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn before(logins: &RecentLogins, moment: Instant, now: Instant) -> Vec<String> {
-        let asked = Before { moment, at_most: 6 * SECOND };
-        let devices = BTreeMap::from([(name("a"), asked), (name("s"), asked)]);
-        let LetIn::These(these) = logins.before(&devices, now) else { panic!("anybody") };
-        let mut ids: Vec<String> = these.into_iter().map(|(id, _)| id).collect();
-        ids.sort();
-        ids
+    /// Client ids of `a` and `s` with the seconds of their logins.
+    fn logins(logins: &RecentLogins, begin: Instant, now: u32) -> Vec<(String, u64)> {
+        let devices = [name("a"), name("s")];
+        let found = logins.of(devices.iter(), begin + now * SECOND).unwrap();
+        let told = |login: RecentLogin| {
+            (login.client_id.to_string(), login.at.duration_since(begin).as_secs())
+        };
+        found.into_iter().map(told).collect()
     }
 
     #[test]
-    fn who_was_let_in_before_and_not_again_is_told() {
-        let logins = RecentLogins::default();
+    fn the_newest_login_of_each_client_id_is_told() {
+        let recent = RecentLogins::default();
         let begin = Instant::now();
-        let at = |seconds| begin + seconds * SECOND;
-        logins.note("a", &name("a"), at(1));
-        logins.note("s:1", &name("s"), at(2));
-        logins.note("s:2", &name("s"), at(2));
-        logins.note("other", &name("other"), at(2));
-        assert_eq!(before(&logins, at(3), at(4)), ["a", "s:1", "s:2"]);
-        assert_eq!(before(&logins, at(2), at(4)), ["a"], "those were let in later");
-        assert_eq!(before(&logins, at(8), at(9)), ["s:1", "s:2"], "too long ago");
-        logins.note("s:1", &name("s"), at(5));
-        assert_eq!(before(&logins, at(3), at(6)), ["a", "s:2"], "it was let in again");
-        logins.forget(&["a"]);
-        assert_eq!(before(&logins, at(3), at(6)), ["s:2"]);
+        for (client_id, device, second) in
+            [("a", "a", 1), ("s:1", "s", 2), ("s:2", "s", 2), ("s", "sa", 3), ("s:1", "s", 5)]
+        {
+            recent.note(client_id, &name(device), begin + second * SECOND);
+        }
+        let told = [("a".to_owned(), 1), ("s:1".to_owned(), 5), ("s:2".to_owned(), 2)];
+        assert_eq!(logins(&recent, begin, 6), told);
+        let all = recent.of([name("a")].iter(), begin).unwrap();
+        recent.forget(&all[0]);
+        assert_eq!(logins(&recent, begin, 6), told[1..]);
     }
 
     #[test]
     fn a_login_is_remembered_long_enough_and_not_for_ever() {
-        let logins = RecentLogins::default();
+        let recent = RecentLogins::default();
         let begin = Instant::now();
-        let at = |seconds| begin + seconds * SECOND;
-        logins.note("a", &name("a"), at(19));
-        logins.note("s", &name("s"), at(21));
-        assert_eq!(before(&logins, at(22), at(38)), ["a", "s"]);
-        logins.note("a", &name("a"), at(23));
-        assert_eq!(before(&logins, at(22), at(38)), ["s"], "in the time after");
-        assert_eq!(before(&logins, at(24), at(200)), <[&str; 0]>::default());
+        recent.note("a", &name("a"), begin + 19 * SECOND);
+        recent.note("s", &name("s"), begin + 21 * SECOND);
+        assert_eq!(logins(&recent, begin, 38), [("a".to_owned(), 19), ("s".to_owned(), 21)]);
+        recent.note("a", &name("a"), begin + 23 * SECOND);
+        assert_eq!(logins(&recent, begin, 38), [("a".to_owned(), 23), ("s".to_owned(), 21)]);
+        assert_eq!(logins(&recent, begin, 200), []);
     }
 
     #[test]
-    fn beyond_the_bound_it_may_be_anybody() {
-        let logins = RecentLogins::default();
+    fn beyond_the_bound_not_all_are_known() {
+        let recent = RecentLogins::default();
         let begin = Instant::now();
         for number in 0..=MOST {
-            logins.note(&format!("s:{number}"), &name("s"), begin);
+            recent.note(&format!("s:{number}"), &name("s"), begin);
         }
-        let asked = Before { moment: begin + SECOND, at_most: SECOND };
-        let devices = BTreeMap::from([(name("a"), asked)]);
-        assert_eq!(logins.before(&devices, begin + SECOND), LetIn::Anybody);
-        let later = begin + 3 * REMEMBERED;
-        assert_eq!(logins.before(&devices, later), LetIn::These(Vec::new()));
+        assert_eq!(recent.of([name("a")].iter(), begin + SECOND), None);
+        assert_eq!(recent.of([name("a")].iter(), begin + 3 * REMEMBERED), Some(Vec::new()));
     }
 }

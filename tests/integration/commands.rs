@@ -1079,7 +1079,6 @@ async fn the_command_line_sends_waits_and_shows() {
     bench.emqx.published(2).await;
     let list = bench.run(&["command", "list", "--json"]).await.unwrap();
     let list: Value = serde_json::from_str(&list.1).unwrap();
-    let list = &list["commands"];
     let id = list[0]["id"].as_str().unwrap();
     assert_eq!((&list[0]["open"], &list[1]["succeeded"]), (&json!(1), &json!(1)));
     let cancelled = bench.run(&["command", "cancel", id]).await.unwrap();
@@ -1105,7 +1104,6 @@ async fn the_command_line_sends_waits_and_shows() {
     bench.run(&["command", "resume"]).await.unwrap();
     let list = bench.run(&["command", "list", "--json"]).await.unwrap();
     let list: Value = serde_json::from_str(&list.1).unwrap();
-    let list = &list["commands"];
     let id = list[0]["id"].as_str().unwrap();
     let again = bench.run(&["command", "retry", id, "--wait"]);
     bench.acks(&bench.emqx.published(3).await.correlation).await;
@@ -1113,7 +1111,6 @@ async fn the_command_line_sends_waits_and_shows() {
     assert_eq!((code, stdout.as_str()), (0, "relay: delivered\n"), "{stderr}");
     let list = bench.run(&["command", "list", "--json"]).await.unwrap();
     let list: Value = serde_json::from_str(&list.1).unwrap();
-    let list = &list["commands"];
     let newest = list[0]["id"].as_str().unwrap();
     let pages = list.as_array().unwrap().iter().map(|command| command["id"].as_str().unwrap());
     let pages: Vec<&str> = pages.collect();
@@ -1123,11 +1120,8 @@ async fn the_command_line_sends_waits_and_shows() {
     assert_eq!((code, stderr.trim_end()), (0, more.as_str()));
     let rest = ["command", "list", "--limit", "3", "--after", pages[1], "--json"];
     let rest: Value = serde_json::from_str(&bench.run(&rest).await.unwrap().1).unwrap();
-    assert_eq!(
-        (&rest["commands"][0]["id"], &rest["commands"][1]["id"]),
-        (&json!(pages[2]), &json!(pages[3]))
-    );
-    assert_eq!((rest["commands"].as_array().unwrap().len(), &rest["next"]), (2, &Value::Null));
+    assert_eq!((&rest[0]["id"], &rest[1]["id"]), (&json!(pages[2]), &json!(pages[3])));
+    assert_eq!(rest.as_array().unwrap().len(), 2);
     let nothing = bench.run(&["command", "retry", newest]).await.unwrap();
     assert!(nothing.0 == 1 && nothing.2.contains("there is no device at which"), "{nothing:?}");
 

@@ -611,3 +611,21 @@ async fn an_answer_that_was_on_its_way_ends_too() {
     deletes.sort();
     assert_eq!(deletes, ["back", "gone", "gone", "service", "service%3A1"]);
 }
+
+/// Whose row says for an hour that it may have let the client in.
+#[tokio::test]
+async fn an_answer_that_was_on_its_way_ends_also_while_a_replica_is_dead() {
+    let (emqx, app, fleet, _database) = start().await;
+    fleet
+        .sql(
+            "INSERT INTO replicas (id, started_at, noted_at, listening, heard_until, bound)
+             VALUES ('died', now() - interval '1 day', now(), true, now(), '1 hour')",
+            &[],
+        )
+        .await;
+    fleet.device("t").await;
+    let secret = fleet.secret("t").await;
+    eventually("it logs in", || app.lets_in("t", &secret)).await;
+    fleet.revoke("t").await;
+    eventually("it is kicked out again", || async { emqx.deletes() == ["t", "t"] }).await;
+}

@@ -274,7 +274,7 @@ async fn secrets_are_written_for_devices_that_are_made_and_for_no_others() {
     let (status, out, err) = import(&right, &["--from-line", "502"]);
     assert_eq!((status, out.trim()), (0, "100 added, 0 updated, 0 left as they were."), "{err}");
     assert_eq!(lines(), 1 + 599);
-    // A line that was cut off in the middle is of a device that is not imported.
+    // A line that was cut off in the middle stays one.
     let whole = std::fs::read_to_string(&secrets).unwrap();
     std::fs::write(&secrets, format!("{whole}d600,half-a-sec")).unwrap();
     let update = ["--format", "csv", &right, "--on-conflict", "update", "--from-line", "601"];
@@ -282,17 +282,21 @@ async fn secrets_are_written_for_devices_that_are_made_and_for_no_others() {
     assert_eq!(status, 0, "{err}");
     assert!(err.contains("1 secrets were made, also for devices that were there"), "{err}");
     let told = std::fs::read_to_string(&secrets).unwrap();
-    assert!(told.starts_with(&whole) && told[whole.len()..].starts_with("d599,"), "{told}");
-    assert_eq!(lines(), 1 + 600);
+    let begun = format!("{whole}d600,half-a-sec\nd599,");
+    assert!(told.starts_with(&begun) && told.ends_with('\n'), "{told}");
+    assert_eq!(lines(), 1 + 601);
     // What others may read is no place for secrets, nor is what somebody else points at.
+    let token = moving.write("token", "of-something-else");
+    std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o600)).unwrap();
     let other = moving.write("other.csv", "");
     std::fs::set_permissions(&other, std::fs::Permissions::from_mode(0o644)).unwrap();
     let link = moving.text("link.csv");
     symlink(&secrets, &link).unwrap();
-    for place in [&other, &link] {
+    for place in [&other, &link, &token] {
         let arguments = ["--format", "csv", &right, "--from-line", "602", "--secrets-out", place];
         assert_eq!(moving.import(&arguments).0, 1, "{place}");
     }
+    assert_eq!(std::fs::read_to_string(&token).unwrap(), "of-something-else");
     let (status, out, _) = moving.import(&[&update[..], &["--secrets-out", "-"]].concat());
     assert!(status == 0 && out.starts_with("d599,"), "{out}");
 }

@@ -287,7 +287,7 @@ async fn the_command_line_makes_rules_and_tries_them() {
         assert!(stdout.contains(part) || stderr.contains(part), "{line}: {stdout}{stderr}");
     }
     let list: Value = serde_json::from_str(&run("--json command list").1).unwrap();
-    let newest = &list["commands"][0];
+    let newest = &list[0];
     assert_eq!((&newest["rule"], &newest["devices"]), (&json!("all"), &json!(3)));
     let shown = run(&format!("command show {}", newest["id"].as_str().unwrap())).1;
     assert!(shown.contains("Its devices were chosen by rule \"all\"."), "{shown}");

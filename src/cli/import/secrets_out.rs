@@ -13,6 +13,9 @@ use crate::cli::output::print_secret;
 use crate::domain::name::DeviceName;
 use crate::secret::Secret;
 
+/// The first line of the file.
+const HEADER: &[u8] = b"name,secret\n";
+
 /// Where the secrets go: a file that only its owner reads, or standard output.
 pub(super) enum SecretsOut {
     File { path: PathBuf, file: File, kept: u64 },
@@ -51,14 +54,20 @@ impl SecretsOut {
                 "is not a file that only its owner may read; chmod 600 it".to_owned(),
             ));
         }
-        let kept = end_of_last_line(&mut file).map_err(|error| failed(error.to_string()))?;
-        let mut out = Self::File { path: path.to_owned(), file, kept };
-        // What was cut off in the middle of a line is of devices that are not imported.
-        out.take_back()?;
-        if kept == 0 {
-            out.begin()?;
-        }
-        Ok(out)
+        let mut text = Zeroizing::new(Vec::new());
+        file.read_to_end(&mut text).map_err(|error| failed(error.to_string()))?;
+        let missing: &[u8] = match text.as_slice() {
+            [] => HEADER,
+            text if !text.starts_with(HEADER) => {
+                return Err(failed("holds something else; name another file".to_owned()));
+            }
+            // It broke off in the middle of a line, or somebody edited it.
+            [.., last] if *last != b'\n' => b"\n",
+            _ => &[],
+        };
+        let begun = file.write_all(missing).and_then(|()| file.stream_position());
+        let kept = begun.map_err(|error| failed(error.to_string()))?;
+        Ok(Self::File { path: path.to_owned(), file, kept })
     }
 
     /// Writes secrets before their devices are committed: one that nobody has would have to be made anew.
@@ -89,24 +98,6 @@ impl SecretsOut {
         let undone = file.set_len(*kept).and_then(|()| file.seek(SeekFrom::Start(*kept)));
         undone.map(drop).map_err(|error| unwritable(path, &error))
     }
-
-    fn begin(&mut self) -> Result<(), CliError> {
-        let Self::File { path, file, .. } = self else { return Ok(()) };
-        file.write_all(b"name,secret\n").map_err(|error| unwritable(path, &error))?;
-        self.keep()
-    }
-}
-
-/// A line has a name of 128 bytes at most, quotes doubled, and a secret.
-const LONGEST_LINE: u64 = 1024;
-
-fn end_of_last_line(file: &mut File) -> io::Result<u64> {
-    let begin = file.metadata()?.len().saturating_sub(LONGEST_LINE);
-    file.seek(SeekFrom::Start(begin))?;
-    let mut end = Zeroizing::new(Vec::new());
-    file.read_to_end(&mut end)?;
-    let whole = end.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-    Ok(begin + u64::try_from(whole).unwrap_or(0))
 }
 
 fn unwritable(path: &Path, error: &io::Error) -> CliError {

@@ -56,10 +56,13 @@ pub(super) async fn write_devices(
         if some.iter().any(|one| one.credentials.iter().any(|one| one.revoked_at.is_some())) {
             run(client, &thing, REVOKE_CREDENTIALS, &[&credentials]).await?;
         }
-        let stored = run(client, &thing, ADD_CREDENTIALS, &[&credentials, &completes]).await?;
+        let stored = client.query(ADD_CREDENTIALS, &[&credentials, &completes]).await;
+        let stored = stored.map_err(FleetError::on(&thing))?;
         if completes {
-            let stored = usize::try_from(stored).unwrap_or(usize::MAX);
-            counts.kept_passwords = credentials.count.saturating_sub(stored);
+            let given = some.iter().flat_map(|one| &one.credentials);
+            let given = given.filter(|one| one.is_password()).count();
+            let stored = stored.iter().filter(|row| row.get(0)).count();
+            counts.kept_passwords = given.saturating_sub(stored);
         }
     }
     Ok(counts)
@@ -172,4 +175,5 @@ const ADD_CREDENTIALS: &str = "
       AND NOT (it.kind = ANY (CASE WHEN $2::boolean THEN ARRAY['imported', 'password'] ELSE ARRAY['imported'] END)
         AND EXISTS (SELECT FROM device_credentials AS had
                     WHERE had.device_id = device.id AND had.kind IN ('imported', 'password')))
-    ORDER BY place";
+    ORDER BY place
+    RETURNING kind IN ('password', 'imported')";

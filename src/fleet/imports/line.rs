@@ -408,6 +408,11 @@ pub(super) struct Credential {
 }
 
 impl Credential {
+    /// Whether it is a chosen password, hashed here or elsewhere.
+    pub(super) fn is_password(&self) -> bool {
+        matches!(self.kind.as_str(), "password" | "imported")
+    }
+
     /// The hash that another broker made.
     pub(super) fn foreign_hash(&self) -> Option<ForeignHash> {
         let hash = self.hash.as_deref().filter(|_| self.kind == "imported")?;

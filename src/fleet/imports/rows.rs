@@ -286,13 +286,13 @@ impl ToSql for Rows {
 /// The first byte of a `jsonb` that PostgreSQL is sent.
 const JSONB_VERSION: u8 = 1;
 
-/// Runs a statement; returns how many rows it wrote. Where it is refused, that is about the only line of a chunk, or about one
+/// Runs a statement. Where it is refused, that is about the only line of a chunk, or about one
 /// that is found by trying all.
 pub(super) async fn run(
     client: &impl GenericClient,
     thing: &Thing,
     statement: &str,
     values: &[&(dyn ToSql + Sync)],
-) -> Result<u64, FleetError> {
-    client.execute(statement, values).await.map_err(FleetError::on(thing))
+) -> Result<(), FleetError> {
+    client.execute(statement, values).await.map(drop).map_err(FleetError::on(thing))
 }
