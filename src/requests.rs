@@ -28,6 +28,7 @@ use tokio_postgres::Client;
 
 use crate::domain::name::CapabilityName;
 use crate::domain::request::{CommandRequest, RESULTS, Recipients, RequestError};
+use crate::domain::schema::visible;
 use crate::emqx::EmqxApi;
 use crate::fleet::commands::{self, NewCommand, Requested};
 use crate::fleet::error::{ErrorKind, FleetError, Rule};
@@ -48,6 +49,8 @@ pub const RESULT_EXPIRY: Duration = Duration::from_secs(60 * 60);
 const TURN: Duration = Duration::from_secs(20);
 /// Why a service is looked at again.
 const ITS_TURN: &str = "waits for its turn";
+/// Most characters of what is wrong with a request that its service is told.
+const MOST_TOLD: usize = 512;
 /// Results told at once.
 const RESULTS_AT_ONCE: i64 = 50;
 /// Longest time that a request may take PostgreSQL. It is longer than what takes long in it may take together (who gets it, a row for each,
@@ -99,9 +102,16 @@ impl Requests {
             None => self.target.open_guarded().await?,
         };
         let (mut outcome, mut answered) = (Outcome::Done, false);
-        while let Some(answer) =
-            within(REQUEST_TIMEOUT, deal_with_next(&mut client, service, self.bounds)).await?
-        {
+        loop {
+            let dealt_with = deal_with_next(&mut client, service, self.bounds);
+            let answer = match within(REQUEST_TIMEOUT, dealt_with).await {
+                Err(error) if error.is_about_data() => {
+                    log_throttled!(error, "a request of a service cannot be kept", %error);
+                    within(QUERY_TIMEOUT, refuse_next(&mut client, service)).await?
+                }
+                answer => answer?,
+            };
+            let Some(answer) = answer else { break };
             self.metrics.answered(answer);
             if Instant::now() >= until {
                 outcome = again(Duration::ZERO, ITS_TURN);
@@ -168,9 +178,27 @@ async fn deal_with_next(
     Ok(Some(word))
 }
 
+/// Refuses the next request of a service without a reason: one that PostgreSQL does not take must not hold up the next.
+async fn refuse_next(
+    client: &mut Client,
+    service: &str,
+) -> Result<Option<&'static str>, RegistryError> {
+    let on_request = || RegistryError::on("a request of a service");
+    let transaction = client.transaction().await.map_err(on_request())?;
+    let Some(request) = registry::next(&transaction, service).await? else { return Ok(None) };
+    let answer = json!({"state": "refused", "error": {"kind": ErrorKind::Invalid.word()}});
+    registry::answer(&transaction, request.id, None, &answer).await?;
+    transaction.commit().await.map_err(on_request())?;
+    Ok(Some("refused"))
+}
+
 /// The command that a request asks for; or what the service is told instead.
 fn new_command(request: &Request, bounds: Bounds) -> Result<NewCommand, Value> {
-    let refused = |kind: ErrorKind, pointer: &str, message: String| json!({"state": "refused", "error": {"kind": kind.word(), "pointer": pointer, "message": message}});
+    // They may repeat what the request says, and that may be anything.
+    let refused = |kind: ErrorKind, pointer: &str, message: String| {
+        let (pointer, message) = (visible(pointer, MOST_TOLD), visible(&message, MOST_TOLD));
+        json!({"state": "refused", "error": {"kind": kind.word(), "pointer": pointer, "message": message}})
+    };
     if !request.is_allowed {
         let message = "the service may not ask for commands of this capability".to_owned();
         return Err(refused(ErrorKind::Refused, "", message));

@@ -252,8 +252,15 @@ impl Rights {
         if self.replies_on(topic) {
             return Some(Right::ReplyTopic);
         }
-        let grants = self.publish_grants.iter();
-        grants.map(TopicFilter::as_str).find(|grant| filter_matches(grant, topic)).map(Right::Grant)
+        self.publish_grant(topic)
+    }
+
+    /// The grant that lets the device publish to a topic name, whatever bindings say.
+    #[must_use]
+    pub fn publish_grant(&self, topic: &str) -> Option<Right<'_>> {
+        let mut grants = self.publish_grants.iter().map(TopicFilter::as_str);
+        let of_fleetgate = topic.starts_with(RESULTS);
+        grants.find(|grant| !of_fleetgate && filter_matches(grant, topic)).map(Right::Grant)
     }
 
     /// Whether the device may subscribe to a filter without subscription prefix.
@@ -268,8 +275,14 @@ impl Rights {
         if contains(&self.own.command, filter) || contains(&self.children.command, filter) {
             return Some(Right::CommandTopic);
         }
-        let grants = self.subscribe_grants.iter();
-        grants.map(TopicFilter::as_str).find(|grant| grant_covers(grant, filter)).map(Right::Grant)
+        self.subscribe_grant(filter)
+    }
+
+    /// The grant that lets the device subscribe to a filter, whatever bindings say.
+    #[must_use]
+    pub fn subscribe_grant(&self, filter: &str) -> Option<Right<'_>> {
+        let mut grants = self.subscribe_grants.iter().map(TopicFilter::as_str);
+        grants.find(|grant| grant_covers(grant, filter)).map(Right::Grant)
     }
 }
 

@@ -22,7 +22,8 @@ use thiserror::Error;
 use crate::domain::value::{SchemaInput, StateValue, read_deep};
 pub use bundle::{SchemaDocument, bundle};
 pub use deep::NotValidated;
-use words::{MAX_ERROR_CHARS, visible};
+use words::MAX_ERROR_CHARS;
+pub(crate) use words::visible;
 
 /// Most bytes of a schema's JSON text, with the exponents of its numbers written out as `jsonb` does it. A line of an export, which
 /// has two of them, stays within what an import reads.

@@ -2,7 +2,7 @@
 //!
 //! Asking commits a row a device; [`crate::commands`] sends it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -301,8 +301,16 @@ pub async fn retry(
     let transaction = client.transaction().await.map_err(FleetError::on(&thing))?;
     let CommandDetails { command, deliveries } = show(&transaction, part, id).await?;
     let failed = deliveries.iter().filter(|delivery| delivery.end.is_some_and(End::may_be_retried));
-    let devices: Result<Vec<DeviceName>, _> =
-        failed.map(|delivery| delivery.device.parse()).collect();
+    let failed: Vec<_> = failed.collect();
+    let ids: Vec<i64> = failed.iter().map(|delivery| delivery.device_id).collect();
+    let named = "SELECT id, name FROM devices WHERE id = ANY ($1)";
+    let named = transaction.query(named, &[&ids]).await.map_err(FleetError::on(&thing))?;
+    let named: BTreeMap<i64, String> = named.iter().map(|row| (row.get(0), row.get(1))).collect();
+    // By the name of today. Where the device is gone, whatever has its name has taken its place.
+    let name = |delivery: &&DeliveryRow| {
+        named.get(&delivery.device_id).unwrap_or(&delivery.device).parse()
+    };
+    let devices: Result<Vec<DeviceName>, _> = failed.iter().map(name).collect();
     let parsed = (command.capability.parse(), command.payload.parse(), devices);
     let (Ok(capability), Ok(payload), Ok(devices)) = parsed else {
         // Somebody in `psql` has written it.

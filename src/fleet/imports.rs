@@ -40,7 +40,7 @@ pub use hashes::SaltEncoding;
 pub use logins::{Tally, hash_logins, measure_one};
 pub use mosquitto::PasswordFile;
 
-use devices::write_devices;
+use devices::{lock, write_devices};
 pub use line::{Item, LineError, Parsed};
 use rows::{CAPABILITIES, DEVICES, RULES, known, known_and_new, write_rows};
 
@@ -252,6 +252,9 @@ async fn write(
             Item::Device(device) => children.push(&**device),
             Item::Rule(rule) => rules.push(rule),
         }
+    }
+    if matches!(on_conflict, OnConflict::Update | OnConflict::Complete(_)) {
+        lock(client, devices.iter().chain(&children).copied()).await?;
     }
     let capabilities = known_and_new(client, &CAPABILITIES, capabilities, on_conflict).await?;
     counts.add(write_rows(client, &CAPABILITIES, &capabilities, on_conflict).await?);

@@ -137,6 +137,15 @@ async fn migrate_alone(client: &mut Client) -> Result<Migrated, RegistryError> {
     if before.applied > before.known {
         before.require_current()?;
     }
+    // Functions that are made keep the schema of the tables, not what "$user" means to whoever calls them.
+    let in_schema = "SELECT set_config('search_path', quote_ident(current_schema()), false) WHERE current_schema() IS NOT NULL";
+    client.execute(in_schema, &[]).await.map_err(RegistryError::on("the schema"))?;
+    let migrated = apply(client, before).await;
+    client.batch_execute("RESET search_path").await.map_err(RegistryError::on("the schema"))?;
+    migrated
+}
+
+async fn apply(client: &mut Client, before: SchemaVersion) -> Result<Migrated, RegistryError> {
     let mut runner = embedded::migrations::runner();
     runner.set_migration_table_name(HISTORY);
     let report =

@@ -603,6 +603,15 @@ async fn a_right_that_a_gateway_has_for_a_child_outside_is_not_told() {
     let hidden = world.lab.post("/authorize", &question).await;
     assert_eq!(hidden.body, world.lab.post("/authorize", &other).await.body);
     assert_eq!(hidden.json()["refused"], "not_granted");
+    // A grant of its own allows it as well.
+    world.fleet.grant("hub", "subscribe", "hall/1/#").await;
+    eventually("it may by its grant", || async {
+        let told = world.lab.post("/authorize", &question).await.json();
+        (&told["right"], &told["topic"]) == (&json!("grant"), &json!("hall/1/#"))
+    })
+    .await;
+    let told = world.root.post("/authorize", &question).await.json();
+    assert_eq!(told["right"], "command_topic");
 }
 
 async fn a_change_waits(fleet: &Fleet) {

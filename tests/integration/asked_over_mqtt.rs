@@ -202,6 +202,9 @@ async fn a_request_that_is_wrong_is_refused_to_whoever_asked() {
             json!({"kind": "invalid", "pointer": "", "message": "is not text, or is too large"}),
         ),
         (r#"{"value": {}, "topic": "a/b"}"#, json!({"kind": "invalid", "pointer": "/topic"})),
+        (r#"{"value": {}, "a\u0000b": 1}"#, json!({"kind": "invalid", "pointer": "/a\\0b"})),
+        (r#"{"value": {}, "selector": {"\u0000": 1}}"#, json!({"kind": "invalid"})),
+        (r#"{"value": {"\u0000": 1}, "device": "relay"}"#, json!({"kind": "invalid"})),
         (
             r#"{"value": {}, "device": "nobody"}"#,
             json!({"kind": "not_found", "about": "device \"nobody\""}),

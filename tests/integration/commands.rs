@@ -9,7 +9,7 @@ use fleetgate::domain::delivery::{Confirmation, End};
 use fleetgate::domain::device::DeviceId;
 use fleetgate::domain::name::DeviceName;
 use fleetgate::emqx::EmqxApi;
-use fleetgate::fleet::commands::{self, DeliveryRow, MOST_OPEN, NewCommand};
+use fleetgate::fleet::commands::{self, DeliveryRow, MOST_OPEN, NewCommand, Retried};
 use fleetgate::fleet::error::{ErrorKind, Field, Rule};
 use fleetgate::fleet::routing::{Bounds, To};
 use fleetgate::fleet::{FleetError, Part};
@@ -268,6 +268,48 @@ async fn a_device_that_subscribes_with_qos_0_gets_each_command_once() {
     let next = bench.send("2").await;
     assert_eq!(bench.emqx.published(2).await.payload, "2");
     assert_eq!(bench.delivery(&next).await.state, "sent");
+}
+
+/// Its first attempt had a receipt to come; that of the second cannot come.
+#[tokio::test]
+async fn a_device_that_comes_back_with_qos_0_gets_it_no_third_time() {
+    let mut bench = Bench::start().await;
+    bench.online_and_subscribed().await;
+    let id = bench.send("1").await;
+    let delivery = bench.emqx.published(1).await.correlation;
+    bench.tells("message.delivered", "relay", "relay", &delivery, 1).await;
+    assert!(!bench.is_noted(&id).await);
+    bench.tells("message.delivered", "relay", "relay", &delivery, 0).await;
+    let ended = bench.ended(&id).await;
+    assert_eq!((ended.state.as_str(), ended.succeeded), ("sent", true));
+}
+
+/// Not the one that has its name today.
+#[tokio::test]
+async fn a_command_is_asked_for_again_at_the_device_that_it_was_for() {
+    let mut bench = Bench::start().await;
+    bench.fleet.device("other").await;
+    bench.fleet.bind("other", "switch", None, Some("other/set")).await;
+    let id = bench.send("1").await;
+    commands::cancel(&mut bench.client, &Part::whole(), &id, "a test").await.unwrap();
+    bench
+        .sql(
+            "UPDATE command_deliveries SET ended_as = 'expired', cancelled_at = NULL, cancelled_why = NULL,
+                 ended_at = clock_timestamp();
+             UPDATE devices SET name = 'third' WHERE name = 'relay';
+             UPDATE devices SET name = 'relay' WHERE name = 'other'",
+        )
+        .await;
+    let retry = async |client: &mut Client| {
+        commands::retry(client, &Part::whole(), &id, "a test".into(), BOUNDS).await.unwrap()
+    };
+    let devices = |retried: Retried| retried.details.deliveries.into_iter().map(|it| it.device);
+    let again = retry(&mut bench.client).await;
+    assert!(devices(again).eq(["third"]));
+    // One that was replaced by another of its name.
+    bench.sql("DELETE FROM devices WHERE name = 'third'").await;
+    let again = retry(&mut bench.client).await;
+    assert!(devices(again).eq(["relay"]));
 }
 
 #[tokio::test]

@@ -198,6 +198,33 @@ async fn lines_about_the_same_thing_are_done_one_after_the_other() {
     assert_eq!(kinds(&mut client).await, "aw bx cz");
 }
 
+/// In the order of presence, whatever the file's.
+#[tokio::test]
+async fn devices_that_change_are_locked_by_their_ids() {
+    let (database, client) = Database::migrated().await;
+    client
+        .batch_execute("INSERT INTO devices (name, kind) VALUES ('first', 'x'), ('second', 'x')")
+        .await
+        .unwrap();
+    let (mut late, other) = (database.connect().await, database.connect().await);
+    other
+        .batch_execute("BEGIN; SELECT FROM devices WHERE name = 'first' FOR UPDATE")
+        .await
+        .unwrap();
+    let line = |name: &str| format!(r#"{{"device": {{"name": "{name}", "kind": "y"}}}}"#);
+    let lines = [line("second"), line("first")];
+    let taken = tokio::spawn(async move { take(&mut late, &lines, OnConflict::Update).await });
+    let blocked = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    eventually("the import waits", || async {
+        client.query_one(blocked, &[]).await.unwrap().get::<_, i64>(0) > 0
+    })
+    .await;
+    let free = "SELECT FROM devices WHERE name = 'second' FOR UPDATE NOWAIT";
+    other.batch_execute(free).await.expect("it waits for the first with nothing in hand");
+    other.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(taken.await.unwrap(), <[usize; 0]>::default());
+}
+
 #[tokio::test]
 async fn nothing_is_asked_of_lines_that_are_passed_over() {
     let (_database, mut client) = Database::migrated().await;

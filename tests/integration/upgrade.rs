@@ -70,6 +70,32 @@ async fn database_of(release: &Release) -> (TestDatabase, Client) {
     (database, client)
 }
 
+/// Functions that look for tables in another schema, depending on who calls them.
+async fn functions_of_whoever_calls(client: &Client) -> i64 {
+    let functions = "SELECT count(*) FROM pg_proc WHERE pronamespace = current_schema()::regnamespace
+                       AND proname LIKE 'fleetgate%' AND array_to_string(proconfig, ' ') LIKE '%$user%'";
+    client.query_one(functions, &[]).await.unwrap().get(0)
+}
+
+/// As the owner's role finds a schema of its own name first, and no other role does.
+#[tokio::test]
+async fn a_schema_of_the_owners_name_is_one_for_everybody() {
+    let database = empty_database().await;
+    let mut client = connect(&database.url).await;
+    client.batch_execute("CREATE SCHEMA AUTHORIZATION CURRENT_USER").await.unwrap();
+    migrate(&mut client).await.unwrap();
+    grant_to(&mut client, SERVING_ROLE, None).await.unwrap();
+    assert_eq!(functions_of_whoever_calls(&client).await, 0);
+    let schema: String = client.query_one("SELECT current_schema()", &[]).await.unwrap().get(0);
+    assert_ne!(schema, "public");
+    let serving = connect(&as_serving(&database.url)).await;
+    serving.batch_execute(&format!("SET search_path = {schema}")).await.unwrap();
+    serving
+        .batch_execute("INSERT INTO devices (name, kind) VALUES ('a', 'x'); UPDATE devices SET enabled = false")
+        .await
+        .unwrap();
+}
+
 #[tokio::test]
 async fn every_release_comes_up_to_date_with_what_is_in_it() {
     for release in &RELEASES {
@@ -82,6 +108,7 @@ async fn every_release_comes_up_to_date_with_what_is_in_it() {
         migrate(&mut client).await.unwrap();
         grant_to(&mut client, SERVING_ROLE, None).await.unwrap();
         schema_version(&client).await.unwrap().require_current().unwrap();
+        assert_eq!(functions_of_whoever_calls(&client).await, 0, "{name}");
 
         let show = |device: &str| {
             let mut command = fleetgate(&["device", "show", device, "--json"]);

@@ -94,7 +94,7 @@ fn pointer(pointer: &str) -> String {
 }
 
 /// A text without control characters and other invisible ones, at most so many of its characters.
-pub(super) fn visible(text: &str, most: usize) -> String {
+pub(crate) fn visible(text: &str, most: usize) -> String {
     let mut shown = String::new();
     let mut rest = text.chars();
     for c in rest.by_ref().take(most) {

@@ -86,6 +86,9 @@ pub struct DeliveryRow {
     /// How it ended.
     #[serde(skip)]
     pub end: Option<End>,
+    /// The device's row, if it is there still.
+    #[serde(skip)]
+    pub device_id: i64,
 }
 
 /// A command with what became of it.
@@ -242,7 +245,7 @@ pub async fn show(
     let row = client.query_opt(&statement, &values).await.map_err(FleetError::on(&thing))?;
     let row = row.ok_or_else(|| FleetError::NotFound(thing.clone()))?;
     let statement = format!(
-        "SELECT delivery.id::text AS id, coalesce(message, delivery.id)::text AS message, device_name, binding, topic, attempts, attempted_at,
+        "SELECT delivery.id::text AS id, device_id, coalesce(message, delivery.id)::text AS message, device_name, binding, topic, attempts, attempted_at,
              published_at, written_at, written_qos, acked_at, superseded_at, cancelled_at, cancelled_why,
              answered_at, answered_ok, answer, ended_at, ended_as, last_error, expires_at, confirm, ack_timeout,
              answer_in, clock_timestamp() AS now
@@ -288,6 +291,7 @@ fn delivery_row(row: &Row) -> Result<DeliveryRow, FleetError> {
         late: facts.is_answer_late(&limits),
         answer: row.get("answer"),
         end: end.map(|(end, _)| end),
+        device_id: row.get("device_id"),
         reason: cancelled.or_else(|| row.get("last_error")),
     })
 }

@@ -10,6 +10,15 @@ use super::rows::{DEVICES, Named, Rows, known_and_new, names_of, run, write_rows
 use super::{Counts, OnConflict, require_capabilities};
 use crate::fleet::error::{FleetError, Thing};
 
+/// Locks the devices that are there, as presence does: by id, and all that the transaction will write.
+pub(super) async fn lock<'a>(
+    client: &impl GenericClient,
+    devices: impl Iterator<Item = &'a Device>,
+) -> Result<(), FleetError> {
+    let names: Vec<&str> = devices.map(|device| device.name()).collect();
+    names_of(client, DEVICES.name, "ORDER BY id FOR NO KEY UPDATE", &names).await.map(drop)
+}
+
 pub(super) async fn write_devices(
     client: &impl GenericClient,
     all: Vec<&Device>,

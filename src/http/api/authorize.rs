@@ -102,20 +102,28 @@ async fn authorize(
         acl::Action::Publish => question.topic.as_str(),
         acl::Action::Subscribe => strip_subscription_prefix(&question.topic),
     };
-    let rows = api.see(&caller, async |fleet, part| {
-        let mut rows = rights::rows(fleet, &name, action, right, topic).await?;
-        let owners: Vec<&str> = rows.iter().map(|row| row.device.as_str()).collect();
-        let inside = part.inside(fleet, &owners).await?;
-        rows.retain(|row| inside.contains(&row.device));
-        Ok((rows, part.is_whole()))
+    let grant = device.as_ref().and_then(|device| match action {
+        acl::Action::Publish => device.rights.publish_grant(topic),
+        acl::Action::Subscribe => device.rights.subscribe_grant(topic),
     });
-    let (rows, is_whole) = rows.await?;
-    let is_own = matches!(right, Right::Grant(_)) || !rows.is_empty();
-    if !is_whole && !is_own {
-        // A gateway's right to a topic of a child outside: that there is such a child is not told.
+    let decides = api.see(&caller, async |fleet, part| {
+        for right in [Some(right), grant].into_iter().flatten() {
+            let mut rows = rights::rows(fleet, &name, action, right, topic).await?;
+            let owners: Vec<&str> = rows.iter().map(|row| row.device.as_str()).collect();
+            let inside = part.inside(fleet, &owners).await?;
+            rows.retain(|row| inside.contains(&row.device));
+            // Not a gateway's right to a topic of a child outside: that there is such a child is not told.
+            if part.is_whole() || matches!(right, Right::Grant(_)) || !rows.is_empty() {
+                return Ok(Some((right, rows)));
+            }
+        }
+        Ok(None)
+    });
+    let Some((right, rows)) = decides.await? else {
         let refused = Some(authz::Refusal::NotGranted.label());
+        let rows = Vec::new();
         return Ok(Json(Answer { allowed: false, refused, right: None, topic: None, rows }));
-    }
+    };
     let (word, topic) = match right {
         Right::StateTopic => ("state_topic", topic),
         Right::CommandTopic => ("command_topic", topic),
