@@ -84,7 +84,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("authn", &["clock", "domain", "logging", "metrics", "registry", "secret"]),
     ("authz", &["domain", "registry"]),
     ("commands", &["domain", "emqx", "logging", "metrics", "registry", "work"]),
-    ("kickouts", &["backoff", "emqx", "logging", "metrics", "registry", "work"]),
+    ("kickouts", &["backoff", "domain", "emqx", "logging", "metrics", "registry", "work"]),
     ("sweep", &["backoff", "clock", "domain", "emqx", "logging", "metrics", "registry"]),
     ("work", &["backoff", "logging", "metrics", "registry"]),
     ("registry", &["causes", "config", "domain", "logging", "metrics", "secret", "tls"]),
