@@ -2,14 +2,18 @@
 
 mod verifier;
 
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 use verifier::{AnyCertificate, AnyName};
@@ -132,21 +136,79 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
     })
 }
 
-/// A server that presents this certificate, for HTTP/1.1.
+/// A server that presents the certificate that its files hold at the time, for HTTP/1.1. Where they were replaced by something that
+/// cannot be used, `complain` is told why, and the certificate of before stays.
 ///
 /// # Errors
 /// What is wrong with a file, with its path.
-pub fn server(identity: &Identity) -> Result<ServerConfig, String> {
-    let Identity { certificate, key } = identity;
+pub fn server(identity: &Identity, complain: fn(&str)) -> Result<ServerConfig, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let files = CertificateFiles::open(identity.clone(), provider.clone(), complain)?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?
         .with_no_client_auth()
-        .with_single_cert(chain(certificate)?, private_key(key)?)
-        .map_err(|error| {
-            format!("{} and {} do not fit together: {error}", certificate.display(), key.display())
-        })?;
+        .with_cert_resolver(Arc::new(files));
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
+}
+
+/// A certificate and its key, read again when a file has changed: for each connection it is looked when they were written.
+#[derive(Debug)]
+struct CertificateFiles {
+    identity: Identity,
+    provider: Arc<CryptoProvider>,
+    complain: fn(&str),
+    present: Mutex<Present>,
+}
+
+#[derive(Debug)]
+struct Present {
+    key: Arc<CertifiedKey>,
+    written: Written,
+}
+
+/// When certificate and key were written, and how long they are.
+type Written = [Option<(SystemTime, u64)>; 2];
+
+impl CertificateFiles {
+    fn open(
+        identity: Identity,
+        provider: Arc<CryptoProvider>,
+        complain: fn(&str),
+    ) -> Result<Self, String> {
+        let written = written(&identity);
+        let key = Arc::new(certified_key(&identity, &provider)?);
+        Ok(Self { identity, provider, complain, present: Mutex::new(Present { key, written }) })
+    }
+}
+
+impl ResolvesServerCert for CertificateFiles {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = written(&self.identity);
+        if written != present.written {
+            // Before it is read: what is written meanwhile is read at the next connection.
+            present.written = written;
+            match certified_key(&self.identity, &self.provider) {
+                Ok(key) => present.key = Arc::new(key),
+                Err(why) => (self.complain)(&why),
+            }
+        }
+        Some(present.key.clone())
+    }
+}
+
+fn written(identity: &Identity) -> Written {
+    [&identity.certificate, &identity.key].map(|path| {
+        let file = fs::metadata(path).ok()?;
+        Some((file.modified().ok()?, file.len()))
+    })
+}
+
+fn certified_key(identity: &Identity, provider: &CryptoProvider) -> Result<CertifiedKey, String> {
+    let Identity { certificate, key } = identity;
+    CertifiedKey::from_der(chain(certificate)?, private_key(key)?, provider).map_err(|error| {
+        format!("{} and {} do not fit together: {error}", certificate.display(), key.display())
+    })
 }

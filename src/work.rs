@@ -48,7 +48,7 @@ use crate::logging::log_throttled;
 use crate::metrics::WorkMetrics;
 use crate::registry::connection::{Target, within};
 use crate::registry::error::RegistryError;
-use crate::registry::work::{self, Postponed, Work};
+use crate::registry::work::{self, Postponed, Waiting, Work};
 
 /// Longest time between two looks at the table.
 pub const POLL: Duration = Duration::from_secs(5);
@@ -187,8 +187,7 @@ impl<K: Kind> Worker<K> {
         while !stop.is_cancelled() {
             self.carry_out_what_is_due(&client, stop).await?;
             let longest = within(QUERY_TIMEOUT, self.kind.look_after(&client)).await?;
-            let waiting = within(QUERY_TIMEOUT, work::waiting(&*client, K::NAME)).await?;
-            self.metrics.waiting(K::NAME, waiting.rows, waiting.overdue);
+            let waiting = Self::look_at_what_waits(&self.metrics, &client).await?;
             // What is due and was not taken is being changed by somebody: its commit wakes, or a later look.
             let until_due = waiting.until_due.filter(|_| self.kind.is_carried_out());
             let until_due = until_due.map(|until| until.max(PAUSE_FIRST));
@@ -200,6 +199,16 @@ impl<K: Kind> Worker<K> {
             }
         }
         Ok(())
+    }
+
+    /// Looks at what waits, and tells it.
+    async fn look_at_what_waits(
+        metrics: &WorkMetrics,
+        client: &Client,
+    ) -> Result<Waiting, RegistryError> {
+        let waiting = within(QUERY_TIMEOUT, work::waiting(client, K::NAME)).await?;
+        metrics.waiting(K::NAME, waiting.rows, waiting.overdue);
+        Ok(waiting)
     }
 
     /// Works until nothing is due, or the other side is away.
@@ -220,6 +229,7 @@ impl<K: Kind> Worker<K> {
             self.settle(client, &batch, &carried).await?;
             // Also while more and more comes.
             within(QUERY_TIMEOUT, self.kind.look_after(client)).await?;
+            Self::look_at_what_waits(&self.metrics, client).await?;
         }
         Ok(())
     }

@@ -20,6 +20,7 @@ use crate::http::api::{self, Api, Parts};
 use crate::http::connections::Connections;
 use crate::http::server::{self, ConnectionLimits, Listener};
 use crate::lifecycle;
+use crate::logging::log_throttled;
 use crate::registry::connection::Target;
 use crate::registry::error::RegistryError;
 use crate::registry::freshness::Freshness;
@@ -72,6 +73,14 @@ pub(super) fn pool(
     Ok(pool.unless_away(freshness.clone()))
 }
 
+fn keeps_certificate(why: &str) {
+    log_throttled!(
+        warn,
+        "the API goes on with its certificate of before: the new one cannot be used",
+        why
+    );
+}
+
 /// An API that has bound its port.
 pub(super) struct ApiServer {
     address: SocketAddr,
@@ -99,8 +108,8 @@ impl ApiServer {
         let address = socket.local_addr().map_err(listen)?;
         let identity = config.api.tls_certificate.clone().zip(config.api.tls_key.clone());
         let identity = identity.map(|(certificate, key)| Identity { certificate, key });
-        let tls =
-            identity.as_ref().map(tls::server).transpose().map_err(set_up("TLS of the API"))?;
+        let tls = identity.as_ref().map(|identity| tls::server(identity, keeps_certificate));
+        let tls = tls.transpose().map_err(set_up("TLS of the API"))?;
         let limits = limits();
         let connections = Arc::new(Connections::new(
             limits.connections,

@@ -37,6 +37,15 @@ impl ConnectionMetrics {
 impl Adder<'_> {
     /// Of the HTTP API.
     pub(super) fn api(&self) -> Result<ApiMetrics, prometheus::Error> {
+        let requests = self.counters(
+            "fleetgate_api_requests_total",
+            "Requests to the HTTP API that were answered, by status.",
+            &["status"],
+        )?;
+        // From zero, so that the first failure is one.
+        for status in ["500", "503"] {
+            requests.with_label_values(&[status]);
+        }
         Ok(ApiMetrics {
             connections: ConnectionMetrics {
                 open: self
@@ -47,11 +56,7 @@ impl Adder<'_> {
                     &["reason"],
                 )?,
             },
-            requests: self.counters(
-                "fleetgate_api_requests_total",
-                "Requests to the HTTP API that were answered, by status.",
-                &["status"],
-            )?,
+            requests,
         })
     }
 

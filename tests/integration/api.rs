@@ -644,10 +644,74 @@ async fn tokens_travel_over_tls_with_the_certificate_of_the_bus() {
     raw.write_all(&root.request("GET", "/whoami", &[], "")).await.unwrap();
     let read = raw.read(&mut answer).await.unwrap_or(0);
     assert!(!answer[..read].starts_with(b"HTTP"), "{:?}", String::from_utf8_lossy(&answer[..read]));
+    // Files that were replaced are read for the next connection; what cannot be used changes nothing.
+    let others = Secrets::made();
+    let trusts_others = fleetgate::tls::trusting(Some(&others.file("emqx/tls/ca.pem"))).unwrap();
+    let is_trusted = async |config: &rustls::ClientConfig| {
+        let socket = TcpStream::connect(root.address).await.unwrap();
+        let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
+        TlsConnector::from(Arc::new(config.clone())).connect(name, socket).await.is_ok()
+    };
+    assert!(!is_trusted(&trusts_others).await);
+    std::fs::write(&certificate, "nonsense").unwrap();
+    assert!(is_trusted(&config).await, "the certificate of before stays");
+    std::fs::copy(others.file("emqx/tls/server.key"), &key).unwrap();
+    std::fs::copy(others.file("emqx/tls/server.pem"), &certificate).unwrap();
+    assert!(is_trusted(&trusts_others).await);
     // A stop ends the connection properly.
     let stopping = std::thread::spawn(move || app.stop());
     let mut end = Vec::new();
     let read = stream.read_to_end(&mut end).await;
     assert!(read.is_ok(), "closed with TLS's own word: {read:?}");
     stopping.join().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn what_a_patch_does_not_name_is_neither_judged_nor_changed() {
+    let (_app, root, fleet, _database) = start_api().await;
+    fleet.device("a").await;
+    fleet.batch("UPDATE devices SET meta = jsonb_build_object('x', repeat('y', 100000))").await;
+    let patched = root.patch("/devices/a", &json!({"enabled": false})).await;
+    assert_eq!((patched.status, &patched.json()["enabled"]), (200, &json!(false)));
+    let kept = "SELECT length(meta ->> 'x') FROM devices";
+    assert_eq!(fleet.value::<i32>(kept).await, 100_000);
+    assert_eq!(
+        root.patch("/devices/a", &json!({"meta": {"z": 1}})).await.problem(422).1,
+        ["/meta"]
+    );
+
+    fleet
+        .batch("INSERT INTO capabilities (name, state_schema) VALUES ('dim', '{\"type\": \"nothing\"}')")
+        .await;
+    let patched = root.patch("/capabilities/dim", &json!({"description": "light"})).await;
+    assert_eq!(patched.status, 200, "{}", patched.body);
+    assert_eq!(patched.json()["state_schema"], json!({"type": "nothing"}));
+    let unusable = json!({"state_schema": {"type": "nothing"}});
+    assert_eq!(root.patch("/capabilities/dim", &unusable).await.problem(422).1, ["/state_schema"]);
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_device_is_pointed_at_where_it_stands() {
+    let (_app, root, fleet, _database) = start_api().await;
+    fleet.device("a").await;
+    for part in ["bindings", "capabilities"] {
+        let pointer = [format!("/{part}")];
+        let taken_away = json!({part: []});
+        assert_eq!(root.patch("/devices/a", &taken_away).await.problem(422).1, pointer);
+        assert_eq!(root.patch("/devices/a", &json!({part: null})).await.problem(422).1, pointer);
+        let replaced = json!({"kind": "x", part: []});
+        assert_eq!(root.put("/devices/a", &replaced).await.problem(422).1, pointer);
+    }
+    let new = json!({"kind": "x", "credential": {"kind": "password"}});
+    assert_eq!(root.put("/devices/b", &new).await.problem(422).1, ["/credential/password"]);
+    let names: Vec<String> = (0..300).map(|number| format!("+{number}")).collect();
+    let question = json!({"capability": "c", "payload": 1, "devices": names});
+    let (_, pointers) = root.post("/commands/check", &question).await.problem(422);
+    assert_eq!((pointers.len(), &*pointers[99], &*pointers[100]), (101, "/devices/99", ""));
+
+    // What is shown of a device without a client id of its own makes it none.
+    let shown = root.get("/devices/a").await.json();
+    let back = json!({"kind": "x", "client_id": shown["client_id"]});
+    assert_eq!(root.put("/devices/a", &back).await.status, 200);
+    assert_eq!(root.patch("/devices/a", &json!({"name": "c"})).await.json()["client_id"], "c");
 }

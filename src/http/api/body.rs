@@ -76,6 +76,14 @@ impl FromRequest for Patch {
 }
 
 impl Patch {
+    /// Whether it names this member.
+    pub(super) fn names(&self, member: &str) -> bool {
+        match self {
+            Self::Merge(patch) => patch.get(member).is_some(),
+            Self::Members(members) => members.contains_key(member),
+        }
+    }
+
     /// What it makes of a document.
     ///
     /// # Errors
@@ -241,7 +249,14 @@ impl<T: DeserializeOwned> FromRequest for Parameters<T> {
 
 /// Reads members as the types that hold only what is valid, and notes all that are wrong.
 #[derive(Default)]
-pub(super) struct Checks(Vec<Wrong>);
+pub(super) struct Checks {
+    wrong: Vec<Wrong>,
+    /// What is wrong besides.
+    more: usize,
+}
+
+/// Most members of a body that are told to be wrong: a body has room for very many.
+const MOST_WRONG: usize = 100;
 
 impl Checks {
     /// A member that must be there.
@@ -269,13 +284,20 @@ impl Checks {
     }
 
     pub(super) fn add(&mut self, pointer: &str, detail: impl Into<String>) {
-        self.0.push(Wrong::at(pointer, detail));
+        match self.wrong.len() < MOST_WRONG {
+            true => self.wrong.push(Wrong::at(pointer, detail)),
+            false => self.more += 1,
+        }
     }
 
     /// # Errors
     /// All that was noted, if anything was.
     pub(super) fn end(self) -> Result<(), Problem> {
-        if self.0.is_empty() { Ok(()) } else { Err(Problem::wrong(self.0)) }
+        let Self { mut wrong, more } = self;
+        if more > 0 {
+            wrong.push(Wrong::at("", format!("and {more} more members are wrong")));
+        }
+        if wrong.is_empty() { Ok(()) } else { Err(Problem::wrong(wrong)) }
     }
 }
 

@@ -178,7 +178,7 @@ async fn add_credential(
 ) -> Result<HttpResponse, Problem> {
     let name = device_name(&path.0)?;
     let terms = document.terms();
-    let (secret, credential) = make(document, &api).await?;
+    let (secret, credential) = make(document, "", &api).await?;
     let conditions = Conditions::of_device(&request);
     let added = api.change_device(&caller, &name, &conditions, async |transaction, _| {
         Ok(credentials::add(transaction, &name, &credential, &terms).await?)
@@ -193,9 +193,10 @@ async fn add_credential(
     Ok(HttpResponse::Created().json(answer))
 }
 
-/// The credential, and the secret where one is generated.
+/// The credential, and the secret where one is generated. `place`: where in the body the document is.
 pub(super) async fn make(
     document: CredentialDocument,
+    place: &str,
     api: &Api,
 ) -> Result<(Option<Secret>, NewCredential), Problem> {
     let CredentialDocument { kind, password, allow_weak, common_name, required, .. } = document;
@@ -204,18 +205,19 @@ pub(super) async fn make(
     let belongs = |kind: &str| format!("belongs to the kind \"{kind}\" alone");
     if password.is_some() != (kind == Kind::Password) {
         let missing = "is needed for the kind \"password\"".to_owned();
-        checks.add("/password", if password.is_some() { belongs("password") } else { missing });
+        let why = if password.is_some() { belongs("password") } else { missing };
+        checks.add(&format!("{place}/password"), why);
     }
     if common_name.is_some() != (kind == Kind::Certificate) {
         let missing = "is needed for the kind \"certificate\"".to_owned();
         let why = if common_name.is_some() { belongs("certificate") } else { missing };
-        checks.add("/common_name", why);
+        checks.add(&format!("{place}/common_name"), why);
     }
     if allow_weak && kind != Kind::Password {
-        checks.add("/allow_weak", belongs("password"));
+        checks.add(&format!("{place}/allow_weak"), belongs("password"));
     }
     if required && kind != Kind::Certificate {
-        checks.add("/required", belongs("certificate"));
+        checks.add(&format!("{place}/required"), belongs("certificate"));
     }
     checks.end()?;
     match (kind, password, common_name) {

@@ -5,13 +5,14 @@ use actix_web::web::{Data, Json, Path};
 use actix_web::{HttpRequest, HttpResponse, delete, get, patch, put};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::access::Caller;
 use super::bindings::NamedBinding;
 use super::body::{Body, Checks, Parameters, Patch};
+use super::capabilities::without;
 use super::credentials::{self, CredentialDocument};
 use super::etag::{Conditions, etag};
 use super::page;
@@ -36,33 +37,33 @@ pub(super) fn register(service: &mut ServiceConfig<'_>) {
 }
 
 /// What is said of a device when it is made or replaced.
-#[derive(Serialize, Deserialize, ToSchema)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct DeviceDocument {
     /// Its name and MQTT user name. In a `PUT` that of the path, or left out; in a `PATCH` another one renames the device,
     /// which logs in by it from then on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schema(example = "thermo-1")]
     name: Option<String>,
     /// What it is. `service`: a program that uses the bus, may open several clients and lives by its grants.
     #[schema(example = "sensor")]
     kind: String,
     /// Its MQTT client id, where that is not its name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     client_id: Option<String>,
     /// Where it is: first level of its conventional topics.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schema(example = "lab")]
     area: Option<String>,
     /// Where it is: second level of its conventional topics.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schema(example = "1")]
     floor: Option<String>,
     /// The device whose MQTT client speaks for it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     gateway: Option<String>,
     /// Where its gateway says whether it reaches it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     availability_topic: Option<String>,
     /// Whether it may log in and use its rights.
     #[serde(default = "yes")]
@@ -73,13 +74,13 @@ struct DeviceDocument {
     meta: Map<String, Value>,
     /// What it can do without a topic. This, `bindings` and `credential` are taken where the device is made; later they are
     /// changed at paths of their own.
-    #[serde(default, skip_serializing)]
-    capabilities: Vec<String>,
+    #[serde(default)]
+    capabilities: Option<Vec<String>>,
     /// Its topics. Those that a conventional binding does not name are those of the convention.
-    #[serde(default, skip_serializing)]
-    bindings: Vec<NamedBinding>,
+    #[serde(default)]
+    bindings: Option<Vec<NamedBinding>>,
     /// What it may log in with; needs the scope `credentials` too.
-    #[serde(default, skip_serializing)]
+    #[serde(default)]
     credential: Option<CredentialDocument>,
 }
 
@@ -88,43 +89,17 @@ fn yes() -> bool {
 }
 
 impl DeviceDocument {
-    fn of(device: DeviceRow) -> Self {
-        let meta = match device.meta.value() {
-            Value::Object(meta) => meta,
-            _ => Map::new(),
-        };
-        Self {
-            name: Some(device.name),
-            kind: device.kind,
-            client_id: device.own_client_id,
-            area: device.area,
-            floor: device.floor,
-            gateway: device.gateway,
-            availability_topic: device.availability_topic,
-            enabled: device.enabled,
-            meta,
-            capabilities: Vec::new(),
-            bindings: Vec::new(),
-            credential: None,
-        }
-    }
-
     /// What is taken of a device only while it is made.
     ///
     /// # Errors
     /// Something of that is here.
     fn without_parts(&self) -> Result<(), Problem> {
         let parts = [
-            ("/capabilities", !self.capabilities.is_empty()),
-            ("/bindings", !self.bindings.is_empty()),
-            ("/credential", self.credential.is_some()),
+            ("capabilities", self.capabilities.is_some()),
+            ("bindings", self.bindings.is_some()),
+            ("credential", self.credential.is_some()),
         ];
-        let mut checks = Checks::default();
-        for (pointer, _) in parts.into_iter().filter(|(_, is_there)| *is_there) {
-            checks
-                .add(pointer, "is taken only where the device is made; change it at its own path");
-        }
-        checks.end()
+        refuse_parts(parts.into_iter().filter(|(_, is_there)| *is_there).map(|(part, _)| part))
     }
 
     /// The device that it tells of, if all of it is right.
@@ -142,11 +117,11 @@ impl DeviceDocument {
         let availability_topic: Option<TopicName> =
             checks.optional("/availability_topic", self.availability_topic.as_deref());
         let meta: Option<Meta> = checks.value("/meta", &Value::Object(self.meta).to_string());
-        let capabilities = self.capabilities.iter().enumerate();
+        let capabilities = self.capabilities.iter().flatten().enumerate();
         let capabilities = capabilities
             .filter_map(|(place, name)| checks.value(&format!("/capabilities/{place}"), name))
             .collect();
-        let bindings = self.bindings.into_iter().enumerate();
+        let bindings = self.bindings.into_iter().flatten().enumerate();
         let bindings = bindings
             .filter_map(|(place, binding)| {
                 binding.check(&format!("/bindings/{place}"), &mut checks)
@@ -156,6 +131,8 @@ impl DeviceDocument {
         let (Some(name), Some(kind), Some(meta)) = (name, kind, meta) else {
             return Err(Problem::failed());
         };
+        // As a device is shown that has none of its own.
+        let client_id = client_id.filter(|client_id| client_id.as_str() != name.as_str());
         Ok(NewDevice {
             client_id,
             area,
@@ -169,6 +146,28 @@ impl DeviceDocument {
             ..NewDevice::new(name, kind)
         })
     }
+}
+
+/// A device as `PUT` takes it.
+fn as_document(device: &DeviceRow, meta: &Value) -> Value {
+    let document = json!({
+        "name": device.name, "kind": device.kind, "client_id": device.own_client_id, "area": device.area,
+        "floor": device.floor, "gateway": device.gateway, "availability_topic": device.availability_topic,
+        "enabled": device.enabled, "meta": meta,
+    });
+    without(document, &[])
+}
+
+/// What of a device is taken only while it is made.
+const PARTS: [&str; 3] = ["capabilities", "bindings", "credential"];
+
+fn refuse_parts<'a>(parts: impl Iterator<Item = &'a str>) -> Result<(), Problem> {
+    let mut checks = Checks::default();
+    for part in parts {
+        let why = "is taken only where the device is made; change it at its own path";
+        checks.add(&format!("/{part}"), why);
+    }
+    checks.end()
 }
 
 /// Makes a device that is there the one that is wanted; what belongs to it stays.
@@ -348,7 +347,7 @@ async fn put_device(
     let mut secret = None;
     if let Some(document) = credential {
         let terms = document.terms();
-        let made = credentials::make(document, &api).await?;
+        let made = credentials::make(document, "/credential", &api).await?;
         secret = made.0;
         wanted.credential = Some((made.1, terms));
     }
@@ -407,13 +406,16 @@ async fn patch_device(
     let name = device_name(&path.0)?;
     let conditions = Conditions::of(&request);
     let outcome = api.change_device(&caller, &name, &conditions, async |transaction, part| {
+        refuse_parts(PARTS.into_iter().filter(|part| patch.names(part)))?;
         let present = part.show(transaction, &name).await?.device;
-        let present = serde_json::to_value(DeviceDocument::of(present));
-        let present = present.map_err(|_| Problem::failed())?;
-        let wanted = patch.apply::<DeviceDocument>(present)?;
-        wanted.without_parts()?;
-        let wanted = wanted.check(&name)?;
-        Ok(part.set(transaction, &name, as_change(wanted)).await?)
+        // What somebody wrote in `psql` may be more than is taken here.
+        let keeps_meta = !patch.names("meta");
+        let meta = if keeps_meta { json!({}) } else { present.meta.value() };
+        let present = as_document(&present, &meta);
+        let wanted = patch.apply::<DeviceDocument>(present)?.check(&name)?;
+        let mut change = as_change(wanted);
+        change.meta = change.meta.filter(|_| !keeps_meta);
+        Ok(part.set(transaction, &name, change).await?)
     });
     Ok(answer(&mut HttpResponse::Ok(), outcome.await?.into()))
 }
