@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use serde_json::json;
 
+use crate::cli::arguments::parse_selector;
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::output::{table, timestamp, yes_no};
@@ -32,7 +33,7 @@ enum Action {
         scopes: Vec<Scope>,
         /// Which devices it sees and changes, such as area=lab; services never. Without this all, and everything else. It
         /// may test name, kind, area, floor, capability and meta. Not with the scope admin.
-        #[arg(long)]
+        #[arg(long, value_parser = parse_selector)]
         selector: Option<Selector>,
         /// When it expires: 90d, 2027-01-01 or 2027-01-01T00:00:00Z. Without this it never does.
         #[arg(long, value_name = "WHEN", value_parser = parse_future_timestamp)]

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use jiff::{Span, SpanTotal, Unit};
 
+use crate::domain::selector::{Selector, SelectorError};
+
 /// A parser of whole numbers within a range.
 pub(super) fn number<T>(
     range: RangeInclusive<T>,
@@ -20,6 +22,14 @@ where
         number.ok_or_else(|| {
             format!("write a whole number from {} to {}", range.start(), range.end())
         })
+    }
+}
+
+/// Parses a selector. An empty text may be a variable of a script that is not set.
+pub(super) fn parse_selector(text: &str) -> Result<Selector, String> {
+    match text.trim() {
+        "" => Err("is empty; write {} for every device".to_owned()),
+        text => text.parse().map_err(|error: SelectorError| error.to_string()),
     }
 }
 

@@ -9,13 +9,14 @@ use serde_json::{Value, json};
 use crate::cli::arguments::number;
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
-use crate::cli::output::{print, shortened, table, timestamp, visible};
+use crate::cli::output::{print_on, shortened, table, timestamp, visible};
 use crate::cli::timestamp::parse_past_timestamp;
 use crate::domain::name::DeviceName;
 use crate::fleet::Part;
 use crate::fleet::audit::{self, AuditFilter, AuditRow, CHANNEL, Follower, MAX_PAGE};
 use crate::fleet::document::Document;
 use crate::registry::connection::Target;
+use crate::registry::error::RegistryError;
 use crate::registry::inspection;
 use crate::remote;
 
@@ -100,7 +101,9 @@ async fn follow(context: &Context, filter: AuditFilter) -> Result<(), CliError> 
         let mut follower = remote::audit::Follower::from_now(&api, filter).await?;
         context.output.hint(FOLLOWING);
         loop {
-            tell(context, &follower.next(&api).await?)?;
+            if !tell(context, &follower.next(&api).await?)? {
+                return Ok(());
+            }
             tokio::time::sleep(LOOK).await;
         }
     }
@@ -112,29 +115,35 @@ async fn follow(context: &Context, filter: AuditFilter) -> Result<(), CliError> 
     context.output.hint(FOLLOWING);
     loop {
         let entries = follower.next(&client).await?;
-        tell(context, &entries)?;
+        if !tell(context, &entries)? {
+            return Ok(());
+        }
         if entries.len() == usize::from(MAX_PAGE) {
             continue;
         }
         if let Ok(None) = tokio::time::timeout(LOOK, notices.recv()).await {
-            return Err(CliError::Failed(
+            return Err(CliError::Registry(RegistryError::Unreachable(
                 "the connection to the database was lost; follow again, and see `fleetgate audit list` for what came meanwhile"
                     .to_owned(),
-            ));
+            )));
         }
     }
 }
 
 const FOLLOWING: &str = "Following the audit log.";
 
-fn tell(context: &Context, entries: &[AuditRow]) -> Result<(), CliError> {
+/// `false`: whoever read it has seen enough.
+fn tell(context: &Context, entries: &[AuditRow]) -> Result<bool, CliError> {
     for entry in entries {
-        match context.output.json {
-            true => print(&json!(entry).to_string())?,
-            false => print(&visible(&line(entry).join("  ")))?,
+        let is_read = match context.output.json {
+            true => print_on(&json!(entry).to_string())?,
+            false => print_on(&visible(&line(entry).join("  ")))?,
+        };
+        if !is_read {
+            return Ok(false);
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 fn audit_table(entries: &[AuditRow]) -> String {

@@ -6,9 +6,12 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
+use crate::authn::token::TokenKeys;
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
-use crate::config::{GivenSetting, Problems, Settings, Sources, Warning};
+use crate::config::{Config, GivenSetting, Problems, Settings, Sources, Warning};
+use crate::registry::connection::Target;
+use crate::tls::{self, Identity};
 
 /// Check the configuration as `serve` would, and tell where each setting comes from.
 #[derive(Args)]
@@ -17,8 +20,31 @@ pub(super) struct Arguments {}
 impl Arguments {
     pub(super) fn run(self, context: &Context) -> Result<(), CliError> {
         let report = check_config(&context.sources())?;
+        let unusable = unusable_files(&context.settings()?.config()?);
+        if !unusable.is_empty() {
+            return Err(CliError::Usage(unusable.join("\n")));
+        }
         context.output.result(&report, || report.to_string().trim_end().to_owned())
     }
+}
+
+/// What `serve` would say of files that the settings name.
+fn unusable_files(config: &Config) -> Vec<String> {
+    let Config { tokens, api, emqx, database, .. } = config;
+    let keys = TokenKeys::load(&tokens.audience, &tokens.verification_keys);
+    let identity = api.tls_certificate.clone().zip(api.tls_key.clone());
+    let identity = identity.map(|(certificate, key)| Identity { certificate, key });
+    let of_api = identity.map_or(Ok(()), |identity| tls::server(&identity, |_| {}).map(drop));
+    let emqx = emqx.api.as_ref().and_then(|api| api.ca_file.as_deref());
+    let of_emqx = emqx.map_or(Ok(()), |file| tls::trusting(Some(file)).map(drop));
+    let files = [
+        ("tokens.verification_keys", keys.map(drop).map_err(|error| error.to_string())),
+        ("api.tls_certificate and api.tls_key", of_api),
+        ("emqx.api_ca_file", of_emqx),
+        ("database", Target::new(database).map(drop).map_err(|error| error.to_string())),
+    ];
+    let wrong = files.into_iter().filter_map(|(setting, read)| Some((setting, read.err()?)));
+    wrong.map(|(setting, why)| format!("{setting}: {why}")).collect()
 }
 
 /// What `check-config` has to say of a valid configuration: displays as text for people, serializes

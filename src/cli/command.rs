@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_postgres::Transaction;
 
-use crate::cli::arguments::{duration, number};
+use crate::cli::arguments::{duration, number, parse_selector};
 use crate::cli::context::{Context, actor};
 use crate::cli::error::CliError;
 use crate::cli::output::{self, or_dash, print, shortened, table, timestamp};
@@ -126,7 +126,7 @@ struct SendArguments {
     #[arg(long = "device", value_name = "NAME", group = "to")]
     devices: Vec<DeviceName>,
     /// Every device that can get it and that this selector means: area=lab,online, or JSON; docs/SELECTORS.md has it all.
-    #[arg(long, group = "to")]
+    #[arg(long, group = "to", value_parser = parse_selector)]
     selector: Option<Selector>,
     /// Whom this routing rule chooses.
     #[arg(long, value_name = "NAME", group = "to")]

@@ -7,7 +7,7 @@ mod show;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use crate::cli::arguments::number;
+use crate::cli::arguments::{number, parse_selector};
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::output::{or_dash, remark, shell_word, table, timestamp, yes_no};
@@ -136,7 +136,7 @@ struct ListArguments {
     #[arg(long)]
     disabled: bool,
     /// Only those that this selector means: area=lab,kind in (relay,plug),!floor,state/temperature>25, or JSON; docs/SELECTORS.md has it all.
-    #[arg(long)]
+    #[arg(long, value_parser = parse_selector)]
     selector: Option<Selector>,
     /// Begin after this name.
     #[arg(long, value_name = "NAME")]

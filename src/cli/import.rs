@@ -127,6 +127,10 @@ impl From<FleetError> for RolledBack {
 impl Arguments {
     pub(super) async fn run(self, context: &Context) -> Result<(), CliError> {
         self.check()?;
+        if context.output.json && self.secrets_out.as_deref() == Some(Path::new("-")) {
+            let why = "--secrets-out - does not go with --json: both are for standard output; name a file";
+            return Err(CliError::Usage(why.to_owned()));
+        }
         let mut source = self.source()?;
         let mut destination = Destination::open(context, self.passes_over_present(&source)).await?;
         if let Source::Csv(_, csv) = &mut source {
@@ -442,7 +446,8 @@ impl Arguments {
         let Counts { added, updated, skipped, .. } = counts;
         let counted = format!("{added} added, {updated} updated, {skipped} left as they were");
         if let Err(error) = outcome {
-            if !self.dry_run && !context.output.json {
+            // Where nothing was done, there is nothing to go on from.
+            if !self.dry_run && !context.output.json && (*done > 0 || !is_undone(&error)) {
                 let next = done + 1;
                 let (unknown, how) = match is_undone(&error) {
                     true => ("", ""),

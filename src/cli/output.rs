@@ -82,9 +82,15 @@ fn json(value: &impl Serialize) -> Result<String, CliError> {
 
 /// Prints to standard output. A reader that has seen enough (`| head`) is no failure.
 pub(super) fn print(text: &str) -> Result<(), CliError> {
+    print_on(text).map(drop)
+}
+
+/// The same for what goes on and on; `false`: the reader is gone.
+pub(super) fn print_on(text: &str) -> Result<bool, CliError> {
     match write_out(text) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(unwritable(&error)),
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(unwritable(&error)),
     }
 }
 

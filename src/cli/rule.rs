@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
-use crate::cli::arguments::number;
+use crate::cli::arguments::{number, parse_selector};
 use crate::cli::command::bounds;
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
@@ -130,7 +130,7 @@ struct AddArguments {
     #[arg(long)]
     capability: CapabilityName,
     /// Which devices: area=lab,kind in (relay,plug),online, or JSON; docs/SELECTORS.md has it all. Without this option every device that has the capability.
-    #[arg(long)]
+    #[arg(long, value_parser = parse_selector)]
     selector: Option<Selector>,
     /// Which of them.
     #[arg(long, value_enum, default_value = "all")]
@@ -169,7 +169,7 @@ struct SetArguments {
     /// Its name.
     name: RuleName,
     /// Which devices.
-    #[arg(long, group = "change")]
+    #[arg(long, group = "change", value_parser = parse_selector)]
     selector: Option<Selector>,
     /// Which of them.
     #[arg(long, value_enum, group = "change")]

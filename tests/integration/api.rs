@@ -715,3 +715,27 @@ async fn what_is_wrong_with_a_device_is_pointed_at_where_it_stands() {
     assert_eq!(root.put("/devices/a", &back).await.status, 200);
     assert_eq!(root.patch("/devices/a", &json!({"name": "c"})).await.json()["client_id"], "c");
 }
+
+/// An array has its elements for members, in an order that nobody knows.
+#[tokio::test]
+async fn a_document_is_an_object() {
+    let (_app, root, fleet, _database) = start_api().await;
+    fleet.device("a").await;
+    for (path, body) in [
+        ("/capabilities/dim", json!([])),
+        ("/rules/r", json!(["dim"])),
+        ("/devices/b", json!(["b", "kind", null, null, null, null, null, true, {}, [], [], null])),
+        ("/devices/b", json!({"kind": "x", "bindings": [["main"]]})),
+        ("/devices/b", json!({"kind": "x", "credential": ["secret"]})),
+    ] {
+        let answer = root.put(path, &body).await;
+        assert!(answer.status == 422 && answer.body.contains("a JSON object"), "{}", answer.body);
+    }
+    for (path, body) in [
+        ("/tokens", json!(["t", ["admin"], null, null])),
+        ("/devices/a/grants", json!(["publish", "x"])),
+    ] {
+        assert_eq!(root.post(path, &body).await.status, 422, "{path}");
+    }
+    assert_eq!(fleet.value::<i64>("SELECT count(*) FROM capabilities").await, 0);
+}

@@ -380,6 +380,7 @@ async fn devices_are_listed_switched_and_removed() {
     };
     assert_eq!(selected("area=lab,name!=b"), "a c");
     assert_eq!(selected(r#"{"name":{"prefix":"b"}}"#), "b");
+    fleet.run("device list --selector=").failed(2, &["is empty; write {} for every device"]);
     let wrong = "device list --selector colour=red";
     fleet.run(wrong).failed(2, &["/colour: is not a field", "name, kind"]);
     fleet.run("device list --limit 0").failed(2, &["--limit", "from 1 to 1000"]);

@@ -268,6 +268,14 @@ async fn a_child_is_never_imported_without_its_gateway() {
 }
 
 #[tokio::test]
+async fn a_schema_that_cannot_be_used_is_named() {
+    let (database, _client) = Database::migrated().await;
+    let file = b"{\"capability\":{\"name\":\"a\",\"state_schema\":{\"type\":\"nonsense\"}}}\n";
+    let (status, _, err) = run_with(&database, &["import", "-"], file);
+    assert!(status == 1 && err.contains("state_schema is not a usable JSON Schema"), "{err}");
+}
+
+#[tokio::test]
 async fn nothing_of_a_chunk_stays_that_has_a_line_which_cannot_be_read() {
     let (database, client) = Database::migrated().await;
     let file = b"{\"device\":{\"name\":\"a\",\"kind\":\"x\"}}\nnonsense\n";

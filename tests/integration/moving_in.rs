@@ -336,7 +336,7 @@ async fn an_access_file_becomes_grants_and_what_cannot_be_expressed_is_told() {
         assert!(out.contains("2 added"), "{out}");
         for expected in [
             "not imported: line 2: line 3 of the access file, which allows subscribe \"site/#\": line 4 of the access file denies a part",
-            "not imported: line 1: is for clients without user name",
+            "not imported: line 1 of the access file: is for clients without user name",
             "not imported: the rules of \"nobody\"",
         ] {
             assert!(err.contains(expected), "{expected}\n{err}");

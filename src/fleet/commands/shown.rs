@@ -116,7 +116,7 @@ fn select_commands(part: &Part, inside: &Condition) -> String {
            rule, selector::text AS selector, counts.devices, counts.open, counts.succeeded
     FROM commands AS command
     CROSS JOIN LATERAL (
-        SELECT count(*) AS devices, count(*) FILTER (WHERE ended_at IS NULL) AS open,
+        SELECT count(*) AS devices, count(*) FILTER (WHERE ended_at IS NULL AND cancelled_at IS NULL AND superseded_at IS NULL) AS open,
                count(*) FILTER (WHERE ended_as IN ('delivered', 'sent', 'succeeded')) AS succeeded
         FROM command_deliveries WHERE command_id = command.id AND {inside}) AS counts
     WHERE {to_these}")

@@ -24,6 +24,7 @@ use crate::domain::name::{
 };
 use crate::domain::password_hash::PasswordHash;
 use crate::domain::routing::Strategy;
+use crate::domain::schema::UsableSchema;
 use crate::domain::selector::Selector;
 use crate::domain::topic::{TopicFilter, TopicName};
 use crate::domain::value::StateValue;
@@ -151,7 +152,7 @@ fn without_value(message: &str) -> String {
 }
 
 /// What must be a JSON object. serde alone would take an array for one, its elements for the members in their order.
-struct Object<T>(T);
+pub struct Object<T>(pub T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -234,7 +235,7 @@ pub struct Capability {
     pub(super) only_latest: bool,
 }
 
-/// A schema that PostgreSQL can hold. Whether it is one is found when it is used.
+/// A schema that PostgreSQL can hold and that can be used.
 fn schema<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
     let schema = Option::<Value>::deserialize(deserializer)?;
     let text = schema.as_ref().map(Value::to_string).unwrap_or_default();
@@ -242,7 +243,12 @@ fn schema<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D
         Some(why) => {
             Err(serde::de::Error::custom(format!("is JSON that cannot be stored: {}", why.why())))
         }
-        None => Ok(schema),
+        None => {
+            let usable = schema.clone().map(UsableSchema::new).transpose();
+            let wrong =
+                |why| serde::de::Error::custom(format!("is not a usable JSON Schema: {why}"));
+            usable.map_err(wrong).map(|_| schema)
+        }
     }
 }
 

@@ -89,11 +89,13 @@ impl Acl {
                 (Ok(rules), Some(to)) => to.extend(rules),
                 (Ok(rules), None) => {
                     acl.left_out.push(format!(
-                        "line {number}: is for clients without user name, which are not let in here (in mosquitto-go-auth and VerneMQ: for everybody)"
+                        "line {number} of the access file: is for clients without user name, which are not let in here (in mosquitto-go-auth and VerneMQ: for everybody)"
                     ));
                     acl.of_all.extend(rules.into_iter().filter(|(_, rule)| !rule.allows));
                 }
-                (Err(why), _) => acl.left_out.push(format!("line {number}: {why}")),
+                (Err(why), _) => {
+                    acl.left_out.push(format!("line {number} of the access file: {why}"));
+                }
             }
         }
         if wrong.is_empty() { Ok(acl) } else { Err(wrong) }
@@ -183,7 +185,11 @@ mod tests {
         }
         assert_eq!(grants(&mut acl, "carl").0, ["publish from/carl", "subscribe to/carl/#"]);
         let told = acl.left_out(true).join("\n");
-        for expected in ["line 2: is for clients without", "line 9: ", "\"ann\": no such user"] {
+        for expected in [
+            "line 2 of the access file: is for clients without",
+            "line 9 of the access file: ",
+            "\"ann\": no such user",
+        ] {
             assert!(told.contains(expected), "{told}");
         }
         assert!(!told.contains("bob"), "{told}");

@@ -21,6 +21,7 @@ use tokio::time::timeout;
 
 use super::Problem;
 use super::problem::Wrong;
+use crate::fleet::imports::Object;
 use crate::http::connections::ActiveRequest;
 
 /// Largest body in bytes.
@@ -39,7 +40,8 @@ impl<T: DeserializeOwned> FromRequest for Body<T> {
         let (request, payload) = (request.clone(), payload.take());
         Box::pin(async move {
             let bytes = receive(&request, payload, &[JSON]).await?;
-            Ok(Self(parse(&mut serde_json::Deserializer::from_slice(&bytes))?))
+            let Object(body) = parse(&mut serde_json::Deserializer::from_slice(&bytes))?;
+            Ok(Self(body))
         })
     }
 }

@@ -4,7 +4,7 @@ use actix_web::http::header::{ETAG, LOCATION};
 use actix_web::web::{Data, Json, Path};
 use actix_web::{HttpRequest, HttpResponse, delete, get, patch, put};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_actix_web::service_config::ServiceConfig;
@@ -26,6 +26,7 @@ use crate::domain::topic::TopicName;
 use crate::fleet::devices::{
     self, Changed, DeviceChange, DeviceDetails, DeviceFilter, DeviceRow, NewDevice,
 };
+use crate::fleet::imports::Object;
 
 pub(super) fn register(service: &mut ServiceConfig<'_>) {
     service
@@ -77,11 +78,24 @@ struct DeviceDocument {
     #[serde(default)]
     capabilities: Option<Vec<String>>,
     /// Its topics. Those that a conventional binding does not name are those of the convention.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "objects")]
     bindings: Option<Vec<NamedBinding>>,
     /// What it may log in with; needs the scope `credentials` too.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     credential: Option<CredentialDocument>,
+}
+
+fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    Ok(Option::<Object<T>>::deserialize(deserializer)?.map(|Object(one)| one))
+}
+
+fn objects<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Option<Vec<T>>, D::Error> {
+    let objects = Option::<Vec<Object<T>>>::deserialize(deserializer)?;
+    Ok(objects.map(|objects| objects.into_iter().map(|Object(one)| one).collect()))
 }
 
 fn yes() -> bool {

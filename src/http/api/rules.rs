@@ -107,6 +107,10 @@ impl RuleDocument {
 /// Reads a selector, as text or JSON.
 pub(super) fn selector(given: &Value, pointer: &str, checks: &mut Checks) -> Option<Selector> {
     let parsed = match given {
+        Value::String(text) if text.trim().is_empty() => {
+            let message = "is empty; write {} for every device".to_owned();
+            Err(SelectorError { pointer: String::new(), message })
+        }
         Value::String(text) => text.parse::<Selector>(),
         json => Selector::from_json(json),
     };
