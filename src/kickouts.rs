@@ -77,6 +77,8 @@ const BULK: usize = 250;
 const CALLS: usize = 8;
 /// Longest time that a batch spends on new calls: with the last of them it ends well within its lease.
 const CALLING: Duration = Duration::from_secs(20);
+/// For how many client ids that somebody is changing a look waits, 0.2 s each.
+const MOST_LOCKED: usize = 4;
 /// Time between two looks at kick-outs that were carried out and are not confirmed.
 const CONFIRM: Duration = Duration::from_secs(1);
 /// Time between two looks for what is no longer needed.
@@ -132,34 +134,46 @@ impl KickOuts {
         &mut self,
         client: &Client,
     ) -> Result<u64, RegistryError> {
-        let now = std::time::Instant::now();
-        let since_last_look = now.duration_since(std::mem::replace(&mut self.looked_at, now));
         let carried_out = registry::carried_out(client, ON_ITS_WAY).await?;
+        // Behind the look: an age that was told meanwhile rather makes a login doubtful than not.
+        let now = std::time::Instant::now();
+        let since_last_look = now.duration_since(self.looked_at);
         let logins = self.cache.recent_logins();
         let devices: BTreeSet<&DeviceName> =
             carried_out.iter().filter_map(|it| it.device.as_ref()).collect();
-        let Some(recent) = logins.of(devices.into_iter(), now) else {
+        let recent = logins.of(devices.into_iter(), now);
+        let doubtful: Vec<(Option<&RecentLogin>, (&str, &str))> = match &recent {
+            Some(recent) => {
+                let doubtful = doubtful(&carried_out, recent, now).into_iter();
+                doubtful.map(|(login, like)| (Some(login), (&*login.client_id, like))).collect()
+            }
             // It may be any of them. Each is found once, or twice.
-            let is_due = |it: &&CarriedOut| it.age < ON_ITS_WAY + since_last_look + CONFIRM;
-            let due = carried_out.iter().filter(is_due).map(|it| it.client_id.as_str());
-            let due: Vec<_> = due.map(|client_id| (client_id, client_id)).collect();
-            return Ok(registry::repeat(client, &due).await?.unwrap_or(0));
+            None => {
+                let is_due = |it: &&CarriedOut| it.age < ON_ITS_WAY + since_last_look + CONFIRM;
+                let due = carried_out.iter().filter(is_due).map(|it| it.client_id.as_str());
+                due.map(|client_id| (None, (client_id, client_id))).collect()
+            }
         };
-        let doubtful = doubtful(&carried_out, &recent, now);
-        let all: Vec<_> = doubtful.iter().map(|(login, like)| (&*login.client_id, *like)).collect();
+        let all: Vec<_> = doubtful.iter().map(|(_, one)| *one).collect();
+        let forget = |login: &Option<&RecentLogin>| login.iter().for_each(|it| logins.forget(it));
         let mut repeated = 0;
         if all.is_empty() {
-            return Ok(0);
-        }
-        if let Some(count) = registry::repeat(client, &all).await? {
-            doubtful.iter().for_each(|(login, _)| logins.forget(login));
-            return Ok(count);
-        }
-        // The one that somebody is changing is left for the next look.
-        for ((login, _), one) in doubtful.iter().zip(&all) {
-            if let Some(count) = registry::repeat(client, &[*one]).await? {
-                logins.forget(login);
-                repeated += count;
+            self.looked_at = now;
+        } else if let Some(count) = registry::repeat(client, &all).await? {
+            doubtful.iter().for_each(|(login, _)| forget(login));
+            (self.looked_at, repeated) = (now, count);
+        } else {
+            // Those that somebody is changing are left for the next look, and what is behind the first few of them.
+            let mut locked = 0;
+            for (login, one) in &doubtful {
+                match registry::repeat(client, &[*one]).await? {
+                    Some(count) => {
+                        forget(login);
+                        repeated += count;
+                    }
+                    None if locked == MOST_LOCKED => break,
+                    None => locked += 1,
+                }
             }
         }
         Ok(repeated)

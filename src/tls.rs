@@ -188,10 +188,9 @@ impl ResolvesServerCert for CertificateFiles {
         let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
         let written = written(&self.identity);
         if written != present.written {
-            // Before it is read: what is written meanwhile is read at the next connection.
-            present.written = written;
             match certified_key(&self.identity, &self.provider) {
-                Ok(key) => present.key = Arc::new(key),
+                // `written` is from before it was read: what is written meanwhile is read at the next connection.
+                Ok(key) => *present = Present { key: Arc::new(key), written },
                 Err(why) => (self.complain)(&why),
             }
         }

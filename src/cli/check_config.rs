@@ -32,7 +32,7 @@ impl Arguments {
 fn unusable_files(config: &Config) -> Vec<String> {
     let Config { tokens, api, emqx, database, .. } = config;
     let keys = TokenKeys::load(&tokens.audience, &tokens.verification_keys);
-    let identity = api.tls_certificate.clone().zip(api.tls_key.clone());
+    let identity = api.listen.and(api.tls_certificate.clone().zip(api.tls_key.clone()));
     let identity = identity.map(|(certificate, key)| Identity { certificate, key });
     let of_api = identity.map_or(Ok(()), |identity| tls::server(&identity, |_| {}).map(drop));
     let emqx = emqx.api.as_ref().and_then(|api| api.ca_file.as_deref());

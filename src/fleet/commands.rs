@@ -311,6 +311,12 @@ pub async fn retry(
         named.get(&delivery.device_id).unwrap_or(&delivery.device).parse()
     };
     let devices: Result<Vec<DeviceName>, _> = failed.iter().map(name).collect();
+    // One that was renamed may have the name of another one that is gone.
+    let mut seen = BTreeSet::new();
+    let each_once = |devices: Vec<DeviceName>| {
+        devices.into_iter().filter(|name| seen.insert(name.clone())).collect::<Vec<_>>()
+    };
+    let devices = devices.map(each_once);
     let parsed = (command.capability.parse(), command.payload.parse(), devices);
     let (Ok(capability), Ok(payload), Ok(devices)) = parsed else {
         // Somebody in `psql` has written it.

@@ -141,8 +141,10 @@ async fn migrate_alone(client: &mut Client) -> Result<Migrated, RegistryError> {
     let in_schema = "SELECT set_config('search_path', quote_ident(current_schema()), false) WHERE current_schema() IS NOT NULL";
     client.execute(in_schema, &[]).await.map_err(RegistryError::on("the schema"))?;
     let migrated = apply(client, before).await;
-    client.batch_execute("RESET search_path").await.map_err(RegistryError::on("the schema"))?;
-    migrated
+    let reset = client.batch_execute("RESET search_path").await;
+    let migrated = migrated?;
+    reset.map_err(RegistryError::on("the schema"))?;
+    Ok(migrated)
 }
 
 async fn apply(client: &mut Client, before: SchemaVersion) -> Result<Migrated, RegistryError> {

@@ -78,11 +78,12 @@ impl RecentLogins {
         devices: impl Iterator<Item = &'a DeviceName>,
         now: Instant,
     ) -> Option<Vec<RecentLogin>> {
+        let forgotten = self.generations().turn(now);
+        drop(forgotten);
         let mut found = Vec::new();
         for device in devices {
             // Anew for each, so that logins wait for one at most.
-            let mut generations = self.generations();
-            let _forgotten = generations.turn(now);
+            let generations = self.generations();
             let Generations { current, previous, .. } = &*generations;
             if current.is_full || previous.is_full {
                 return None;

@@ -306,6 +306,22 @@ async fn a_command_is_asked_for_again_at_the_device_that_it_was_for() {
     let devices = |retried: Retried| retried.details.deliveries.into_iter().map(|it| it.device);
     let again = retry(&mut bench.client).await;
     assert!(devices(again).eq(["third"]));
+    // Two that would have the same name now are one.
+    bench.fleet.device("fourth").await;
+    bench.fleet.bind("fourth", "switch", None, Some("fourth/set")).await;
+    let both = NewCommand { to: To::Devices(vec![name("third"), name("fourth")]), ..new("1") };
+    let both = bench.send_new(both).await;
+    bench
+        .sql(
+            "UPDATE command_deliveries SET ended_as = 'expired', ended_at = clock_timestamp() WHERE ended_at IS NULL;
+             DELETE FROM devices WHERE name = 'fourth';
+             UPDATE devices SET name = 'fourth' WHERE name = 'third'",
+        )
+        .await;
+    let again =
+        commands::retry(&mut bench.client, &Part::whole(), &both, "a test".into(), BOUNDS).await;
+    assert!(devices(again.unwrap()).eq(["fourth"]));
+    bench.sql("UPDATE devices SET name = 'third'  WHERE name = 'fourth'").await;
     // One that was replaced by another of its name.
     bench.sql("DELETE FROM devices WHERE name = 'third'").await;
     let again = retry(&mut bench.client).await;

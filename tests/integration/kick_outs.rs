@@ -604,12 +604,17 @@ async fn an_answer_that_was_on_its_way_ends_too() {
         emqx.deleted(name).await;
     }
     assert!(app.lets_in("back", &secrets[1]).await, "with the new rights");
+    let deletes = || {
+        let mut deletes = emqx.deletes();
+        deletes.sort();
+        deletes
+    };
+    let expected = ["back", "gone", "gone", "service", "service%3A1"];
+    eventually("both are kicked out again", || async { deletes() == expected }).await;
     let kept = "SELECT count(*) FROM kick_outs_to_confirm";
     eventually("all is over", || async { fleet.value::<i64>(kept).await == 0 }).await;
     nothing_waits(&fleet).await;
-    let mut deletes = emqx.deletes();
-    deletes.sort();
-    assert_eq!(deletes, ["back", "gone", "gone", "service", "service%3A1"]);
+    assert_eq!(deletes(), expected);
 }
 
 /// Whose row says for an hour that it may have let the client in.

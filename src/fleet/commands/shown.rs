@@ -40,7 +40,7 @@ pub struct CommandRow {
     pub selector: Option<String>,
     /// How many devices it goes to.
     pub devices: i64,
-    /// How many of these have not ended.
+    /// How many of these have not ended, and were neither cancelled nor superseded.
     pub open: i64,
     /// How many ended as they should.
     pub succeeded: i64,
