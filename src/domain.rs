@@ -31,6 +31,7 @@ pub mod delivery;
 pub mod device;
 pub mod event;
 pub mod foreign_hash;
+pub mod json_object;
 pub mod meta;
 pub mod name;
 pub mod password_hash;

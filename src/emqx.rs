@@ -174,8 +174,7 @@ impl EmqxApi {
     ) -> Result<Vec<u8>, EmqxError> {
         let began = Instant::now();
         let outcome = exchange(request).await;
-        let is_unfit = |error: &&EmqxError| error.is_emqx_unfit() || error.may_be_anothers();
-        let unfit = outcome.as_ref().err().filter(is_unfit);
+        let unfit = outcome.as_ref().err().filter(|error| !error.is_about_the_call());
         if unfit.is_none() {
             self.answered.store(true, Ordering::Relaxed);
         } else if self.is_awaited() && !self.is_wait_logged.swap(true, Ordering::Relaxed) {

@@ -380,7 +380,7 @@ fn why_unfit(answer: &Answer) -> Option<&EmqxError> {
 fn is_answer(answer: &Answer) -> bool {
     match answer {
         Ok(_) => true,
-        Err(NotDone::Emqx(error)) => !error.is_emqx_unfit() && !error.may_be_anothers(),
+        Err(NotDone::Emqx(error)) => error.is_about_the_call(),
         Err(NotDone::NoTime) => false,
     }
 }

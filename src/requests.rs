@@ -270,7 +270,7 @@ async fn tell<'a>(
         let topic = format!("{RESULTS}{service}/{}", one.request);
         match api.publish_result(&topic, &one.result.to_string(), RESULT_EXPIRY).await {
             Ok(()) => told.push(one),
-            Err(error) if error.is_emqx_unfit() || error.may_be_anothers() => {
+            Err(error) if !error.is_about_the_call() => {
                 return (told, Some(Outcome::Away(error.to_string())));
             }
             // It would be refused again: the service is not told, and the next result is.

@@ -118,7 +118,7 @@ pub trait Kind: Send {
         work::finish(client, Self::NAME, done)
     }
 
-    /// Does what the kind needs besides, within five seconds, after each batch and each turn of its work. Returns when it has to
+    /// Does what the kind needs besides, within five seconds, between two batches and after each turn of its work. Returns when it has to
     /// come again at the latest. What fails must not be due again at once: work comes first.
     fn look_after(
         &mut self,
@@ -217,6 +217,7 @@ impl<K: Kind> Worker<K> {
         client: &Client,
         stop: &CancellationToken,
     ) -> Result<(), RegistryError> {
+        let mut is_first = true;
         while self.kind.is_carried_out() && self.pause.left().is_none() && !stop.is_cancelled() {
             // One is enough to find out whether the other side is back.
             let limit = if self.pause.failures > 0 { 1 } else { BATCH };
@@ -224,12 +225,14 @@ impl<K: Kind> Worker<K> {
             if batch.is_empty() {
                 break;
             }
+            // Also while more and more comes. Behind the last batch the caller does it.
+            if !std::mem::take(&mut is_first) {
+                within(QUERY_TIMEOUT, self.kind.look_after(client)).await?;
+                Self::look_at_what_waits(&self.metrics, client).await?;
+            }
             tokio::time::sleep(K::HEAD_START).await;
             let carried = self.kind.carry_out(&batch).await;
             self.settle(client, &batch, &carried).await?;
-            // Also while more and more comes.
-            within(QUERY_TIMEOUT, self.kind.look_after(client)).await?;
-            Self::look_at_what_waits(&self.metrics, client).await?;
         }
         Ok(())
     }

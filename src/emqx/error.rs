@@ -134,6 +134,12 @@ impl EmqxError {
         }
     }
 
+    /// Whether EMQX itself answered, about what was asked.
+    #[must_use]
+    pub fn is_about_the_call(&self) -> bool {
+        !self.is_emqx_unfit() && !self.may_be_anothers()
+    }
+
     /// One word for metrics.
     pub(super) fn label(&self) -> &'static str {
         match self {

@@ -41,7 +41,7 @@ pub use logins::{Tally, hash_logins, measure_one};
 pub use mosquitto::PasswordFile;
 
 use devices::{lock, write_devices};
-pub use line::{Item, LineError, Object, Parsed};
+pub use line::{Item, LineError, Parsed};
 use rows::{CAPABILITIES, DEVICES, RULES, known, known_and_new, write_rows};
 
 /// Longest line in bytes.

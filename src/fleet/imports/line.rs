@@ -2,13 +2,10 @@
 //! PostgreSQL is given.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::{self, Display};
-use std::marker::PhantomData;
+use std::fmt::Display;
 use std::str::FromStr;
 
 use jiff::Timestamp;
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use serde_path_to_error::Segment;
@@ -18,6 +15,7 @@ use zeroize::Zeroizing;
 use crate::domain::acl::Action;
 use crate::domain::delivery::Confirmation;
 use crate::domain::foreign_hash::ForeignHash;
+use crate::domain::json_object::Object;
 use crate::domain::meta::Meta;
 use crate::domain::name::{
     BindingName, CapabilityName, ClientId, DeviceKind, DeviceName, PlaceName, RuleName,
@@ -148,27 +146,6 @@ fn without_value(message: &str) -> String {
             format!("{}, expected {expected}", start.trim_end())
         }
         None => message.to_owned(),
-    }
-}
-
-/// What must be a JSON object. serde alone would take an array for one, its elements for the members in their order.
-pub struct Object<T>(pub T);
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Members<T>(PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for Members<T> {
-            type Value = Object<T>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<Object<T>, A::Error> {
-                T::deserialize(MapAccessDeserializer::new(members)).map(Object)
-            }
-        }
-        deserializer.deserialize_map(Members(PhantomData))
     }
 }
 

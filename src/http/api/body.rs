@@ -21,7 +21,7 @@ use tokio::time::timeout;
 
 use super::Problem;
 use super::problem::Wrong;
-use crate::fleet::imports::Object;
+use crate::domain::json_object::Object;
 use crate::http::connections::ActiveRequest;
 
 /// Largest body in bytes.

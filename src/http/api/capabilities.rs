@@ -249,15 +249,15 @@ async fn patch_capability(
     let changed = api.change(&caller, async |transaction| {
         let present = capabilities::lock(transaction, &name).await?;
         let present = serde_json::to_value(present).map_err(|_| Problem::failed())?;
-        // A schema that an import brought may not be usable; one that is not named stays as it is.
-        let kept = ["state_schema", "command_schema"].map(|schema| !patch.names(schema));
-        let left_out = ["state_schema", "command_schema"].into_iter().zip(kept);
-        let left_out = left_out.filter(|(_, is_kept)| *is_kept).map(|(schema, _)| schema);
-        let left_out: Vec<&str> = left_out.chain(["name", "devices"]).collect();
+        // A schema that somebody wrote in `psql` may not be usable; one that is not named stays as it is.
+        let [keeps_state, keeps_command] =
+            ["state_schema", "command_schema"].map(|schema| !patch.names(schema));
+        let mut left_out = vec!["name", "devices"];
+        left_out.extend(keeps_state.then_some("state_schema"));
+        left_out.extend(keeps_command.then_some("command_schema"));
         let present = without(present, &left_out);
         let wanted = patch.apply::<CapabilityDocument>(present)?.check(&name)?;
         let mut change = as_change(wanted);
-        let [keeps_state, keeps_command] = kept;
         change.state_schema = change.state_schema.filter(|_| !keeps_state);
         change.command_schema = change.command_schema.filter(|_| !keeps_command);
         Ok(capabilities::set(transaction, &name, &change).await?)

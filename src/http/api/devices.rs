@@ -19,6 +19,7 @@ use super::page;
 use super::problem::Problems;
 use super::{Api, Devices, InPart, Problem, ROOT, Read};
 use crate::domain::api_token::Scope;
+use crate::domain::json_object::Object;
 use crate::domain::meta::Meta;
 use crate::domain::name::{ClientId, DeviceKind, DeviceName, PlaceName};
 use crate::domain::selector::Selector;
@@ -26,7 +27,6 @@ use crate::domain::topic::TopicName;
 use crate::fleet::devices::{
     self, Changed, DeviceChange, DeviceDetails, DeviceFilter, DeviceRow, NewDevice,
 };
-use crate::fleet::imports::Object;
 
 pub(super) fn register(service: &mut ServiceConfig<'_>) {
     service
