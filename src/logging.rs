@@ -164,7 +164,7 @@ impl LibraryThrottle {
             return true;
         }
         // Leaked on purpose: as many as there are places that log.
-        let new = || &*Box::leak(Box::new(LogThrottle::new(metadata.name())));
+        let new = || &*Box::leak(Box::new(LogThrottle::new(metadata.target())));
         lock(&self.0).entry(metadata.callsite()).or_insert_with(new).now().is_some()
     }
 }

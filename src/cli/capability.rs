@@ -15,7 +15,7 @@ use crate::cli::error::CliError;
 use crate::cli::output::{table, yes_no};
 use crate::domain::name::CapabilityName;
 use crate::fleet::capabilities::{
-    self, CapabilityChange, CapabilityRow, NewCapability, TermsChange,
+    self, Capability, CapabilityChange, CapabilityRow, NewCapability, TermsChange,
 };
 use crate::remote;
 
@@ -136,7 +136,7 @@ impl AddArguments {
                 async |api| remote::capabilities::add(api, &capability).await,
             )
             .await?;
-        context.output.result(&row, || format!("Capability \"{}\" is added.", row.name))
+        context.output.result(&row, || format!("Capability \"{}\" is added.", row.capability.name))
     }
 }
 
@@ -217,13 +217,13 @@ async fn remove(context: &Context, name: &CapabilityName) -> Result<(), CliError
 }
 
 fn capability_table(capabilities: &[CapabilityRow]) -> String {
-    let rows = capabilities.iter().map(|capability| {
+    let rows = capabilities.iter().map(|CapabilityRow { capability, devices }| {
         [
             capability.name.clone(),
             yes_no(capability.state_schema.is_some()),
             yes_no(capability.command_schema.is_some()),
             commands(capability),
-            capability.devices.to_string(),
+            devices.to_string(),
             capability.description.clone(),
         ]
     });
@@ -231,8 +231,8 @@ fn capability_table(capabilities: &[CapabilityRow]) -> String {
 }
 
 /// How its commands are sent, in a few words.
-fn commands(capability: &CapabilityRow) -> String {
-    let CapabilityRow { confirm, command_expiry, only_latest, envelope, .. } = capability;
+fn commands(capability: &Capability) -> String {
+    let Capability { confirm, command_expiry, only_latest, envelope, .. } = capability;
     let latest = if *only_latest { ", only latest" } else { "" };
     let envelope = if *envelope { ", in an envelope" } else { "" };
     format!("{confirm} in {command_expiry} s{latest}{envelope}")

@@ -19,7 +19,7 @@ use crate::domain::delivery::Confirmation;
 use crate::domain::name::{CapabilityName, DeviceName, RuleName};
 use crate::domain::selector::Selector;
 use crate::fleet::commands::{
-    self, CommandDetails, CommandRow, DeliveryRow, MAX_PAGE, NewCommand, Retried,
+    self, CommandDetails, CommandRow, DeliveryRow, MAX_PAGE, NewCommand, Pause, Resumed, Retried,
 };
 use crate::fleet::routing::{Bounds, To};
 use crate::fleet::{FleetError, Part, act};
@@ -83,6 +83,8 @@ enum Action {
         #[arg(long)]
         capability: Option<CapabilityName>,
     },
+    /// List what is paused.
+    Pauses,
     /// Send commands again after `pause`.
     Resume {
         /// The capability that was paused by itself.
@@ -175,6 +177,15 @@ impl Arguments {
                 ask(context, wait, here, there).await
             }
             Action::Pause { capability } => pause(context, capability.as_ref()).await,
+            Action::Pauses => {
+                let pauses = context
+                    .look(
+                        async |client| Ok(commands::pauses(client).await?),
+                        async |api| remote::commands::pauses(api).await,
+                    )
+                    .await?;
+                context.output.result(&pauses, || pause_table(&pauses))
+            }
             Action::Resume { capability } => resume(context, capability.as_ref()).await,
         }
     }
@@ -424,18 +435,39 @@ async fn pause(context: &Context, capability: Option<&CapabilityName>) -> Result
 }
 
 async fn resume(context: &Context, capability: Option<&CapabilityName>) -> Result<(), CliError> {
-    let was_paused = context
+    let Resumed { was_paused, all_are_paused } = context
         .change(
             async |fleet| commands::resume(fleet, capability).await,
             async |api| remote::commands::resume(api, capability).await,
         )
         .await?;
     let name = capability.map(CapabilityName::as_str);
-    let result = json!({"paused": false, "was_paused": was_paused, "capability": name});
-    context.output.result(&result, || match was_paused {
-        true => "Commands are sent again.".to_owned(),
-        false => "They were not paused.".to_owned(),
+    let result = json!({
+        "capability": name,
+        "was_paused": was_paused,
+        "all_are_paused": all_are_paused,
+    });
+    context.output.result(&result, || {
+        let whose = name.map_or("Commands".to_owned(), |name| format!("Commands of \"{name}\""));
+        match (was_paused, all_are_paused) {
+            (true, false) => format!("{whose} are sent again."),
+            (false, false) => format!("{whose} were not paused."),
+            (_, true) => format!(
+                "{whose} wait because all commands are paused: `fleetgate command resume` ends that."
+            ),
+        }
     })
+}
+
+fn pause_table(pauses: &[Pause]) -> String {
+    let rows = pauses.iter().map(|pause| {
+        [
+            pause.capability.clone().unwrap_or_else(|| "(all)".to_owned()),
+            timestamp(Some(pause.paused_at)),
+            pause.paused_by.clone(),
+        ]
+    });
+    table(["CAPABILITY", "PAUSED", "BY"], rows)
 }
 
 fn command_table(commands: &[CommandRow]) -> String {

@@ -9,6 +9,7 @@ use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::config::read_database_password;
 use crate::registry::migrate::{grant_again, grant_to, migrate};
+use crate::registry::roles::require_grantable;
 
 /// Bring the database's schema up to date, as the role that owns the tables. Several may run at once.
 #[derive(Args)]
@@ -28,6 +29,9 @@ impl Arguments {
         let password = password
             .map_err(|problem| CliError::Usage(format!("--role-password-file: {problem}")))?;
         let mut client = context.connect().await?;
+        if let Some(role) = &self.grant_to {
+            require_grantable(&client, role, password.is_some()).await?;
+        }
         let done = migrate(&mut client).await?;
         if let Some(role) = &self.grant_to {
             grant_to(&mut client, role, password.as_ref()).await?;

@@ -9,7 +9,7 @@ use crate::domain::device::DeviceId;
 use crate::domain::name::{BindingName, DeviceName};
 use crate::domain::topic::TopicName;
 use crate::fleet::Added;
-use crate::fleet::capabilities::{self, CapabilityRow};
+use crate::fleet::capabilities::{self, Capability};
 use crate::fleet::devices;
 use crate::fleet::error::{FleetError, Rule, Thing};
 use crate::registry::error::RegistryError;
@@ -161,12 +161,12 @@ impl Directions {
     /// There is no such capability.
     pub async fn of(client: &impl GenericClient, name: &BindingName) -> Result<Self, FleetError> {
         let Some(capability) = name.capability() else { return Ok(Self::BOTH) };
-        Ok(Self::of_capability(&capabilities::show(client, &capability).await?))
+        Ok(Self::of_capability(&capabilities::find(client, &capability).await?))
     }
 
     /// As a capability says.
     #[must_use]
-    pub fn of_capability(capability: &CapabilityRow) -> Self {
+    pub fn of_capability(capability: &Capability) -> Self {
         match (capability.state_schema.is_some(), capability.command_schema.is_some()) {
             (false, false) => Self::BOTH,
             (state, command) => Self { state, command },

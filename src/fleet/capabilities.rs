@@ -124,9 +124,9 @@ pub struct CapabilityChange {
     pub commands: TermsChange,
 }
 
-/// A capability as lists show it.
+/// A capability.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-pub struct CapabilityRow {
+pub struct Capability {
     /// Its name.
     pub name: String,
     /// What it is, for people.
@@ -147,6 +147,14 @@ pub struct CapabilityRow {
     pub envelope: bool,
     /// Whether one replaces those that have not been sent yet.
     pub only_latest: bool,
+}
+
+/// A capability as lists show it.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct CapabilityRow {
+    /// The capability.
+    #[serde(flatten)]
+    pub capability: Capability,
     /// How many devices have it.
     pub devices: i64,
 }
@@ -167,7 +175,7 @@ pub async fn add(
         "INSERT INTO capabilities (name, description, state_schema, command_schema,
              confirm, command_expiry, ack_timeout, answer_in, envelope, only_latest)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
-         RETURNING {COLUMNS}"
+         RETURNING {COUNTED}"
     );
     let NewCapability { name, description, state_schema, command_schema, commands } = new;
     let added = client
@@ -190,9 +198,20 @@ pub async fn add(
     capability_row(&added.map_err(FleetError::on(&about(name)))?)
 }
 
-const COLUMNS: &str = "name, description, state_schema, command_schema,
-        confirm, command_expiry, ack_timeout, answer_in, envelope, only_latest,
-        (SELECT count(*) FROM device_capabilities WHERE capability = capabilities.name) AS devices";
+macro_rules! columns {
+    () => {
+        "name, description, state_schema, command_schema, \
+         confirm, command_expiry, ack_timeout, answer_in, envelope, only_latest"
+    };
+}
+
+const COLUMNS: &str = columns!();
+
+/// Counting takes the longer the more devices have it.
+const COUNTED: &str = concat!(
+    columns!(),
+    ", (SELECT count(*) FROM device_capabilities WHERE capability = capabilities.name) AS devices"
+);
 
 /// Lists all capabilities by name.
 ///
@@ -200,13 +219,13 @@ const COLUMNS: &str = "name, description, state_schema, command_schema,
 /// A database that is away.
 pub async fn list(client: &impl GenericClient) -> Result<Vec<CapabilityRow>, FleetError> {
     let rows = client
-        .query(&format!("SELECT {COLUMNS} FROM capabilities ORDER BY name"), &[])
+        .query(&format!("SELECT {COUNTED} FROM capabilities ORDER BY name"), &[])
         .await
         .map_err(RegistryError::on("the list of capabilities"))?;
     rows.iter().map(capability_row).collect()
 }
 
-/// Shows a capability.
+/// Shows a capability, and how many devices have it.
 ///
 /// # Errors
 /// There is no such capability.
@@ -214,14 +233,28 @@ pub async fn show(
     client: &impl GenericClient,
     name: &CapabilityName,
 ) -> Result<CapabilityRow, FleetError> {
-    let row = client
-        .query_opt(
-            &format!("SELECT {COLUMNS} FROM capabilities WHERE name = $1"),
-            &[&name.as_str()],
-        )
-        .await
-        .map_err(FleetError::on(&about(name)))?;
-    capability_row(&row.ok_or_else(|| FleetError::NotFound(about(name)))?)
+    capability_row(&one(client, name, COUNTED).await?)
+}
+
+/// A capability, for what is done with it.
+///
+/// # Errors
+/// There is no such capability.
+pub async fn find(
+    client: &impl GenericClient,
+    name: &CapabilityName,
+) -> Result<Capability, FleetError> {
+    capability(&one(client, name, COLUMNS).await?)
+}
+
+async fn one(
+    client: &impl GenericClient,
+    name: &CapabilityName,
+    columns: &str,
+) -> Result<Row, FleetError> {
+    let statement = format!("SELECT {columns} FROM capabilities WHERE name = $1");
+    let row = client.query_opt(&statement, &[&name.as_str()]).await;
+    row.map_err(FleetError::on(&about(name)))?.ok_or_else(|| FleetError::NotFound(about(name)))
 }
 
 /// Shows a capability, which nobody else changes until the caller's transaction ends.
@@ -231,16 +264,20 @@ pub async fn show(
 pub async fn lock(
     client: &impl GenericClient,
     name: &CapabilityName,
-) -> Result<CapabilityRow, FleetError> {
+) -> Result<Capability, FleetError> {
     let statement = "SELECT FROM capabilities WHERE name = $1 FOR NO KEY UPDATE";
     client.execute(statement, &[&name.as_str()]).await.map_err(FleetError::on(&about(name)))?;
-    show(client, name).await
+    find(client, name).await
 }
 
 fn capability_row(row: &Row) -> Result<CapabilityRow, FleetError> {
+    Ok(CapabilityRow { capability: capability(row)?, devices: row.get("devices") })
+}
+
+fn capability(row: &Row) -> Result<Capability, FleetError> {
     let name: String = row.get("name");
     let thing = format!("capability {name:?}");
-    Ok(CapabilityRow {
+    Ok(Capability {
         description: row.get("description"),
         state_schema: document(row, &thing, "state_schema")?,
         command_schema: document(row, &thing, "command_schema")?,
@@ -250,7 +287,6 @@ fn capability_row(row: &Row) -> Result<CapabilityRow, FleetError> {
         answer_in: row.get("answer_in"),
         envelope: row.get("envelope"),
         only_latest: row.get("only_latest"),
-        devices: row.get("devices"),
         name,
     })
 }
@@ -272,7 +308,7 @@ pub async fn set(
              confirm = coalesce($7, confirm), command_expiry = coalesce($8, command_expiry),
              ack_timeout = coalesce($9, ack_timeout), only_latest = coalesce($10, only_latest),
              answer_in = coalesce($11, answer_in), envelope = coalesce($12, envelope)
-         WHERE name = $1 RETURNING {COLUMNS}"
+         WHERE name = $1 RETURNING {COUNTED}"
     );
     let (state_schema, command_schema) = (&change.state_schema, &change.command_schema);
     let row = client

@@ -18,13 +18,15 @@ use crate::domain::delivery::{Confirmation, End, is_id};
 use crate::domain::name::{CapabilityName, DeviceName};
 use crate::domain::schema::StateSchema;
 use crate::fleet::Part;
-use crate::fleet::capabilities::{self, CapabilityRow};
+use crate::fleet::capabilities::{self, Capability};
 use crate::fleet::error::{FleetError, Outside, Rule, Thing};
 use crate::fleet::routing::{self, Among, Bounds, Choice, Chosen, Needs, Route, To};
 use crate::registry::error::RegistryError;
 
+mod pauses;
 mod shown;
 
+pub use pauses::{Pause, Resumed, pause, pauses, resume};
 pub use shown::{CommandDetails, CommandRow, DeliveryRow, ListPlace, MAX_PAGE, list, place, show};
 
 /// Shortest and longest time until a command expires.
@@ -129,7 +131,7 @@ async fn send_once(
 async fn insert(
     client: &impl GenericClient,
     new: &NewCommand,
-    capability: &CapabilityRow,
+    capability: &Capability,
     choice: &Choice,
 ) -> Result<String, FleetError> {
     let thing = about(&new.capability);
@@ -200,13 +202,13 @@ async fn insert(
     Err(FleetError::rule(&device, Rule::TooManyOpen(MOST_OPEN)))
 }
 
-fn expires_in(new: &NewCommand, capability: &CapabilityRow) -> Duration {
+fn expires_in(new: &NewCommand, capability: &Capability) -> Duration {
     let usual = Duration::from_secs(u64::from(capability.command_expiry.unsigned_abs()));
     new.expires_in.unwrap_or(usual)
 }
 
 /// What makes the command succeed, in its word.
-fn confirm<'a>(new: &NewCommand, capability: &'a CapabilityRow) -> &'a str {
+fn confirm<'a>(new: &NewCommand, capability: &'a Capability) -> &'a str {
     match new.confirm {
         Some(confirm) => confirm.word(),
         None => &capability.confirm,
@@ -377,7 +379,7 @@ pub async fn check_only(
 }
 
 /// The capability, if the command may be asked for.
-async fn check(client: &impl GenericClient, new: &NewCommand) -> Result<CapabilityRow, FleetError> {
+async fn check(client: &impl GenericClient, new: &NewCommand) -> Result<Capability, FleetError> {
     let thing = about(&new.capability);
     if let To::Devices(devices) = &new.to {
         if devices.is_empty() {
@@ -393,7 +395,7 @@ async fn check(client: &impl GenericClient, new: &NewCommand) -> Result<Capabili
     if new.expires_in.is_some_and(|expiry| expiry < EXPIRY.0 || expiry > EXPIRY.1) {
         return Err(FleetError::rule(&thing, Rule::ExpiryOutOfRange));
     }
-    let capability = capabilities::show(client, &new.capability).await?;
+    let capability = capabilities::find(client, &new.capability).await?;
     if let Some(Requested { at, .. }) = new.requested {
         // Before anything that may take its time.
         let over = "SELECT $1::timestamptz + $2 * interval '1 second' <= clock_timestamp()";
@@ -419,7 +421,7 @@ async fn recipients(
     client: &impl GenericClient,
     new: &NewCommand,
     devices: &[DeviceName],
-    capability: &CapabilityRow,
+    capability: &Capability,
 ) -> Result<Vec<Result<Chosen, FleetError>>, FleetError> {
     let thing = about(&new.capability);
     let names: Vec<&str> = devices.iter().map(DeviceName::as_str).collect();
@@ -462,7 +464,7 @@ async fn recipients(
     Ok(devices.iter().zip(&rows).map(|(name, row)| to(name, row)).collect())
 }
 
-fn needs(new: &NewCommand, capability: &CapabilityRow) -> Needs {
+fn needs(new: &NewCommand, capability: &Capability) -> Needs {
     Needs::for_confirmation(Confirmation::of_word(confirm(new, capability)))
 }
 
@@ -470,7 +472,7 @@ fn needs(new: &NewCommand, capability: &CapabilityRow) -> Needs {
 async fn choose(
     client: &impl GenericClient,
     new: &NewCommand,
-    capability: &CapabilityRow,
+    capability: &Capability,
 ) -> Result<Choice, FleetError> {
     let route = match &new.to {
         To::Devices(devices) => {
@@ -572,46 +574,4 @@ async fn cancel_once(
         true => Ok(row.get::<_, i64>(0).unsigned_abs()),
         false => Err(FleetError::NotFound(thing)),
     }
-}
-
-/// Keeps the commands of a capability, or all, from being sent until [`resume`]. They expire all the same, and
-/// what is on its way goes on.
-///
-/// # Errors
-/// There is no such capability.
-pub async fn pause(
-    client: &impl GenericClient,
-    capability: Option<&CapabilityName>,
-    by: &str,
-) -> Result<(), FleetError> {
-    let statement = "WITH known AS (SELECT FROM capabilities WHERE name = $1 FOR KEY SHARE),
-         paused AS (
-             INSERT INTO command_pauses (capability, paused_by)
-             SELECT $1, $2 WHERE $1 = '' OR EXISTS (SELECT FROM known) ON CONFLICT DO NOTHING)
-         SELECT $1 = '' OR EXISTS (SELECT FROM known)";
-    let name = capability.map_or("", CapabilityName::as_str);
-    let row = client.query_one(statement, &[&name, &by]).await;
-    match (row.map_err(RegistryError::on("the pause of commands"))?.get(0), capability) {
-        (false, Some(capability)) => Err(FleetError::NotFound(about(capability))),
-        _ => Ok(()),
-    }
-}
-
-/// Lets commands of a capability, or all, be sent again, and wakes them. Tells whether they were paused.
-///
-/// # Errors
-/// A database that is away.
-pub async fn resume(
-    client: &impl GenericClient,
-    capability: Option<&CapabilityName>,
-) -> Result<bool, FleetError> {
-    let statement =
-        "WITH resumed AS (DELETE FROM command_pauses WHERE capability = $1 RETURNING 1),
-         woken AS (
-             SELECT fleetgate_queue_work('command', array_agg(key), array_agg(payload))
-             FROM work_queue WHERE kind = 'command' AND EXISTS (SELECT FROM resumed) HAVING count(*) > 0)
-         SELECT (SELECT count(*) FROM resumed) > 0, (SELECT count(*) FROM woken)";
-    let capability = capability.map_or("", CapabilityName::as_str);
-    let row = client.query_one(statement, &[&capability]).await;
-    Ok(row.map_err(RegistryError::on("the pause of commands"))?.get(0))
 }

@@ -109,7 +109,7 @@ impl Needs {
         client: &impl GenericClient,
         capability: &CapabilityName,
     ) -> Result<Self, FleetError> {
-        let capability = capabilities::show(client, capability).await?;
+        let capability = capabilities::find(client, capability).await?;
         Ok(Self::for_confirmation(Confirmation::of_word(&capability.confirm)))
     }
 }

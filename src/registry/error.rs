@@ -188,8 +188,8 @@ fn seen_version(applied: i64) -> String {
 }
 
 fn verbatim(answer: &DbError) -> String {
-    let hint = answer.hint().map(|hint| format!(" {hint}")).unwrap_or_default();
-    format!("{} (SQLSTATE {}).{hint}", answer.message(), answer.code().code())
+    let hint = answer.hint().map(|hint| format!(". {hint}")).unwrap_or_default();
+    format!("{} (SQLSTATE {}){hint}", answer.message(), answer.code().code())
 }
 
 fn violation(answer: &DbError, thing: String) -> Violation {

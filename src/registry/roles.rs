@@ -8,6 +8,7 @@
 //! [`TABLES`] names every table with what a role needs there. Tests hold it to what the migrations make
 //! (`tests/integration/roles.rs`): a table that is missing there could not be served from.
 
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, GenericClient};
 
 use crate::registry::error::RegistryError;
@@ -202,11 +203,7 @@ pub async fn grant(
     }
     let found = found.map(|(superuser, _)| superuser);
     match (found, password) {
-        (None, None) => {
-            return Err(RegistryError::Refused(format!(
-                "{thing} does not exist; make it first (CREATE ROLE … LOGIN), or have it made with --role-password-file"
-            )));
-        }
+        (None, None) => return Err(no_role(role)),
         (Some(true), Some(_)) => {
             return Err(RegistryError::Refused(format!(
                 "{thing} is a superuser; its password is not changed here: name a role that may do no more than serve"
@@ -223,6 +220,40 @@ pub async fn grant(
         .await
         .map_err(RegistryError::on(&thing))?;
     transaction.commit().await.map_err(RegistryError::on(&thing))
+}
+
+/// Refuses what [`grant`] would refuse of a role that is missing or may not be made, before anything else is done.
+///
+/// # Errors
+/// There is no such role, or with a password, whoever is connected may not make roles; a database that is away.
+pub async fn require_grantable(
+    client: &impl GenericClient,
+    role: &str,
+    with_password: bool,
+) -> Result<(), RegistryError> {
+    let statement =
+        "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1), rolsuper OR rolcreaterole
+         FROM pg_roles WHERE rolname = current_user";
+    let row = client.query_one(statement, &[&role]).await;
+    let row = row.map_err(RegistryError::on(format!("role {role:?}")))?;
+    match (with_password, row.get(0), row.get(1)) {
+        (false, false, _) => Err(no_role(role)),
+        (true, _, false) => Err(may_not_make(role)),
+        _ => Ok(()),
+    }
+}
+
+fn no_role(role: &str) -> RegistryError {
+    RegistryError::Refused(format!(
+        "role {role:?} does not exist; make it first (CREATE ROLE … LOGIN), or have it made with --role-password-file"
+    ))
+}
+
+fn may_not_make(role: &str) -> RegistryError {
+    RegistryError::Refused(format!(
+        "role {role:?} can only be made, and given a password, by a role with CREATEROLE; have that done \
+         (CREATE ROLE … LOGIN PASSWORD …), and leave --role-password-file out"
+    ))
 }
 
 /// Every role: its name, whether it is a superuser, and whether it has the rights of an owner of one of our tables. A superuser is
@@ -271,7 +302,10 @@ async fn set_password(
     let command = format!("SELECT format('{verb} ROLE %I LOGIN PASSWORD %L', $1::text, $2::text)");
     let on_role = || RegistryError::on(format!("role {role:?}"));
     let row = client.query_one(&command, &[&role, &stored]).await.map_err(on_role())?;
-    client.batch_execute(row.get(0)).await.map_err(on_role())
+    client.batch_execute(row.get(0)).await.map_err(|error| match error.code() {
+        Some(&SqlState::INSUFFICIENT_PRIVILEGE) => may_not_make(role),
+        _ => on_role()(error),
+    })
 }
 
 async fn grant_tables(client: &impl GenericClient, role: &str) -> Result<(), RegistryError> {

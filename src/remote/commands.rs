@@ -9,7 +9,7 @@ use super::{Call, Page, Remote, RemoteError, member};
 use crate::domain::cursor::cursor;
 use crate::domain::delivery::{Confirmation, is_id};
 use crate::domain::name::{CapabilityName, DeviceName};
-use crate::fleet::commands::{CommandDetails, CommandRow, NewCommand, Retried};
+use crate::fleet::commands::{CommandDetails, CommandRow, NewCommand, Pause, Resumed, Retried};
 use crate::fleet::error::{FleetError, Thing};
 use crate::fleet::routing::{Choice, To};
 
@@ -127,18 +127,21 @@ pub async fn pause(api: &Remote, capability: Option<&CapabilityName>) -> Result<
     api.post(&["commands", "pause"]).json(&json!({"capability": capability})).done().await
 }
 
-/// Lets commands be sent again; tells whether they were paused.
+/// Ends a pause.
 ///
 /// # Errors
-/// An API that is away, or refuses the token.
+/// There is no such capability.
 pub async fn resume(
     api: &Remote,
     capability: Option<&CapabilityName>,
-) -> Result<bool, RemoteError> {
-    #[derive(Deserialize)]
-    struct Resumed {
-        was_paused: bool,
-    }
-    let call = api.post(&["commands", "resume"]).json(&json!({"capability": capability}));
-    call.read().await.map(|Resumed { was_paused }| was_paused)
+) -> Result<Resumed, RemoteError> {
+    api.post(&["commands", "resume"]).json(&json!({"capability": capability})).read().await
+}
+
+/// Lists the pauses; that of all commands first.
+///
+/// # Errors
+/// An API that is away, or refuses the token.
+pub async fn pauses(api: &Remote) -> Result<Vec<Pause>, RemoteError> {
+    api.get(&["commands", "pauses"]).read().await
 }

@@ -498,8 +498,26 @@ async fn commands_that_cannot_be_sent_are_told() {
     let all = json!({});
     assert_eq!(root.post("/commands/pause", &all).await.status, 204);
     assert_eq!(root.post("/commands/pause", &json!({"capability": "nothing"})).await.status, 404);
-    assert_eq!(root.post("/commands/resume", &all).await.json(), json!({"was_paused": true}));
-    assert_eq!(root.post("/commands/resume", &all).await.json(), json!({"was_paused": false}));
+    assert_eq!(root.post("/commands/pause", &json!({"capability": "relay"})).await.status, 204);
+    let pauses = root.get("/commands/pauses").await.json();
+    assert_eq!(pauses.as_array().map(Vec::len), Some(2), "{pauses}");
+    assert_eq!(
+        (&pauses[0]["capability"], &pauses[1]["capability"]),
+        (&json!(null), &json!("relay"))
+    );
+    assert_eq!(pauses[0]["paused_by"], "API token root");
+    for (body, was_paused, all_are_paused) in [
+        (json!({"capability": "relay"}), true, true),
+        (json!({"capability": "relay"}), false, true),
+        (json!({}), true, false),
+        (json!({}), false, false),
+    ] {
+        assert_eq!(
+            root.post("/commands/resume", &body).await.json(),
+            json!({"was_paused": was_paused, "all_are_paused": all_are_paused})
+        );
+    }
+    assert_eq!(root.post("/commands/resume", &json!({"capability": "nothing"})).await.status, 404);
 
     let (_app, root, _fleet, _database) = start_api().await;
     let body = json!({"capability": "relay", "payload": "on"});

@@ -267,6 +267,7 @@ const ROUTES: &[(&str, &str, &str, &str, Answer)] = &[
         r#"{"capability": "relay", "payload": "on", "selector": {}}"#,
         Seen,
     ),
+    ("get", "/commands/pauses", "/commands/pauses", "", Closed),
     ("post", "/commands/pause", "/commands/pause", "{}", Closed),
     ("post", "/commands/resume", "/commands/resume", "{}", Closed),
     ("get", "/commands/{command}", "/commands/#", "", AsAbsent(404)),

@@ -9,7 +9,7 @@ use fleetgate::domain::delivery::{Confirmation, End};
 use fleetgate::domain::device::DeviceId;
 use fleetgate::domain::name::DeviceName;
 use fleetgate::emqx::EmqxApi;
-use fleetgate::fleet::commands::{self, DeliveryRow, MOST_OPEN, NewCommand, Retried};
+use fleetgate::fleet::commands::{self, DeliveryRow, MOST_OPEN, NewCommand, Resumed, Retried};
 use fleetgate::fleet::error::{ErrorKind, Field, Rule};
 use fleetgate::fleet::routing::{Bounds, To};
 use fleetgate::fleet::{FleetError, Part};
@@ -977,8 +977,10 @@ async fn nothing_leaves_while_commands_are_paused() {
     })
     .await;
     assert_eq!(bench.emqx.all_published(), []);
-    assert!(!commands::resume(&bench.client, None).await.unwrap(), "all were never paused");
-    assert!(commands::resume(&bench.client, Some(&capability)).await.unwrap());
+    let resumed = commands::resume(&bench.client, None).await.unwrap();
+    assert!(!resumed.was_paused, "all were never paused");
+    let resumed = commands::resume(&bench.client, Some(&capability)).await.unwrap();
+    assert_eq!(resumed, Resumed { was_paused: true, all_are_paused: false });
     bench.acks(&bench.emqx.published(1).await.correlation).await;
     bench.ended(&id).await;
 }
@@ -1229,7 +1231,19 @@ async fn the_command_line_sends_waits_and_shows() {
     assert_eq!((&set["ack_timeout"], &set["only_latest"]), (&json!(60), &json!(true)));
     let paused = bench.run(&["command", "pause"]).await.unwrap().1;
     assert!(paused.contains("until `fleetgate command resume`"), "{paused}");
+    bench.run(&["command", "pause", "--capability", "switch"]).await.unwrap();
+    let pauses = bench.run(&["command", "pauses"]).await.unwrap().1;
+    let whose: Vec<&str> =
+        pauses.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    assert_eq!(whose, ["CAPABILITY", "(all)", "switch"], "{pauses}");
+    let resume = ["command", "resume", "--capability", "switch"];
+    for _ in 0..2 {
+        let resumed = bench.run(&resume).await.unwrap().1;
+        assert!(resumed.contains("all commands are paused"), "{resumed}");
+    }
     assert!(bench.run(&["command", "resume"]).await.unwrap().1.contains("sent again"));
+    let (code, _, stderr) = bench.run(&["command", "resume", "--capability", "no"]).await.unwrap();
+    assert!(code == 3 && stderr.contains("\"no\""), "{stderr}");
     assert!(bench.run(&["command", "resume"]).await.unwrap().1.contains("not paused"));
 
     let mut without_api = fleetgate(&send);

@@ -47,7 +47,7 @@ async fn a_healthy_system_has_nothing_to_say() {
     fleet.device("a").await.secret("a").await;
     let report = report(&database.url, &[]).await;
     assert!(report.findings.iter().all(|finding| finding.status == Status::Ok), "{report}");
-    assert_eq!(report.findings.len(), 27, "{report}");
+    assert_eq!(report.findings.len(), 28, "{report}");
     assert!(found(&report, "listen and notify").1.contains("arrives after"));
 }
 
@@ -267,6 +267,24 @@ async fn who_hears_what_is_for_others_is_told() {
     command.env("FLEETGATE_DATABASE_URL", &database.url);
     let (status, out, err) = run(command);
     assert!(status == 0 && err.contains("below fleetgate/results/"), "{out}{err}");
+}
+
+#[tokio::test]
+async fn paused_commands_are_told() {
+    let (database, fleet) = registry().await;
+    let calm = report(&database.url, &[]).await;
+    assert_eq!(found(&calm, "paused commands"), (Status::Ok, "none ".to_owned()));
+    let pause =
+        "INSERT INTO command_pauses (capability, paused_by) VALUES ('', 'mara'), ('light', 'tom')";
+    fleet.sql(pause, &[]).await;
+    let paused = report(&database.url, &[]).await;
+    let (status, words) = found(&paused, "paused commands");
+    assert_eq!(status, Status::Warning);
+    assert!(
+        words.contains("all since") && words.contains("by mara, of \"light\" since"),
+        "{words}"
+    );
+    assert!(words.contains("command resume"), "{words}");
 }
 
 #[tokio::test]

@@ -199,6 +199,39 @@ async fn only_the_owner_grants_and_not_to_itself() {
     assert!(code == 1 && stderr.contains("does not exist"), "{stderr}");
 }
 
+#[tokio::test]
+async fn migrate_does_nothing_for_a_role_that_it_cannot_grant_to() {
+    let database = empty_database().await;
+    let (code, _, stderr) =
+        run(with_url(fleetgate(&["migrate", "--grant-to", "nobody"]), &database.url));
+    assert!(code == 1 && stderr.contains("role \"nobody\" does not exist"), "{stderr}");
+    let owner = connect(&database.url).await;
+    let made = "SELECT to_regclass('fleetgate_schema_history') IS NOT NULL";
+    assert!(!owner.query_one(made, &[]).await.unwrap().get::<_, bool>(0));
+}
+
+#[tokio::test]
+async fn migrate_does_nothing_where_it_may_not_make_the_role() {
+    let database = empty_database().await;
+    // Roles belong to the whole server, and tests share it.
+    let name = database.url.rsplit("dbname=").next().unwrap().replace('\'', "");
+    let (owner, serving) = (format!("{name}_plain_owner"), format!("{name}_plain_serving"));
+    let superuser = connect(&database.url).await;
+    superuser
+        .batch_execute(&format!("CREATE ROLE {owner} LOGIN; GRANT ALL ON SCHEMA public TO {owner}"))
+        .await
+        .unwrap();
+    let password = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(password.path(), "a password in a file\n").unwrap();
+    let file = password.path().to_str().unwrap();
+    let migrate = ["migrate", "--grant-to", &serving, "--role-password-file", file];
+    let url = database.url.replace("user=fleetgate ", &format!("user={owner} "));
+    let (code, _, stderr) = run(with_url(fleetgate(&migrate), &url));
+    assert!(code == 1 && stderr.contains("CREATEROLE"), "{stderr}");
+    let made = "SELECT to_regclass('fleetgate_schema_history') IS NOT NULL";
+    assert!(!superuser.query_one(made, &[]).await.unwrap().get::<_, bool>(0));
+}
+
 /// The privileges of another role on every table.
 async fn privileges_of(owner: &Client, role: &str) -> BTreeSet<String> {
     owner.batch_execute(&format!("SET ROLE {role}")).await.unwrap();

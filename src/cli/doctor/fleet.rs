@@ -4,8 +4,10 @@ use tokio_postgres::Client;
 
 use super::finding::{Finding, counted};
 use super::session::Session;
+use crate::cli::output::timestamp;
 use crate::config::Tokens;
 use crate::fleet::checks::{self, ClocksAhead, EXPIRING_DAYS, Hashes, Imported, Named};
+use crate::fleet::commands;
 use crate::registry::error::RegistryError;
 
 const HASHES: &str = "stored hashes";
@@ -18,12 +20,13 @@ const SHARED_ADDRESSES: &str = "shared addresses";
 const BROKER_CLOCKS: &str = "broker clocks";
 const SHARED_TOPICS: &str = "shared command topics";
 const RESULTS: &str = "results of commands";
+const PAUSES: &str = "paused commands";
 
 /// From so many locks on somebody should look.
 const MANY_LOCKS: usize = 50;
 
 /// The checks of this module, in order.
-pub(super) const CHECKS: [&str; 10] = [
+pub(super) const CHECKS: [&str; 11] = [
     HASHES,
     IMPORTED,
     EXPIRING,
@@ -34,6 +37,7 @@ pub(super) const CHECKS: [&str; 10] = [
     BROKER_CLOCKS,
     SHARED_TOPICS,
     RESULTS,
+    PAUSES,
 ];
 
 pub(super) async fn examine(tokens: &Tokens, has_api: bool, session: &mut Session<'_>) {
@@ -48,6 +52,7 @@ pub(super) async fn examine(tokens: &Tokens, has_api: bool, session: &mut Sessio
     session.check(BROKER_CLOCKS, broker_clocks(client, has_api)).await;
     session.check(SHARED_TOPICS, shared_topics(client)).await;
     session.check(RESULTS, results(client)).await;
+    session.check(PAUSES, pauses(client)).await;
 }
 
 async fn hashes(client: &Client) -> Result<Finding, RegistryError> {
@@ -180,6 +185,23 @@ async fn results(client: &Client) -> Result<Finding, RegistryError> {
         ),
     };
     Ok(Finding::ok(RESULTS, found))
+}
+
+async fn pauses(client: &Client) -> Result<Finding, RegistryError> {
+    let pauses = commands::pauses(client).await?;
+    if pauses.is_empty() {
+        return Ok(Finding::ok(PAUSES, "none"));
+    }
+    let pauses = pauses.iter().map(|pause| {
+        let whose =
+            pause.capability.as_ref().map_or("all".to_owned(), |name| format!("of {name:?}"));
+        format!("{whose} since {} by {}", timestamp(Some(pause.paused_at)), pause.paused_by)
+    });
+    Ok(Finding::warning(
+        PAUSES,
+        pauses.collect::<Vec<_>>().join(", "),
+        "what waits expires meanwhile; end it with `fleetgate command resume`, with `--capability` where one is named",
+    ))
 }
 
 async fn broker_clocks(client: &Client, has_api: bool) -> Result<Finding, RegistryError> {

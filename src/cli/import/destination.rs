@@ -47,7 +47,8 @@ impl Destination {
             Self::Api(api, _) => api,
         };
         let Some(name) = binding.capability() else { return Ok(Directions::BOTH) };
-        Ok(Directions::of_capability(&remote::capabilities::show(api, &name).await?))
+        let shown = remote::capabilities::show(api, &name).await?;
+        Ok(Directions::of_capability(&shown.capability))
     }
 }
 

@@ -252,7 +252,7 @@ async fn patch_capability(
         // A schema that somebody wrote in `psql` may not be usable; one that is not named stays as it is.
         let [keeps_state, keeps_command] =
             ["state_schema", "command_schema"].map(|schema| !patch.names(schema));
-        let mut left_out = vec!["name", "devices"];
+        let mut left_out = vec!["name"];
         left_out.extend(keeps_state.then_some("state_schema"));
         left_out.extend(keeps_command.then_some("command_schema"));
         let present = without(present, &left_out);

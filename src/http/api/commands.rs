@@ -23,7 +23,8 @@ use crate::domain::command::CommandPayload;
 use crate::domain::delivery::Confirmation;
 use crate::domain::name::{CapabilityName, DeviceName, RuleName};
 use crate::fleet::commands::{
-    self, Asker, CommandDetails, CommandRow, IdempotencyKey, KeyUse, ListPlace, NewCommand, Retried,
+    self, Asker, CommandDetails, CommandRow, IdempotencyKey, KeyUse, ListPlace, NewCommand, Pause,
+    Resumed, Retried,
 };
 use crate::fleet::routing::{Choice, To};
 
@@ -34,6 +35,7 @@ pub(super) fn register(service: &mut ServiceConfig<'_>) {
         .service(list_commands)
         .service(send_command)
         .service(check_command)
+        .service(list_pauses)
         .service(pause_commands)
         .service(resume_commands)
         .service(show_command)
@@ -364,18 +366,25 @@ async fn pause_commands(
     Ok(HttpResponse::NoContent().finish())
 }
 
-/// What `resume` found.
-#[derive(Serialize, ToSchema)]
-struct Resumed {
-    /// Whether they were paused.
-    was_paused: bool,
+/// List the pauses of commands
+///
+/// That of all commands first.
+#[utoipa::path(
+    tag = "commands",
+    responses((status = 200, description = "What is paused.", body = Vec<Pause>), Problems)
+)]
+#[get("/commands/pauses")]
+async fn list_pauses(caller: Caller<Read>, api: Data<Api>) -> Result<Json<Vec<Pause>>, Problem> {
+    Ok(Json(api.read(&caller, async |client| Ok(commands::pauses(client).await?)).await?))
 }
 
 /// Send commands again
+///
+/// Ends the pause of the capability named, or else that of all commands. Where the other remains, it holds commands back.
 #[utoipa::path(
     tag = "commands",
     request_body = PauseDocument,
-    responses((status = 200, description = "They are sent again.", body = Resumed), Problems)
+    responses((status = 200, description = "This pause is over.", body = Resumed), Problems)
 )]
 #[post("/commands/resume")]
 async fn resume_commands(
@@ -387,5 +396,5 @@ async fn resume_commands(
     let resumed = api.change(&caller, async |transaction| {
         Ok(commands::resume(transaction, capability.as_ref()).await?)
     });
-    Ok(Json(Resumed { was_paused: resumed.await? }))
+    Ok(Json(resumed.await?))
 }
