@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio_postgres::Config;
+use tokio_postgres::config::{Host, SslNegotiation};
 
 use self::parts::{EXAMPLE, UNSUPPORTED, not_a_url, only, split};
 use super::sections::Database;
@@ -149,15 +150,27 @@ impl DatabaseUrl {
             "sslrootcert" => self.tls.root_cert = file().map(RootCert::File),
             "sslcert" => self.tls.cert = file(),
             "sslkey" => self.tls.key = file(),
-            "connect_timeout" => self.connect_timeout = seconds(name, value)?,
+            "connect_timeout" => {
+                self.connect_timeout = seconds(name, value, LONGEST_CONNECT_TIMEOUT)?;
+            }
             "tcp_user_timeout" => {
-                if let Some(milliseconds) = whole(name, value, "a number of milliseconds")? {
-                    self.config.tcp_user_timeout(Duration::from_millis(milliseconds));
+                let limit = whole(name, value, "milliseconds", LONGEST_USER_TIMEOUT)?;
+                if let Some(milliseconds) = limit {
+                    self.config.tcp_user_timeout(Duration::from_millis(milliseconds.into()));
                 }
             }
-            "keepalives_count" => {
-                let count = whole(name, value, "a number")?.and_then(|n| u32::try_from(n).ok());
-                if let Some(count) = count {
+            "keepalives_idle" => {
+                if let Some(idle) = seconds(name, value, LONGEST_KEEPALIVE)? {
+                    self.config.keepalives_idle(idle);
+                }
+            }
+            "keepalives_interval" => {
+                if let Some(interval) = seconds(name, value, LONGEST_KEEPALIVE)? {
+                    self.config.keepalives_interval(interval);
+                }
+            }
+            "keepalives_count" | "keepalives_retries" => {
+                if let Some(count) = whole(name, value, "probes", MOST_KEEPALIVES)? {
                     self.config.keepalives_retries(count);
                 }
             }
@@ -180,6 +193,12 @@ impl DatabaseUrl {
         let ports = self.config.get_ports().len();
         if self.hosts() == 0 {
             return Err(format!("the URL names no host; {EXAMPLE}"));
+        }
+        if self.config.get_hosts().iter().any(|host| *host == Host::Tcp(String::new())) {
+            return Err(format!("the URL names an empty host; {EXAMPLE}"));
+        }
+        if self.config.get_ports().contains(&0) {
+            return Err(only("port", PORTS));
         }
         if hosts > 0 && addresses > 0 && hosts != addresses {
             return Err(format!(
@@ -209,6 +228,13 @@ impl DatabaseUrl {
                     .into());
             }
             self.tls.mode = Some(SslMode::VerifyFull);
+        }
+        // Whoever asks for TLS from the first byte must not get a connection without any.
+        let has_tls = matches!(self.tls.mode, Some(mode) if ![SslMode::Disable, SslMode::Prefer].contains(&mode));
+        if self.config.get_ssl_negotiation() == SslNegotiation::Direct && !has_tls {
+            return Err("the URL's sslnegotiation=direct needs sslmode=require, verify-ca or \
+                        verify-full; add it"
+                .into());
         }
         Ok(())
     }
@@ -254,26 +280,36 @@ fn unsupported(name: &str) -> String {
     }
 }
 
-fn whole(name: &str, value: &str, what: &str) -> Result<Option<u64>, String> {
-    let number: u64 = value.trim().parse().map_err(|_| only(name, what))?;
+/// As long as `database.connect_timeout` may be, in seconds.
+const LONGEST_CONNECT_TIMEOUT: u32 = 60;
+/// Milliseconds, and what follows: Linux refuses the connection for more.
+const LONGEST_USER_TIMEOUT: u32 = 2_147_483_647;
+const LONGEST_KEEPALIVE: u32 = 32_767;
+const MOST_KEEPALIVES: u32 = 127;
+
+/// `None` for 0, with which libpq leaves it to the default.
+fn whole(name: &str, value: &str, what: &str, most: u32) -> Result<Option<u32>, String> {
+    let number = value.trim().parse().ok().filter(|number: &u32| *number <= most);
+    let number =
+        number.ok_or_else(|| only(name, &format!("a number of {what}, {most} at most")))?;
     Ok(Some(number).filter(|number| *number > 0))
 }
 
-fn seconds(name: &str, value: &str) -> Result<Option<Duration>, String> {
-    Ok(whole(name, value, "a number of seconds")?.map(Duration::from_secs))
+fn seconds(name: &str, value: &str, most: u32) -> Result<Option<Duration>, String> {
+    let seconds = whole(name, value, "seconds", most)?;
+    Ok(seconds.map(|seconds| Duration::from_secs(seconds.into())))
 }
+
+const PORTS: &str = "a number from 1 to 65535, or as many of them as hosts, separated by commas";
 
 /// Which values the parts take that tokio-postgres reads.
 const VALUES: &[(&str, &str)] = &[
-    ("port", "a number from 1 to 65535, or as many of them as hosts, separated by commas"),
+    ("port", PORTS),
     ("hostaddr", "IP addresses separated by commas"),
     ("sslnegotiation", "postgres or direct"),
     ("channel_binding", "disable, prefer or require"),
     ("load_balance_hosts", "disable or random"),
     ("keepalives", "0 or 1"),
-    ("keepalives_idle", "a number of seconds"),
-    ("keepalives_interval", "a number of seconds"),
-    ("keepalives_retries", "a number"),
 ];
 
 /// Passes on which part is bad. All else the parser says may quote the text, and so the password.
@@ -291,8 +327,6 @@ fn unreadable(error: &tokio_postgres::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use tokio_postgres::config::Host;
-
     use super::*;
 
     fn parsed(url: &str) -> DatabaseUrl {
@@ -378,6 +412,12 @@ mod tests {
         assert!(refused("user=u").contains("no host"));
         assert!(refused("host=a,b hostaddr=10.0.0.1").contains("2 as host and 1 as hostaddr"));
         assert!(refused("host=a port=1,2").contains("2 ports for 1 hosts"));
+        for url in ["postgres://u@h,,/x", "postgres://u@:5432/x", "host=a,", "host=''"] {
+            assert!(refused(url).contains("empty host"), "{url}");
+        }
+        for url in ["postgres://u@h:0/x", "host=h port=0"] {
+            assert!(refused(url).contains("from 1 to 65535"), "{url}");
+        }
         parsed("host=a,b port=1");
     }
 
@@ -399,5 +439,63 @@ mod tests {
         assert_eq!(url.config.get_tcp_user_timeout(), Some(&Duration::from_millis(1500)));
         assert_eq!(url.config.get_keepalives_retries(), Some(4));
         assert_eq!(parsed("host=h connect_timeout=0").connect_timeout, None);
+    }
+
+    #[test]
+    fn numbers_are_bounded() {
+        let name_and_most = [
+            ("connect_timeout", "60"),
+            ("tcp_user_timeout", "2147483647"),
+            ("keepalives_idle", "32767"),
+            ("keepalives_interval", "32767"),
+            ("keepalives_count", "127"),
+            ("keepalives_retries", "127"),
+        ];
+        for (name, most) in name_and_most {
+            parsed(&format!("host=h {name}={most}"));
+            for number in [&format!("{most}0"), "18446744073709551615", "-1", "x"] {
+                let refused = refused(&format!("postgres://h/x?{name}={number}"));
+                assert!(refused.contains(name) && refused.contains(most), "{number}: {refused}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_at_sign_that_could_belong_to_a_password_is_refused() {
+        for url in [
+            "postgres://u:Sup3r@S3cretTail@127.0.0.1:1/x",
+            "postgres://u:Sup3r@/S3cretTail@h/x",
+            "postgres://u:Sup3r?S3cretTail@h/x",
+            "postgres://h/x?user=u&password=Sup3r@S3cretTail",
+            "postgres://u@tenant@h/x",
+        ] {
+            let refused = refused(url);
+            assert!(refused.contains("%40") && refused.contains("%3F"), "{url}: {refused}");
+            assert!(!refused.contains("3cret") && !refused.contains("up3r"), "{refused}");
+        }
+        let url = parsed("postgres://u%40t:p/#:%40%3F@h/x?application_name=a@b");
+        assert_eq!((url.config.get_user(), url.config.get_dbname()), (Some("u@t"), Some("x")));
+        assert_eq!(url.config.get_password(), Some(&b"p/#:@?"[..]));
+        assert_eq!(url.config.get_application_name(), Some("a@b"));
+    }
+
+    #[test]
+    fn tls_from_the_first_byte_is_tls() {
+        for rest in ["", "&sslmode=disable", "&sslmode=prefer", "&sslrootcert=ca.pem"] {
+            let url = format!("postgres://h/x?sslnegotiation=direct{rest}");
+            assert!(refused(&url).contains("verify-full"), "{url}");
+        }
+        for rest in ["sslmode=require", "sslmode=verify-ca", "ssl=true", "sslrootcert=system"] {
+            parsed(&format!("postgres://h/x?{rest}&sslnegotiation=direct"));
+        }
+    }
+
+    #[test]
+    fn names_may_be_percent_encoded() {
+        let url = parsed("postgres://h/x?%73slmode=require&connect%5Ftimeout=7");
+        assert_eq!(url.tls.mode, Some(SslMode::Require));
+        assert_eq!(url.connect_timeout, Some(Duration::from_secs(7)));
+        assert!(refused("postgres://h/x?%73slcrl=x").contains("sslcrl"));
+        assert!(!refused("postgres://h/x??sslmode=require").contains("sslmode"));
     }
 }

@@ -128,7 +128,8 @@ section! {
         /// are verified), `verify-ca` (not the name); with `sslrootcert` (a file, or `system`), `sslcert`
         /// and `sslkey`. Unlike libpq, `require` verifies, names are taken from the certificate's
         /// subjectAltName alone, no file below `~/.postgresql` is read, and no `PG…` variable. Keep
-        /// `options` out of it behind a pooler; they prevail over what Fleetgate sets.
+        /// `options` out of it behind a pooler; they prevail over what Fleetgate sets. In a URL, percent-encode what is
+        /// special of user and password: `@` as `%40`, `?` as `%3F`.
         url: Secret = secret(texts::database_url, "a PostgreSQL URL or keywords, with a host")
             .required("none; required"),
         /// The password, when it is not part of `database.url`. Never in both.
@@ -141,7 +142,7 @@ section! {
         /// four of its own.
         pool_size: usize = count(1..=1000).or("8"),
         /// Time for each host of `database.url`: to find, reach and log in to it. Prevails over a
-        /// `connect_timeout` in the URL.
+        /// `connect_timeout` in the URL, which is 60 (seconds) at most.
         connect_timeout: Duration = duration(50..=MINUTE).or("2s"),
         /// Time for one query of a login or authorization. EMQX gives up after 5 s.
         query_timeout: Duration = duration(10..=MINUTE).or("2s"),

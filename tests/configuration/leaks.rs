@@ -1,10 +1,14 @@
 //! No message ever holds a secret.
 
 use fleetgate::cli::check_config::check_config;
-use fleetgate::config::Settings;
+use fleetgate::config::{DatabaseUrl, Settings};
 use proptest::prelude::*;
+use tokio_postgres::config::Host;
 
 use crate::operator::Operator;
+
+/// Secrets of characters that mean something in URLs, keywords, paths or TOML.
+const ODD: &str = "[a-z0-9!%&*_/+.@?#:=-]{16,40}";
 
 /// Everything that can be wrong around or with a secret; `{}` is the secret.
 const BAD: [&str; 25] = [
@@ -37,7 +41,7 @@ const BAD: [&str; 25] = [
 
 proptest! {
     #[test]
-    fn no_message_ever_holds_a_secret(secret in "[a-z0-9!%&*_/+.-]{16,40}", bad in 0..BAD.len()) {
+    fn no_message_ever_holds_a_secret(secret in ODD, bad in 0..BAD.len()) {
         let operator = Operator::writes(&BAD[bad].replace("{}", &secret));
         let problems = check_config(&operator.sources()).expect_err("a bad configuration");
         let told = format!("{problems}\n{problems:?}\n{}", serde_json::to_string(&problems).unwrap());
@@ -45,7 +49,7 @@ proptest! {
     }
 
     #[test]
-    fn no_message_about_a_variable_holds_a_secret(secret in "[a-z0-9!%&*_/+.-]{16,40}") {
+    fn no_message_about_a_variable_holds_a_secret(secret in ODD) {
         let operator = Operator::writes("")
             .sets("FLEETGATE_EMQX_WEBHOOK_TOKEN", &format!("{secret} "))
             .sets("FLEETGATE_EMQX_WEBHOOK_TOKEN_FILE", &secret)
@@ -57,6 +61,25 @@ proptest! {
         prop_assert_eq!(problems.iter().count(), 7);
         let told = format!("{problems}\n{problems:?}");
         prop_assert!(!told.contains(&secret), "{told}");
+    }
+
+    // What is not the password is shown, when that host or database cannot be had.
+    #[test]
+    fn a_password_in_a_url_is_the_password_or_refused(secret in "[a-z0-9!&*_/+.@?#:=-]{16,40}") {
+        let url = format!("postgres://user:{secret}@127.0.0.1:1/x");
+        match url.parse::<DatabaseUrl>() {
+            Err(told) => {
+                let parts = secret.split(|c: char| !c.is_ascii_alphanumeric());
+                for part in parts.filter(|part| part.len() >= 8) {
+                    prop_assert!(!told.contains(part), "{told}");
+                }
+            }
+            Ok(DatabaseUrl { config, .. }) => {
+                prop_assert_eq!(config.get_password(), Some(secret.as_bytes()));
+                prop_assert_eq!(config.get_hosts(), [Host::Tcp("127.0.0.1".to_owned())]);
+                prop_assert_eq!((config.get_ports(), config.get_dbname()), (&[1][..], Some("x")));
+            }
+        }
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Takes a connection string apart, in both of its forms: the parts that tokio-postgres does not know, and
 //! the string without them.
 
+use std::borrow::Cow;
+
 use percent_encoding::percent_decode_str;
 
 pub(super) const EXAMPLE: &str = "write it as postgres://user@host:5432/database, with special characters \
@@ -53,6 +55,9 @@ fn is_taken(name: &str) -> Option<&'static str> {
         "fallback_application_name",
         "gssencmode",
         "keepalives_count",
+        "keepalives_idle",
+        "keepalives_interval",
+        "keepalives_retries",
         "ssl",
         "sslcert",
         "sslkey",
@@ -70,24 +75,39 @@ pub(super) type Parts = Vec<(&'static str, String)>;
 
 /// Takes out the parts that are read here.
 pub(super) fn split(url: &str) -> Result<(String, Parts), String> {
-    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-        split_url(url)
-    } else {
-        split_keywords(url)
+    let scheme = ["postgres://", "postgresql://"].into_iter().find(|it| url.starts_with(it));
+    match scheme.and_then(|scheme| url.strip_prefix(scheme)) {
+        Some(rest) => split_url(url, rest),
+        None => split_keywords(url),
     }
 }
 
-fn split_url(url: &str) -> Result<(String, Parts), String> {
-    // As tokio-postgres reads it: what stands before the first @ is the user and the password.
-    let after_user = url.find('@').unwrap_or(0);
-    let Some(mark) = url.get(after_user..).and_then(|rest| rest.find('?')) else {
+/// tokio-postgres takes what stands before the first `@`, wherever that is, for the user and the password.
+/// Where it is not the one that was meant, a part of the password would become the name of a host or a
+/// database, which messages show.
+fn one_at_sign(rest: &str) -> Result<(), String> {
+    let before_query = rest.split('?').next().unwrap_or_default();
+    if before_query.matches('@').count() == 1 || !rest.contains('@') {
+        return Ok(());
+    }
+    Err(format!(
+        "the URL holds an @ or ? that is part of a user, a password or a parameter; write %40 for such an \
+         @ and %3F for such a ?, or the password into database.password; {EXAMPLE}"
+    ))
+}
+
+/// `rest`: the URL without its scheme.
+fn split_url(url: &str, rest: &str) -> Result<(String, Parts), String> {
+    one_at_sign(rest)?;
+    let Some((base, query)) = url.split_once('?') else {
         return Ok((url.to_owned(), Vec::new()));
     };
-    let (base, query) = url.split_at(after_user + mark);
     let (mut kept, mut taken) = (Vec::new(), Vec::new());
-    for pair in query.trim_start_matches('?').split('&') {
+    for pair in query.split('&') {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        match is_taken(name) {
+        // tokio-postgres reads names decoded as well, and would take those that are read here.
+        let name = percent_decode_str(name).decode_utf8().unwrap_or(Cow::Borrowed(name));
+        match is_taken(&name) {
             Some(name) => {
                 let value = percent_decode_str(value).decode_utf8();
                 let value = value.map_err(|_| only(name, "UTF-8 text"))?;
