@@ -1,7 +1,7 @@
 //! Reading the environment.
 
 use super::problem::{Origin, Problem};
-use super::raw::{Given, Raw};
+use super::raw::{Given, Raw, cut};
 use super::reader::Reader;
 use super::setting::{PREFIX, Setting, variable_of};
 use super::suggestion::nearest;
@@ -59,6 +59,7 @@ pub(super) fn read(environment: &[(String, String)], known: &[Setting], reader: 
                     Some(name) => format!("did you mean {name}?"),
                     None => "docs/CONFIGURATION.md lists all variables".to_owned(),
                 };
+                let at = Origin::Environment { variable: cut(variable).into_owned() };
                 reader.problems.push(Problem::at(&at, format!("unknown variable; {advice}")));
             }
         }

@@ -5,7 +5,7 @@ use std::path::Path;
 use toml::de::{DeTable, DeValue};
 
 use super::problem::{Origin, Problem};
-use super::raw::{Given, Raw};
+use super::raw::{Given, Raw, cut, quoted};
 use super::reader::Reader;
 use super::setting::Setting;
 use super::suggestion::nearest;
@@ -61,7 +61,7 @@ impl Document<'_> {
         for error in errors {
             let at = self.at(error.span().map_or(0, |span| span.start));
             if !seen.contains(&at) {
-                let message = format!("not TOML: {}", error.message());
+                let message = format!("not TOML: {}", cut(error.message()));
                 self.reader.problems.push(Problem::at(&at, message));
                 seen.push(at);
             }
@@ -72,6 +72,13 @@ impl Document<'_> {
         for (name, value) in table.iter() {
             let at = self.at(name.span().start);
             let name = name.get_ref();
+            if section.is_empty() && name.contains('.') {
+                // A name in quotes. Read as a setting it could be given a second time unnoticed.
+                let advice = "a name in quotes is one name, dots and all; write section.setting without quotes";
+                let message = format!("unknown setting {}; {advice}", quoted(name));
+                self.reader.problems.push(Problem::at(&at, message));
+                continue;
+            }
             let key =
                 if section.is_empty() { name.to_string() } else { format!("{section}.{name}") };
             self.entry(&key, at, value.get_ref());
@@ -103,7 +110,7 @@ fn unknown(known: &[Setting], at: &Origin, key: &str) -> Problem {
         Some(name) => format!("did you mean {name}?"),
         None => "docs/CONFIGURATION.md lists all settings".to_owned(),
     };
-    Problem::at(at, format!("unknown setting {key:?}; {advice}"))
+    Problem::at(at, format!("unknown setting {}; {advice}", quoted(key)))
 }
 
 fn raw(value: &DeValue<'_>) -> Raw {

@@ -7,9 +7,10 @@ use std::slice::from_ref;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use jiff::SpanRelativeTo;
 use jiff::fmt::friendly::SpanParser;
 
-use super::raw::Raw;
+use super::raw::{LONGEST, Raw, cut, quoted};
 use super::setting::Rule;
 use crate::domain::address::AddressRange;
 use crate::secret::Secret;
@@ -26,6 +27,14 @@ pub(super) const HOUR: u64 = 60 * MINUTE;
 pub(super) fn text(check: Check, takes: &str) -> Rule<String> {
     Rule::new(takes, move |raw, _| match raw {
         Raw::Text(text) => check(&text).map(|()| text),
+        raw => Err(not_text(&raw, false)),
+    })
+}
+
+/// A URL, kept as it was understood rather than as it was written.
+pub(super) fn web_url(read: fn(&str) -> Result<String, String>, takes: &str) -> Rule<String> {
+    Rule::new(takes, move |raw, _| match raw {
+        Raw::Text(text) => read(&text),
         raw => Err(not_text(&raw, false)),
     })
 }
@@ -77,20 +86,36 @@ pub(super) fn duration(range: RangeInclusive<u64>) -> Rule<Duration> {
     Rule::new(takes, move |raw, _| {
         let allowed = || format!("from \"{}\" to \"{}\"", brief(from), brief(to));
         let text = if let Raw::Text(text) = &raw { text.trim() } else { "" };
-        if matches!(raw, Raw::Number(_)) || text.parse::<f64>().is_ok() {
-            let number = if text.is_empty() { &raw.shown() } else { text };
+        let is_number = text.starts_with(|first: char| first.is_ascii_digit())
+            && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+        if matches!(raw, Raw::Number(_)) || is_number {
+            let number = if text.is_empty() { raw.shown() } else { cut(text).into_owned() };
             return Err(format!(
                 "{number} has no unit; write the unit as well, for example \"{number}s\" for seconds \
                  or \"{number}ms\" for milliseconds"
             ));
         }
-        let parsed = SpanParser::new().parse_unsigned_duration(text).map_err(|_| {
+        let parsed = with_days(text).ok_or_else(|| {
             let shown = raw.shown();
-            format!("{shown} is not a duration; write a number with its unit, {}", allowed())
+            format!(
+                "{shown} is not a duration; write a number with its unit (ms, s, m, h or d), {}",
+                allowed()
+            )
         })?;
         let fitting = Some(parsed).filter(|parsed| (from..=to).contains(parsed));
-        fitting.ok_or_else(|| format!("{text:?} is out of range; write a duration {}", allowed()))
+        let shown = || quoted(text);
+        fitting
+            .ok_or_else(|| format!("{} is out of range; write a duration {}", shown(), allowed()))
     })
+}
+
+/// A duration in which a day has 24 hours. Not `00:00:05`, which says nowhere what it counts.
+fn with_days(text: &str) -> Option<Duration> {
+    let text = Some(text).filter(|text| text.len() <= LONGEST && !text.contains(':'))?;
+    let span = SpanParser::new().parse_span(text).ok()?;
+    let has_larger = span.get_years() != 0 || span.get_months() != 0 || span.get_weeks() != 0;
+    let duration = span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?;
+    Duration::try_from(duration).ok().filter(|_| !has_larger)
 }
 
 /// A duration in its largest whole unit: `10m`.
@@ -202,11 +227,17 @@ fn item_path(item: Raw, base: &Path) -> Result<PathBuf, String> {
     }
 }
 
+/// No path that Linux takes is longer.
+const LONGEST_PATH: usize = 4096;
+
 /// The path of a file. `private`: people do paste the secret where the path belongs.
 pub(super) fn path(raw: Raw, base: &Path, private: bool) -> Result<PathBuf, String> {
     match raw {
         Raw::Text(path) if path.is_empty() => {
             Err("the path is empty; write the path of a file".to_owned())
+        }
+        Raw::Text(path) if path.len() > LONGEST_PATH => {
+            Err(format!("the path is longer than {LONGEST_PATH} bytes; write the path of a file"))
         }
         Raw::Text(path) if path.contains('\0') => {
             Err("the path holds a NUL character; write the path of a file".to_owned())

@@ -1,5 +1,7 @@
 //! What somebody wrote for a setting, before it is understood.
 
+use std::borrow::Cow;
+
 use super::problem::Origin;
 
 /// A value as written.
@@ -26,19 +28,43 @@ impl Raw {
 
     /// The value for a message, cut when it is long. Only for settings that are not secret.
     pub(super) fn shown(&self) -> String {
-        const LONGEST: usize = 80;
         match self {
-            Self::Text(text) if text.chars().count() > LONGEST => {
-                format!("{:?}…", text.chars().take(LONGEST).collect::<String>())
-            }
-            Self::Text(text) => format!("{text:?}"),
+            Self::Text(text) => quoted(text),
             Self::Number(number) => number.to_string(),
             Self::Boolean(value) => value.to_string(),
             Self::List(items) => {
-                format!("[{}]", items.iter().map(Self::shown).collect::<Vec<_>>().join(", "))
+                let more = if items.len() > LONGEST_LIST { ", …" } else { "" };
+                let shown: Vec<String> =
+                    items.iter().take(LONGEST_LIST).map(Self::shown_in_list).collect();
+                format!("[{}{more}]", shown.join(", "))
             }
             Self::Other(sort) => (*sort).to_owned(),
         }
+    }
+
+    fn shown_in_list(&self) -> String {
+        if let Self::List(_) = self { "[…]".to_owned() } else { self.shown() }
+    }
+}
+
+/// The most characters of a text that a message repeats.
+pub(super) const LONGEST: usize = 80;
+/// The most items of a list that it repeats.
+const LONGEST_LIST: usize = 16;
+
+/// A text as a message repeats it: the beginning of it, where it is long.
+pub(super) fn cut(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()).into(),
+        None => text.into(),
+    }
+}
+
+/// The same in quotes, with what is no printable character escaped.
+pub(super) fn quoted(text: &str) -> String {
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{:?}…", text.get(..end).unwrap_or_default()),
+        None => format!("{text:?}"),
     }
 }
 

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 
 use super::kinds::{
     HOUR, MINUTE, SECOND, address, address_or_off, boolean, choice, count, duration, file, files,
-    networks, new_file, private_file, secret, text,
+    networks, new_file, private_file, secret, text, web_url,
 };
 use super::problem::{Problem, Problems};
 use super::reader::Reader;
@@ -107,7 +107,7 @@ section! {
         /// Where clients reach the API, where that is another host than a loopback one:
         /// `https://fleet.example.net`. Requests for any other host are refused (421).
         public_url: Option<String> =
-            text(texts::public_url, "URL with `http` or `https` and a host; no path, user name or query")
+            web_url(texts::public_url, "URL with `http` or `https` and a host; no path, user name or query")
                 .or_none("none: `localhost` and the loopback addresses, with the port of `listen`"),
         /// File that `serve` writes a first token to, which may do everything, if no token named `first` has ever
         /// been made. Readable for its owner alone.
@@ -192,7 +192,7 @@ section! {
         /// Where EMQX's REST API is: `http://emqx:18083`. Needed to end sessions whose rights are taken
         /// away, and to repair presence.
         url: String =
-            text(texts::api_url, "URL with `http` or `https` and a host; no user name, password or query")
+            web_url(texts::api_url, "URL with `http` or `https` and a host; no user name, password or query")
                 .required("none: EMQX is never called"),
         /// The API key, made in EMQX's dashboard or by its `api_key.bootstrap_file`.
         key: String = text(texts::api_key, "printable ASCII without spaces and colons")

@@ -1,9 +1,10 @@
 //! What particular settings demand of their text, beyond being text.
 
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, ParseError};
 
 use super::database_url::DatabaseUrl;
+use super::raw::{cut, quoted};
 
 /// Shorter tokens can be guessed.
 const SHORTEST_TOKEN: usize = 16;
@@ -30,15 +31,17 @@ pub(super) fn webhook_token(token: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Says nothing of the text: people do paste `user:password@` into URLs.
-pub(super) fn api_url(text: &str) -> Result<(), String> {
+/// The URL as it was understood, without a slash at its end: spaces around it and the like are gone, and a host
+/// is written as it is sent. Says nothing of the text: people do paste `user:password@` into URLs.
+pub(super) fn api_url(text: &str) -> Result<String, String> {
     const EXAMPLE: &str = "write it as http://emqx:18083";
     let url = reqwest::Url::parse(text)
         .map_err(|error| format!("not a valid URL: {error}; {EXAMPLE}"))?;
     if !["http", "https"].contains(&url.scheme()) || url.host().is_none() {
         return Err(format!("the URL must begin with http:// or https:// and a host; {EXAMPLE}"));
     }
-    if !url.username().is_empty() || url.password().is_some() {
+    // Behind a slash in the password all of the rest is the path.
+    if !url.username().is_empty() || url.password().is_some() || url.path().contains('@') {
         return Err(
             "the URL holds a user name or password; write them as emqx.api_key and emqx.api_secret"
                 .to_owned(),
@@ -47,11 +50,15 @@ pub(super) fn api_url(text: &str) -> Result<(), String> {
     if url.query().is_some() || url.fragment().is_some() {
         return Err(format!("the URL holds a query or fragment; {EXAMPLE}"));
     }
-    Ok(())
+    Ok(understood(&url))
 }
 
-/// What the `Host` of a request is held against: so nothing else may be in it.
-pub(super) fn public_url(text: &str) -> Result<(), String> {
+fn understood(url: &reqwest::Url) -> String {
+    url.as_str().trim_end_matches('/').to_owned()
+}
+
+/// What the `Host` of a request is held against: so nothing else may be in it. As [`api_url`].
+pub(super) fn public_url(text: &str) -> Result<String, String> {
     const EXAMPLE: &str = "write it as https://fleet.example.net";
     let url = reqwest::Url::parse(text)
         .map_err(|error| format!("not a valid URL: {error}; {EXAMPLE}"))?;
@@ -65,7 +72,7 @@ pub(super) fn public_url(text: &str) -> Result<(), String> {
             "the URL must be http:// or https://, a host and perhaps a port; {EXAMPLE}"
         ));
     }
-    Ok(())
+    Ok(understood(&url))
 }
 
 /// Basic authentication (RFC 7617) ends the user name at the first colon.
@@ -104,7 +111,7 @@ pub(super) fn database_password(password: &str) -> Result<(), String> {
 pub(super) fn audience(audience: &str) -> Result<(), String> {
     let length = audience.chars().count();
     if length == 0 || length > LONGEST_AUDIENCE || audience.chars().any(char::is_control) {
-        return Err(format!("{audience:?} is not a valid audience; write {}", AUDIENCE));
+        return Err(format!("{} is not a valid audience; write {AUDIENCE}", quoted(audience)));
     }
     Ok(())
 }
@@ -117,12 +124,15 @@ pub(super) fn log_filter(filter: &str) -> Result<(), String> {
     let is_bare = |part: &&str| !part.contains(['=', '[']) && !is_level(part);
     if let Some(word) = filter.split(',').map(str::trim).find(is_bare) {
         return Err(format!(
-            "{word:?} is not a level; write error, warn, info, debug, trace or off, or \
-             module=level"
+            "{} is not a level; write error, warn, info, debug, trace or off, or module=level",
+            quoted(word)
         ));
     }
     let parsed = EnvFilter::builder().parse(filter);
-    parsed.map(drop).map_err(|error| format!("{filter:?} is not a valid log filter: {error}"))
+    let refused = |error: ParseError| {
+        format!("{} is not a valid log filter: {}", quoted(filter), cut(&error.to_string()))
+    };
+    parsed.map(drop).map_err(refused)
 }
 
 #[cfg(test)]
@@ -152,20 +162,36 @@ mod tests {
 
     #[test]
     fn api_urls() {
-        for url in ["http://emqx:18083", "https://emqx.example.net/", "http://[::1]:18083/mqtt"] {
-            assert_eq!(api_url(url), Ok(()), "{url}");
+        for (url, understood) in [
+            ("http://emqx:18083", "http://emqx:18083"),
+            ("https://EMQX.example.net/", "https://emqx.example.net"),
+            ("http://[::1]:18083/mqtt", "http://[::1]:18083/mqtt"),
+            ("http://emqx:18083/ ", "http://emqx:18083"),
+            (" http://emqx:18083 \n", "http://emqx:18083"),
+            ("http:emqx:18083", "http://emqx:18083"),
+            ("http://bücher.example", "http://xn--bcher-kva.example"),
+        ] {
+            assert_eq!(api_url(url).as_deref(), Ok(understood), "{url}");
         }
         for url in ["emqx:18083", "http://", "ftp://emqx", "http://emqx?x=1", "http://emqx#x", ""] {
             assert!(api_url(url).is_err_and(|e| e.contains("http://emqx:18083")), "{url:?}");
         }
-        let leaky = api_url("http://key:topsecret@emqx").unwrap_err();
-        assert!(leaky.contains("emqx.api_key") && !leaky.contains("topsecret"), "{leaky}");
+        for url in ["http://key:topsecret@emqx", "http://key:1/topsecret@emqx"] {
+            let leaky = api_url(url).unwrap_err();
+            assert!(leaky.contains("emqx.api_key") && !leaky.contains("topsecret"), "{leaky}");
+        }
     }
 
     #[test]
     fn public_urls() {
-        for url in ["https://fleet.example.net", "https://fleet:8443/", "http://[::1]:8090"] {
-            assert_eq!(public_url(url), Ok(()), "{url}");
+        for (url, understood) in [
+            ("https://fleet.example.net", "https://fleet.example.net"),
+            ("https://fleet:8443/ ", "https://fleet:8443"),
+            ("http://[0::1]:8090", "http://[::1]:8090"),
+            ("https:fleet.example.net", "https://fleet.example.net"),
+            ("https://flotte.bücher.example:443", "https://flotte.xn--bcher-kva.example"),
+        ] {
+            assert_eq!(public_url(url).as_deref(), Ok(understood), "{url}");
         }
         for url in ["fleet", "https://a/b", "https://u:secret@a", "https://a?x", "ftp://a", ""] {
             let refused = public_url(url);

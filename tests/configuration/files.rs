@@ -1,8 +1,9 @@
 //! The file as a whole.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
-use crate::operator::Operator;
+use crate::operator::{NEEDED, Operator};
 
 #[test]
 fn all_problems_are_told_at_once_in_reading_order() {
@@ -25,6 +26,50 @@ fn all_problems_are_told_at_once_in_reading_order() {
         ],
         "{told:#?}"
     );
+}
+
+#[test]
+fn a_setting_is_given_once_however_it_is_quoted() {
+    let told = Operator::writes(&format!(
+        "'http.listen' = '0.0.0.0:1'\n\"emqx.webhook_token\" = 'x'\n{NEEDED}http.listen = '127.0.0.1:1'\n"
+    ))
+    .is_told();
+    assert_eq!(told.len(), 2, "{told:#?}");
+    let unknown = "fleetgate.toml:1: unknown setting \"http.listen\"; a name in quotes is one name";
+    assert!(told[0].starts_with(unknown), "{told:#?}");
+    assert!(told[1].starts_with("fleetgate.toml:2: unknown setting \"emqx.webhook_token\""));
+    Operator::writes(&format!("{NEEDED}\"http\".'listen' = '127.0.0.1:1'\n")).loads();
+}
+
+#[test]
+fn however_long_a_text_is_messages_are_short_and_come_soon() {
+    let long = "x".repeat(900_000);
+    let began = Instant::now();
+    for line in [
+        format!("{long} = 1"),
+        format!("http.{long} = 1"),
+        format!("[{long}]"),
+        format!("http.workers = '{long}'"),
+        format!("http.keep_alive = '{long}'"),
+        format!("http.keep_alive = '{}'", "1".repeat(900_000)),
+        format!("http.keep_alive = '{}s'", "1".repeat(900_000)),
+        format!("http.listen = '{long}'"),
+        format!("log.filter = '{long}'"),
+        format!("log.filter = 'x={long}'"),
+        format!("log.format = '{long}'"),
+        format!("tokens.audience = '{long}'"),
+        format!("database.ca_file = '{long}'"),
+        format!("tokens.verification_keys = ['{long}']"),
+        format!("logins.exempt_networks = ['{long}']"),
+        format!("log.format = [{}]", "1,".repeat(300_000)),
+    ] {
+        let told = Operator::writes(&format!("{NEEDED}{line}\n")).is_told();
+        assert_eq!(told.len(), 1, "{:.200}", line);
+        assert!(told[0].len() < 500, "{} of {:.200}", told[0].len(), told[0]);
+    }
+    let told = Operator::writes(NEEDED).sets(&format!("FLEETGATE_{long}"), "1").is_told();
+    assert!(told[0].len() < 500, "{:.200}", told[0]);
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
 }
 
 #[test]

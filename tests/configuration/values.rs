@@ -188,6 +188,37 @@ fn tokens_of_the_api_are_not_sent_in_the_clear() {
     }
 }
 
+#[test]
+fn durations_have_days_of_24_hours() {
+    let day = Duration::from_secs(86_400);
+    for (text, meant) in [
+        ("365d", 365 * day),
+        ("8760h", 365 * day),
+        ("30d 12h", 30 * day + day / 2),
+        ("100 days", 100 * day),
+    ] {
+        let settings = Operator::writes(&format!("audit.keep = '{text}'\n")).loads();
+        assert_eq!(settings.audit.keep, meant, "{text}");
+    }
+    for text in ["1y", "12mo", "52w", "-30d", "30d ago", "30d 12:00:00"] {
+        let told = told_of(&format!("audit.keep = '{text}'"));
+        assert!(told.contains("(ms, s, m, h or d)"), "{text}: {told}");
+    }
+    let settings = Operator::writes("http.keep_alive = '1.5s'\n").loads();
+    assert_eq!(settings.http.keep_alive, Duration::from_millis(1500));
+}
+
+#[test]
+fn a_url_is_kept_as_it_was_understood() {
+    let settings = Operator::writes(
+        "emqx.api_url = ' http://EMQX:18083/ '\nemqx.api_key = 'k'\nemqx.api_secret = 's'\n\
+         api.public_url = 'https:Fl\u{f6}tte.example '\n",
+    )
+    .loads();
+    assert_eq!(settings.emqx_api().unwrap().unwrap().url, "http://emqx:18083");
+    assert_eq!(settings.api.public_url.as_deref(), Some("https://xn--fltte-kua.example"));
+}
+
 const API: &str = "emqx.api_url = 'http://emqx:18083'\nemqx.api_key = 'fleetgate'\n\
                    emqx.api_secret = 'secret'\n";
 
@@ -295,11 +326,23 @@ fn bad_values_are_named_with_the_remedy() {
         ),
         (
             "http.keep_alive = 'long'",
-            r#"http.keep_alive: "long" is not a duration; write a number with its unit, from "1s" to "1h""#,
+            r#"http.keep_alive: "long" is not a duration; write a number with its unit (ms, s, m, h or d), from "1s" to "1h""#,
         ),
         (
             "http.keep_alive = '-5s'",
-            r#"http.keep_alive: "-5s" is not a duration; write a number with its unit, from "1s" to "1h""#,
+            r#"http.keep_alive: "-5s" is not a duration; write a number with its unit (ms, s, m, h or d), from "1s" to "1h""#,
+        ),
+        (
+            "http.keep_alive = 'inf'",
+            r#"http.keep_alive: "inf" is not a duration; write a number with its unit (ms, s, m, h or d), from "1s" to "1h""#,
+        ),
+        (
+            "http.keep_alive = '00:00:05'",
+            r#"http.keep_alive: "00:00:05" is not a duration; write a number with its unit (ms, s, m, h or d), from "1s" to "1h""#,
+        ),
+        (
+            "http.keep_alive = '1d'",
+            r#"http.keep_alive: "1d" is out of range; write a duration from "1s" to "1h""#,
         ),
         (
             "http.keep_alive = '2h'",
