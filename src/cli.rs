@@ -134,7 +134,7 @@ impl Action {
 
     fn run(self, context: &Context) -> Result<(), CliError> {
         match self {
-            Self::Dev(arguments) => Ok(dev::run(&arguments, &context.sources().environment)?),
+            Self::Dev(arguments) => Ok(dev::run(&arguments, &context.sources())?),
             Self::Serve(arguments) => arguments.run(context),
             Self::Migrate(arguments) => context.block_on(arguments.run(context)),
             Self::Device(arguments) => context.block_on(arguments.run(context)),
@@ -199,7 +199,7 @@ pub fn run() -> ExitCode {
         Output { json: cli.json }.error(&error);
         return error.exit_code();
     }
-    let context = Context { config: cli.config, api: cli.api, output: Output { json: cli.json } };
+    let context = Context::new(cli.config, cli.api, Output { json: cli.json });
     match cli.command.fits(&context.api).and_then(|()| cli.command.run(&context)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

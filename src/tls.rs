@@ -136,6 +136,14 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
     })
 }
 
+/// Whether a file holds a private key that can be presented with a certificate.
+///
+/// # Errors
+/// What is wrong with the file, with its path.
+pub fn check_key(file: &Path) -> Result<(), String> {
+    private_key(file).map(drop)
+}
+
 /// A server that presents the certificate that its files hold at the time, for HTTP/1.1. Where they were replaced by something that
 /// cannot be used, `complain` is told why, and the certificate of before stays.
 ///

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
-use crate::authn::token::TokenKeys;
+use crate::authn::token::read_verification_key;
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
-use crate::config::{Config, GivenSetting, Problems, Settings, Sources, Warning};
+use crate::config::{Api, GivenSetting, Problem, Problems, Settings, Sources, Warning};
 use crate::registry::connection::Target;
 use crate::tls::{self, Identity};
 
@@ -20,31 +20,45 @@ pub(super) struct Arguments {}
 impl Arguments {
     pub(super) fn run(self, context: &Context) -> Result<(), CliError> {
         let report = check_config(&context.sources())?;
-        let unusable = unusable_files(&context.settings()?.config()?);
-        if !unusable.is_empty() {
-            return Err(CliError::Usage(unusable.join("\n")));
-        }
         context.output.result(&report, || report.to_string().trim_end().to_owned())
     }
 }
 
-/// What `serve` would say of files that the settings name.
-fn unusable_files(config: &Config) -> Vec<String> {
-    let Config { tokens, api, emqx, database, .. } = config;
-    let keys = TokenKeys::load(&tokens.audience, &tokens.verification_keys);
-    let identity = api.listen.and(api.tls_certificate.clone().zip(api.tls_key.clone()));
-    let identity = identity.map(|(certificate, key)| Identity { certificate, key });
-    let of_api = identity.map_or(Ok(()), |identity| tls::server(&identity, |_| {}).map(drop));
-    let emqx = emqx.api.as_ref().and_then(|api| api.ca_file.as_deref());
-    let of_emqx = emqx.map_or(Ok(()), |file| tls::trusting(Some(file)).map(drop));
-    let files = [
-        ("tokens.verification_keys", keys.map(drop).map_err(|error| error.to_string())),
-        ("api.tls_certificate and api.tls_key", of_api),
-        ("emqx.api_ca_file", of_emqx),
-        ("database", Target::new(database).map(drop).map_err(|error| error.to_string())),
-    ];
-    let wrong = files.into_iter().filter_map(|(setting, read)| Some((setting, read.err()?)));
-    wrong.map(|(setting, why)| format!("{setting}: {why}")).collect()
+/// What is wrong with files that the settings name and that `serve` opens.
+fn unusable_files(settings: &Settings) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut tell = |setting: &str, why: String| {
+        let given = settings.given.iter().find(|given| given.setting == setting);
+        problems.extend(given.map(|given| given.problem(why)));
+    };
+    for file in &settings.tokens.verification_keys {
+        if let Err(error) = read_verification_key(file) {
+            tell("tokens.verification_keys", error.to_string());
+        }
+    }
+    let Api { listen, tls_certificate, tls_key, .. } = &settings.api;
+    if let (Some(_), Some(certificate), Some(key)) = (listen, tls_certificate, tls_key) {
+        let identity = Identity { certificate: certificate.clone(), key: key.clone() };
+        if let Err(why) = tls::check_key(key) {
+            tell("api.tls_key", why);
+        } else if let Err(why) = tls::server(&identity, |_| {}) {
+            tell("api.tls_certificate", why);
+        }
+    }
+    let emqx = settings.emqx_api().ok().flatten();
+    if let Some(Err(why)) = emqx.and_then(|api| api.ca_file).map(|file| tls::trusting(Some(&file)))
+    {
+        tell("emqx.api_ca_file", why);
+    }
+    if let Ok(database) = settings.database() {
+        let authorities = database.ca_file.as_deref().map(|file| tls::trusting(Some(file)));
+        if let Some(Err(why)) = authorities {
+            tell("database.ca_file", why);
+        } else if let Err(error) = Target::new(&database) {
+            tell("database.url", error.to_string());
+        }
+    }
+    problems
 }
 
 /// What `check-config` has to say of a valid configuration: displays as text for people, serializes
@@ -59,13 +73,12 @@ pub struct ConfigReport {
     pub warnings: Vec<Warning>,
 }
 
-/// Checks the configuration as `serve` would.
+/// Checks the configuration as `serve` would, and opens the files that `serve` opens.
 ///
 /// # Errors
-/// Everything that is wrong with what is given; if nothing is, the settings `serve` misses.
+/// Everything that is wrong with what is given, and what of `serve`'s is missing.
 pub fn check_config(sources: &Sources) -> Result<ConfigReport, Problems> {
-    let settings = Settings::load(sources)?;
-    settings.config()?;
+    let (settings, _) = Settings::complete(sources, unusable_files)?;
     Ok(ConfigReport {
         file: sources.file.clone(),
         given: settings.given,

@@ -243,7 +243,7 @@ pub(super) fn bounds(context: &Context) -> Result<Bounds, CliError> {
         return Ok(Bounds { max_payload, max_devices, has_broker: true });
     }
     let settings = context.settings()?;
-    let config::Commands { max_payload, max_devices, .. } = *settings.commands();
+    let config::Commands { max_payload, max_devices, .. } = settings.commands;
     Ok(Bounds { max_payload, max_devices, has_broker: settings.emqx_api()?.is_some() })
 }
 

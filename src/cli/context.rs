@@ -1,5 +1,6 @@
 //! What every command is given.
 
+use std::cell::OnceCell;
 use std::path::PathBuf;
 
 use tokio_postgres::{Client, Transaction};
@@ -20,9 +21,15 @@ pub(super) struct Context {
     pub(super) api: ApiOptions,
     /// Where results go.
     pub(super) output: Output,
+    settings: OnceCell<Settings>,
 }
 
 impl Context {
+    /// Reads no configuration yet: many commands need none.
+    pub(super) fn new(config: Option<PathBuf>, api: ApiOptions, output: Output) -> Self {
+        Self { config, api, output, settings: OnceCell::new() }
+    }
+
     /// Runs a command that waits for the database.
     pub(super) fn block_on(
         &self,
@@ -83,9 +90,14 @@ impl Context {
         Sources::from_process(self.config.clone())
     }
 
-    /// This process's configuration.
-    pub(super) fn settings(&self) -> Result<Settings, CliError> {
-        Ok(Settings::load(&self.sources())?)
+    /// This process's configuration. It is read once, however often a command asks for it: a pipe, such as a shell's
+    /// `<(…)`, holds it no longer.
+    pub(super) fn settings(&self) -> Result<&Settings, CliError> {
+        if let Some(settings) = self.settings.get() {
+            return Ok(settings);
+        }
+        let settings = Settings::load(&self.sources())?;
+        Ok(self.settings.get_or_init(|| settings))
     }
 }
 

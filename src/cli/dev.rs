@@ -34,7 +34,7 @@ use crate::cli::output::{print, remark};
 use crate::cli::token::TokenCommandError;
 use crate::cli::wording;
 use crate::clock::Clock;
-use crate::config::{Config, Problems, Settings};
+use crate::config::{Config, Problems, Settings, Sources};
 use crate::embedded::{EmbeddedError, PrivatePostgres};
 use crate::fleet::{FleetError, is_empty};
 use crate::lifecycle;
@@ -142,12 +142,12 @@ impl From<DevError> for CliError {
     }
 }
 
-/// Starts everything and serves until SIGTERM or SIGINT. `environment` are the variables of this
+/// Starts everything and serves until SIGTERM or SIGINT. `process` has the variables of this
 /// process; those about the database, EMQX and the address are dev's own to set.
 ///
 /// # Errors
 /// See [`DevError`].
-pub(super) fn run(args: &DevArgs, environment: &[(String, String)]) -> Result<(), DevError> {
+pub(super) fn run(args: &DevArgs, process: &Sources) -> Result<(), DevError> {
     try_address(args.listen)?;
     let refused = |source| DevError::SetUp { what: "a runtime", source };
     app::system().map_err(refused)?.block_on(async {
@@ -157,7 +157,7 @@ pub(super) fn run(args: &DevArgs, environment: &[(String, String)]) -> Result<()
         remark("Starting PostgreSQL ...");
         let data = home.postgres();
         let postgres = blocking(move || PrivatePostgres::start(&data, MAX_CONNECTIONS)).await??;
-        let served = serve(args, environment, &home, &postgres, stop).await;
+        let served = serve(args, process, &home, &postgres, stop).await;
         remark("Stopping PostgreSQL ...");
         blocking(move || postgres.stop()).await??;
         remark("Stopped. The next start keeps the data.");
@@ -167,7 +167,7 @@ pub(super) fn run(args: &DevArgs, environment: &[(String, String)]) -> Result<()
 
 async fn serve(
     args: &DevArgs,
-    environment: &[(String, String)],
+    process: &Sources,
     home: &DevHome,
     postgres: &PrivatePostgres,
     stop: CancellationToken,
@@ -176,14 +176,14 @@ async fn serve(
     create_database(postgres).await?;
     let known = Record::read(&home.demo())?;
     let webhook_token = known.as_ref().map_or_else(Secret::generate, Record::webhook_token);
-    home.write_configuration(args.listen, &url, &webhook_token)?;
-    let config = Settings::load(&home.sources(environment))?.config()?;
+    home.write_configuration(args.listen, &url, &webhook_token, process)?;
+    let config = Settings::load(&home.sources(process))?.config()?;
     logging::start_logging(&config.log);
     lifecycle::raise_open_files();
     let record = fill(&config, home, known, &webhook_token).await?;
     let app = App::build(&config, Clock::System, stop.clone())?;
     let address = app.address();
-    home.write_configuration(address, &url, &webhook_token)?;
+    home.write_configuration(address, &url, &webhook_token, process)?;
     let welcome = Welcome { home, postgres, address, record: &record };
     let (served, greeted) = tokio::join!(app.run(), greet(&welcome, &config, &stop));
     served?;

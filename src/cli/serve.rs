@@ -6,7 +6,7 @@ use crate::app::{self, App, AppError};
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Settings};
 use crate::lifecycle;
 use crate::logging;
 
@@ -16,8 +16,7 @@ pub(super) struct Arguments {}
 
 impl Arguments {
     pub(super) fn run(self, context: &Context) -> Result<(), CliError> {
-        let settings = context.settings()?;
-        let config = settings.config()?;
+        let (settings, config) = Settings::complete(&context.sources(), |_| Vec::new())?;
         logging::start_logging(&config.log);
         lifecycle::raise_open_files();
         for warning in &settings.warnings {

@@ -4,6 +4,7 @@ use super::problem::{Origin, Problem};
 use super::raw::{Given, Raw, cut};
 use super::reader::Reader;
 use super::setting::{PREFIX, Setting, variable_of};
+use super::sources::Sources;
 use super::suggestion::nearest;
 
 /// Variables with the prefix that are not settings, and what they are for.
@@ -32,18 +33,17 @@ pub(super) const OTHER_VARIABLES: [(&str, &str); 10] = [
 /// Finds the settings in the environment; what is wrong with it is added to the problems.
 ///
 /// An empty variable is taken as unset: compose files can't leave a variable out, only empty.
-pub(super) fn read(environment: &[(String, String)], known: &[Setting], reader: &mut Reader) {
+pub(super) fn read(sources: &Sources, known: &[Setting], reader: &mut Reader) {
     let forms = known.iter().flat_map(Setting::forms);
     let forms: Vec<_> = forms.map(|form| (variable_of(&form.written), form)).collect();
-    for (variable, text) in environment {
+    for (variable, text) in &sources.environment {
         if !variable.starts_with(PREFIX) || text.is_empty() {
             continue;
         }
         let at = Origin::Environment { variable: variable.clone() };
         let other = OTHER_VARIABLES.iter().any(|(other, _)| other == variable);
         match forms.iter().find(|(name, _)| name == variable) {
-            // Stands for bytes that were not UTF-8; see `Sources::from_process`.
-            Some((_, form)) if text.contains(char::REPLACEMENT_CHARACTER) => {
+            Some((_, form)) if sources.not_utf8.contains(variable) => {
                 let problem = Problem::of(&at, form.setting, "is not UTF-8; write it in UTF-8");
                 reader.problems.push(problem);
             }

@@ -14,22 +14,25 @@ use crate::read_file::read_at_most;
 /// A larger file is none of ours.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// Finds the settings in the file; what is wrong with it is added to the problems.
-pub(super) fn read(path: &Path, known: &[Setting], reader: &mut Reader) {
+/// Finds the settings in the file; what is wrong with it is added to the problems. `false`: it could not be
+/// read as a whole, and may hold more.
+pub(super) fn read(path: &Path, known: &[Setting], reader: &mut Reader) -> bool {
     let at = |line| Origin::File { file: path.to_owned(), line };
     let bytes = match read_at_most(path, MAX_BYTES) {
         Ok(bytes) => bytes,
         Err(error) => {
             let advice = "name a TOML file with --config or FLEETGATE_CONFIG";
             let message = format!("cannot be read: {error}; {advice}");
-            return reader.problems.push(Problem::at(&at(None), message));
+            reader.problems.push(Problem::at(&at(None), message));
+            return false;
         }
     };
     let text = match str::from_utf8(&bytes) {
         Ok(text) => text,
         Err(error) => {
             let at = at(Some(line_at(&bytes, error.valid_up_to())));
-            return reader.problems.push(Problem::at(&at, "not UTF-8; save the file as UTF-8"));
+            reader.problems.push(Problem::at(&at, "not UTF-8; save the file as UTF-8"));
+            return false;
         }
     };
     let (table, errors) = DeTable::parse_recoverable(text);
@@ -40,6 +43,7 @@ pub(super) fn read(path: &Path, known: &[Setting], reader: &mut Reader) {
         // Values that a parser guessed after a syntax error would give misleading problems.
         document.syntax_errors(&errors);
     }
+    errors.is_empty()
 }
 
 struct Document<'a> {

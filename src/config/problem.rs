@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::raw::file_key;
+
 /// Where a value comes from. Ordered as a reader goes through them: down the file, then the environment.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case", untagged)]
@@ -43,6 +45,9 @@ impl fmt::Display for Origin {
     }
 }
 
+/// How what is said of a missing setting begins.
+pub(super) const REQUIRED: &str = "is required";
+
 /// One thing that is wrong. Never carries a secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
@@ -65,6 +70,12 @@ impl Problem {
 
     pub(super) fn missing(setting: &str, message: impl Into<String>) -> Self {
         Self { at: None, setting: Some(setting.to_owned()), message: message.into() }
+    }
+
+    /// Whether another one is about the same setting, in whichever way that is written.
+    pub(super) fn is_about_the_setting_of(&self, other: &Self) -> bool {
+        let (Some(one), Some(other)) = (&self.setting, &other.setting) else { return false };
+        one == other || *one == file_key(other) || file_key(one) == *other
     }
 }
 
@@ -96,6 +107,16 @@ impl Problems {
         // What is missing stands nowhere, and comes last.
         problems.sort_by_key(|problem| (problem.at.is_none(), problem.at.clone()));
         Err(Self(problems))
+    }
+
+    /// The same of settings that are missing, with the setting that needs them.
+    pub(super) fn needed_by(self, given: &str) -> Self {
+        let of_all = self.0.into_iter().map(|problem| {
+            let message =
+                problem.message.replacen(REQUIRED, &format!("{REQUIRED} with {given}"), 1);
+            Problem { message, ..problem }
+        });
+        Self(of_all.collect())
     }
 
     /// The problems, in reading order: down the file, then the environment, then what is missing.

@@ -5,7 +5,7 @@ use std::mem::{discriminant, take};
 use serde::Serialize;
 
 use super::kinds::path;
-use super::problem::{Origin, Problem, Warning};
+use super::problem::{Origin, Problem, REQUIRED, Warning};
 use super::raw::{Form, Given, Raw, file_key};
 use super::secret_file::{check_exists, exposure, read_secret};
 use super::setting::{Definition, Rule, variable_of};
@@ -34,6 +34,14 @@ pub struct GivenSetting {
     /// The key as written, with `_file` if so.
     #[serde(skip)]
     pub(super) written: String,
+}
+
+impl GivenSetting {
+    /// What is wrong with what it says, beyond what its form tells.
+    #[must_use]
+    pub fn problem(&self, message: impl Into<String>) -> Problem {
+        Problem::of(&self.at, &self.written, message)
+    }
 }
 
 impl Reader {
@@ -93,9 +101,16 @@ impl Reader {
             if !prevails {
                 return Ok(None);
             }
+            let mut are_there = true;
             for file in (rule.files)(&value) {
-                check_exists(file, rule.files_are_private)?;
+                if let Err(message) = check_exists(file, rule.files_are_private) {
+                    self.problems.push(Problem::of(&at, &written, message));
+                    are_there = false;
+                }
                 self.warn(&at, &written, exposure(file).filter(|_| rule.files_are_private));
+            }
+            if !are_there {
+                return Ok(None);
             }
             if let (true, Origin::File { file, .. }) = (rule.is_secret, &at) {
                 self.warn(&at, &written, exposure(file));
@@ -133,7 +148,7 @@ fn given_twice(all: &[Given]) -> Vec<Problem> {
 
 fn missing(key: &'static str, is_secret: bool) -> Problem {
     let variable = variable_of(key);
-    let mut message = format!("is required; write it in the configuration file or set {variable}");
+    let mut message = format!("{REQUIRED}; write it in the configuration file or set {variable}");
     if is_secret {
         let file_key = file_key(key);
         message += &format!(", or name a file that holds it with {file_key} or {variable}_FILE");

@@ -48,6 +48,15 @@ pub struct Settings {
     emqx_api: Result<Option<EmqxApi>, Problems>,
 }
 
+/// What [`Settings::examine`] found.
+struct Examined {
+    settings: Settings,
+    /// What is wrong with what is given.
+    wrong: Vec<Problem>,
+    /// Whether all of the configuration file could be read.
+    is_whole: bool,
+}
+
 impl Settings {
     /// Reads and checks everything that is given.
     ///
@@ -55,12 +64,42 @@ impl Settings {
     /// All that is wrong with what is given. That a required setting is missing is told only by
     /// [`Settings::config`], [`Settings::database`] and the like, because most commands need few.
     pub fn load(sources: &Sources) -> Result<Self, Problems> {
+        let Examined { settings, wrong, .. } = Self::examine(sources)?;
+        Problems::unless_none(wrong)?;
+        Ok(settings)
+    }
+
+    /// The same for whoever needs a whole [`Config`]. `further` looks for what else is wrong, at settings of which
+    /// those that are wrong have their defaults.
+    ///
+    /// # Errors
+    /// All that is wrong with what is given, what `further` found, and all that is missing.
+    pub fn complete(
+        sources: &Sources,
+        further: impl FnOnce(&Self) -> Vec<Problem>,
+    ) -> Result<(Self, Config), Problems> {
+        let Examined { settings, mut wrong, is_whole } = Self::examine(sources)?;
+        let mut others = further(&settings);
+        // Nobody knows what stands in a file that could not be read.
+        if is_whole {
+            others.extend(settings.missing());
+        }
+        // What is given and wrong is not missing, and says no more the second time.
+        others.retain(|other| !wrong.iter().any(|problem| problem.is_about_the_setting_of(other)));
+        wrong.extend(others);
+        Problems::unless_none(wrong)?;
+        let config = settings.config()?;
+        Ok((settings, config))
+    }
+
+    fn examine(sources: &Sources) -> Result<Examined, Problems> {
         let known = sections::settings();
         let mut reader = Reader::default();
-        if let Some(path) = &sources.file {
-            file::read(path, &known, &mut reader);
-        }
-        environment::read(&sources.environment, &known, &mut reader);
+        let is_whole = match &sources.file {
+            Some(path) => file::read(path, &known, &mut reader),
+            None => true,
+        };
+        environment::read(sources, &known, &mut reader);
         let http = Http::read(&mut reader);
         let api = Api::read(&mut reader);
         let mut database = Database::read(&mut reader);
@@ -85,9 +124,8 @@ impl Settings {
             // Rights that travel with the login can only be taken back by ending the session.
             emqx.acl_in_login = matches!(emqx_api, Ok(Some(_)));
         }
-        let Reader { problems, given, warnings, .. } = reader;
-        Problems::unless_none(problems)?;
-        Ok(Self {
+        let Reader { problems: wrong, given, warnings, .. } = reader;
+        let settings = Self {
             http: http?,
             api: api?,
             cache: cache?,
@@ -104,7 +142,15 @@ impl Settings {
             database,
             emqx,
             emqx_api,
-        })
+        };
+        Ok(Examined { settings, wrong, is_whole })
+    }
+
+    /// What `serve` needs and nobody gave.
+    fn missing(&self) -> Vec<Problem> {
+        let missing =
+            [self.database.as_ref().err(), self.emqx.as_ref().err(), self.emqx_api.as_ref().err()];
+        missing.into_iter().flatten().flat_map(Problems::iter).cloned().collect()
     }
 
     /// Everything `serve` needs.
@@ -112,11 +158,7 @@ impl Settings {
     /// # Errors
     /// The settings that are missing.
     pub fn config(&self) -> Result<Config, Problems> {
-        let missing =
-            [self.database.as_ref().err(), self.emqx.as_ref().err(), self.emqx_api.as_ref().err()];
-        Problems::unless_none(
-            missing.into_iter().flatten().flat_map(Problems::iter).cloned().collect(),
-        )?;
+        Problems::unless_none(self.missing())?;
         Ok(Config {
             http: self.http.clone(),
             api: self.api.clone(),
@@ -142,12 +184,6 @@ impl Settings {
         self.database.clone()
     }
 
-    /// What bounds commands.
-    #[must_use]
-    pub fn commands(&self) -> &Commands {
-        &self.commands
-    }
-
     /// What EMQX and Fleetgate agree on, for commands that do without a database.
     ///
     /// # Errors
@@ -168,13 +204,11 @@ impl Settings {
 /// All of the API's settings or none: half of them is a mistake, not "off".
 fn emqx_api(reader: &mut Reader) -> Result<Option<EmqxApi>, Problems> {
     let api = EmqxApi::read(reader);
-    let required = ["emqx.api_url", "emqx.api_key", "emqx.api_secret"];
-    match required.iter().any(|setting| reader.find(setting).is_some()) {
-        true => {
-            api.map(|api| Some(EmqxApi { url: api.url.trim_end_matches('/').to_owned(), ..api }))
-        }
-        false => Ok(None),
-    }
+    let parts = ["emqx.api_url", "emqx.api_key", "emqx.api_secret", "emqx.api_ca_file"];
+    let Some(given) = parts.into_iter().find(|setting| reader.find(setting).is_some()) else {
+        return Ok(None);
+    };
+    api.map(Some).map_err(|missing| missing.needed_by(given))
 }
 
 /// Tokens travel over this connection: in the clear only where nobody else can listen.

@@ -1,5 +1,6 @@
 //! Where the configuration is looked for.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::setting::PREFIX;
@@ -19,6 +20,8 @@ pub struct Sources {
     pub file: Option<PathBuf>,
     /// The environment; only variables that begin with `FLEETGATE_` matter.
     pub environment: Vec<(String, String)>,
+    /// The variables of it whose values are not UTF-8, and stand there with U+FFFD for what is not.
+    pub not_utf8: Vec<String>,
 }
 
 impl Sources {
@@ -32,7 +35,8 @@ impl Sources {
         // over it in silence would run with other settings than the operator wrote.
         let is_there = |path: &Path| path.try_exists().unwrap_or(true);
         let file = choose_file(config_flag, named, is_there);
-        Self { file, environment: process_environment() }
+        let (environment, not_utf8) = read_environment(std::env::vars_os());
+        Self { file, environment, not_utf8 }
     }
 }
 
@@ -46,19 +50,43 @@ fn choose_file(
     named.or_else(|| usual().map(Path::to_owned))
 }
 
-/// What is not UTF-8 becomes U+FFFD here, which `environment` refuses by name.
-fn process_environment() -> Vec<(String, String)> {
-    let ours = |name: &str| name.starts_with(PREFIX);
-    std::env::vars_os()
-        .map(|(name, value)| (name.to_string_lossy().into_owned(), value))
-        .filter(|(name, _)| ours(name))
-        .map(|(name, value)| (name, value.to_string_lossy().into_owned()))
-        .collect()
+/// The variables that matter, and which of them are not UTF-8.
+fn read_environment(
+    variables: impl Iterator<Item = (OsString, OsString)>,
+) -> (Vec<(String, String)>, Vec<String>) {
+    let (mut environment, mut not_utf8) = (Vec::new(), Vec::new());
+    for (name, value) in variables {
+        let name = name.to_string_lossy().into_owned();
+        if !name.starts_with(PREFIX) {
+            continue;
+        }
+        if value.to_str().is_none() {
+            not_utf8.push(name.clone());
+        }
+        environment.push((name, value.to_string_lossy().into_owned()));
+    }
+    (environment, not_utf8)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
     use super::*;
+
+    #[test]
+    fn only_what_is_not_utf8_is_said_not_to_be() {
+        let variable =
+            |name: &str, value: &[u8]| (OsString::from(name), OsString::from_vec(value.to_vec()));
+        let variables = [
+            variable("FLEETGATE_A", "a\u{fffd}b".as_bytes()),
+            variable("FLEETGATE_B", b"a\xffb"),
+            variable("OTHER", b"\xff"),
+        ];
+        let (environment, not_utf8) = read_environment(variables.into_iter());
+        assert_eq!(environment.len(), 2);
+        assert_eq!(not_utf8, ["FLEETGATE_B"]);
+    }
 
     #[test]
     fn the_file_is_the_flags_else_the_variables_else_a_usual_one() {

@@ -23,9 +23,47 @@ fn all_problems_are_told_at_once_in_reading_order() {
             "fleetgate.toml:7",
             "FLEETGATE_CACHE_DEVICES",
             "FLEETGATE_CASHE_DEVICES",
+            "database.url",
+            "emqx.webhook_token",
         ],
         "{told:#?}"
     );
+}
+
+#[test]
+fn files_that_cannot_be_used_are_told_with_the_rest_and_where_they_are_named() {
+    let operator = Operator::writes(
+        "log.format = 'xml'\ntokens.verification_keys = ['one.pem', 'two.pem']\n\
+         database.url = 'host=db'\ndatabase.ca_file = 'ca.pem'\nemqx.api_url = 'https://emqx'\n\
+         emqx.api_key = 'k'\nemqx.api_secret = 's'\nemqx.api_ca_file = 'ca.pem'\n",
+    );
+    let key = operator.saves("key.pem", "no key", 0o600).display().to_string();
+    for name in ["one.pem", "two.pem", "ca.pem"] {
+        operator.saves(name, "nothing\n", 0o600);
+    }
+    let told = operator
+        .sets("FLEETGATE_API_TLS_CERTIFICATE", &key)
+        .sets("FLEETGATE_API_TLS_KEY", &key)
+        .is_told();
+    let expected = [
+        ("fleetgate.toml:1: log.format: ", "\"xml\""),
+        ("fleetgate.toml:2: tokens.verification_keys: ", "one.pem contains no Ed25519 key"),
+        ("fleetgate.toml:2: tokens.verification_keys: ", "two.pem contains no Ed25519 key"),
+        ("fleetgate.toml:4: database.ca_file: ", "ca.pem holds no usable certificate"),
+        ("fleetgate.toml:8: emqx.api_ca_file: ", "ca.pem holds no usable certificate"),
+        ("FLEETGATE_API_TLS_KEY: ", "key.pem holds no usable private key"),
+        ("emqx.webhook_token: ", "is required"),
+    ];
+    assert_eq!(told.len(), expected.len(), "{told:#?}");
+    for (line, (place, message)) in told.iter().zip(expected) {
+        assert!(line.starts_with(place) && line.contains(message), "{line}");
+    }
+    let operator = Operator::writes(&format!("{NEEDED}tokens.verification_keys = ['a', 'b']\n"));
+    assert_eq!(operator.is_told().len(), 2, "each file that is not there");
+    let url = "postgres://db/x?sslmode=require&sslrootcert=ca.pem";
+    let told = Operator::writes(&format!("database.url = '{url}'\n"));
+    told.saves("ca.pem", "", 0o600);
+    assert!(told.is_told()[0].starts_with("fleetgate.toml:1: database.url: "));
 }
 
 #[test]

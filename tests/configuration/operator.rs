@@ -16,12 +16,16 @@ pub(crate) const NEEDED: &str = "database.url = 'postgres://fleetgate@db/fleetga
 pub(crate) struct Operator {
     pub(crate) directory: TempDir,
     pub(crate) environment: Vec<(String, String)>,
+    pub(crate) not_utf8: Vec<String>,
 }
 
 impl Operator {
     pub(crate) fn writes(text: &str) -> Self {
-        let operator =
-            Self { directory: tempfile::tempdir().expect("a directory"), environment: Vec::new() };
+        let operator = Self {
+            directory: tempfile::tempdir().expect("a directory"),
+            environment: Vec::new(),
+            not_utf8: Vec::new(),
+        };
         operator.saves("fleetgate.toml", text, 0o600);
         operator
     }
@@ -44,7 +48,11 @@ impl Operator {
     }
 
     pub(crate) fn sources(&self) -> Sources {
-        Sources { file: Some(self.path("fleetgate.toml")), environment: self.environment.clone() }
+        Sources {
+            file: Some(self.path("fleetgate.toml")),
+            environment: self.environment.clone(),
+            not_utf8: self.not_utf8.clone(),
+        }
     }
 
     pub(crate) fn loads(&self) -> Settings {

@@ -245,7 +245,7 @@ fn half_an_api_is_a_mistake() {
         for problems in [settings.config().err(), settings.emqx_api().err()] {
             let told = problems.expect("a problem").to_string();
             assert!(told.contains(&format!("emqx.{missing}")), "{told}");
-            assert!(told.contains("is required"), "{told}");
+            assert!(told.contains("is required with emqx.api_"), "{told}");
         }
     }
 }

@@ -98,7 +98,11 @@ async fn doctor_names_a_capability_whose_schema_does_not_compile() {
         ("FLEETGATE_EMQX_WEBHOOK_TOKEN", "0123456789abcdef"),
     ];
     let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    let sources = Sources { file: None, environment: environment.into_iter().collect() };
+    let sources = Sources {
+        file: None,
+        environment: environment.into_iter().collect(),
+        ..Sources::default()
+    };
     let found = async || {
         let report = examine(&sources, &Clock::System).await;
         let finding = report.findings.iter().find(|one| one.check == "capability schemas");

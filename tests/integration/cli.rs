@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
+use crate::support::commands::fleetgate;
 use crate::support::database::Database;
 use serde_json::Value;
 
@@ -469,6 +470,31 @@ async fn errors_are_json_for_programs() {
     let outcome = run_on(away, &["--json", "device", "list"], "");
     outcome.failed(4, &["unavailable", "check that PostgreSQL runs"]);
     assert!(!outcome.stderr.contains("top-secret"), "{}", outcome.stderr);
+}
+
+/// A pipe, as a shell's `<(…)`, gives what it holds once.
+#[test]
+fn a_configuration_in_a_pipe_is_read_once() {
+    let checked = |text: &str, arguments: &[&str]| {
+        let mut command = fleetgate(&[&["--config", "/dev/stdin"], arguments].concat());
+        command.stdin(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let good = "database.url = 'host=127.0.0.1 port=1 user=u dbname=x connect_timeout=1'\n\
+                emqx.webhook_token = '0123456789abcdef'\n";
+    assert_eq!(checked(good, &["check-config"]), (Some(0), String::new()));
+    let text = format!("{good}tokens.verification_keys = ['/etc/passwd']\n");
+    let (code, error) = checked(&text, &["check-config", "--json"]);
+    assert_eq!(code, Some(2), "{error}");
+    let error: Value = serde_json::from_str(&error).unwrap();
+    assert_eq!(error["error"]["kind"], "configuration", "{error}");
+    // Others that ask for it more than once.
+    let send = ["command", "send", "light", "1", "--device", "a", "--wait"];
+    let (code, error) = checked(good, &send);
+    assert!(code == Some(4) && error.contains("127.0.0.1:1"), "{error}");
 }
 
 #[test]

@@ -190,7 +190,11 @@ async fn what_is_untrusted_is_counted_and_doctor_names_device_and_node() {
         ("FLEETGATE_EMQX_WEBHOOK_TOKEN", "0123456789abcdef"),
     ];
     let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    let sources = Sources { file: None, environment: environment.into_iter().collect() };
+    let sources = Sources {
+        file: None,
+        environment: environment.into_iter().collect(),
+        ..Sources::default()
+    };
     let finding = async || {
         let report = examine(&sources, &Clock::System).await;
         let finding = report.findings.into_iter().find(|finding| finding.check == "broker clocks");

@@ -72,7 +72,9 @@ impl Dev {
 
     async fn fleet(&self) -> Fleet {
         let file = Some(self.home.join("fleetgate.toml"));
-        let settings = Settings::load(&Sources { file, environment: Vec::new() }).unwrap();
+        let settings =
+            Settings::load(&Sources { file, environment: Vec::new(), ..Sources::default() })
+                .unwrap();
         Fleet::connect(settings.database().unwrap().url.expose()).await
     }
 }

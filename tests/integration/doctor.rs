@@ -21,7 +21,7 @@ fn sources(url: &str, more: &[(&str, &str)]) -> Sources {
     ];
     let all = needed.iter().chain(more);
     let environment = all.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-    Sources { file: None, environment: environment.collect() }
+    Sources { file: None, environment: environment.collect(), ..Sources::default() }
 }
 
 async fn report(url: &str, more: &[(&str, &str)]) -> Report {

@@ -34,7 +34,7 @@ async fn report(emqx: &FakeEmqx) -> Report {
         ("FLEETGATE_EMQX_API_SECRET", api.secret.expose()),
     ];
     let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    let sources = Sources { file: None, environment: environment.into() };
+    let sources = Sources { file: None, environment: environment.into(), ..Sources::default() };
     let report = examine(&sources, &Clock::System).await;
     assert!(!report.to_string().contains(TOKEN), "{report}");
     report

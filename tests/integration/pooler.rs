@@ -34,7 +34,7 @@ async fn behind_a_pooler_in_session_mode_everything_works_and_doctor_says_so() {
         ("FLEETGATE_EMQX_WEBHOOK_TOKEN", "0123456789abcdef"),
     ];
     let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    let sources = Sources { file: None, environment: environment.into() };
+    let sources = Sources { file: None, environment: environment.into(), ..Sources::default() };
     let report = examine(&sources, &Clock::System).await;
     for check in ["database", "listen and notify", "schema"] {
         let finding = report.findings.iter().find(|finding| finding.check == check).unwrap();

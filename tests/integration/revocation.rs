@@ -349,7 +349,7 @@ async fn doctor_finds_a_pooler_that_loses_notices() {
             ("FLEETGATE_EMQX_WEBHOOK_TOKEN", "0123456789abcdef".to_owned()),
         ];
         let environment = environment.map(|(name, value)| (name.to_owned(), value));
-        let sources = Sources { file: None, environment: environment.into() };
+        let sources = Sources { file: None, environment: environment.into(), ..Sources::default() };
         let report = examine(&sources, &Clock::System).await;
         let finding = report.findings.iter().find(|found| found.check == "listen and notify");
         assert_eq!(finding.map(|finding| finding.status), Some(expected), "{pool_mode}: {report}");

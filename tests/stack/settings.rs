@@ -34,7 +34,7 @@ fn environment(secrets: &TempDir) -> Vec<(String, String)> {
 #[test]
 fn fleetgate_takes_its_environment() {
     let secrets = tempfile::tempdir().unwrap();
-    let sources = Sources { file: None, environment: environment(&secrets) };
+    let sources = Sources { file: None, environment: environment(&secrets), ..Sources::default() };
     let settings = Settings::load(&sources).unwrap_or_else(|problems| panic!("{problems}"));
     assert_eq!(settings.warnings, []);
     let config = settings.config().unwrap_or_else(|problems| panic!("{problems}"));

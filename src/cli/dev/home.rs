@@ -65,13 +65,17 @@ impl DevHome {
         listen: SocketAddr,
         database_url: &str,
         webhook_token: &Secret,
+        process: &Sources,
     ) -> Result<(), DevError> {
         let path = self.configuration();
+        let (listen_of_api, off) = ("FLEETGATE_API_LISTEN", "off");
+        let is_off = |(name, value): &(String, String)| name == listen_of_api && value == off;
+        let has_api = !process.environment.iter().any(is_off);
         // Relative paths in the file start from the directory of the file.
         let key = Path::new("token-key.pem");
         let configuration = Configuration {
             http: Http { listen },
-            api: Api { first_token_file: Path::new(API_TOKEN) },
+            api: Api { first_token_file: has_api.then_some(Path::new(API_TOKEN)) },
             database: Database { url: database_url },
             emqx: Emqx { webhook_token: webhook_token.expose() },
             tokens: Tokens { verification_keys: [key], signing_key: key },
@@ -82,10 +86,14 @@ impl DevHome {
     }
 
     /// The configuration of the service: dev's file, and what of the environment is left to it.
-    pub(super) fn sources(&self, environment: &[(String, String)]) -> Sources {
+    pub(super) fn sources(&self, process: &Sources) -> Sources {
         let own = |name: &str| OWN_VARIABLES.iter().any(|own| name.starts_with(own));
-        let environment = environment.iter().filter(|(name, _)| !own(name)).cloned().collect();
-        Sources { file: Some(self.configuration()), environment }
+        let environment = process.environment.iter().filter(|(name, _)| !own(name));
+        Sources {
+            file: Some(self.configuration()),
+            environment: environment.cloned().collect(),
+            not_utf8: process.not_utf8.clone(),
+        }
     }
 }
 
@@ -105,7 +113,8 @@ struct Http {
 
 #[derive(Serialize)]
 struct Api<'a> {
-    first_token_file: &'a Path,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_token_file: Option<&'a Path>,
 }
 
 #[derive(Serialize)]
