@@ -126,6 +126,15 @@ impl Reader {
         self.warnings.extend(message.map(|message| Warning { at, setting, message }));
     }
 
+    /// Warns of each of these settings that is given: because of `why` nothing comes of it.
+    pub(super) fn warn_of_unused(&mut self, settings: &[&str], why: &str) {
+        for setting in settings {
+            if let Some(GivenSetting { at, written, .. }) = self.find(setting).cloned() {
+                self.warn(&at, &written, Some(format!("is not used: {why}")));
+            }
+        }
+    }
+
     /// The value that holds for a setting that was read, unless it is a default.
     pub(super) fn find(&self, setting: &str) -> Option<&GivenSetting> {
         self.given.iter().find(|given| given.setting == setting)

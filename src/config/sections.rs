@@ -139,7 +139,7 @@ section! {
         ca_file: Option<PathBuf> = file().or_none("the operating system's authorities"),
         /// Connections to PostgreSQL for requests. Up to nine more listen for changes, prove that they are heard, end
         /// sessions, send commands, deal with what services ask for and repair presence; with `api.listen` the HTTP API has
-        /// four of its own.
+        /// four of its own. Keep it above `ingest.writers`.
         pool_size: usize = count(1..=1000).or("8"),
         /// Time for each host of `database.url`: to find, reach and log in to it. Prevails over a
         /// `connect_timeout` in the URL, which is 60 (seconds) at most.
@@ -200,7 +200,7 @@ section! {
         /// The API key's secret.
         secret: Secret = secret(texts::api_secret, "printable ASCII without spaces")
             .required("none; required with `api_url`"),
-        /// PEM file of the authorities to trust when `api_url` begins with `https`.
+        /// PEM file of the authorities to trust; `api_url` must begin with `https`.
         ca_file: Option<PathBuf> = file().or_none("the operating system's authorities"),
     }
 }
@@ -290,7 +290,8 @@ section! {
         linger: Duration = duration(0..=SECOND).or("1ms"),
         /// Most transactions at the same time. Another begins beside one under way when enough events
         /// wait to be worth it, or when that one takes long. Each takes one connection of
-        /// `database.pool_size`.
+        /// `database.pool_size`: keep it below that, or slow transactions leave none to logins whose device is
+        /// not in memory.
         writers: usize = count(1..=16).or("2"),
         /// Largest payload that is stored, in bytes. For a larger one, only that the device was heard,
         /// and that its report was too large, is recorded (`device show`, and a line in the log once a

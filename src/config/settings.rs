@@ -1,5 +1,6 @@
 //! The whole configuration, and the rules between settings.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use super::database_url::{DatabaseUrl, RootCert, SslMode};
@@ -114,11 +115,20 @@ impl Settings {
         let audit = Audit::read(&mut reader);
         let tokens = Tokens::read(&mut reader);
         let log = Log::read(&mut reader);
-        if let Ok(api) = &api {
-            api_rules(api, &mut reader);
+        if let (Ok(http), Ok(api)) = (&http, &api) {
+            api_rules(http, api, &mut reader);
         }
         if let Ok(database) = &mut database {
             database_rules(database, &mut reader);
+        }
+        if let Ok(api) = &emqx_api {
+            emqx_api_rules(api.as_ref(), &mut reader);
+        }
+        if let (Ok(database), Ok(ingest)) = (&database, &ingest) {
+            writer_rules(database, ingest, &mut reader);
+        }
+        if logins.as_ref().is_ok_and(|logins| !logins.limits) {
+            reader.warn_of_unused(&["logins.exempt_networks"], "logins.limits is false");
         }
         if let (Ok(emqx), None) = (&mut emqx, reader.find("emqx.acl_in_login")) {
             // Rights that travel with the login can only be taken back by ending the session.
@@ -212,7 +222,7 @@ fn emqx_api(reader: &mut Reader) -> Result<Option<EmqxApi>, Problems> {
 }
 
 /// Tokens travel over this connection: in the clear only where nobody else can listen.
-fn api_rules(api: &Api, reader: &mut Reader) {
+fn api_rules(http: &Http, api: &Api, reader: &mut Reader) {
     let other = match (&api.tls_certificate, &api.tls_key) {
         (Some(_), None) => Some(("api.tls_certificate", "api.tls_key")),
         (None, Some(_)) => Some(("api.tls_key", "api.tls_certificate")),
@@ -230,6 +240,61 @@ fn api_rules(api: &Api, reader: &mut Reader) {
         let problem = reader.find("api.listen");
         let problem = problem.map(|at| Problem::of(&at.at, &at.written, message.to_owned()));
         reader.problems.extend(problem);
+    }
+    let Some(listen) = api.listen else {
+        let of_api =
+            ["api.tls_certificate", "api.tls_key", "api.public_url", "api.first_token_file"];
+        return reader.warn_of_unused(&of_api, "api.listen is off");
+    };
+    if are_one(http.listen, listen) {
+        let both = [("api.listen", "http.listen"), ("http.listen", "api.listen")];
+        let given = both.iter().find_map(|(one, other)| Some((reader.find(one)?, other)));
+        let problem = given.map(|(given, other)| {
+            let message = format!("is the same port as {other}; choose another");
+            Problem::of(&given.at, &given.written, message)
+        });
+        reader.problems.extend(problem);
+    }
+}
+
+/// Whether only one can listen on both of them.
+fn are_one(one: SocketAddr, other: SocketAddr) -> bool {
+    // `[::]` takes IPv4 as well.
+    let covers =
+        |all: IpAddr, some: IpAddr| all.is_unspecified() && (all.is_ipv6() || some.is_ipv4());
+    let (one_ip, other_ip) = (one.ip(), other.ip());
+    one.port() != 0
+        && one.port() == other.port()
+        && (one_ip == other_ip || covers(one_ip, other_ip) || covers(other_ip, one_ip))
+}
+
+fn emqx_api_rules(api: Option<&EmqxApi>, reader: &mut Reader) {
+    let Some(api) = api else {
+        return reader.warn_of_unused(&["emqx.sweep_interval"], "there is no emqx.api_url");
+    };
+    if api.url.starts_with("http://")
+        && let Some(given) = reader.find("emqx.api_ca_file")
+    {
+        let message =
+            "is not used: emqx.api_url begins with http://; take it out, or write https://";
+        let problem = given.problem(message);
+        reader.problems.push(problem);
+    }
+}
+
+/// Transactions of events must leave a connection to logins: those wait for two seconds, and are refused then.
+fn writer_rules(database: &Database, ingest: &Ingest, reader: &mut Reader) {
+    let (writers, pool) = (ingest.writers, database.pool_size);
+    if writers < pool {
+        return;
+    }
+    let message = format!(
+        "ingest.writers is {writers} and database.pool_size {pool}: while events take long to be written, no \
+         connection is left to logins; keep pool_size larger"
+    );
+    let given = ["database.pool_size", "ingest.writers"].iter().find_map(|it| reader.find(it));
+    if let Some(GivenSetting { at, written, .. }) = given.cloned() {
+        reader.warn(&at, &written, Some(message));
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use fleetgate::cli::check_config::check_config;
-use fleetgate::config::{LogFormat, Sources, reference};
+use fleetgate::config::{LogFormat, Settings, Sources, reference};
 
 use crate::operator::{NEEDED, Operator, TOKEN, told_of};
 
@@ -217,6 +217,62 @@ fn a_url_is_kept_as_it_was_understood() {
     .loads();
     assert_eq!(settings.emqx_api().unwrap().unwrap().url, "http://emqx:18083");
     assert_eq!(settings.api.public_url.as_deref(), Some("https://xn--fltte-kua.example"));
+}
+
+#[test]
+fn what_is_given_and_not_used_is_told() {
+    let https = API.replace("http:", "https:");
+    let warnings = |text: &str| {
+        let operator = Operator::writes(&format!("{NEEDED}{text}"));
+        operator.saves("ca.pem", "", 0o600);
+        let settings = operator.loads();
+        settings.warnings.iter().map(|warning| warning.setting.clone()).collect::<Vec<_>>()
+    };
+    let off = "api.listen = 'off'\napi.tls_certificate = 'ca.pem'\napi.tls_key = 'ca.pem'\n\
+               api.public_url = 'https://x'\napi.first_token_file = 'token'\n";
+    let of_api = ["api.tls_certificate", "api.tls_key", "api.public_url", "api.first_token_file"];
+    assert_eq!(warnings(off), of_api);
+    let none: [&str; 0] = [];
+    assert_eq!(warnings(&off.replace("'off'", "'127.0.0.1:1'")), none);
+    assert_eq!(warnings("emqx.sweep_interval = '5m'"), ["emqx.sweep_interval"]);
+    assert_eq!(warnings(&format!("{API}emqx.sweep_interval = '5m'")), none);
+    let exempt = "logins.exempt_networks = ['192.0.2.7']\n";
+    assert_eq!(warnings(&format!("{exempt}logins.limits = false")), ["logins.exempt_networks"]);
+    assert_eq!(warnings(exempt), none);
+    assert_eq!(warnings("database.pool_size = 2"), ["database.pool_size"]);
+    assert_eq!(warnings("ingest.writers = 8"), ["ingest.writers"]);
+    assert_eq!(warnings("ingest.writers = 8\ndatabase.pool_size = 9"), none);
+
+    assert_eq!(warnings(&format!("{https}emqx.api_ca_file = 'ca.pem'")), none);
+    let told = |text: &str| {
+        let operator = Operator::writes(&format!("{NEEDED}{text}"));
+        operator.saves("ca.pem", "", 0o600);
+        operator.is_told()
+    };
+    let unused = told(&format!("{API}emqx.api_ca_file = 'ca.pem'"));
+    assert!(unused[0].contains("emqx.api_ca_file: is not used: emqx.api_url"), "{unused:?}");
+    let alone = told("emqx.api_ca_file = 'ca.pem'");
+    assert!(alone[0].starts_with("emqx.api_url: is required with emqx.api_ca_file; "), "{alone:?}");
+}
+
+#[test]
+fn two_listeners_have_two_ports() {
+    for (http, api, other) in [
+        ("127.0.0.1:8090", "127.0.0.1:8090", true),
+        ("0.0.0.0:8090", "127.0.0.1:8090", true),
+        ("[::]:8090", "127.0.0.1:8090", true),
+        ("127.0.0.2:8090", "127.0.0.1:8090", false),
+        ("0.0.0.0:8090", "[::1]:8090", false),
+        ("127.0.0.1:0", "127.0.0.1:0", false),
+        ("127.0.0.1:8090", "off", false),
+    ] {
+        let text = format!("{NEEDED}http.listen = '{http}'\napi.listen = '{api}'\n");
+        let told = Settings::load(&Operator::writes(&text).sources()).err();
+        assert_eq!(told.is_some(), other, "{http} {api}");
+    }
+    let told = told_of("http.listen = '0.0.0.0:8090'");
+    let expected = "fleetgate.toml:3: http.listen: is the same port as api.listen; choose another";
+    assert_eq!(told, expected);
 }
 
 const API: &str = "emqx.api_url = 'http://emqx:18083'\nemqx.api_key = 'fleetgate'\n\
