@@ -6,6 +6,7 @@
 
 mod api;
 mod background;
+pub(crate) mod first_token;
 mod resources;
 
 use std::io;

@@ -1,9 +1,8 @@
-//! The HTTP API's own socket, threads and connections to PostgreSQL, and its first token.
+//! The HTTP API's own socket, threads and connections to PostgreSQL.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZero;
-use std::path::Path;
 use std::sync::Arc;
 
 use actix_web::dev::{Server, ServerHandle};
@@ -14,8 +13,6 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{AppError, resources, set_up};
 use crate::config::Config;
-use crate::fleet::api_tokens;
-use crate::fleet::{Actor, FleetError, act};
 use crate::http::api::{self, Api, Parts};
 use crate::http::connections::Connections;
 use crate::http::server::{self, ConnectionLimits, Listener};
@@ -26,7 +23,6 @@ use crate::registry::error::RegistryError;
 use crate::registry::freshness::Freshness;
 use crate::registry::pool::Postgres;
 use crate::tls::{self, Identity};
-use crate::write_file;
 
 const SETTING: &str = "api.listen";
 
@@ -155,49 +151,4 @@ pub(super) async fn stop(api: Option<Running>, deadline: Instant) {
     connections.stop();
     let _over = timeout_at(deadline, connections.closed()).await;
     handle.stop(false).await;
-}
-
-/// Writes a token that may do everything to a file, if none of its name was ever made. What goes wrong is told in the log;
-/// nothing is made then, and the next start tries again.
-///
-/// The file is written before the token is committed: a crash between leaves a file with a token that is not valid, never a
-/// token that nobody has.
-pub(super) async fn write_first_token(target: &Target, file: &Path) {
-    match make_first_token(target, file).await {
-        Ok(true) => {
-            let file = file.display();
-            tracing::warn!(%file, "wrote the API's first token, which may do everything: keep it, or revoke it");
-        }
-        Ok(false) => {}
-        Err(error) => {
-            let file = file.display();
-            tracing::error!(%file, error, "the API's first token was not made (api.first_token_file)");
-        }
-    }
-}
-
-async fn make_first_token(target: &Target, file: &Path) -> Result<bool, String> {
-    let mut client = target.open_guarded().await.map_err(|error| error.to_string())?;
-    let made = act(&mut client, &Actor::System, async |transaction| {
-        let token = api_tokens::add_first(transaction).await.map_err(Failure::Fleet)?;
-        let Some(token) = token else { return Ok(false) };
-        let text = format!("{}\n", token.expose());
-        write_file::replace(file, &text, 0o600, None).map_err(Failure::File)?;
-        Ok(true)
-    });
-    made.await.map_err(|failure| match failure {
-        Failure::Fleet(error) => error.to_string(),
-        Failure::File(error) => format!("the file cannot be written: {error}"),
-    })
-}
-
-enum Failure {
-    Fleet(FleetError),
-    File(io::Error),
-}
-
-impl From<FleetError> for Failure {
-    fn from(error: FleetError) -> Self {
-        Self::Fleet(error)
-    }
 }

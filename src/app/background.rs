@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{AppError, api, set_up};
+use super::{AppError, first_token, set_up};
 use crate::authn::imported::ImportedKeeper;
 use crate::authn::limits::{LimitSettings, Limits};
 use crate::authn::locks::LockKeeper;
@@ -121,7 +121,7 @@ pub(super) fn locks(
 /// Brings the schema up to date once PostgreSQL is there (or makes sure that the owner has, and that the
 /// role may serve), then listens and keeps EMQX in step until told to stop.
 pub(super) async fn keep_registry(
-    (address, target, first_token): (SocketAddr, Target, Option<PathBuf>),
+    (address, target, token_file): (SocketAddr, Target, Option<PathBuf>),
     postgres: Postgres,
     freshness: Arc<Freshness>,
     (listener, changes): (ChangeListener, LiveChanges),
@@ -143,8 +143,8 @@ pub(super) async fn keep_registry(
         }
     }
     tracing::info!(%address, "serving");
-    if let Some(file) = first_token {
-        api::write_first_token(&checking, &file).await;
+    if let Some(file) = token_file {
+        first_token::write(&checking, &file).await;
     }
     let Broker { kick_outs, commands, requests, sweeper } = broker;
     let hearing = listener.hearing();

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
+use crate::app::first_token;
 use crate::authn::token::read_verification_key;
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
@@ -44,6 +45,11 @@ fn unusable_files(settings: &Settings) -> Vec<Problem> {
         } else if let Err(why) = tls::server(&identity, |_| {}) {
             tell("api.tls_certificate", why);
         }
+    }
+    if let (Some(_), Some(file)) = (listen, &settings.api.first_token_file)
+        && let Err(why) = first_token::place(file)
+    {
+        tell("api.first_token_file", why);
     }
     let emqx = settings.emqx_api().ok().flatten();
     if let Some(Err(why)) = emqx.and_then(|api| api.ca_file).map(|file| tls::trusting(Some(&file)))

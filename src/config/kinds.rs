@@ -13,6 +13,7 @@ use jiff::fmt::friendly::SpanParser;
 use super::raw::{LONGEST, Raw, cut, quoted};
 use super::setting::Rule;
 use crate::domain::address::AddressRange;
+use crate::domain::api_token::PresentedToken;
 use crate::secret::Secret;
 
 /// A further demand on a text. The error says what is wrong and what would be right, and holds nothing
@@ -206,9 +207,20 @@ pub(super) fn private_file() -> Rule<PathBuf> {
     Rule { files: |path| from_ref(path), files_are_private: true, ..rule }
 }
 
-/// A file that need not be there yet.
-pub(super) fn new_file() -> Rule<PathBuf> {
-    Rule::new("path", |raw, base| path(raw, base, false))
+/// A file that need not be there yet, and will hold an API token.
+pub(super) fn new_token_file() -> Rule<PathBuf> {
+    Rule::new("path", |raw, base| {
+        // Unlike that of other files, it would pass for the path of one that is not there yet.
+        let is_token = |text: &str| PresentedToken::parse(text.trim().as_bytes()).is_some();
+        if matches!(&raw, Raw::Text(text) if is_token(text)) {
+            return Err(
+                "holds a token; write the path of the file that it is to be written to, and \
+                        revoke it if others could read it"
+                    .to_owned(),
+            );
+        }
+        path(raw, base, true)
+    })
 }
 
 /// Existing files.

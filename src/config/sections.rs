@@ -12,7 +12,7 @@ use ipnet::IpNet;
 
 use super::kinds::{
     HOUR, MINUTE, SECOND, address, address_or_off, boolean, choice, count, duration, file, files,
-    networks, new_file, private_file, secret, text, web_url,
+    networks, new_token_file, private_file, secret, text, web_url,
 };
 use super::problem::{Problem, Problems};
 use super::reader::Reader;
@@ -110,8 +110,9 @@ section! {
             web_url(texts::public_url, "URL with `http` or `https` and a host; no path, user name or query")
                 .or_none("none: `localhost` and the loopback addresses, with the port of `listen`"),
         /// File that `serve` writes a first token to, which may do everything, if no token named `first` has ever
-        /// been made. Readable for its owner alone.
-        first_token_file: Option<PathBuf> = new_file().or_none("none: no token is made"),
+        /// been made. Readable for its owner alone. Its directory must be there; a file that is there and holds anything
+        /// but a token is left as it is.
+        first_token_file: Option<PathBuf> = new_token_file().or_none("none: no token is made"),
     }
 }
 

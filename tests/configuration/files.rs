@@ -35,7 +35,8 @@ fn files_that_cannot_be_used_are_told_with_the_rest_and_where_they_are_named() {
     let operator = Operator::writes(
         "log.format = 'xml'\ntokens.verification_keys = ['one.pem', 'two.pem']\n\
          database.url = 'host=db'\ndatabase.ca_file = 'ca.pem'\nemqx.api_url = 'https://emqx'\n\
-         emqx.api_key = 'k'\nemqx.api_secret = 's'\nemqx.api_ca_file = 'ca.pem'\n",
+         emqx.api_key = 'k'\nemqx.api_secret = 's'\nemqx.api_ca_file = 'ca.pem'\n\
+         api.first_token_file = 'not/there'\n",
     );
     let key = operator.saves("key.pem", "no key", 0o600).display().to_string();
     for name in ["one.pem", "two.pem", "ca.pem"] {
@@ -51,6 +52,7 @@ fn files_that_cannot_be_used_are_told_with_the_rest_and_where_they_are_named() {
         ("fleetgate.toml:2: tokens.verification_keys: ", "two.pem contains no Ed25519 key"),
         ("fleetgate.toml:4: database.ca_file: ", "ca.pem holds no usable certificate"),
         ("fleetgate.toml:8: emqx.api_ca_file: ", "ca.pem holds no usable certificate"),
+        ("fleetgate.toml:9: api.first_token_file: ", "the directory of the file is not there"),
         ("FLEETGATE_API_TLS_KEY: ", "key.pem holds no usable private key"),
         ("emqx.webhook_token: ", "is required"),
     ];

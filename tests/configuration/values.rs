@@ -275,6 +275,20 @@ fn two_listeners_have_two_ports() {
     assert_eq!(told, expected);
 }
 
+#[test]
+fn a_token_in_place_of_its_file_is_not_repeated() {
+    let told = told_of("api.first_token_file = 'fg1_7_topsecret'");
+    assert!(told.contains("holds a token") && !told.contains("topsecret"), "{told}");
+    for (name, content) in [("key.pem", "a key"), ("directory/file", "")] {
+        let name_in_setting = name.split('/').next().unwrap();
+        let text = format!("{NEEDED}api.first_token_file = '{name_in_setting}'\n");
+        let operator = Operator::writes(&text);
+        operator.saves(name, content, 0o600);
+        let told = operator.is_told();
+        assert!(told[0].starts_with("fleetgate.toml:3: api.first_token_file: "), "{told:?}");
+    }
+}
+
 const API: &str = "emqx.api_url = 'http://emqx:18083'\nemqx.api_key = 'fleetgate'\n\
                    emqx.api_secret = 'secret'\n";
 

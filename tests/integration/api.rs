@@ -563,6 +563,30 @@ async fn serve_writes_the_first_token_once() {
 }
 
 #[tokio::test]
+async fn the_first_token_replaces_no_file_of_others() {
+    let database = fresh_database().await;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("key.pem");
+    let settings = || {
+        let mut config = config(&database.url);
+        config.api.listen = Some(([127, 0, 0, 1], 0).into());
+        config.api.first_token_file = Some(file.clone());
+        config
+    };
+    std::fs::write(&file, "a key").unwrap();
+    let app = TestApp::start(settings()).await;
+    app.ready().await;
+    app.stop().unwrap();
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "a key");
+    // What a start that was killed left behind is replaced.
+    std::fs::write(&file, "fg1_1_left-behind\n").unwrap();
+    let app = TestApp::start(settings()).await;
+    let replaced = || async { !std::fs::read_to_string(&file).unwrap().contains("left-behind") };
+    eventually("the token is written", replaced).await;
+    app.stop().unwrap();
+}
+
+#[tokio::test]
 async fn the_command_line_makes_lists_and_revokes_tokens() {
     let (_app, root, fleet, database) = start_api().await;
     let run = |arguments: &[&str]| {
