@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tracing::callsite::Identifier;
 use tracing::{Event, Level, Metadata};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::{Context, Filter, Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -135,8 +136,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 ///
 /// A second call in one process changes nothing.
 pub fn start_logging(log: &Log) {
-    // Fleetgate logs the same itself, shorter. What the setting says of them comes later and wins.
-    let filter = EnvFilter::new(format!("refinery_core=warn,actix_server=warn,{}", log.filter));
+    let filter = EnvFilter::new(directives(&log.filter));
     let colour = io::stderr().is_terminal();
     // Reporting on standard error that standard error cannot be written to would panic.
     let lines = tracing_subscriber::fmt::layer()
@@ -149,6 +149,24 @@ pub fn start_logging(log: &Log) {
     };
     let lines = lines.with_filter(LibraryThrottle::default()).with_filter(filter);
     let _already_started = tracing_subscriber::registry().with(lines).try_init();
+}
+
+/// Libraries that say too much at the level of all others, and the level that they are held to.
+const HELD: [(&str, LevelFilter); 3] = [
+    // Fleetgate logs the same itself, shorter.
+    ("refinery_core", LevelFilter::WARN),
+    ("actix_server", LevelFilter::WARN),
+    // Below that it logs the parameters of every statement: hashes, payloads.
+    ("tokio_postgres", LevelFilter::INFO),
+];
+
+/// The directives of `log.filter`, behind those for the libraries that are held back: for the same target the later one
+/// wins, so whoever wants more of them names them. No library gets a higher level than all others.
+fn directives(filter: &str) -> String {
+    let of_all = filter.split(',').rev().find_map(|part| part.trim().parse().ok());
+    let of_all: LevelFilter = of_all.unwrap_or(LevelFilter::OFF);
+    let held = HELD.map(|(target, level)| format!("{target}={},", level.min(of_all)));
+    held.concat() + filter
 }
 
 /// Holds log lines of libraries to one a minute from each place in their code: a stranger's broken
@@ -182,6 +200,33 @@ impl<S> Filter<S> for LibraryThrottle {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn libraries_are_held_back_unless_they_are_named() {
+        for (filter, held) in [
+            ("info", "refinery_core=warn,actix_server=warn,tokio_postgres=info,"),
+            ("debug,x=off", "refinery_core=warn,actix_server=warn,tokio_postgres=info,"),
+            ("warn", "refinery_core=warn,actix_server=warn,tokio_postgres=warn,"),
+            ("ERROR", "refinery_core=error,actix_server=error,tokio_postgres=error,"),
+            ("off", "refinery_core=off,actix_server=off,tokio_postgres=off,"),
+            ("fleetgate=debug", "refinery_core=off,actix_server=off,tokio_postgres=off,"),
+        ] {
+            assert_eq!(directives(filter), format!("{held}{filter}"));
+        }
+        let shown = |filter: &str| {
+            let filter = EnvFilter::new(directives(filter));
+            tracing::subscriber::with_default(tracing_subscriber::registry().with(filter), || {
+                (
+                    tracing::enabled!(target: "tokio_postgres::query", Level::DEBUG),
+                    tracing::enabled!(target: "fleetgate", Level::DEBUG),
+                )
+            })
+        };
+        assert_eq!(shown("debug"), (false, true));
+        assert_eq!(shown("trace"), (false, true));
+        assert_eq!(shown("debug,tokio_postgres=debug"), (true, true));
+        assert_eq!(shown("info"), (false, false));
+    }
 
     #[test]
     fn one_line_a_minute_and_a_count_of_the_others() {

@@ -336,7 +336,8 @@ section! {
         format: LogFormat =
             choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]).or("text"),
         /// What is logged: a level (`error`, `warn`, `info`, `debug`, `trace`, `off`) or directives such
-        /// as `info,fleetgate::http=debug`.
+        /// as `info,fleetgate::http=debug`. The statements and parameters of the database, hashes and payloads among
+        /// them, are logged only where the target is named: `debug,tokio_postgres=debug`.
         filter: String =
             text(texts::log_filter, "a level or comma-separated directives").or("info"),
     }
