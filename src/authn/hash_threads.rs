@@ -71,6 +71,12 @@ pub enum HashError {
     GivenUp,
 }
 
+/// How many places imported hashes have besides so many for others.
+#[must_use]
+pub fn imported_places(places: usize) -> usize {
+    (places / 2).max(4)
+}
+
 /// The threads for hashes that were made here, and the one for imported ones.
 pub struct HashLanes {
     own: HashThreads,
@@ -85,7 +91,7 @@ impl HashLanes {
     /// If the operating system gives no thread.
     pub fn start(threads: usize, places: usize, metrics: &HashMetrics) -> std::io::Result<Self> {
         let own = HashThreads::start(threads, places, metrics.clone())?;
-        let foreign = HashThreads::start(1, (places / 2).max(4), metrics.clone())?;
+        let foreign = HashThreads::start(1, imported_places(places), metrics.clone())?;
         Ok(Self { own, foreign })
     }
 

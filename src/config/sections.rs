@@ -80,8 +80,8 @@ section! {
         listen: SocketAddr = address().or("127.0.0.1:8080"),
         /// Worker threads of the HTTP server.
         workers: usize = count(1..=1024).or_computed("number of cores", cores()),
-        /// How long an idle connection stays open. Keep it longer than EMQX keeps its idle connections,
-        /// so that EMQX never sends into one that is just closing.
+        /// How long an idle connection stays open that has shown the webhook token; any other is closed 7 s after an answer.
+        /// Keep it longer than EMQX keeps its idle connections, so that EMQX never sends into one that is just closing.
         keep_alive: Duration = duration(SECOND..=HOUR).or("120s"),
         /// Open connections of the whole process. With so many open, a new one is let in at the cost of
         /// another: of strangers' first. The limit of open files may leave fewer.
@@ -233,9 +233,9 @@ section! {
             count(1..=256).or_computed("half the number of cores, 1 to 8", hash_threads()),
         /// Most logins of the process whose chosen password is being checked or waits for it; further
         /// ones are refused at once with 503. Each keeps one of EMQX's connections (`pool_size`, 32) busy
-        /// for as long as those before it take: keep it to a quarter of them at most, so that strangers
-        /// who guess passwords cannot hold up devices with secrets. Imported passwords have half as many places
-        /// besides, at least 4. See [LIMITS.md](LIMITS.md).
+        /// for as long as those before it take, so that strangers who guess passwords could hold up devices with secrets.
+        /// Imported passwords have half as many places besides, at least 4. Keep this to a quarter of EMQX's connections
+        /// (8) and both together to three eighths (12) at most. See [LIMITS.md](LIMITS.md).
         queue: usize = count(1..=65_536)
             .or_computed("two for each default hash thread, 4 to 8", (2 * hash_threads()).clamp(4, 8)),
     }
@@ -296,8 +296,8 @@ section! {
         writers: usize = count(1..=16).or("2"),
         /// Largest payload that is stored, in bytes. For a larger one, only that the device was heard,
         /// and that its report was too large, is recorded (`device show`, and a line in the log once a
-        /// minute). Events are read up to 64 MiB, EMQX's packets end at 1 MiB unless
-        /// `mqtt.max_packet_size` says otherwise.
+        /// minute). Events are read up to 64 MiB, or up to twelve times this (and a little) where that is more;
+        /// EMQX's packets end at 1 MiB unless `mqtt.max_packet_size` says otherwise.
         max_payload: usize = count(1..=16_777_216).or("65536"),
         /// How long sessions that have ended are kept. Connects and disconnects that EMQX tells later
         /// than that are ignored: what was removed must not come back.

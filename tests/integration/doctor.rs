@@ -231,6 +231,10 @@ async fn guessing_and_its_limits_are_told() {
     assert!(status == Status::Warning && words.contains("fleetgate lock list"), "{words}");
     let (status, words) = found(&report, "password checks");
     assert!(status == Status::Warning && words.contains("hashing.queue is 64"), "{words}");
+    for (queue, expected) in [("8", Status::Ok), ("9", Status::Warning)] {
+        let report = self::report(&database.url, &[("FLEETGATE_HASHING_QUEUE", queue)]).await;
+        assert_eq!(found(&report, "password checks").0, expected, "{queue}");
+    }
 }
 
 #[tokio::test]

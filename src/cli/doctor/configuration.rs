@@ -1,6 +1,7 @@
 //! Checks that need nothing but the configuration and the files it names.
 
 use super::finding::{Finding, Report, Status, counted};
+use crate::authn::hash_threads::imported_places;
 use crate::authn::token::{key_id, read_signing_key, read_verification_key};
 use crate::config::{Problem, Problems, Settings, Sources, Tokens};
 
@@ -77,16 +78,20 @@ fn acl_in_login(settings: &Settings) -> Finding {
 
 /// Connections of EMQX's authenticator as `emqx-config/` and `emqx apply` set them (`pool_size`).
 const EMQX_CONNECTIONS: usize = 32;
+/// Three eighths of them: a quarter, and half as many for imported passwords. `hashing.queue` says the same.
+const MOST_PLACES: usize = EMQX_CONNECTIONS * 3 / 8;
 
 /// Every login whose password is being checked keeps one of EMQX's connections busy.
 fn password_places(settings: &Settings) -> Finding {
     let (places, limits) = (settings.hashing.queue, settings.logins.limits);
-    if places > EMQX_CONNECTIONS / 2 {
+    let imported = imported_places(places);
+    if places + imported > MOST_PLACES {
         return Finding::warning(
             PASSWORD_PLACES,
             format!(
-                "hashing.queue is {places}, and EMQX has {EMQX_CONNECTIONS} connections: strangers who \
-                 guess passwords can keep them all busy, and devices with good secrets wait"
+                "hashing.queue is {places}, imported passwords have {imported} places besides, and EMQX has \
+                 {EMQX_CONNECTIONS} connections: strangers who guess passwords can keep most of them busy, \
+                 and devices with good secrets wait"
             ),
             "set hashing.queue to a quarter of EMQX's connections (pool_size) or less",
         );

@@ -24,7 +24,7 @@ pub use wire::{Malformed, ParsedEvent, parse};
 
 /// What an event's body has besides its payload: topic, client, properties.
 const ENVELOPE_BYTES: usize = 16 * 1024;
-/// Largest body that is read at all. EMQX's own limit of a packet is 1 MiB unless somebody raised it
+/// Largest body that is read at all, unless what is kept of one is larger. EMQX's own limit of a packet is 1 MiB unless somebody raised it
 /// (`mqtt.max_packet_size`); a rule that selects its payload twice makes 7.4 MiB of that.
 const LARGEST_BODY: usize = 64 * 1024 * 1024;
 
@@ -81,7 +81,7 @@ pub async fn handle(state: Data<AppState>, request: HttpRequest, payload: Payloa
         log_throttled!(
             warn,
             "an event was too large to be read and is dropped; lower mqtt.max_packet_size in EMQX, or let the rule select less",
-            limit = LARGEST_BODY
+            limit = limit.larger.map(|larger| larger.bytes)
         );
     }
     answer.count(&request, &state.metrics.events_endpoint, began.elapsed().as_secs_f64())
@@ -155,5 +155,18 @@ fn refuse(state: &AppState, malformed: &Malformed, body: &[u8]) -> Answer {
     match malformed {
         Malformed::Json(error) => Answer::malformed("EMQX's rule action", error),
         other => Answer::error(StatusCode::BAD_REQUEST, Outcome::BadRequest, &other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `ingest.max_payload` says the same.
+    #[test]
+    fn bodies_are_read_up_to_64_mib_or_twelve_times_the_largest_payload() {
+        let largest = |max_payload| limit(max_payload).larger.map(|larger| larger.bytes);
+        assert_eq!(largest(65_536), Some(64 << 20));
+        assert_eq!(largest(16_777_216), Some(12 * 16_777_216 + 32 * 1024));
     }
 }
