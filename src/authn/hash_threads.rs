@@ -11,8 +11,8 @@
 //! - A place is held for as long as the hashes before it take, and on a machine that is busy with other
 //!   things for [`LONGEST_WAIT`] and its own hash at most: a job whose turn has not come by then is
 //!   answered as one without a place.
-//! - A job whose client went away (its receiver is dropped) costs no hash.
-//! - Imported hashes, which may cost a quarter of a second, have a thread and half as many places of their own, at least 4: they
+//! - A job whose client went away, or whose turn did not come, gives its place back at once and costs no hash.
+//! - Imported hashes, which may cost a second, have a thread and half as many places of their own, at least 4: they
 //!   never make a chosen password wait.
 //! - A hash that panics loses its own job, is logged, and leaves the thread working.
 //! - Passwords are wiped as soon as they have been checked or given up.
@@ -26,7 +26,6 @@
 //! # Known races
 //! - A client that goes away while its hash is being computed costs the rest of that hash; the check
 //!   is made between hashes.
-//! - A job whose turn comes just when it has waited too long may be hashed in vain.
 //! - Between the queue and the answer a credential may be revoked. [`super::Authenticator`] looks at
 //!   the registry again before it allows.
 
@@ -34,7 +33,6 @@ mod places;
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -136,8 +134,7 @@ struct Job {
     password: Zeroizing<Box<[u8]>>,
     hashes: Vec<PasswordHash>,
     queued_at: Instant,
-    /// Set when its turn has come.
-    begun: Arc<AtomicBool>,
+    number: u64,
     reply: oneshot::Sender<Option<usize>>,
     _place: Place,
 }
@@ -145,12 +142,20 @@ struct Job {
 /// A job on its way.
 struct Submitted {
     answer: oneshot::Receiver<Option<usize>>,
-    begun: Arc<AtomicBool>,
+    turn: Turn,
+}
+
+/// The turn that a job waits for. Whoever drops it needs no answer any more.
+struct Turn {
+    queue: Arc<Queue>,
+    number: u64,
 }
 
 #[derive(Default)]
 struct Waiting {
     jobs: VecDeque<Job>,
+    /// How many came.
+    jobs_so_far: u64,
     closed: bool,
 }
 
@@ -208,15 +213,14 @@ impl HashThreads {
         password: &[u8],
         hashes: Vec<PasswordHash>,
     ) -> Result<Option<usize>, HashError> {
-        let Submitted { mut answer, begun } = self.submit(owner, password, hashes)?;
+        let Submitted { mut answer, turn } = self.submit(owner, password, hashes)?;
         let answered = match timeout(LONGEST_WAIT, &mut answer).await {
             Ok(answered) => answered,
-            Err(_) if begun.load(Ordering::Acquire) => answer.await,
-            // Dropping the receiver makes the job cost nothing when its turn comes.
-            Err(_) => {
+            Err(_) if turn.give_up() => {
                 self.queue.metrics.shed.inc();
                 return Err(HashError::Overloaded);
             }
+            Err(_) => answer.await,
         };
         answered.map_err(|_| HashError::GivenUp)
     }
@@ -237,13 +241,13 @@ impl HashThreads {
         };
         let (reply, answer) = oneshot::channel();
         let (password, queued_at) = (Zeroizing::new(password.into()), Instant::now());
-        let begun = Arc::new(AtomicBool::new(false));
-        let job = Job { password, hashes, queued_at, begun: begun.clone(), reply, _place: place };
-        waiting.jobs.push_back(job);
+        waiting.jobs_so_far += 1;
+        let number = waiting.jobs_so_far;
+        waiting.jobs.push_back(Job { password, hashes, queued_at, number, reply, _place: place });
         self.queue.metrics.queued.inc();
         drop(waiting);
         self.queue.arrival.notify_one();
-        Ok(Submitted { answer, begun })
+        Ok(Submitted { answer, turn: Turn { queue: Arc::clone(&self.queue), number } })
     }
 
     /// Stops the threads: hashes in progress finish, jobs that wait are given up. Blocks for one
@@ -266,6 +270,26 @@ impl HashThreads {
 impl Drop for HashThreads {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+impl Turn {
+    /// Takes the job out of the queue, and with it its place; `false` once its turn has come.
+    fn give_up(&self) -> bool {
+        let mut waiting = lock(&self.queue.waiting);
+        let position = waiting.jobs.iter().position(|job| job.number == self.number);
+        let Some(_job) = position.and_then(|position| waiting.jobs.remove(position)) else {
+            return false;
+        };
+        self.queue.metrics.queued.dec();
+        self.queue.metrics.abandoned.inc();
+        true
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.give_up();
     }
 }
 
@@ -298,7 +322,6 @@ impl Queue {
     }
 
     fn answer(&self, job: Job, memory: &mut HashMemory) {
-        job.begun.store(true, Ordering::Release);
         for (index, hash) in job.hashes.iter().enumerate() {
             if job.reply.is_closed() {
                 self.metrics.abandoned.inc();

@@ -169,7 +169,8 @@ impl Verifier {
 }
 
 /// Until when a good token lets this device in. A credential's `not_before` bounds when tokens were
-/// issued, so that revoking it and adding a new one ends all older tokens.
+/// issued, so that revoking it and adding a new one ends all older tokens; by the issuer's clock, which may be ahead of ours
+/// as far as [`TokenKeys::verify`](super::token::TokenKeys::verify) lets it be.
 fn check_claims(
     claims: &TokenClaims,
     device: Option<&DeviceRecord>,

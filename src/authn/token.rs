@@ -27,6 +27,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use thiserror::Error;
 
+use crate::domain::json_object::Object;
 use claims::{Claims, TokenHeader, TokenParts};
 pub use keys::{KeyFileError, key_id, new_signing_key, read_signing_key, read_verification_key};
 
@@ -145,14 +146,15 @@ impl TokenKeys {
         key.verify_strict(parts.signed.as_bytes(), &signature)
             .map_err(|_| TokenError::Signature)?;
         let claims = decode(parts.claims).and_then(|json| serde_json::from_slice(&json).ok());
-        self.check(claims.ok_or(TokenError::Malformed)?, now)
+        let Object(claims) = claims.ok_or(TokenError::Malformed)?;
+        self.check(claims, now)
     }
 
     fn key(&self, header: &TokenHeader) -> Result<&VerifyingKey, TokenError> {
         if header.alg != "EdDSA" {
             return Err(TokenError::Algorithm);
         }
-        if header.crit.is_some() {
+        if header.crit {
             return Err(TokenError::Malformed);
         }
         let kid = header.kid.as_ref().ok_or(TokenError::UnknownKey)?;

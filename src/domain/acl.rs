@@ -45,7 +45,7 @@ pub struct AllowRule<'a> {
 /// them for each publish that none allows.
 pub const MAX_CHILD_RULES: usize = 200;
 
-/// The rules that carry a device's rights into EMQX, exact topics first; at most [`MAX_CHILD_RULES`] of its children.
+/// The rules that carry a device's rights into EMQX: its own exact topics, its grants, and at most [`MAX_CHILD_RULES`] for its children.
 pub fn allow_rules(rights: &Rights) -> impl Iterator<Item = AllowRule<'_>> {
     let publish = rights.publish_grants().iter();
     let publish = publish.filter(|grant| grant.is_exact_in_emqx() && !may_match_results(grant));

@@ -7,7 +7,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use thiserror::Error;
 
 /// A client's address, as far as limits distinguish addresses: an IPv4 address, or the /64 network of
@@ -85,8 +85,22 @@ impl FromStr for AddressRange {
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
         let address = |text: &str| text.parse::<IpAddr>().ok().map(|one| Address::from(one).0);
-        let network = || text.parse::<IpNet>().ok().map(|network| network.trunc());
+        let network = || text.parse::<IpNet>().ok().map(|network| as_addresses(network).trunc());
         address(text).or_else(network).map(Self).ok_or(AddressError)
+    }
+}
+
+/// A network of [`Address`]es: one of a /64 at least, and of IPv4 addresses where it holds them in IPv6's form.
+fn as_addresses(network: IpNet) -> IpNet {
+    /// Of `::ffff:0:0`, below which IPv6 has the IPv4 addresses.
+    const MAPPED_PREFIX: u8 = 96;
+    let IpNet::V6(v6) = network else { return network };
+    let mapped = v6.addr().to_ipv4_mapped().zip(v6.prefix_len().checked_sub(MAPPED_PREFIX));
+    match mapped {
+        Some((v4, prefix)) => Ipv4Net::new(v4, prefix).map_or(network, IpNet::V4),
+        None => {
+            Ipv6Net::new(v6.addr(), v6.prefix_len().min(IPV6_PREFIX)).map_or(network, IpNet::V6)
+        }
     }
 }
 
@@ -127,6 +141,10 @@ mod tests {
         let range = |text: &str| text.parse::<AddressRange>().unwrap().0.to_string();
         assert_eq!(range("10.1.2.3/8"), "10.0.0.0/8");
         assert_eq!(range("2001:db8::7"), "2001:db8::/64");
+        assert_eq!(range("2001:db8::7/128"), "2001:db8::/64");
+        assert_eq!(range("2001:db8:1::7/40"), "2001:db8::/40");
+        assert_eq!(range("::ffff:10.1.2.3/104"), "10.0.0.0/8");
+        assert_eq!(range("::/0"), "::/0");
         assert!("nobody".parse::<AddressRange>().is_err());
     }
 

@@ -350,7 +350,7 @@ impl ForeignHash {
             Method::Salted { digest, salt_first: false } => (3, *digest as u8, 0),
             Method::Salted { digest, salt_first: true } => (4, *digest as u8, 0),
         };
-        // No argon2id hash writes as many bytes first.
+        // The fifth byte is 0, where an argon2id hash has its passes, of which there is one at least.
         sink(&[form, detail, 0, 0, 0, 0, 0, 0]);
         sink(&rounds.to_le_bytes());
         for piece in [salt, output] {

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 use crate::domain::command::CommandPayload;
+use crate::domain::json_object::Object;
 use crate::domain::name::DeviceName;
 use crate::domain::selector::{Age, MAX_BYTES, Selector};
 use crate::domain::topic::{filters_overlap, grant_covers};
@@ -81,7 +82,7 @@ pub fn request_id(payload: &str) -> Option<String> {
     struct Named {
         id: Option<String>,
     }
-    let named: Named = serde_json::from_str(payload).ok()?;
+    let Object(named): Object<Named> = serde_json::from_str(payload).ok()?;
     named.id.filter(|id| is_request_id(id))
 }
 

@@ -30,7 +30,8 @@ pub(crate) use words::visible;
 pub const MAX_SCHEMA_BYTES: usize = 240 * 1024;
 /// The same as `jsonb` writes it: with a space after each comma and colon.
 const MAX_STORED_BYTES: usize = 2 * MAX_SCHEMA_BYTES;
-/// Steps that a pattern of a schema may take over one string before the string is taken for not matching.
+/// Steps that a pattern of a schema may take over one string before the string is taken for not matching. Below `not` that
+/// makes it valid: there a pattern is only as good as it is quick.
 const PATTERN_STEPS: usize = 100_000;
 
 /// Why a schema cannot be used. The text says where in the schema.

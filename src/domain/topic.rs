@@ -13,8 +13,12 @@ use thiserror::Error;
 pub const MAX_TOPIC_BYTES: usize = 1024;
 
 /// Prefixes that say *how* to subscribe; the filter follows them.
-const SUBSCRIPTION_PREFIXES: [&str; 3] = ["$queue/", "$stream/", "$exclusive/"];
 const SHARED_PREFIX: &str = "$share/";
+const EXCLUSIVE_PREFIX: &str = "$exclusive/";
+/// Prefixes that mean other things in different versions of EMQX. 5.8 takes `$queue/` off before it asks; 6.x asks with it,
+/// because there the level behind it is the name of a queue, whose messages may come from any topic. So nothing is to
+/// be concluded from what follows.
+const QUEUE_PREFIXES: [&str; 2] = ["$queue/", "$stream/"];
 /// Prefix that says when to publish. EMQX removes it before it asks.
 const DELAYED_PREFIX: &str = "$delayed/";
 /// What makes an EMQX rule mean its topic literally.
@@ -130,7 +134,13 @@ pub fn strip_subscription_prefix(filter: &str) -> &str {
             _ => filter,
         };
     }
-    SUBSCRIPTION_PREFIXES.iter().find_map(|prefix| filter.strip_prefix(prefix)).unwrap_or(filter)
+    filter.strip_prefix(EXCLUSIVE_PREFIX).unwrap_or(filter)
+}
+
+/// Whether a filter begins with what says how to subscribe, so that a grant of it would not be one of topics.
+fn says_how_to_subscribe(filter: &str) -> bool {
+    let mut prefixes = QUEUE_PREFIXES.iter().chain(&[SHARED_PREFIX, EXCLUSIVE_PREFIX]);
+    prefixes.any(|prefix| filter.starts_with(prefix))
 }
 
 /// Whether a filter matches a topic name (MQTT 5 §4.7.1, §4.7.2). Both must be well formed.
@@ -182,6 +192,13 @@ pub fn grant_covers(grant: &str, filter: &str) -> bool {
 /// Whether there is a topic that both filters match. Both must be well formed.
 #[must_use]
 pub fn filters_overlap(one: &str, other: &str) -> bool {
+    // No wildcard at the beginning matches what begins with `$` (MQTT 5 §4.7.2).
+    if [(one, other), (other, one)]
+        .iter()
+        .any(|(dollar, wild)| dollar.starts_with('$') && begins_with_wildcard(wild))
+    {
+        return false;
+    }
     let mut levels = (one.split('/'), other.split('/'));
     loop {
         match (levels.0.next(), levels.1.next()) {
@@ -261,6 +278,17 @@ impl TopicFilter {
         &self.0
     }
 
+    /// Everything below a topic that Fleetgate makes of names. A name may look like one of mosquitto's patterns; here it stands
+    /// for itself.
+    ///
+    /// # Errors
+    /// [`TopicError`] where that is no topic filter.
+    pub fn below(topic: &str) -> Result<Self, TopicError> {
+        let filter = format!("{topic}/#");
+        check_topic_filter(&filter)?;
+        Ok(Self(filter.into()))
+    }
+
     /// Whether EMQX decides exactly as [`grant_covers`] does when it is sent this filter as a
     /// subscribe rule.
     ///
@@ -282,9 +310,7 @@ impl FromStr for TopicFilter {
 
     fn from_str(text: &str) -> Result<Self, TopicError> {
         check_topic_filter(text)?;
-        if text.starts_with(SHARED_PREFIX)
-            || SUBSCRIPTION_PREFIXES.iter().any(|prefix| text.starts_with(prefix))
-        {
+        if says_how_to_subscribe(text) {
             return Err(TopicError::SubscriptionPrefix);
         }
         if text.starts_with(DELAYED_PREFIX) {
@@ -325,8 +351,9 @@ mod tests {
             let three = longer(&two);
             [one, two, three].concat()
         };
-        let topics = [paths(&["a", "b"]), vec!["a/a/a/a".to_owned()]].concat();
-        let filters: Vec<String> = paths(&["a", "b", "+", "#"]);
+        let topics = [paths(&["a", "b", "$a"]), vec!["a/a/a/a".to_owned(), "$a/a/a/a".to_owned()]];
+        let topics = topics.concat();
+        let filters: Vec<String> = paths(&["a", "b", "$a", "+", "#"]);
         let filters: Vec<&String> =
             filters.iter().filter(|filter| check_topic_filter(filter).is_ok()).collect();
         for one in &filters {

@@ -4,7 +4,7 @@
 //! 1. A record is served only while [`freshness`](super::freshness) trusts it; a change that was
 //!    committed in PostgreSQL and notified is never undone by a slow load.
 //! 2. However many requests ask for a name at once, one [look-up](super::lookup_batches) runs for it, and
-//!    none of them gets a record older than itself ([`single_flight`](super::single_flight)).
+//!    none of them gets a record older than a change that was heard before it ([`single_flight`](super::single_flight)).
 //! 3. Memory is bounded: records by number (a large one is counted as several), unknown names by number
 //!    and time, look-ups by the requests that wait for them.
 //! 4. While records cannot be loaded, those already here are served stale for a bounded time, see
@@ -14,11 +14,12 @@
 //! Known and unknown names live in two caches, so that a flood of made-up names cannot push out the
 //! devices in use.
 
+use std::num::NonZero;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use quick_cache::Weighter;
-use quick_cache::sync::Cache;
+use quick_cache::sync::{Cache, DefaultLifecycle};
+use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 use thiserror::Error;
 
 use crate::config;
@@ -85,9 +86,8 @@ impl DeviceCache {
         freshness: Arc<Freshness>,
         metrics: CacheMetrics,
     ) -> Self {
-        let capacity = u64::try_from(settings.devices).unwrap_or(u64::MAX);
         Self {
-            known: Cache::with_weighter(settings.devices, capacity, BySize),
+            known: BySize::cache(settings.devices),
             unknown: Cache::new(settings.unknown_names),
             unknown_ttl: settings.unknown_ttl,
             loading: SingleFlight::default(),
@@ -250,13 +250,72 @@ fn log_failure(error: &RegistryError) {
 }
 
 /// Counts a device with very many rights or credentials as several, so that the bound on entries
-/// bounds memory.
+/// bounds memory. As no more than half of what one of the cache's parts holds: an entry that does not fit into its part is not
+/// kept at all.
 #[derive(Clone)]
-struct BySize;
+struct BySize {
+    most: u64,
+}
+
+impl BySize {
+    /// A cache of so many entries.
+    fn cache(entries: usize) -> Cache<DeviceName, Stamped<Arc<DeviceRecord>>, Self> {
+        let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let parts = (threads * 4).next_power_of_two();
+        // Parts hold 32 entries at least: with few entries there are fewer of them.
+        let most = (entries / parts / 2).max(16.min(entries / 2)).max(1);
+        let capacity = u64::try_from(entries).unwrap_or(u64::MAX);
+        let options = OptionsBuilder::new()
+            .shards(parts)
+            .estimated_items_capacity(entries)
+            .weight_capacity(capacity)
+            .build();
+        let most = u64::try_from(most).unwrap_or(u64::MAX);
+        match options {
+            Ok(options) => Cache::with_options(
+                options,
+                Self { most },
+                DefaultHashBuilder::default(),
+                DefaultLifecycle::default(),
+            ),
+            // Only without a capacity.
+            Err(_) => Cache::with_weighter(entries, capacity, Self { most }),
+        }
+    }
+}
 
 impl Weighter<DeviceName, Stamped<Arc<DeviceRecord>>> for BySize {
     fn weight(&self, _: &DeviceName, known: &Stamped<Arc<DeviceRecord>>) -> u64 {
         let parts = known.value.credentials.len() + known.value.rights.size();
-        1 + u64::try_from(parts / PARTS_PER_ENTRY).unwrap_or(u64::MAX - 1)
+        let entries = 1 + u64::try_from(parts / PARTS_PER_ENTRY).unwrap_or(u64::MAX - 1);
+        entries.min(self.most)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::device::DeviceId;
+    use crate::domain::rights::Rights;
+
+    #[test]
+    fn the_largest_record_is_kept_too() {
+        let freshness = Freshness::new(Duration::from_secs(60));
+        for entries in [1, 2, 31, 32, 33, 1000, 200_000] {
+            let cache = BySize::cache(entries);
+            let filter = |n| format!("lab/{n}/#").parse().unwrap();
+            let device = DeviceRecord {
+                id: DeviceId(1),
+                name: "gateway".parse().unwrap(),
+                client_id: None,
+                kind: "gateway".parse().unwrap(),
+                enabled: true,
+                credentials: Box::default(),
+                rights: Rights::new(vec![], vec![], vec![], (0..100_000).map(filter).collect()),
+            };
+            let value = Stamped { value: Arc::new(device), stamp: freshness.stamp("gateway") };
+            cache.insert("gateway".parse().unwrap(), value);
+            assert!(cache.get("gateway").is_some(), "{entries}");
+        }
     }
 }

@@ -79,10 +79,11 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    /// Whether a change of the name was heard between this stamp and a later one.
+    /// Whether a change of the name was heard between this stamp and a later one, or may have been missed while LISTEN was
+    /// lost or came back.
     #[must_use]
     pub fn is_older_than(self, later: Self) -> bool {
-        self.version < later.version
+        self.version < later.version || self.epoch != later.epoch
     }
 }
 
@@ -165,17 +166,15 @@ impl Freshness {
     }
 
     /// Whether what was found at the stamp may still decide: nothing was heard of the name since, and either
-    /// something would have been, or it was found just now.
+    /// something would have been, because the same LISTEN is in force all the time, or it was found just now.
     #[must_use]
     pub fn still_holds(&self, stamp: Stamp) -> bool {
         self.still_holds_at(now_ms(), stamp)
     }
 
     fn still_holds_at(&self, now_ms: u64, stamp: Stamp) -> bool {
-        let hears = || {
-            self.is_listening() && is_within(now_ms, self.proven_ms.load(Ordering::SeqCst), TRUST)
-        };
-        self.unchanged_since(stamp) && (is_within(now_ms, stamp.taken_ms, ANSWER) || hears())
+        self.trusts_at(now_ms, stamp)
+            || self.unchanged_since(stamp) && is_within(now_ms, stamp.taken_ms, ANSWER)
     }
 
     /// Whether a record that is no longer trusted may be served stale while it cannot be loaded: no change of

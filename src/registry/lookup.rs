@@ -18,6 +18,7 @@ use crate::domain::name::{DeviceKind, DeviceName, NameError};
 use crate::domain::password_hash::PasswordHash;
 use crate::domain::request::RESULTS;
 use crate::domain::rights::{ChildTopics, ReportedBinding, Rights};
+use crate::domain::topic::TopicFilter;
 use crate::logging::log_throttled;
 use crate::registry::error::RegistryError;
 
@@ -189,7 +190,7 @@ fn rights(
     grants: Vec<GrantRow>,
 ) -> Rights {
     // A service hears what becomes of the commands that it asks for.
-    let results = is_service.then(|| format!("{RESULTS}{device}/#"));
+    let results = is_service.then(|| TopicFilter::below(&format!("{RESULTS}{device}")));
     let mut bound = ChildTopics::default();
     bindings.into_iter().for_each(|binding| add_binding(&mut bound, device, None, binding));
     let (publish, subscribe): (Vec<_>, Vec<_>) =
@@ -203,9 +204,11 @@ fn rights(
             subscribe
                 .into_iter()
                 .filter(|(action, _)| action == "subscribe")
-                .map(|(_, filter)| filter)
-                .chain(results),
-        ),
+                .map(|(_, filter)| filter),
+        )
+        .into_iter()
+        .chain(results.and_then(Result::ok))
+        .collect(),
     )
     .with_reply_topics(bound.reply)
 }

@@ -2,7 +2,9 @@
 //!
 //! # What it keeps
 //! 1. At most one load of a key runs at a time; every request that waits for it gets its result.
-//! 2. No request gets a result that is older than the request: its [`Stamp`] tells.
+//! 2. No request gets a result that is older than a change which was heard before the request, or than LISTEN's coming or
+//!    going before it: its [`Stamp`] tells. Without LISTEN changes are not heard; [`freshness`](super::freshness) bounds what
+//!    that means.
 //! 3. When the request that loads is cancelled (its client went away), the next one that waits loads.
 //! 4. Memory is bounded by the requests that wait.
 //!
@@ -94,12 +96,15 @@ struct Waiter<'a, K: Clone + Eq + Hash, T, E> {
 impl<K: Clone + Eq + Hash, T, E> Drop for Waiter<'_, K, T, E> {
     fn drop(&mut self) {
         let mut flights = self.all.flights();
+        // Let go of under the lock: of two that are cancelled at once, the second sees that it is the last.
+        let flight = std::mem::take(&mut self.flight);
         if let Entry::Occupied(entry) = flights.entry(self.key.clone())
-            && Arc::ptr_eq(entry.get(), &self.flight)
-            // Two: the map's and this one.
-            && (self.flight.initialized() || Arc::strong_count(&self.flight) <= 2)
+            && Arc::ptr_eq(entry.get(), &flight)
         {
-            entry.remove();
+            drop(flight);
+            if entry.get().initialized() || Arc::strong_count(entry.get()) == 1 {
+                entry.remove();
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use fleetgate::domain::rights::Rights;
 use serde_json::{Value, json};
 
 use crate::commands::{Bench, name};
@@ -428,4 +429,45 @@ async fn what_a_service_can_make_wait_is_bounded() {
     assert_eq!(pruned, 400);
     asks(&bench, &json!({"value": 1, "device": name("relay").as_str(), "id": "more"}), "0B").await;
     result(&bench, "more", "accepted").await;
+}
+
+/// Who may ask for commands is decided twice: when the request comes, and in the database when it is dealt with.
+#[tokio::test]
+async fn who_may_ask_is_one_rule_here_and_in_the_database() {
+    let bench = Bench::start().await;
+    bench.fleet.device_of_kind("panel", "service").await;
+    let in_database =
+        "SELECT fleetgate_may_command(id, 'switch') FROM devices WHERE name = 'panel'";
+    for (filter, may) in [
+        (TOPIC, true),
+        ("fleetgate/commands/#", true),
+        ("fleetgate/commands/+", true),
+        ("fleetgate/commands/+/#", true),
+        ("fleetgate/commands/switch/#", true),
+        ("fleetgate/commands/switches", false),
+        ("fleetgate/commands/switch/+", false),
+        ("fleetgate/commands/+/+", false),
+        ("fleetgate/+/switch", false),
+        ("#", false),
+    ] {
+        bench.fleet.sql("DELETE FROM topic_grants", &[]).await;
+        bench.fleet.grant("panel", "publish", filter).await;
+        let grant = vec![filter.parse().unwrap()];
+        let rights = Rights::new(vec![], vec![], grant, vec![]);
+        assert_eq!(rights.may_command(TOPIC), may, "{filter}");
+        assert_eq!(bench.fleet.value::<bool>(in_database).await, may, "{filter}");
+    }
+}
+
+/// A name may look like a pattern of mosquitto's.
+#[tokio::test]
+async fn a_service_hears_its_results_whatever_its_name_looks_like() {
+    let bench = Bench::start().await;
+    for name in ["x%c", "%u", "100%cpu"] {
+        bench.fleet.device_of_kind(name, "service").await;
+        let own = format!("fleetgate/results/{name}/+");
+        assert_eq!(bench.app.action(name, "subscribe", &own).await.result(), "allow", "{name}");
+        let others = bench.app.action(name, "subscribe", "fleetgate/results/panel/+").await;
+        assert_eq!(others.result(), "deny", "{name}");
+    }
 }

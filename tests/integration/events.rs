@@ -37,6 +37,7 @@ async fn malformed_events_are_refused_by_reason_and_never_repeated() {
         (String::new(), "not JSON", "json"),
         ("{\"event\":\"message.publish\",\"payload\":\"271828".to_owned(), "not JSON", "json"),
         ("[]".to_owned(), "wrong type", "json"),
+        (format!(r#"["client.connected", "t", "t", {AT}]"#), "wrong type", "json"),
         (without("event").to_string(), "event is missing", "json"),
         (without("topic").to_string(), "topic is missing", "missing_field"),
         (without("payload").to_string(), "payload_base64 is missing", "missing_field"),

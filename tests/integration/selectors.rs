@@ -417,6 +417,29 @@ fn anything() -> impl Strategy<Value = Value> {
 }
 
 #[tokio::test]
+async fn what_is_short_enough_here_is_short_enough_in_the_database() {
+    let database = fresh_database().await;
+    let client = connect(&as_owner(&database.url)).await;
+    let statement =
+        client.prepare("SELECT fleetgate_selector_problem($1::text::jsonb)").await.unwrap();
+    let names = |bytes: usize| json!({"name": vec!["n".repeat(bytes); 100]}).to_string();
+    let ones = format!("[{}]", vec!["1"; 100].join(","));
+    for (text, fits) in [
+        (names(78), true),
+        (names(79), false),
+        (format!(r#"{{"not":{{"meta":{{"/a":{ones},"/b":{ones}}}}}}}"#), true),
+        (r#"{"meta":{"/a":1e4000,"/b":1e4000}}"#.to_owned(), true),
+        (r#"{"meta":{"/a":1e5000,"/b":1e5000}}"#.to_owned(), false),
+    ] {
+        let json: Value = serde_json::from_str(&text).unwrap();
+        let read = Selector::from_json(&json);
+        assert_eq!(read.is_ok(), fits, "{read:?}: {text:.60}");
+        let problem: Option<String> = client.query_one(&statement, &[&text]).await.unwrap().get(0);
+        assert!(!fits || problem.is_none(), "{problem:?}: {text:.60}");
+    }
+}
+
+#[tokio::test]
 async fn the_database_accepts_the_selectors_that_the_parser_accepts() {
     let database = fresh_database().await;
     let client = connect(&as_owner(&database.url)).await;

@@ -30,7 +30,7 @@ fn expanded(rule: &str) -> String {
 pub(crate) fn without_prefix(asked: &str) -> &str {
     let parts = |count| asked.splitn(count, '/').last().unwrap_or(asked);
     match asked.split('/').next() {
-        Some("$queue" | "$exclusive") => parts(2),
+        Some("$exclusive") => parts(2),
         Some("$share" | "$delayed") if asked.split('/').count() > 2 => parts(3),
         _ => asked,
     }

@@ -60,6 +60,7 @@ async fn clients_that_went_away_cost_no_hash() {
     let pool = HashThreads::without_threads(8, metrics());
     for _ in 0..5 {
         drop(pool.submit(PlaceOwner::default(), b"x", vec![chosen("x")]).unwrap());
+        assert_eq!(pool.queue.metrics.queued.get(), 0);
     }
     let wanted = pool.submit(PlaceOwner::default(), b"x", vec![chosen("x")]).unwrap();
     pool.start_threads(1).unwrap();
@@ -73,11 +74,16 @@ async fn a_job_whose_turn_does_not_come_is_answered_and_costs_no_hash() {
     let pool = HashThreads::without_threads(8, metrics());
     let answer = pool.find(PlaceOwner::default(), b"x", vec![chosen("x")]).await;
     assert_eq!(answer, Err(HashError::Overloaded));
-    assert_eq!(pool.queue.metrics.shed.get(), 1);
+    assert_eq!((pool.queue.metrics.shed.get(), pool.queue.metrics.queued.get()), (1, 0));
+    let held: Vec<_> =
+        std::iter::from_fn(|| pool.submit(PlaceOwner::default(), b"x", vec![chosen("x")]).ok())
+            .collect();
+    assert_eq!(held.len(), 8, "its place is free again");
+    drop(held);
     let wanted = pool.submit(PlaceOwner::default(), b"x", vec![chosen("x")]).unwrap();
     pool.start_threads(1).unwrap();
     assert_eq!(wanted.answer.await, Ok(Some(0)));
-    assert_eq!(pool.queue.metrics.abandoned.get(), 1);
+    assert_eq!(pool.queue.metrics.abandoned.get(), 9);
     assert_eq!(pool.queue.metrics.duration.get_sample_count(), 1);
 }
 

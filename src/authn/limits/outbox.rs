@@ -61,9 +61,14 @@ impl Outbox {
         taken
     }
 
-    /// Puts back what could not be written.
+    /// Puts back what could not be written; not the end of a lock that began anew meanwhile.
     pub fn put_back(&mut self, changes: Vec<Change>) {
-        changes.into_iter().for_each(|change| self.add(change));
+        for change in changes {
+            match &change {
+                Change::Clear(key) if self.waiting.contains(&Change::Set(key.clone())) => {}
+                _ => self.add(change),
+            }
+        }
     }
 
     /// Drops what was to be written about locks that are cleared.
@@ -109,6 +114,17 @@ mod tests {
 
     fn key(n: u8) -> LockKey {
         LockKey { name: None, address: Address::from(std::net::IpAddr::from([10, 0, 0, n])) }
+    }
+
+    #[test]
+    fn the_end_of_a_lock_that_began_anew_is_not_put_back() {
+        let mut outbox = Outbox::default();
+        outbox.clear(key(1));
+        outbox.clear(key(2));
+        let unwritten = outbox.take(10);
+        outbox.set(key(1));
+        outbox.put_back(unwritten);
+        assert_eq!(outbox.take(10), [Change::Set(key(1)), Change::Clear(key(2))]);
     }
 
     #[test]

@@ -2,17 +2,26 @@
 
 use base64ct::{Base64UrlUnpadded, Encoding};
 use jiff::Timestamp;
-use serde::Deserialize;
+use serde::de::{Deserialize, Deserializer, IgnoredAny};
+
+use crate::domain::json_object::Object;
 
 /// Latest date that a claim may name, in Unix seconds: the end of the year 9999.
 pub(super) const LAST_SECOND: i64 = 253_402_300_799;
 
 /// The parts of the header that decide something.
-#[derive(Deserialize)]
+#[derive(serde::Deserialize)]
 pub(super) struct TokenHeader {
     pub(super) alg: String,
     pub(super) kid: Option<String>,
-    pub(super) crit: Option<serde::de::IgnoredAny>,
+    /// There is one, whatever it says: RFC 7515 §4.1.11.
+    #[serde(default, deserialize_with = "is_there")]
+    pub(super) crit: bool,
+}
+
+/// Of a member that is there, also one that is `null`.
+fn is_there<'de, D: Deserializer<'de>>(value: D) -> Result<bool, D::Error> {
+    IgnoredAny::deserialize(value).map(|_| true)
 }
 
 /// A text in the shape of a token, taken apart.
@@ -34,7 +43,7 @@ impl<'a> TokenParts<'a> {
             return None;
         }
         let header = Base64UrlUnpadded::decode_vec(header).ok()?;
-        let header = serde_json::from_slice(&header).ok()?;
+        let Object(header) = serde_json::from_slice(&header).ok()?;
         Some(Self { header, claims, signature, signed })
     }
 }
@@ -44,7 +53,7 @@ fn is_base64url(part: &str) -> bool {
 }
 
 /// The claims that decide something; others are ignored.
-#[derive(Deserialize)]
+#[derive(serde::Deserialize)]
 pub(super) struct Claims {
     pub(super) sub: String,
     pub(super) aud: Audience,
@@ -54,7 +63,7 @@ pub(super) struct Claims {
 }
 
 /// RFC 7519 §4.1.3: one audience or several.
-#[derive(Deserialize)]
+#[derive(serde::Deserialize)]
 #[serde(untagged)]
 pub(super) enum Audience {
     One(String),
@@ -71,7 +80,7 @@ impl Audience {
 }
 
 /// RFC 7519 §2: seconds, possibly with a fraction, which is cut off; from 1970 to 9999.
-#[derive(Deserialize)]
+#[derive(serde::Deserialize)]
 #[serde(try_from = "serde_json::Number")]
 pub(super) struct NumericDate(pub(super) Timestamp);
 

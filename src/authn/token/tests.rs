@@ -201,9 +201,22 @@ fn the_audience_must_be_ours() {
 #[test]
 fn critical_extensions_are_refused() {
     let mut header = header(&key(1));
-    header["crit"] = json!(["b64"]);
     header["b64"] = json!(false);
-    assert_eq!(verify(&token(&header, &claims(), &key(1))), Err(TokenError::Malformed));
+    for crit in [json!(["b64"]), json!([]), json!(null)] {
+        header["crit"] = crit;
+        assert_eq!(verify(&token(&header, &claims(), &key(1))), Err(TokenError::Malformed));
+    }
+}
+
+#[test]
+fn an_array_is_no_object() {
+    let kid = key_id(&key(1).verifying_key());
+    let good = claims();
+    let listed = json!(["thermo-1", "fleetgate", NOW - 10, NOW + 10, null]);
+    assert_eq!(check(&listed), Err(TokenError::Malformed));
+    let listed = json!(["EdDSA", kid]);
+    assert_eq!(verify(&token(&listed, &good, &key(1))), Err(TokenError::Malformed));
+    assert!(!has_token_shape(&token(&listed, &good, &key(1))));
 }
 
 #[test]

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::authn::{Allowed, Decision, Login, LoginError};
 use crate::domain::acl::{Action, AllowRule, allow_rules};
 use crate::domain::address::Address;
+use crate::domain::json_object::Object;
 use crate::domain::topic::LITERALLY;
 use crate::http::AppState;
 use crate::http::connections::ActiveRequest;
@@ -109,7 +110,7 @@ impl<'a> From<AllowRule<'a>> for Rule<'a> {
 /// # Errors
 /// When it is not JSON or not of this shape.
 pub fn parse(body: &[u8]) -> Result<AuthnRequest<'_>, serde_json::Error> {
-    serde_json::from_slice(body)
+    serde_json::from_slice(body).map(|Object(request)| request)
 }
 
 /// Answers one login.

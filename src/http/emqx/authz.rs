@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use crate::authz::{AccessRequest, Decision};
 use crate::domain::acl::Action;
+use crate::domain::json_object::Object;
 use crate::http::AppState;
 use crate::http::connections::ActiveRequest;
 use crate::http::emqx::{Answer, DECISION_LIMIT, receive};
@@ -23,7 +24,7 @@ pub struct AuthzRequest<'a> {
     /// `publish` or `subscribe`.
     #[serde(borrow)]
     pub action: Cow<'a, str>,
-    /// A topic name or a topic filter; EMQX has taken `$share/…` and the like off.
+    /// A topic name or a topic filter; EMQX has taken `$share/…` and the like off, 6.x not `$queue/` and `$stream/`.
     #[serde(borrow)]
     pub topic: Cow<'a, str>,
 }
@@ -33,7 +34,7 @@ pub struct AuthzRequest<'a> {
 /// # Errors
 /// When it is not JSON or not of this shape.
 pub fn parse(body: &[u8]) -> Result<AuthzRequest<'_>, serde_json::Error> {
-    serde_json::from_slice(body)
+    serde_json::from_slice(body).map(|Object(request)| request)
 }
 
 /// Answers one authorization request.

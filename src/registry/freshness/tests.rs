@@ -123,6 +123,9 @@ fn a_decision_that_took_long_looks_again_unless_changes_are_heard() {
     freshness.lost();
     assert!(freshness.still_holds_at(now + 900, stamp));
     assert!(!freshness.still_holds_at(now + 1_100, stamp));
+    freshness.listening_since(now + 1_000);
+    assert!(!freshness.still_holds_at(now + 1_100, stamp), "a change may have been missed");
+    assert!(freshness.still_holds_at(now + 2_100, freshness.stamp("a")));
     freshness.changed("a");
     assert!(!freshness.still_holds_at(now, stamp));
 }

@@ -12,6 +12,7 @@ use thiserror::Error;
 use crate::domain::event::{
     CommandMessage, EndCause, Event, EventKind, Message, MessageOutcome, timestamp_from_ms,
 };
+use crate::domain::json_object::Object;
 use crate::http::emqx::shorten::CUT;
 
 /// What EMQX writes where a client or message has no such field.
@@ -107,7 +108,7 @@ pub enum Malformed {
 /// [`Malformed`], which holds nothing of a payload.
 pub fn parse(body: &[u8]) -> Result<ParsedEvent<'_>, Malformed> {
     let body: EventBody<'_> = match serde_json::from_slice(body) {
-        Ok(body) => body,
+        Ok(Object(body)) => body,
         Err(_) if is_other_event(body) => return Ok(ParsedEvent::Other),
         Err(error) => return Err(Malformed::Json(error)),
     };
@@ -189,7 +190,8 @@ fn is_other_event(body: &[u8]) -> bool {
         "message.acked",
         "delivery.dropped",
     ];
-    serde_json::from_slice::<Name<'_>>(body).is_ok_and(|name| !KNOWN.contains(&&*name.event))
+    serde_json::from_slice::<Object<Name<'_>>>(body)
+        .is_ok_and(|Object(name)| !KNOWN.contains(&&*name.event))
 }
 
 fn needed<T>(field: Option<T>, name: &'static str) -> Result<T, Malformed> {
