@@ -8,8 +8,11 @@ use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::output::visible;
 use crate::emqx::EmqxApi;
-use crate::emqx::setup::{Change, Difference, Kind, Outcome, Setup, SetupError, Target, shown};
+use crate::emqx::setup::{
+    Change, Difference, Kind, Outcome, Setup, SetupError, Target, USUAL_URL, fleetgate_url, shown,
+};
 use crate::metrics::Metrics;
+use crate::secret::Secret;
 
 const UNCHECKED: &str = "Sessions that were open before have never been checked by Fleetgate and stay \
     open: end them in EMQX's dashboard, or restart EMQX.";
@@ -34,12 +37,17 @@ struct ApplyArgs {
     /// Show what would change, and change nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Where EMQX reaches Fleetgate.
-    #[arg(long, value_name = "URL", default_value = "http://fleetgate:8080", value_parser = fleetgate_url)]
-    fleetgate_url: String,
+    /// Where EMQX reaches Fleetgate. Left out: where EMQX's authenticator (or else its source or connector) asks
+    /// Fleetgate now; in an EMQX that has none of these, http://fleetgate:8080.
+    #[arg(long, value_name = "URL", value_parser = plain_url)]
+    fleetgate_url: Option<String>,
     /// Send the webhook token even where EMQX has one: EMQX does not show whether it is the right one.
     #[arg(long)]
     rotate_token: bool,
+    /// Replace an HTTP authenticator or HTTP source that asks another service than Fleetgate. Without this nothing is
+    /// changed where there is one.
+    #[arg(long)]
+    replace_others: bool,
 }
 
 #[derive(Serialize)]
@@ -62,8 +70,14 @@ impl Arguments {
 
 impl ApplyArgs {
     async fn run(self, context: &Context) -> Result<(), CliError> {
-        let (api, target) = self.ends(context)?;
+        let (api, token) = ends(context)?;
+        let (url, is_told) = match &self.fleetgate_url {
+            Some(url) => (url.clone(), true),
+            None => (present_url(&api).await?, false),
+        };
+        let target = Target::new(&url, token);
         let setup = Setup::new(&api, &target, self.rotate_token);
+        let setup = setup.replacing_others(self.replace_others);
         let changes = if self.dry_run {
             setup.changes().await.map_err(|error| failure(&error, &[]))?
         } else {
@@ -83,28 +97,14 @@ impl ApplyArgs {
             hazards: &hazards,
         };
         context.output.result(&result, || result.in_words())?;
-        context.output.hint(&self.remarks(&result));
+        let place =
+            format!("EMQX reaches Fleetgate at {}; --fleetgate-url says otherwise.", visible(&url));
+        context.output.hint(&self.remarks(&result, (!is_told).then_some(place)));
         Ok(())
     }
 
-    fn ends(&self, context: &Context) -> Result<(EmqxApi, Target), CliError> {
-        let settings = context.settings()?;
-        let api = settings.emqx_api()?.ok_or_else(|| {
-            CliError::Usage(
-                "EMQX's REST API is not configured; set emqx.api_url, emqx.api_key and \
-                 emqx.api_secret"
-                    .to_owned(),
-            )
-        })?;
-        let token = settings.emqx()?.webhook_token;
-        let metrics = Metrics::new().map_err(|error| CliError::Failed(error.to_string()))?;
-        let api = EmqxApi::new(&api, metrics.emqx)
-            .map_err(|error| CliError::Failed(error.to_string()))?;
-        Ok((api, Target::new(&self.fleetgate_url, token)))
-    }
-
-    fn remarks(&self, result: &Applied<'_>) -> String {
-        let mut remarks: Vec<String> = Vec::new();
+    fn remarks(&self, result: &Applied<'_>, place: Option<String>) -> String {
+        let mut remarks: Vec<String> = place.into_iter().collect();
         for other in result.left_alone {
             remarks.push(format!(
                 "{other} was set up by somebody else and is left alone: it decides whenever \
@@ -121,6 +121,38 @@ impl ApplyArgs {
         }
         remarks.join("\n")
     }
+}
+
+fn ends(context: &Context) -> Result<(EmqxApi, Secret), CliError> {
+    let settings = context.settings()?;
+    let api = settings.emqx_api()?.ok_or_else(|| {
+        CliError::Usage(
+            "EMQX's REST API is not configured; set emqx.api_url, emqx.api_key and \
+             emqx.api_secret"
+                .to_owned(),
+        )
+    })?;
+    let token = settings.emqx()?.webhook_token;
+    let metrics = Metrics::new().map_err(|error| CliError::Failed(error.to_string()))?;
+    let api =
+        EmqxApi::new(&api, metrics.emqx).map_err(|error| CliError::Failed(error.to_string()))?;
+    Ok((api, token))
+}
+
+/// Where EMQX takes Fleetgate to be already. Without this a run for another reason, as for a new token, would lead EMQX away
+/// from the Fleetgate that it asks.
+async fn present_url(api: &EmqxApi) -> Result<String, CliError> {
+    let Some(url) = fleetgate_url(api).await.map_err(|error| failure(&error, &[]))? else {
+        return Ok(USUAL_URL.to_owned());
+    };
+    // It may hold a password, so it is not repeated.
+    plain_url(&url).map_err(|_| {
+        CliError::Failed(
+            "EMQX asks Fleetgate at a URL that is not plain http://HOST:PORT, the only kind that this command sets up. \
+             Nothing was changed. Say with --fleetgate-url where EMQX shall reach Fleetgate."
+                .to_owned(),
+        )
+    })
 }
 
 impl Applied<'_> {
@@ -167,16 +199,22 @@ fn field_in_words(Difference { field, is, becomes }: &Difference) -> String {
 }
 
 fn failure(error: &SetupError, done: &[Change]) -> CliError {
+    let again = match error {
+        SetupError::Call { .. } => "Run the command again when that is repaired",
+        SetupError::OfOthers { .. } => {
+            "If nobody needs it, run the command again with --replace-others (first with --dry-run)"
+        }
+    };
     let done: Vec<_> = done.iter().map(|change| change.call.as_str()).collect();
     let done = match done.is_empty() {
         true => "Nothing was changed before it".to_owned(),
         false => format!("Done before it: {}", done.join(", ")),
     };
-    CliError::Failed(format!("{error}. {done}. Run the command again when that is repaired."))
+    CliError::Failed(format!("{}. {done}. {again}.", visible(&error.to_string())))
 }
 
 /// EMQX would need further settings to trust Fleetgate's certificate, so that only HTTP is taken.
-fn fleetgate_url(text: &str) -> Result<String, String> {
+fn plain_url(text: &str) -> Result<String, String> {
     let host = text.strip_prefix("http://").unwrap_or_default().trim_end_matches('/');
     let plain = |c: char| c.is_ascii_graphic() && !"/?#@\"\\$".contains(c);
     if host.is_empty() || !host.chars().all(plain) {
@@ -191,10 +229,10 @@ mod tests {
 
     #[test]
     fn fleetgate_is_found_at_a_plain_url() {
-        assert_eq!(fleetgate_url("http://10.0.0.7:8080/").unwrap(), "http://10.0.0.7:8080");
-        assert_eq!(fleetgate_url("http://[::1]:8080").unwrap(), "http://[::1]:8080");
+        assert_eq!(plain_url("http://10.0.0.7:8080/").unwrap(), "http://10.0.0.7:8080");
+        assert_eq!(plain_url("http://[::1]:8080").unwrap(), "http://[::1]:8080");
         for wrong in ["", "fleetgate:8080", "http://", "https://f", "http://f/x", "http://u:p@f"] {
-            assert!(fleetgate_url(wrong).is_err(), "{wrong}");
+            assert!(plain_url(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -15,12 +15,15 @@
 //!
 //! # What it does not do
 //! Authenticators and sources of others stay, because it cannot know who needs them; they are told
-//! ([`Setup::set_up_by_others`]), as are settings by which somebody could keep devices out ([`Setup::hazards`]). Sessions that are open stay open: the authenticator has never seen them.
+//! ([`Setup::set_up_by_others`]), as are settings by which somebody could keep devices out ([`Setup::hazards`]). EMQX has room
+//! for one HTTP authenticator and one HTTP source: one that asks another service than Fleetgate stops the run before
+//! anything is changed, unless it may be replaced ([`Setup::replacing_others`]). Sessions that are open stay open: the authenticator has never seen them.
 //! A resource that differs is replaced whole, so that a setting of it that is not part of the target
 //! gets EMQX's default. Nothing is done twice: what is as it should be is not touched.
 
 mod difference;
 mod hazards;
+mod place;
 mod plan;
 mod target;
 
@@ -33,6 +36,7 @@ use crate::emqx::{EmqxApi, EmqxError};
 
 pub use difference::{Difference, shown};
 pub use hazards::Hazard;
+pub use place::{USUAL_URL, fleetgate_url, without_secrets};
 pub use plan::Step;
 pub use target::{Resource, Target};
 
@@ -80,6 +84,9 @@ pub struct Change {
     pub call: String,
     /// What changes in it.
     pub fields: Vec<Difference>,
+    /// Where the one asks that it replaces, if that is not Fleetgate.
+    #[serde(skip)]
+    pub others: Option<String>,
     #[serde(skip)]
     method: Method,
     #[serde(skip)]
@@ -92,19 +99,33 @@ pub struct Change {
 impl Change {
     fn new(name: &'static str, kind: Kind, method: Method, path: &str) -> Self {
         let call = format!("{method} /api/v5/{path}");
-        Self { name, kind, call, fields: Vec::new(), method, path: path.to_owned(), body: None }
+        let (fields, path) = (Vec::new(), path.to_owned());
+        Self { name, kind, call, fields, others: None, method, path, body: None }
     }
 }
 
-/// Why EMQX is not configured.
+/// Why EMQX is not configured. Holds no secret.
 #[derive(Debug, Error)]
-#[error("{call}: {error}")]
-pub struct SetupError {
-    /// The call that failed.
-    pub call: String,
-    /// Why. Holds no secret.
-    #[source]
-    pub error: EmqxError,
+pub enum SetupError {
+    /// A call failed.
+    #[error("{call}: {error}")]
+    Call {
+        /// The call.
+        call: String,
+        /// Why.
+        #[source]
+        error: EmqxError,
+    },
+    /// What stands where Fleetgate's belongs asks another service.
+    #[error(
+        "EMQX's {name} asks {url}, which is not Fleetgate, and EMQX has room for one of its kind"
+    )]
+    OfOthers {
+        /// What it is.
+        name: &'static str,
+        /// Where it asks.
+        url: String,
+    },
 }
 
 /// How far a run came.
@@ -121,20 +142,29 @@ pub struct Setup<'a> {
     target: &'a Target,
     /// Whether the token is sent even where EMQX has one.
     rotate: bool,
+    /// Whether an authenticator or source that asks another service may be replaced.
+    replace_others: bool,
 }
 
 impl<'a> Setup<'a> {
     /// Nothing is asked or changed yet.
     #[must_use]
     pub fn new(api: &'a EmqxApi, target: &'a Target, rotate: bool) -> Self {
-        Self { api, target, rotate }
+        Self { api, target, rotate, replace_others: false }
+    }
+
+    /// Whether an HTTP authenticator or source may be replaced that asks another service than Fleetgate.
+    #[must_use]
+    pub fn replacing_others(self, replace_others: bool) -> Self {
+        Self { replace_others, ..self }
     }
 
     /// What a run would do as EMQX stands now. Changes nothing.
     ///
     /// # Errors
-    /// When EMQX cannot be asked.
+    /// When EMQX cannot be asked, or has something of others that may not be replaced.
     pub async fn changes(&self) -> Result<Vec<Change>, SetupError> {
+        self.look_for_others().await?;
         let mut changes = Vec::new();
         for step in Step::ORDER {
             changes.extend(self.plan(step).await?);
@@ -145,6 +175,9 @@ impl<'a> Setup<'a> {
     /// Brings EMQX to the target, step by step, and stops at the first that fails.
     pub async fn apply(&self) -> Outcome {
         let mut done = Vec::new();
+        if let Err(error) = self.look_for_others().await {
+            return Outcome { done, failed: Some(error) };
+        }
         for step in Step::ORDER {
             match self.take(step).await {
                 Ok(change) => done.extend(change),
@@ -154,8 +187,28 @@ impl<'a> Setup<'a> {
         Outcome { done, failed: None }
     }
 
+    /// Refuses before anything is changed: half a configuration would keep the clients of others out.
+    async fn look_for_others(&self) -> Result<(), SetupError> {
+        for step in [Step::Authenticator, Step::Source] {
+            if let Some(change) = self.plan(step).await? {
+                self.permit(&change)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn permit(&self, change: &Change) -> Result<(), SetupError> {
+        match &change.others {
+            Some(url) if !self.replace_others => {
+                Err(SetupError::OfOthers { name: change.name, url: url.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+
     async fn take(&self, step: Step) -> Result<Option<Change>, SetupError> {
         let Some(change) = self.plan(step).await? else { return Ok(None) };
+        self.permit(&change)?;
         match self.carry_out(&change).await {
             Ok(()) => Ok(Some(change)),
             Err(error) => self.look_again(step, change, error).await.map(Some),
@@ -172,6 +225,7 @@ impl<'a> Setup<'a> {
         match self.plan(step).await {
             Ok(None) => Ok(change),
             Ok(Some(next)) if (change.kind, next.kind) == (Kind::Create, Kind::Replace) => {
+                self.permit(&next)?;
                 self.carry_out(&next).await.map(|()| next)
             }
             _ => Err(error),
@@ -180,7 +234,10 @@ impl<'a> Setup<'a> {
 
     async fn carry_out(&self, change: &Change) -> Result<(), SetupError> {
         let outcome = self.api.change(&change.method, &change.path, change.body.as_ref()).await;
-        outcome.map_err(|error| SetupError { call: change.call.clone(), error: self.hide(error) })
+        outcome.map_err(|error| SetupError::Call {
+            call: change.call.clone(),
+            error: self.hide(error),
+        })
     }
 
     fn hide(&self, error: EmqxError) -> EmqxError {

@@ -193,7 +193,9 @@ const DRIFTS: [Drift; 21] = [
     ("PUT authorization/settings", |b| b.settings["cache"]["enable"] = json!(true)),
     ("PUT authorization/settings", |b| b.settings["deny_action"] = json!("disconnect")),
     ("PUT authentication/password_based:http", |b| b.authenticators[0]["enable"] = json!(false)),
-    ("PUT authentication/password_based:http", |b| b.authenticators[0]["url"] = json!("http://x")),
+    ("PUT authentication/password_based:http", |b| {
+        b.authenticators[0]["url"] = json!("http://10.0.0.8:8080/emqx/authn");
+    }),
     ("PUT authentication/password_based:http", |b| {
         b.authenticators[0]["body"].as_object_mut().unwrap().remove("cert_common_name");
     }),
@@ -273,14 +275,15 @@ async fn each_drift_is_found_and_repaired_by_one_call() {
             broker.exposures.clear();
         });
         let before = emqx.broker(|broker| broker.exposure().holes());
-        let (_, dry, _) = apply(&emqx, &["--dry-run", "--json"]).await;
+        let at = ["--fleetgate-url", "http://fleetgate:8080"];
+        let (_, dry, _) = apply(&emqx, &[&at[..], &["--dry-run", "--json"]].concat()).await;
         let dry: Value = serde_json::from_str(&dry).unwrap();
         assert_eq!(dry["changes"].as_array().unwrap().len(), 1, "{call}: {dry}");
-        let (code, _, stderr) = apply(&emqx, &[]).await;
+        let (code, _, stderr) = apply(&emqx, &at).await;
         assert_eq!(code, 0, "{stderr}");
         assert_eq!(calls(&emqx), [call]);
         never_more_open(before, &emqx);
-        let (_, stdout, _) = apply(&emqx, &[]).await;
+        let (_, stdout, _) = apply(&emqx, &at).await;
         assert!(stdout.contains("nothing to change"), "{call}: {stdout}");
     }
 }
@@ -316,6 +319,18 @@ async fn flapping_detection_is_told_and_left_to_the_operator() {
     assert_eq!(result["hazards"].as_array().unwrap().len(), 1, "{result}");
 }
 
+/// The key's role need not reach everything, and what it does not reach is nothing that `apply` changes.
+#[tokio::test]
+async fn limits_that_the_key_may_not_read_are_passed_over() {
+    for path in ["configs/global_zone", "banned?page=1&limit=100", "listeners"] {
+        let emqx = FakeEmqx::start().await;
+        emqx.broker(|broker| broker.forbidden = Some(path));
+        let (code, stdout, stderr) = apply(&emqx, &[]).await;
+        assert_eq!((code, calls(&emqx).len()), (0, FRESH.len()), "{path}: {stderr}");
+        assert!(stdout.ends_with("9 changes made.\n"), "{stdout}");
+    }
+}
+
 #[tokio::test]
 async fn a_token_is_sent_again_on_demand_only() {
     let emqx = applied().await;
@@ -334,6 +349,100 @@ async fn a_token_is_sent_again_on_demand_only() {
     assert_eq!(calls(&emqx), expected);
     let token = emqx.broker(|broker| broker.authenticators[0]["headers"]["authorization"].clone());
     assert_eq!(token, json!(format!("Bearer {TOKEN}")));
+}
+
+/// Where the parts of a broker take Fleetgate to be.
+fn places(emqx: &FakeEmqx) -> [Value; 3] {
+    emqx.broker(|broker| {
+        let connector = broker.connector.as_ref().unwrap()["url"].clone();
+        [broker.authenticators[0]["url"].clone(), broker.sources[0]["url"].clone(), connector]
+    })
+}
+
+#[tokio::test]
+async fn without_a_url_emqx_stays_with_the_fleetgate_that_it_asks() {
+    let emqx = FakeEmqx::start().await;
+    apply(&emqx, &["--fleetgate-url", "http://10.0.0.7:8080"]).await;
+    emqx.broker(|broker| broker.calls.clear());
+    let there = places(&emqx);
+    assert_eq!(there[2], "http://10.0.0.7:8080");
+    let (code, _, stderr) = apply(&emqx, &["--rotate-token"]).await;
+    assert!(code == 0 && stderr.contains("EMQX reaches Fleetgate at http://10.0.0.7:8080;"));
+    assert_eq!((places(&emqx), calls(&emqx).len()), (there.clone(), 3), "the token alone");
+    // The authenticator says it, then the source, then the connector.
+    for with_source in [true, false] {
+        emqx.broker(|broker| {
+            broker.authenticators.clear();
+            broker.sources.truncate(usize::from(with_source));
+        });
+        let (code, _, stderr) = apply(&emqx, &[]).await;
+        assert_eq!((code, places(&emqx)), (0, there.clone()), "{stderr}");
+    }
+    // It is moved by saying so, and a run that broke off is completed without saying it again.
+    emqx.broker(|broker| broker.fault = Some((broker.calls.len() + 1, Fault::Refused)));
+    apply(&emqx, &["--fleetgate-url", "http://10.0.0.8:8080"]).await;
+    emqx.broker(|broker| broker.fault = None);
+    apply(&emqx, &[]).await;
+    assert_eq!(places(&emqx)[2], "http://10.0.0.8:8080");
+}
+
+#[tokio::test]
+async fn a_url_that_it_would_not_set_up_is_not_taken_over() {
+    let emqx = applied().await;
+    emqx.broker(|b| b.authenticators[0]["url"] = json!("https://u:hush@f:8443/emqx/authn"));
+    let (code, _, stderr) = apply(&emqx, &["--rotate-token"]).await;
+    assert_eq!((code, calls(&emqx)), (1, Vec::new()), "{stderr}");
+    assert!(stderr.contains("--fleetgate-url") && !stderr.contains("hush"), "{stderr}");
+}
+
+/// An authenticator or source that asks another service, and the calls that replace it when that is wanted.
+type Other = (fn(&mut Broker), &'static str, [&'static str; 2]);
+
+const OTHERS: [Other; 2] = [
+    (
+        |b| {
+            let url = "http://u:hush@legacy:9000/auth?key=hush";
+            let http = json!({"id": "password_based:http", "enable": true, "url": url});
+            b.authenticators.push(http);
+        },
+        "authenticator",
+        ["PUT authentication/password_based:http", "POST authorization/sources"],
+    ),
+    (
+        |b| {
+            b.sources
+                .push(json!({"type": "http", "enable": false, "url": "http://legacy:9000/acl"}));
+        },
+        "authorization source http",
+        ["POST authentication", "PUT authorization/sources/http"],
+    ),
+];
+
+#[tokio::test]
+async fn what_asks_another_service_is_replaced_only_when_that_is_wanted() {
+    for (other, name, replaced) in OTHERS {
+        let emqx = FakeEmqx::start().await;
+        emqx.broker(other);
+        let before = state(&emqx);
+        for flags in [&["--dry-run"][..], &[], &["--rotate-token"]] {
+            let (code, stdout, stderr) = apply(&emqx, flags).await;
+            assert_eq!((code, stdout.as_str()), (1, ""), "{stderr}");
+            for part in
+                [name, "asks http://legacy:9000/a", "--replace-others", "Nothing was changed"]
+            {
+                assert!(stderr.contains(part), "no {part:?} in {stderr}");
+            }
+            assert!(!stderr.contains("hush"), "{stderr}");
+            assert_eq!(state(&emqx), before);
+        }
+        let (code, stdout, _) = apply(&emqx, &["--replace-others", "--dry-run"]).await;
+        assert!(code == 0 && !stdout.contains("hush"), "{stdout}");
+        let (code, _, stderr) = apply(&emqx, &["--replace-others"]).await;
+        assert_eq!(code, 0, "{stderr}");
+        assert!(replaced.iter().all(|call| calls(&emqx).contains(&(*call).to_owned())));
+        let (_, stdout, _) = apply(&emqx, &[]).await;
+        assert!(stdout.contains("nothing to change"), "{stdout}");
+    }
 }
 
 /// Brokers as they may be found.
@@ -397,7 +506,7 @@ async fn a_wrong_key_names_the_setting() {
     let emqx = FakeEmqx::start().await;
     let (code, _, stderr) = apply_with(&emqx, "another-secret", &[]).await;
     assert_eq!(code, 1);
-    for part in ["GET /api/v5/authorization/settings", "emqx.api_secret", "Nothing was changed"] {
+    for part in ["GET /api/v5/authentication", "emqx.api_secret", "Nothing was changed"] {
         assert!(stderr.contains(part), "no {part:?} in {stderr}");
     }
     emqx.go_away();

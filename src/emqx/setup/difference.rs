@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::emqx::setup::HIDDEN;
+use crate::emqx::setup::place::without_secrets;
 
 /// A header that nobody may see.
 const SECRET_FIELD: &str = "authorization";
@@ -153,8 +154,10 @@ fn amount(value: &Value) -> Option<(u64, &'static str)> {
 }
 
 fn difference(field: &str, is: Option<&Value>, becomes: Option<&Value>) -> Difference {
-    let shown = |value: &Value| {
-        if is_secret(field) || is_foreign_header(field) { HIDDEN.into() } else { value.clone() }
+    let shown = |value: &Value| match value {
+        _ if is_secret(field) || is_foreign_header(field) => HIDDEN.into(),
+        Value::String(url) if last_part(field) == "url" => without_secrets(url).into(),
+        _ => value.clone(),
     };
     Difference { field: field.to_owned(), is: is.map(shown), becomes: becomes.map(shown) }
 }
@@ -225,6 +228,15 @@ mod tests {
             assert_eq!(found.len(), count, "{found:?}");
             assert!(!format!("{found:?}").contains("secret"), "{found:?}");
         }
+    }
+
+    #[test]
+    fn a_url_of_others_is_shown_without_its_secrets() {
+        let (is, shall) =
+            (json!({"url": "http://u:secret@a/b?key=secret"}), json!({"url": "http://f"}));
+        let found = differences(&is, &shall, false);
+        assert_eq!(found[0].is, Some(json!("http://a/b")));
+        assert_eq!(found[0].becomes, Some(json!("http://f")));
     }
 
     #[test]

@@ -57,9 +57,11 @@ impl Setup<'_> {
             Err(
                 EmqxError::NotFound { .. }
                 | EmqxError::Rejected { .. }
+                // A key that EMQX does not take at all has failed before at what matters more.
+                | EmqxError::Unauthorized { .. }
                 | EmqxError::UnreadableConfiguration(_),
             ) => Ok(None),
-            Err(error) => Err(SetupError { call: format!("GET /api/v5/{path}"), error }),
+            Err(error) => Err(SetupError::Call { call: format!("GET /api/v5/{path}"), error }),
         }
     }
 }

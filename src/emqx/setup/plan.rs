@@ -144,7 +144,8 @@ impl Setup<'_> {
                 body.retain(|key, _| !resource.only_created.contains(&key.as_str()));
             }
             let change = Change::new(resource.name, Kind::Replace, Method::PUT, resource.item);
-            Change { fields, body: Some(body), ..change }
+            let others = resource.others(text(&is, "url"));
+            Change { fields, others, body: Some(body), ..change }
         }))
     }
 
@@ -229,7 +230,7 @@ fn adjusted(name: &'static str, path: &str, is: Value, shall: &Value) -> Option<
 }
 
 fn failed(path: &str, error: EmqxError) -> SetupError {
-    SetupError { call: format!("GET /api/v5/{path}"), error }
+    SetupError::Call { call: format!("GET /api/v5/{path}"), error }
 }
 
 fn text<'a>(entry: &'a Value, key: &str) -> Option<&'a str> {

@@ -13,6 +13,11 @@ const POOL: u32 = 32;
 /// on it have looked; EMQX's own 15 s of the connector would keep them waiting (docs/EMQX.md).
 const HEALTH_CHECK: &str = "2s";
 
+/// Where Fleetgate answers who may log in.
+const LOGINS: &str = "/emqx/authn";
+/// Where it answers who may do what.
+const ACTIONS: &str = "/emqx/authz";
+
 /// The first so many characters of a token tell nothing.
 const MOST_SHOWN: usize = 4;
 
@@ -28,6 +33,8 @@ pub struct Resource {
     pub lookup: Lookup,
     /// Fields that only its creation has.
     pub only_created: &'static [&'static str],
+    /// The path at Fleetgate that its URL ends in; empty: it has none.
+    pub(super) asks_at: &'static str,
     /// What it shall be. Holds the webhook token.
     pub(super) fields: Value,
 }
@@ -93,7 +100,8 @@ impl Target {
             item: "authentication/password_based:http",
             lookup: Lookup::InList { list: None, key: "id", value: "password_based:http" },
             only_created: &[],
-            fields: self.asking("/emqx/authn", more),
+            asks_at: LOGINS,
+            fields: self.asking(LOGINS, more),
         }
     }
 
@@ -112,7 +120,8 @@ impl Target {
             item: "authorization/sources/http",
             lookup: Lookup::InList { list: Some("sources"), key: "type", value: "http" },
             only_created: &[],
-            fields: self.asking("/emqx/authz", more),
+            asks_at: ACTIONS,
+            fields: self.asking(ACTIONS, more),
         }
     }
 
@@ -141,6 +150,7 @@ impl Target {
             item: "connectors/http:fleetgate",
             lookup: Lookup::Alone,
             only_created: &["type", "name"],
+            asks_at: "",
             fields: json!({
                 "type": "http", "name": "fleetgate", "enable": true, "url": self.fleetgate,
                 "pool_type": "hash", "pool_size": POOL, "enable_pipelining": 100, "headers": {},
@@ -158,6 +168,7 @@ impl Target {
             item: "actions/http:fleetgate_events",
             lookup: Lookup::Alone,
             only_created: &["type", "name"],
+            asks_at: "",
             fields: json!({
                 "type": "http", "name": "fleetgate_events", "enable": true, "connector": "fleetgate",
                 "parameters": {
@@ -208,6 +219,7 @@ fn rule(name: &'static str, item: &'static str, id: &str, sql: &str) -> Resource
         item,
         lookup: Lookup::Alone,
         only_created: &[],
+        asks_at: "",
         fields: json!({
             "id": id, "sql": sql, "actions": ["http:fleetgate_events"], "enable": true,
         }),

@@ -118,6 +118,8 @@ pub(crate) struct Broker {
     pub(crate) fault: Option<(usize, Fault)>,
     /// What cannot be read, with a 500.
     pub(crate) unreadable: Option<&'static str>,
+    /// What the role of the API key may not read, with a 403.
+    pub(crate) forbidden: Option<&'static str>,
 }
 
 impl Default for Broker {
@@ -142,6 +144,7 @@ impl Default for Broker {
             exposures: Vec::new(),
             fault: None,
             unreadable: None,
+            forbidden: None,
         }
     }
 }
@@ -196,6 +199,9 @@ impl Broker {
             if body.is_empty() { Value::Null } else { serde_json::from_slice(body).unwrap() };
         if method == "GET" && self.unreadable == Some(path) {
             return Some(refusal(500, "INTERNAL_ERROR", "injected"));
+        }
+        if method == "GET" && self.forbidden == Some(path) {
+            return Some(refusal(403, "UNAUTHORIZED_ROLE", "You don't have permission"));
         }
         if method == "GET" {
             return Some(self.read(path));

@@ -6,7 +6,10 @@ use super::super::LIMIT;
 use super::super::finding::{Finding, Report};
 use super::evidence;
 use crate::emqx::EmqxApi;
-use crate::emqx::setup::{Change, Difference, Kind, Setup, SetupError, Step, Target, shown};
+use crate::emqx::setup::{
+    Change, Difference, Kind, Setup, SetupError, Step, Target, USUAL_URL, fleetgate_url, shown,
+    without_secrets,
+};
 use crate::secret::Secret;
 
 const AUTHENTICATOR: &str = "EMQX authenticator";
@@ -21,9 +24,6 @@ const LIMITS: &str = "EMQX's limits";
 /// The checks of this module, in order.
 pub(super) const CHECKS: [&str; 8] =
     [AUTHENTICATOR, SETTINGS, SOURCES, CONNECTOR, ACTION, RULES, TOKEN, LIMITS];
-
-/// Where Fleetgate is in `docker/compose.yaml`.
-const USUAL_URL: &str = "http://fleetgate:8080";
 
 /// What differs by taste or at a cost; everything else that differs is broken.
 const TUNING: [&str; 9] = [
@@ -42,15 +42,17 @@ const OLD_RIGHTS: &str = "EMQX goes on with rights that were taken away until it
 
 /// Runs all checks. The token is only needed where EMQX does not hide its own.
 pub(super) async fn examine(api: &EmqxApi, token: Secret, report: &mut Report) {
+    // All parts must agree with where EMQX takes Fleetgate to be.
     let fleetgate = match fleetgate_url(api).await {
-        Ok(url) => url,
+        Ok(url) => url.unwrap_or_else(|| USUAL_URL.to_owned()),
         Err(error) => {
             report.add(Finding::error(AUTHENTICATOR, error));
             return report.skip(CHECKS.get(1..).unwrap_or_default(), "see above");
         }
     };
     let target = Target::new(&fleetgate, token);
-    let broker = Broker { api, setup: Setup::new(api, &target, false), target: &target, fleetgate };
+    let (setup, fleetgate) = (Setup::new(api, &target, false), without_secrets(&fleetgate));
+    let broker = Broker { api, setup, target: &target, fleetgate };
     for (position, check) in CHECKS.into_iter().enumerate() {
         let finding = match tokio::time::timeout(LIMIT, broker.findings(check)).await {
             Ok(Ok(findings)) => {
@@ -68,15 +70,6 @@ pub(super) async fn examine(api: &EmqxApi, token: Secret, report: &mut Report) {
         let rest = CHECKS.get(position + 1..).unwrap_or_default();
         return report.skip(rest, "EMQX stopped answering, see above");
     }
-}
-
-/// Where EMQX takes Fleetgate to be: all its parts must agree with its authenticator.
-async fn fleetgate_url(api: &EmqxApi) -> Result<String, SetupError> {
-    let target = Target::new(USUAL_URL, Secret::generate());
-    let authenticator = Setup::new(api, &target, false).current(&target.authenticator()).await?;
-    let url = authenticator.as_ref().and_then(|is| is.get("url")?.as_str());
-    let base = url.and_then(|url| url.strip_suffix("/emqx/authn"));
-    Ok(base.unwrap_or(USUAL_URL).to_owned())
 }
 
 struct Broker<'a> {
@@ -184,7 +177,13 @@ impl Broker<'_> {
             Kind::Create | Kind::Move => false,
         };
         let (apply, url) = ("run `fleetgate emqx apply", &self.fleetgate);
-        let remedy = format!("{apply} --fleetgate-url {url}` (first with --dry-run)");
+        let remedy = match &change.others {
+            None => format!("{apply} --fleetgate-url {url}` (first with --dry-run)"),
+            Some(_) => format!(
+                "it asks another service: if nobody needs that, {apply} --fleetgate-url {url} \
+                 --replace-others` (first with --dry-run)"
+            ),
+        };
         match harmless {
             true => Finding::warning(check, found, remedy),
             false => Finding::failure(check, found, remedy),

@@ -25,7 +25,7 @@ const COUNTERS: [Counters; 3] = [
 pub(super) async fn read(api: &EmqxApi, path: &str) -> Result<Option<Value>, SetupError> {
     match api.configuration(path).await {
         Err(EmqxError::NotFound { .. } | EmqxError::Rejected { .. }) => Ok(None),
-        Err(error) => Err(SetupError { call: format!("GET /api/v5/{path}"), error }),
+        Err(error) => Err(SetupError::Call { call: format!("GET /api/v5/{path}"), error }),
         Ok(status) => Ok(status),
     }
 }
