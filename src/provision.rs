@@ -1,9 +1,9 @@
 //! The secrets and certificates of a whole bus: what stands where, and how it gets there.
 //!
 //! Each [`files::Part`] of the bus has a subdirectory of its own, so that it can be given its own
-//! secrets and no other's. Nothing that exists is ever overwritten, with one exception: the server
-//! certificate that this authority signed is renewed when its end is near or its names are wrong
-//! (see [`server`]).
+//! secrets and no other's. Nothing that exists is ever overwritten, with one exception: the two server
+//! certificates (EMQX's and the HTTP API's) that this authority signed are renewed when their end is near or their
+//! names are wrong (see [`server`]).
 
 pub mod authority;
 pub mod certificate;

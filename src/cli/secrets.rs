@@ -41,7 +41,7 @@ struct InitArguments {
     /// Directory that gets the subdirectories fleetgate, emqx, postgres and authority.
     #[arg(long, value_name = "DIR")]
     directory: PathBuf,
-    /// Names and addresses under which EMQX is reached over TLS, with commas between them.
+    /// Names and addresses under which EMQX and Fleetgate's HTTP API are reached over TLS, with commas between them.
     #[arg(long, value_name = "NAMES", env = "FLEETGATE_TLS_NAMES", default_value = DEFAULT_NAMES)]
     tls_names: TlsNames,
     /// Who owns a subdirectory and all that is in it, such as emqx=1000:1000. Needs root.

@@ -1,4 +1,4 @@
-//! The authority of a bus, which signs the broker's certificate and its devices'.
+//! The authority of a bus, which signs the certificates of its servers (the broker, the HTTP API) and its devices.
 
 use std::collections::BTreeSet;
 
@@ -22,6 +22,8 @@ pub const KEY: Place = Place(Part::Authority, "ca.key");
 const EMQX_COPY: Place = Place(Part::Emqx, "tls/ca.pem");
 /// The copy for whoever asks Fleetgate's HTTP API.
 const API_COPY: Place = Place(Part::Fleetgate, "tls/ca.pem");
+/// All places of the certificate, its own first.
+const COPIES: [Place; 3] = [CERTIFICATE, EMQX_COPY, API_COPY];
 
 const YEARS_10: SignedDuration = SignedDuration::from_hours(24 * 3650);
 /// A certificate is valid from an hour ago, for clocks that are behind.
@@ -54,15 +56,17 @@ impl Authority {
     /// # Errors
     /// When a file is missing, is no certificate or key, or the two do not belong together.
     pub fn open(directory: &Directory) -> Result<Self, ProvisionError> {
-        Self::from_texts(directory, &directory.require(CERTIFICATE)?, &directory.require(KEY)?)
+        let pem = directory.require(CERTIFICATE)?;
+        Self::from_texts(directory, (CERTIFICATE, &pem), &directory.require(KEY)?)
     }
 
+    /// The certificate comes with the place that it was read from, which is told where it is of no use.
     fn from_texts(
         directory: &Directory,
-        pem: &Secret,
+        (place, pem): (Place, &Secret),
         key: &Secret,
     ) -> Result<Self, ProvisionError> {
-        let (file, key_file) = (directory.path(CERTIFICATE), directory.path(KEY));
+        let (file, key_file) = (directory.path(place), directory.path(KEY));
         let key = parse_key(key).ok_or_else(|| unusable_key(directory, KEY))?;
         let wanted = "certificate in PEM";
         let certificate = Certificate::from_pem(pem.expose());
@@ -84,26 +88,36 @@ impl Authority {
         now: Timestamp,
     ) -> Result<Self, ProvisionError> {
         let directory = &store.directory;
-        let (own, copy) = (directory.read(CERTIFICATE)?, directory.read(EMQX_COPY)?);
-        let key = match directory.read(KEY)? {
-            Some(key) => key,
-            None if own.is_some() || copy.is_some() => {
-                return Err(key_gone(directory, own.is_some()));
-            }
-            None => new_key(store, report, KEY)?,
+        let held = Self::held(directory)?;
+        let key = match (directory.read(KEY)?, &held) {
+            (Some(key), _) => key,
+            (None, Some((place, _))) => return Err(key_gone(directory, *place)),
+            (None, None) => new_key(store, report, KEY)?,
         };
-        let pem = match own.or(copy) {
-            Some(pem) => pem,
+        let (place, pem) = match held {
+            Some(held) => held,
             None => {
-                self_signed(&parse_key(&key).ok_or_else(|| unusable_key(directory, KEY))?, now)?
+                let key = parse_key(&key).ok_or_else(|| unusable_key(directory, KEY))?;
+                (CERTIFICATE, self_signed(&key, now)?)
             }
         };
-        let authority = Self::from_texts(directory, &pem, &key)?;
+        let authority = Self::from_texts(directory, (place, &pem), &key)?;
         report.keep_unless_made(store, KEY)?;
-        for place in [CERTIFICATE, EMQX_COPY, API_COPY] {
+        for place in COPIES {
             authority.settle_copy(store, report, place)?;
         }
         Ok(authority)
+    }
+
+    /// The certificate, and the first place that has it. Whoever trusts a copy trusts no other authority, so none is
+    /// passed over.
+    fn held(directory: &Directory) -> Result<Option<(Place, Secret)>, ProvisionError> {
+        for place in COPIES {
+            if let Some(pem) = directory.read(place)? {
+                return Ok(Some((place, pem)));
+            }
+        }
+        Ok(None)
     }
 
     fn settle_copy(
@@ -130,9 +144,10 @@ impl Authority {
         Ok(())
     }
 
-    /// Signs a server's certificate for names, until `ends` or the authority's own end.
+    /// Signs a server's certificate for names, until `ends` or the authority's own end. `server` tells people which it is.
     pub(super) fn sign_server(
         &self,
+        server: &str,
         key: &KeyPair,
         names: &BTreeSet<String>,
         now: Timestamp,
@@ -145,7 +160,7 @@ impl Authority {
         let mut params = params(now, ends, ExtendedKeyUsagePurpose::ServerAuth)?;
         let names: Vec<String> = names.iter().cloned().collect();
         params.subject_alt_names = CertificateParams::new(names)?.subject_alt_names;
-        params.distinguished_name = common_name("Fleetgate MQTT broker");
+        params.distinguished_name = common_name(server);
         Ok(params.signed_by(key, &self.issuer)?.pem())
     }
 
@@ -243,8 +258,8 @@ pub(super) fn unusable_key(directory: &Directory, place: Place) -> ProvisionErro
     ProvisionError::Unusable { file: directory.path(place), wanted }
 }
 
-fn key_gone(directory: &Directory, own: bool) -> ProvisionError {
-    let public = directory.path(if own { CERTIFICATE } else { EMQX_COPY });
+fn key_gone(directory: &Directory, held: Place) -> ProvisionError {
+    let public = directory.path(held);
     let consequence = "every certificate issued so far is refused";
     ProvisionError::KeyGone { public, private: directory.path(KEY), consequence }
 }

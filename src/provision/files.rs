@@ -98,57 +98,28 @@ pub(super) struct Store {
 impl Store {
     /// Makes what is missing of the directories, and waits until no other process writes here.
     pub(super) fn open(root: &Path, owners: Owners) -> Result<Self, ProvisionError> {
-        // Others may walk through, since each part may belong to another user; its own directory
-        // keeps everybody else out.
-        DirBuilder::new().recursive(true).mode(0o711).create(root).map_err(failed("make", root))?;
-        let lock = File::open(root).map_err(failed("open", root))?;
+        make_passable(root)?;
+        let directory = Directory(root.to_owned());
+        // Of a part and not the root: where each part is a volume, as in the stack, containers have the volumes in common
+        // and each a root of its own.
+        let locked = root.join(Part::Authority.name());
+        settle_directory(&owners, Part::Authority, &locked)?;
+        let lock = File::open(&locked).map_err(failed("open", &locked))?;
         flock(&lock, FlockOperation::LockExclusive)
-            .map_err(|error| failed("lock", root)(io::Error::from(error)))?;
-        let store = Self { directory: Directory(root.to_owned()), owners, _lock: lock };
+            .map_err(|error| failed("lock", &locked)(io::Error::from(error)))?;
+        let store = Self { directory, owners, _lock: lock };
         for part in Part::ALL {
-            store.settle_directory(part, &root.join(part.name()))?;
+            settle_directory(&store.owners, part, &root.join(part.name()))?;
         }
         for part in [Part::Emqx, Part::Fleetgate] {
-            store.settle_directory(part, &root.join(part.name()).join("tls"))?;
+            settle_directory(&store.owners, part, &root.join(part.name()).join("tls"))?;
         }
         Ok(store)
     }
 
-    fn settle_directory(&self, part: Part, path: &Path) -> Result<(), ProvisionError> {
-        match found(path)? {
-            Some(found) if !found.is_dir() => {
-                return Err(ProvisionError::Irregular {
-                    file: path.to_owned(),
-                    wanted: "directory",
-                });
-            }
-            Some(_) => {}
-            None => {
-                DirBuilder::new().mode(0o700).create(path).map_err(failed("make", path))?;
-            }
-        }
-        self.settle(part, path, 0o700)
-    }
-
-    /// Gives a file or directory that is there its mode and owner; its content stays.
-    fn settle(&self, part: Part, path: &Path, mode: u32) -> Result<(), ProvisionError> {
-        let found = fs::symlink_metadata(path).map_err(failed("look at", path))?;
-        if found.permissions().mode() & 0o7777 != mode {
-            fs::set_permissions(path, fs::Permissions::from_mode(mode))
-                .map_err(failed("change the mode of", path))?;
-        }
-        match self.owners.get(&part) {
-            Some(owner) if (found.uid(), found.gid()) != (owner.uid, owner.gid) => {
-                lchown(path, Some(owner.uid), Some(owner.gid))
-                    .map_err(failed("change the owner of", path))
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// Keeps a file as it is, but for its mode and owner.
     pub(super) fn keep(&self, place: Place) -> Result<(), ProvisionError> {
-        self.settle(place.0, &self.directory.path(place), 0o600)
+        settle(&self.owners, place.0, &self.directory.path(place), 0o600)
     }
 
     /// Writes a new file.
@@ -161,6 +132,56 @@ impl Store {
         let file = self.directory.path(place);
         write_file::replace(&file, text, 0o600, self.owners.get(&place.0).copied())
             .map_err(failed("write", &file))
+    }
+}
+
+/// Makes what is missing of the directory that holds the parts, and of those above it. Others may walk through, whatever
+/// the umask says, since each part may belong to another user; its own directory keeps everybody else out. What is there
+/// stays as it is.
+fn make_passable(directory: &Path) -> Result<(), ProvisionError> {
+    if directory.as_os_str().is_empty() || directory.is_dir() {
+        return Ok(());
+    }
+    if let Some(above) = directory.parent() {
+        make_passable(above)?;
+    }
+    make_directory(directory, 0o711)
+}
+
+fn settle_directory(owners: &Owners, part: Part, path: &Path) -> Result<(), ProvisionError> {
+    match found(path)? {
+        Some(found) if !found.is_dir() => {
+            return Err(ProvisionError::Irregular { file: path.to_owned(), wanted: "directory" });
+        }
+        Some(_) => {}
+        None => make_directory(path, 0o700)?,
+    }
+    settle(owners, part, path, 0o700)
+}
+
+/// Makes a directory with exactly this mode. Another process may make it meanwhile, with the same.
+fn make_directory(path: &Path, mode: u32) -> Result<(), ProvisionError> {
+    match DirBuilder::new().mode(mode).create(path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(error) => Err(failed("make", path)(error)),
+        Ok(()) => fs::set_permissions(path, fs::Permissions::from_mode(mode))
+            .map_err(failed("change the mode of", path)),
+    }
+}
+
+/// Gives a file or directory that is there its mode and owner; its content stays.
+fn settle(owners: &Owners, part: Part, path: &Path, mode: u32) -> Result<(), ProvisionError> {
+    let found = fs::symlink_metadata(path).map_err(failed("look at", path))?;
+    if found.permissions().mode() & 0o7777 != mode {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))
+            .map_err(failed("change the mode of", path))?;
+    }
+    match owners.get(&part) {
+        Some(owner) if (found.uid(), found.gid()) != (owner.uid, owner.gid) => {
+            lchown(path, Some(owner.uid), Some(owner.gid))
+                .map_err(failed("change the owner of", path))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -194,4 +215,20 @@ pub(super) fn failed(
 ) -> impl FnOnce(io::Error) -> ProvisionError + use<> {
     let file = file.to_owned();
     move |source| ProvisionError::File { action, file, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Containers of the stack share the parts' volumes, and not the directory that holds them.
+    #[test]
+    fn those_that_have_only_the_parts_in_common_wait_for_each_other() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(root.path(), Owners::new()).unwrap();
+        let part = File::open(root.path().join("authority")).unwrap();
+        flock(&part, FlockOperation::NonBlockingLockExclusive).unwrap_err();
+        drop(store);
+        flock(&part, FlockOperation::NonBlockingLockExclusive).unwrap();
+    }
 }

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use rustls::pki_types::DnsName;
 
-/// The names that a server certificate carries unless others are asked for.
+/// The names that the certificates of EMQX and of the HTTP API carry unless others are asked for.
 pub const DEFAULT_NAMES: &str = "localhost,emqx,127.0.0.1";
 
 /// Host names (`*.` in front allowed) and addresses, each once, in lower case.

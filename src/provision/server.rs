@@ -15,8 +15,10 @@ use super::files::{Directory, Part, Place, Store};
 use super::init::{Outcome, Report};
 use super::names::TlsNames;
 
-/// A server's certificate, its key, and a name that it has on its own network besides those asked for.
+/// A server's certificate, its key, and a name that it has in the stack's network besides those asked for.
 pub(super) struct Server {
+    /// The common name of its certificate.
+    name: &'static str,
     certificate: Place,
     key: Place,
     own_name: Option<&'static str>,
@@ -25,11 +27,13 @@ pub(super) struct Server {
 /// Those that have one.
 pub(super) const SERVERS: [Server; 2] = [
     Server {
+        name: "Fleetgate MQTT broker",
         certificate: Place(Part::Emqx, "tls/server.pem"),
         key: Place(Part::Emqx, "tls/server.key"),
         own_name: None,
     },
     Server {
+        name: "Fleetgate HTTP API",
         certificate: Place(Part::Fleetgate, "tls/server.pem"),
         key: Place(Part::Fleetgate, "tls/server.key"),
         // As the service is called in the stack.
@@ -76,7 +80,7 @@ impl Server {
         if outcome == Outcome::Kept {
             store.keep(self.certificate)?;
         } else {
-            let pem = authority.sign_server(&key, &names, now, now + LIFETIME)?;
+            let pem = authority.sign_server(self.name, &key, &names, now, now + LIFETIME)?;
             store.replace(self.certificate, &pem)?;
         }
         report.note(self.certificate, outcome);

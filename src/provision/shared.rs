@@ -67,6 +67,8 @@ pub(super) struct Shared {
     copies: &'static [(Place, Form)],
     /// Where an older release has it.
     before: Option<Place>,
+    /// Whose secret it must not be when it is made anew: a directory of an older release has one for both.
+    not_of: Option<(&'static str, Place)>,
 }
 
 /// All of them.
@@ -79,12 +81,14 @@ pub(super) const SHARED: [Shared; 6] = [
             (Place(Part::Emqx, "webhook-token.hocon"), Form::BearerHocon),
         ],
         before: None,
+        not_of: None,
     },
     Shared {
         what: "secret of EMQX's API key",
         variable: Some(chosen::EMQX_API),
         copies: &[(API_SECRET, Form::Plain), (Place(Part::Emqx, "api-keys"), Form::ApiKeys)],
         before: None,
+        not_of: None,
     },
     // Before the next one, so that only an older release leaves that one alone behind.
     Shared {
@@ -92,6 +96,7 @@ pub(super) const SHARED: [Shared; 6] = [
         variable: None,
         copies: &[(OWNER_PASSWORD, Form::Plain)],
         before: Some(SERVING_PASSWORD),
+        not_of: None,
     },
     Shared {
         what: "database password",
@@ -101,27 +106,29 @@ pub(super) const SHARED: [Shared; 6] = [
             (SERVING_PASSWORD, Form::Plain),
         ],
         before: None,
+        not_of: Some(("the database's owner", OWNER_PASSWORD)),
     },
     Shared {
         what: "dashboard password",
         variable: Some(chosen::DASHBOARD),
         copies: &[(DASHBOARD_PASSWORD, Form::Plain)],
         before: None,
+        not_of: None,
     },
     Shared {
         what: "node cookie",
         variable: None,
         copies: &[(Place(Part::Emqx, "node-cookie"), Form::Plain)],
         before: None,
+        not_of: None,
     },
 ];
 
 /// Says so where the serving role would have the owner's password, as in a directory of an older release.
 pub(super) fn compare_roles(store: &Store, report: &mut Report) -> Result<(), ProvisionError> {
-    let owner = store.directory.read(OWNER_PASSWORD)?;
     let serving = store.directory.read(SERVING_PASSWORD)?;
-    if let (Some(owner), Some(serving)) = (owner, serving)
-        && owner.matches(serving.expose().as_bytes())
+    if let Some(serving) = serving
+        && is_held(store, OWNER_PASSWORD, &serving)?
     {
         report.remark(
             "the role that serves has the password of the database's owner, as before there were two \
@@ -131,6 +138,14 @@ pub(super) fn compare_roles(store: &Store, report: &mut Report) -> Result<(), Pr
         );
     }
     Ok(())
+}
+
+/// Whether a file holds this secret and nothing else, but for the end of its line.
+fn is_held(store: &Store, place: Place, secret: &Secret) -> Result<bool, ProvisionError> {
+    let plain =
+        |secret: &Secret| Form::Plain.read(secret.expose()).map(str::to_owned).map(Secret::new);
+    let (held, secret) = (store.directory.read(place)?.as_ref().and_then(plain), plain(secret));
+    Ok(held.zip(secret).is_some_and(|(held, secret)| held.matches(secret.expose().as_bytes())))
 }
 
 impl Shared {
@@ -154,8 +169,13 @@ impl Shared {
                 self.what
             ));
         }
-        let secret = known.or_else(|| chosen.map(|(_, secret)| secret.clone()));
-        let secret = secret.unwrap_or_else(draw::secret);
+        let secret = match (known, chosen) {
+            (Some(known), _) => known,
+            (None, Some((variable, chosen))) => {
+                self.unlike_others(store, report, variable, chosen)?
+            }
+            (None, None) => draw::secret(),
+        };
         for (place, form) in self.copies {
             if store.directory.read(*place)?.is_some() {
                 store.keep(*place)?;
@@ -166,6 +186,25 @@ impl Shared {
             }
         }
         Ok(())
+    }
+
+    /// What was chosen, or a drawn secret where that is the one of somebody who must have another.
+    fn unlike_others(
+        &self,
+        store: &Store,
+        report: &mut Report,
+        variable: &str,
+        chosen: &Secret,
+    ) -> Result<Secret, ProvisionError> {
+        let Some((whose, place)) = self.not_of else { return Ok(chosen.clone()) };
+        if !is_held(store, place, chosen)? {
+            return Ok(chosen.clone());
+        }
+        report.remark(format!(
+            "{variable} is the secret of {whose}, so a {} was drawn instead: choose another, or unset it",
+            self.what
+        ));
+        Ok(draw::secret())
     }
 
     /// The secret that all of these copies hold that are there.

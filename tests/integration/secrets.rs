@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use fleetgate::authn::token::{read_signing_key, read_verification_key};
 use fleetgate::clock::Clock;
@@ -263,6 +264,37 @@ fn the_owner_keeps_the_password_of_before_there_were_two_roles() {
     assert_ne!(secrets.read("postgres/database-password"), before);
 }
 
+/// Also where an operator chose the password of before and the variable is still set.
+#[test]
+fn a_chosen_password_of_the_owner_is_not_taken_for_the_role_that_serves() {
+    let secrets = Secrets(tempfile::tempdir().unwrap());
+    let directory = secrets.path().to_str().unwrap().to_owned();
+    let chosen = "database-pass-003";
+    let init = || {
+        let mut command = fleetgate(&["secrets", "init", "--directory", &directory]);
+        command.env("FLEETGATE_SECRET_DATABASE", chosen);
+        let (code, stdout, stderr) = run(command);
+        assert!(code == 0 && !(stdout + &stderr).contains(chosen), "{stderr}");
+        stderr
+    };
+    init();
+    fs::remove_file(secrets.file("postgres/owner-password")).unwrap();
+    assert!(init().contains("remove fleetgate/database-password"));
+    // Somebody may have put it back with an editor.
+    fs::write(secrets.file("postgres/owner-password"), format!("{chosen}\n")).unwrap();
+    assert!(init().contains("remove fleetgate/database-password"));
+    for copy in ["fleetgate/database-password", "postgres/database-password"] {
+        fs::remove_file(secrets.file(copy)).unwrap();
+    }
+    let said = init();
+    assert!(said.contains("FLEETGATE_SECRET_DATABASE") && said.contains("unset it"), "{said}");
+    let serving = secrets.read("postgres/database-password");
+    assert_ne!(serving, chosen);
+    assert_eq!(secrets.read("fleetgate/database-password"), serving);
+    init();
+    assert_eq!(secrets.read("postgres/database-password"), serving, "and it stays");
+}
+
 #[test]
 fn a_first_start_that_was_killed_is_completed() {
     let whole = Secrets::made();
@@ -341,6 +373,37 @@ fn a_private_key_that_is_gone_is_not_replaced_behind_anybodys_back() {
     }
 }
 
+/// The authority stands in three places, and those who trust a copy trust no other.
+#[test]
+fn each_copy_of_the_authority_counts() {
+    let copies = ["authority/ca.pem", "emqx/tls/ca.pem", "fleetgate/tls/ca.pem"];
+    for left in copies {
+        let secrets = Secrets::made();
+        let pem = secrets.read(left);
+        for copy in copies.into_iter().filter(|copy| *copy != left) {
+            fs::remove_file(secrets.file(copy)).unwrap();
+        }
+        let key = fs::read(secrets.file("authority/ca.key")).unwrap();
+        fs::remove_file(secrets.file("authority/ca.key")).unwrap();
+        let error = secrets.init(&[]).unwrap_err();
+        assert!(error.contains(&format!("{left} is there")), "{error}");
+        fs::write(secrets.file("authority/ca.key"), key).unwrap();
+        secrets.init(&[]).unwrap();
+        assert!(copies.iter().all(|copy| secrets.read(copy) == pem), "made from {left}");
+        // What is wrong with it is told of the place where it is.
+        for copy in copies.into_iter().filter(|copy| *copy != left) {
+            fs::remove_file(secrets.file(copy)).unwrap();
+        }
+        let another = Secrets::made().read("authority/ca.pem");
+        for (wrong, part) in [("no certificate", "holds no"), (&another, "do not hold the same")] {
+            fs::write(secrets.file(left), wrong).unwrap();
+            let error = secrets.init(&[]).unwrap_err();
+            assert!(error.contains(left) && error.contains(part), "{error}");
+            assert!(left == copies[0] || !error.contains(copies[0]), "{error}");
+        }
+    }
+}
+
 #[test]
 fn files_that_cannot_be_used_are_named() {
     for (name, content) in [
@@ -380,6 +443,25 @@ fn modes_are_put_right() {
     }
     secrets.init(&[]).unwrap();
     assert_eq!(secrets.state(), before);
+}
+
+/// Each part may belong to another user, who has to get there.
+#[test]
+fn others_may_walk_through_whatever_the_umask_says() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("new/secrets");
+    let init = fleetgate(&["secrets", "init", "--directory", root.to_str().unwrap()]);
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", "umask 077 && exec \"$@\"", "sh"]).arg(init.get_program());
+    let output = shell.args(init.get_args()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    assert_eq!([mode(root.parent().unwrap()), mode(&root)], [0o711; 2]);
+    assert_eq!([mode(&root.join("emqx")), mode(&root.join("emqx/tls"))], [0o700; 2]);
+    // One that is there is its owner's to open or close.
+    fs::set_permissions(&root, fs::Permissions::from_mode(0o750)).unwrap();
+    assert_eq!(run(init).0, 0);
+    assert_eq!(mode(&root), 0o750);
 }
 
 #[test]
@@ -438,6 +520,8 @@ fn other_names_renew_the_certificate_under_the_same_authority_and_key() {
     let api = certificate(&secrets.read("fleetgate/tls/server.pem"));
     let names: Vec<&str> = api.names.iter().map(String::as_str).collect();
     assert_eq!(names, ["192.0.2.7", "2001:db8::1", "bus.example.org", "fleetgate"]);
+    let called = [second.common_name, api.common_name].map(Option::unwrap);
+    assert_eq!(called, ["Fleetgate MQTT broker", "Fleetgate HTTP API"]);
 }
 
 #[test]
