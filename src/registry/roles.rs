@@ -50,6 +50,9 @@ const TABLES: [(&str, &str, &str); 28] = [
     ("work_queue", ALL, ""),
 ];
 
+/// Functions that run as the owner, and that nobody calls but serving roles (`sql/V22`).
+const CLOSED: [&str; 1] = ["fleetgate_prune_audit(interval, integer)"];
+
 /// A privilege that a role may need.
 struct Need {
     table: &'static str,
@@ -265,7 +268,7 @@ const ROLES: &str = "
     FROM pg_roles AS role";
 
 /// Grants again to the roles noted by [`grant`]; returns those that are still there. Roles that own tables by
-/// now keep what they have.
+/// now keep what they have. Takes from everybody else what is for serving roles alone.
 ///
 /// # Errors
 /// A database that is away, a role that does not own the tables.
@@ -282,11 +285,27 @@ pub async fn grant_again(client: &mut Client) -> Result<Vec<String>, RegistryErr
         .await
         .map_err(on_roles())?;
     let roles: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    close_functions(&transaction).await?;
     for role in &roles {
         grant_tables(&transaction, role).await?;
     }
     transaction.commit().await.map_err(on_roles())?;
     Ok(roles)
+}
+
+/// Takes the functions of [`CLOSED`] from everybody who may log in, as the migrations did: a dump that was restored without
+/// privileges has given them back.
+async fn close_functions(client: &impl GenericClient) -> Result<(), RegistryError> {
+    let on_functions = || RegistryError::on("the functions for serving roles alone");
+    let statement = "
+        SELECT format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', to_regprocedure(name))
+        FROM unnest($1::text[]) AS closed (name)
+        WHERE has_function_privilege('public', to_regprocedure(name), 'EXECUTE')";
+    let open = client.query(statement, &[&CLOSED.as_slice()]).await.map_err(on_functions())?;
+    for row in open {
+        client.batch_execute(row.get(0)).await.map_err(on_functions())?;
+    }
+    Ok(())
 }
 
 /// The server is sent what it stores of the password (SCRAM-SHA-256), never the password: a statement may

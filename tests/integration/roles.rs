@@ -12,7 +12,8 @@ use crate::support::app::{TestApp, config};
 use crate::support::commands::{fleetgate, run};
 use crate::support::fleet::Fleet;
 use crate::support::postgres::{
-    SERVING_ROLE, as_serving, connect, empty_database, fresh_database, new_database, new_server,
+    SERVING_ROLE, as_owner, as_serving, connect, empty_database, fresh_database, new_database,
+    new_server,
 };
 
 /// The privileges of the role that is connected on every table, as `devices: INSERT`.
@@ -135,6 +136,24 @@ async fn every_migration_grants_again() {
     assert_eq!(run(with_url(fleetgate(&["migrate"]), &empty.url)).0, 0);
     let after = privileges(&connect(&as_serving(&empty.url)).await).await;
     assert_eq!(before, after);
+}
+
+/// A dump that is restored without privileges gives everybody the functions that migrations took from them.
+#[tokio::test]
+async fn a_restored_database_keeps_the_audit_log_from_everybody() {
+    let database = fresh_database().await;
+    let owner = Fleet::connect(&database.url).await;
+    let closed = "
+        SELECT coalesce(string_agg(proname, ' ' ORDER BY proname), '') FROM pg_proc
+        WHERE pronamespace = 'public'::regnamespace AND NOT has_function_privilege('public', oid, 'EXECUTE')";
+    let before: String = owner.value(closed).await;
+    assert!(before.contains("fleetgate_prune_audit"), "{before}");
+    owner.batch("GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO PUBLIC").await;
+    assert_eq!(owner.value::<String>(closed).await, "");
+    assert_eq!(run(with_url(fleetgate(&["migrate"]), &as_owner(&database.url))).0, 0);
+    assert_eq!(owner.value::<String>(closed).await, before);
+    let serving = connect(&database.url).await;
+    serving.query_one("SELECT fleetgate_prune_audit('7 days', 1)", &[]).await.unwrap();
 }
 
 fn with_url(mut command: std::process::Command, url: &str) -> std::process::Command {
