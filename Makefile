@@ -64,7 +64,8 @@ FUZZ_SECONDS ?= 30
 FUZZ_TARGETS = authn_body authz_body event_body payload topic_filter password_hash foreign_hash device_token import_line import_file
 
 # On stable Rust, without sanitizer: there is no unsafe code here to watch.
-fuzz: prerequisites
+fuzz: rust
+	@./docker/install-prerequisites.sh --for-fuzz
 	@cargo fuzz --version >/dev/null 2>&1 || cargo install cargo-fuzz --locked
 	@set -e; for target in $(FUZZ_TARGETS); do \
 	    mkdir -p tests/fuzz/corpus/$$target; \

@@ -44,7 +44,8 @@ if [ -n "$missing" ]; then
             'Prometheus, https://prometheus.io/download/, and Node.js with npm, https://nodejs.org/.'
     fi
     as_root true 2>/dev/null ||
-        fail "Missing: $missing, and no right to install without a password. Type: sudo docker/install-checkers.sh"
+        fail "Missing: $missing, and no right to install without a password. Type: sudo docker/install-checkers.sh" \
+            'Then run this again without sudo.'
     say "Installing what is missing: $missing"
     apt update -q
     has shellcheck || apt install -y -q --no-install-recommends shellcheck
@@ -54,6 +55,11 @@ fi
 
 # Cargo also finds it where it installs programs.
 if ! cargo deny --version >/dev/null 2>&1; then
+    # sudo does not look where rustup puts a user's toolchain.
+    if ! has cargo && [ -n "${SUDO_USER:-}" ]; then
+        say 'Now run this again without sudo: cargo-deny is built by your own Rust toolchain, which root does not see.'
+        exit 0
+    fi
     has cargo || fail 'cargo-deny is built by the Rust toolchain, which is missing. Install it as https://rustup.rs says.'
     say 'Installing what is missing: cargo-deny'
     cargo install --locked "cargo-deny@$cargo_deny" </dev/null >&2

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what building and running Fleetgate needs beside the Rust toolchain: a C compiler, make and
 # PostgreSQL's server programs; with --for-tests also PgBouncer, which tests put in front of PostgreSQL, and mosquitto_passwd and
-# htpasswd, whose files tests import.
+# htpasswd, whose files tests import; with --for-fuzz also a C++ compiler, which libFuzzer is built with.
 # Does nothing where they are there. Where it may not install, it names the commands to type and fails.
 set -eu
 
@@ -104,6 +104,9 @@ install_without_service() {
 missing=
 { has cc && has ld; } || missing='gcc libc6-dev'
 has make || missing="${missing:+$missing }make"
+if [ "${1:-}" = --for-fuzz ]; then
+    has c++ || missing="${missing:+$missing }g++"
+fi
 postgres_missing=
 has_postgres || postgres_missing=postgresql
 tools_missing=
@@ -121,6 +124,10 @@ if ! has apt-get; then
     fail "Missing: $wanted. Install it, PostgreSQL in version $oldest or newer with its server."
 fi
 if ! may_install; then
+    # Typing the lines below would end here again where the packages are known to be too old.
+    packaged=
+    [ -z "$postgres_missing" ] || packaged=$(packaged_postgres)
+    [ "${packaged:-$oldest}" -ge "$oldest" ] || too_old "$packaged"
     fail "Missing packages, and no right to install them without a password. Type:" "
     sudo apt-get update
     sudo apt-get install -y --no-install-recommends $wanted" "

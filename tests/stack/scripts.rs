@@ -3,10 +3,13 @@
 use std::fs::{self, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use tempfile::TempDir;
+
 use crate::compose::{service, texts};
+use crate::text_of;
 
 /// What a stand-in for `docker` does: it answers as a stack would on which everything works.
 const WORKING_DOCKER: &str = r##"#!/bin/sh
@@ -164,36 +167,121 @@ echo "$*" >>"${0%/*}/calls"
 : >"${0%/*}/cargo-deny"
 "#;
 
+/// A directory that is all of `PATH`: nothing else of this machine is found.
+struct Machine(TempDir);
+
+impl Machine {
+    /// With these programs of this machine, and `sudo` that asks for no password.
+    fn with(programs: &[&str]) -> Self {
+        let machine = Self(tempfile::tempdir().unwrap());
+        for program in programs {
+            let place = ["/usr/bin", "/bin"].map(|place| Path::new(place).join(program));
+            let found = { place }.into_iter().find(|place| place.exists());
+            symlink(found.unwrap_or_else(|| panic!("no {program}")), machine.here(program))
+                .unwrap();
+        }
+        machine.has("sudo", "#!/bin/sh\nshift; exec \"$@\"\n");
+        machine
+    }
+
+    fn here(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn has(&self, name: &str, program: &str) {
+        // What is there may be a link to a program of this machine, which must not be written to.
+        let _ = fs::remove_file(self.here(name));
+        fs::write(self.here(name), program).unwrap();
+        fs::set_permissions(self.here(name), Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// Every name of a program that does nothing.
+    fn has_idle(&self, names: &[&str]) {
+        names.iter().for_each(|name| symlink("/bin/true", self.here(name)).unwrap());
+    }
+
+    fn calls(&self) -> String {
+        fs::read_to_string(self.here("calls")).unwrap_or_default()
+    }
+
+    /// Runs a script there: whether it succeeds, and what it says.
+    fn run(&self, script: &str, variables: &[(&str, &str)]) -> (bool, String) {
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-euc", script, "sh"]).env_remove("SUDO_USER").env("PATH", self.0.path());
+        let output = shell.envs(variables.iter().copied()).output().unwrap();
+        (output.status.success(), String::from_utf8(output.stderr).unwrap())
+    }
+}
+
+const CHECKERS: &str = "exec /bin/sh docker/install-checkers.sh";
+
 #[test]
 fn a_fresh_machine_gets_its_checkers_once() {
-    let directory = tempfile::tempdir().unwrap();
-    let here = |name: &str| directory.path().join(name);
-    let sudo = "#!/bin/sh\nshift; exec \"$@\"\n";
-    for (name, program) in [("sudo", sudo), ("apt-get", APT_GET), ("cargo", CARGO)] {
-        fs::write(here(name), program).unwrap();
-        fs::set_permissions(here(name), Permissions::from_mode(0o755)).unwrap();
-    }
-    // Nothing else of this machine is found.
-    for (name, program) in [
-        ("id", "/usr/bin/id"),
-        ("env", "/usr/bin/env"),
-        ("true", "/bin/true"),
-        ("test", "/usr/bin/test"),
-    ] {
-        symlink(program, here(name)).unwrap();
-    }
-    symlink("/bin/true", here("dpkg-deb")).unwrap();
-    symlink("/bin/true", here("promtool")).unwrap();
-    let run = || {
-        let mut shell = Command::new("/bin/sh");
-        shell.arg("docker/install-checkers.sh").env("PATH", directory.path()).output().unwrap()
-    };
-    let first = run();
-    assert!(first.status.success(), "{}", String::from_utf8_lossy(&first.stderr));
+    let machine = Machine::with(&["id", "env", "true", "test"]);
+    machine.has("apt-get", APT_GET);
+    machine.has("cargo", CARGO);
+    machine.has_idle(&["dpkg-deb", "promtool"]);
+    let (done, said) = machine.run(CHECKERS, &[]);
+    assert!(done, "{said}");
     let calls = "update -q\ninstall -y -q --no-install-recommends shellcheck\n\
                  install -y -q --no-install-recommends npm\n\
                  install --locked cargo-deny@0.20.2\n";
-    assert_eq!(fs::read_to_string(here("calls")).unwrap(), calls);
-    assert!(run().status.success());
-    assert_eq!(fs::read_to_string(here("calls")).unwrap(), calls, "the second time it is there");
+    assert_eq!(machine.calls(), calls);
+    assert!(machine.run(CHECKERS, &[]).0);
+    assert_eq!(machine.calls(), calls, "the second time it is there");
+}
+
+/// As it tells those to type who may not install without a password: sudo finds no toolchain of a user's.
+#[test]
+fn under_sudo_the_packages_come_and_the_rest_is_the_users_own() {
+    let machine = Machine::with(&["id", "env", "true", "test"]);
+    machine.has("apt-get", APT_GET);
+    machine.has_idle(&["dpkg-deb", "promtool"]);
+    let (done, said) = machine.run(CHECKERS, &[("SUDO_USER", "somebody")]);
+    assert!(done && said.contains("run this again without sudo"), "{said}");
+    assert_eq!(machine.calls().lines().count(), 3, "two packages, and the lists before them");
+    let (done, said) = machine.run(CHECKERS, &[]);
+    assert!(!done && said.contains("https://rustup.rs"), "{said}");
+}
+
+/// The script, on a machine without PostgreSQL where this is the newest that can be installed.
+fn prerequisites(machine: &Machine, newest: u32) -> String {
+    let packages = format!(
+        "#!/bin/sh\necho postgresql-common postgresql-9 postgresql-{newest} | tr ' ' '\\n'\n"
+    );
+    machine.has("apt-cache", &packages);
+    machine.has_idle(&["apt-get", "cc", "ld", "make"]);
+    text_of("docker/install-prerequisites.sh")
+        .replace("/usr/lib/postgresql/", &format!("{}/", machine.0.path().display()))
+}
+
+#[test]
+fn who_may_not_install_is_told_what_leads_on() {
+    for (newest, told) in
+        [(14, "sudo /usr/share/postgresql-common/pgdg"), (15, "sudo apt-get update")]
+    {
+        let machine = Machine::with(&["sed", "sort", "tail", "tr"]);
+        let script = prerequisites(&machine, newest);
+        machine.has("id", "#!/bin/sh\necho 1000\n");
+        machine.has("sudo", "#!/bin/sh\nexit 1\n");
+        let (done, said) = machine.run(&script, &[]);
+        assert!(!done && said.contains(told), "{newest}: {said}");
+        let other = if newest == 14 { "sudo apt-get update" } else { "pgdg" };
+        assert!(!said.contains(other), "{newest}: {said}");
+    }
+}
+
+/// libFuzzer is C++.
+#[test]
+fn fuzzing_needs_a_compiler_that_nothing_else_needs() {
+    let machine = Machine::with(&["sed", "sort", "tail", "tr"]);
+    let script = prerequisites(&machine, 17);
+    machine.has("id", "#!/bin/sh\necho 1000\n");
+    machine.has("sudo", "#!/bin/sh\nexit 1\n");
+    let option = |option: &str| script.replace("set -eu\n", &format!("set -eu\nset -- {option}\n"));
+    assert!(!machine.run(&option("--for-tests"), &[]).1.contains("g++"));
+    assert!(machine.run(&option("--for-fuzz"), &[]).1.contains("g++"));
+    machine.has_idle(&["c++"]);
+    assert!(!machine.run(&option("--for-fuzz"), &[]).1.contains("g++"));
+    assert!(text_of("Makefile").contains("install-prerequisites.sh --for-fuzz\n\t@cargo fuzz"));
 }
