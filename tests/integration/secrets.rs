@@ -242,6 +242,36 @@ fn what_is_missing_is_made_from_what_is_there() {
     }
 }
 
+/// The tables of docs/OPERATIONS.md tell which files to remove for which new secret.
+#[test]
+fn what_the_manual_has_removed_is_made_anew() {
+    let manual = fs::read_to_string("docs/OPERATIONS.md").unwrap();
+    let table = manual.split_once("| secret | files below `/secrets` |\n|---|---|\n").unwrap().1;
+    let rows = table.lines().take_while(|line| line.starts_with('|'));
+    let rows = rows.map(|row| row.split('`').filter(|word| word.contains('/')).collect());
+    let mut rows: Vec<Vec<&str>> = rows.collect();
+    let owner = "/secrets/postgres/owner-password \\\n    /secrets/postgres/database-password \
+                 /secrets/fleetgate/database-password\n";
+    assert!(manual.contains(owner));
+    let paths = owner.split_whitespace().filter_map(|word| word.strip_prefix("/secrets/"));
+    rows.push(paths.collect());
+    assert_eq!(rows.len(), 8, "{rows:?}");
+    for names in rows {
+        let secrets = Secrets::made();
+        let before = secrets.state();
+        names.iter().for_each(|name| fs::remove_file(secrets.file(name)).unwrap());
+        secrets.init(&[]).unwrap();
+        let after = secrets.state();
+        assert!(names.iter().all(|name| after[*name].0 != before[*name].0), "{names:?}");
+        let owner = secrets.read("postgres/owner-password");
+        assert_ne!(owner, secrets.read("postgres/database-password"));
+        let authority = certificate(&secrets.read("authority/ca.pem"));
+        for server in ["emqx/tls/server.pem", "fleetgate/tls/server.pem"] {
+            assert!(certificate(&secrets.read(server)).is_signed_by(&authority), "{names:?}");
+        }
+    }
+}
+
 /// A directory of a release with one database role goes on working, and says how to have two passwords.
 #[test]
 fn the_owner_keeps_the_password_of_before_there_were_two_roles() {

@@ -119,7 +119,8 @@ pub(crate) fn texts(value: &Value) -> Vec<String> {
 pub(crate) fn mounts(service: &Value) -> Vec<(String, String, bool)> {
     let mount = |text: String| {
         let parts = text.split(':').collect::<Vec<_>>();
-        (parts[0].to_owned(), parts[1].to_owned(), parts.get(2) == Some(&"ro"))
+        let options = parts.get(2).into_iter().flat_map(|options| options.split(','));
+        (parts[0].to_owned(), parts[1].to_owned(), { options }.any(|option| option == "ro"))
     };
     texts(&service["volumes"]).into_iter().map(mount).collect()
 }

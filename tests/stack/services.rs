@@ -93,6 +93,31 @@ fn what_is_mounted_is_there() {
     }
 }
 
+/// Where SELinux confines containers, they read nothing of the host that is not labelled for them.
+#[test]
+fn what_comes_from_the_host_is_labelled_for_containers() {
+    let mut labelled = 0;
+    for (name, service) in services() {
+        for mount in texts(&service["volumes"]).iter().filter(|mount| mount.starts_with('.')) {
+            let options = mount.rsplit_once(':').unwrap().1;
+            assert!(options.split(',').any(|option| option == "z"), "{name}: {mount}");
+            labelled += 1;
+        }
+    }
+    assert_eq!(labelled, 5);
+}
+
+/// Images of PostgreSQL from 18 on refuse to start with a volume at this place.
+#[test]
+fn the_database_is_one_that_keeps_its_data_there() {
+    let postgres = service("postgres");
+    let major = postgres["image"].as_str().unwrap().strip_prefix("postgres:").unwrap();
+    let major: u32 = major.split('-').next().unwrap().parse().unwrap();
+    assert!((15..=17).contains(&major), "{major}");
+    let volume = ("postgres-data".into(), "/var/lib/postgresql/data".into(), false);
+    assert!(mounts(&postgres).contains(&volume));
+}
+
 #[test]
 fn each_sees_only_its_own_secrets() {
     let mut readers: BTreeMap<String, Vec<String>> = BTreeMap::new();
