@@ -28,12 +28,12 @@ use background::{Wake, bounds, broker, keep_registry, locks};
 use resources::{bind, require_threads, room};
 pub use resources::{further_connections, listen_remedy};
 
-use crate::authn::Authenticator;
 use crate::authn::hash_threads::HashLanes;
 use crate::authn::limits::Limits;
 use crate::authn::recent_successes::RecentSuccesses;
 use crate::authn::token::TokenKeys;
-use crate::authz::Authorizer;
+use crate::authn::{self, Authenticator};
+use crate::authz::{self, Authorizer};
 use crate::clock::Clock;
 use crate::config::{Config, Emqx, Hashing};
 use crate::http::api::Parts;
@@ -152,7 +152,7 @@ impl App {
         require_threads(config)?;
         let runtime = registry_runtime(config.http.workers)?;
         let target = Target::new(&config.database)?;
-        let metrics = Metrics::new().map_err(set_up("metrics"))?;
+        let metrics = metrics()?;
         let freshness = Arc::new(Freshness::new(config.cache.max_staleness));
         let postgres = Postgres::of(&target, &config.database, runtime.handle.clone())?
             .unless_away(freshness.clone());
@@ -333,6 +333,14 @@ fn why_registry_ended(ended: Result<Result<(), RegistryError>, JoinError>) -> Re
 
 fn set_up<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> AppError {
     move |error| AppError::SetUp { what, why: error.to_string() }
+}
+
+/// Metrics that tell from the start what there may be to tell.
+fn metrics() -> Result<Metrics, AppError> {
+    let metrics = Metrics::new().map_err(set_up("metrics"))?;
+    metrics.authn.refuses_for(&authn::Refusal::labels());
+    metrics.authz.refuses_for(&authz::Refusal::labels());
+    Ok(metrics)
 }
 
 /// Those that EMQX may present.

@@ -47,6 +47,21 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Every reason, in the order of their discriminants.
+    const ALL: [Self; 5] = [
+        Self::UnknownDevice,
+        Self::Disabled,
+        Self::UnknownAction,
+        Self::MalformedTopic,
+        Self::NotGranted,
+    ];
+
+    /// The label of every reason there is.
+    #[must_use]
+    pub fn labels() -> Vec<&'static str> {
+        Self::ALL.map(Self::label).to_vec()
+    }
+
     /// The reason as metrics and logs name it.
     #[must_use]
     pub fn label(self) -> &'static str {
@@ -188,6 +203,12 @@ mod tests {
         assert_eq!(ask(Subscribe, "$SYS/brokers"), Allow);
         assert_eq!(ask(Subscribe, "$SYS/#"), Deny(Refusal::NotGranted));
         assert_eq!(ask(Subscribe, "$share/a/$share/b/lab/2/relay/set"), Deny(Refusal::NotGranted));
+    }
+
+    #[test]
+    fn every_reason_is_labelled_once() {
+        assert!(Refusal::ALL.iter().enumerate().all(|(place, refusal)| *refusal as usize == place));
+        assert_eq!(Refusal::ALL.last(), Some(&Refusal::NotGranted), "the last of them all");
     }
 
     #[test]

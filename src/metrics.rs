@@ -3,6 +3,8 @@
 //! The labels of the hot path are resolved to counters once, here, so that counting costs an atomic
 //! addition. Names follow Prometheus' conventions: base units, `_total` for counters.
 
+use std::time::Instant;
+
 use prometheus::core::Collector;
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
@@ -82,6 +84,13 @@ impl EndpointMetrics {
     pub fn observe(&self, outcome: Outcome, seconds: f64) {
         if let Some(histogram) = self.durations.get(outcome as usize) {
             histogram.observe(seconds);
+        }
+    }
+
+    /// Has refusals for these reasons counted from zero: a rate does not see the first one of a series that begins with it.
+    pub fn refuses_for(&self, reasons: &[&str]) {
+        for reason in reasons {
+            self.refusals.with_label_values(&[self.endpoint, *reason]);
         }
     }
 
@@ -229,6 +238,7 @@ impl Metrics {
         set(&self.pool, "waiting", now.pool_waiting);
         self.events_queued.set(i64::try_from(now.events_queued).unwrap_or(i64::MAX));
         self.oldest_event.set(now.oldest_event_seconds);
+        self.work.age(Instant::now());
         let mut text = Vec::with_capacity(16 * 1024);
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)

@@ -129,6 +129,7 @@ impl Sweeper {
         clock: Clock,
         metrics: SweepMetrics,
     ) -> Self {
+        metrics.interval.set(interval.as_secs_f64());
         Self { target, api, interval, keep, clock, metrics }
     }
 
@@ -137,10 +138,11 @@ impl Sweeper {
     pub async fn run(self, stop: CancellationToken) {
         let mut recent = Duration::ZERO;
         let mut failures = 0;
+        let mut counted = None;
         loop {
             let emqx_failed = tokio::select! {
                 () = stop.cancelled() => return,
-                emqx_failed = self.turn(recent, failures > 0) => emqx_failed,
+                emqx_failed = self.turn(recent, &mut counted) => emqx_failed,
             };
             let wait = if emqx_failed {
                 failures += 1;
@@ -156,16 +158,17 @@ impl Sweeper {
         }
     }
 
-    /// Returns whether EMQX failed, so that it is to be asked again soon. Another attempt after that
-    /// does not count the devices anew.
-    async fn turn(&self, recent: Duration, is_again: bool) -> bool {
+    /// Returns whether EMQX failed, so that it is to be asked again soon. Such further attempts do not count the devices
+    /// anew, but once an interval they do: that needs no EMQX, however long it is away.
+    async fn turn(&self, recent: Duration, counted: &mut Option<Instant>) -> bool {
         let emqx_failed = match &self.api {
             Some(api) => self.compare(api, recent).await,
             None => false,
         };
-        if is_again && emqx_failed {
+        if emqx_failed && counted.is_some_and(|at| at.elapsed() < self.interval) {
             return true;
         }
+        *counted = Some(Instant::now());
         match self.count_devices().await {
             Ok(counts) => {
                 self.metrics.online_devices.set(counts.online);

@@ -59,6 +59,9 @@ pub const PAUSE_FIRST: Duration = Duration::from_millis(100);
 /// … and at most.
 pub const PAUSE_LONGEST: Duration = Duration::from_secs(5);
 
+/// For how long holds what was seen of what waits. Longer than the time between two looks, which a batch lengthens.
+const LOOK_HOLDS: Duration = LEASE.saturating_add(Duration::from_secs(30));
+
 /// Rows taken at once.
 const BATCH: usize = 500;
 const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -163,7 +166,7 @@ impl<K: Kind> Worker<K> {
     #[must_use]
     pub fn new(kind: K, target: Target, wake: Arc<Notify>, metrics: WorkMetrics) -> Self {
         let target = target.for_background();
-        metrics.waiting(K::NAME, 0, Duration::ZERO);
+        metrics.begin(K::NAME, LOOK_HOLDS, kind.is_carried_out());
         Self { kind, target, wake, metrics, pause: Pause::default() }
     }
 

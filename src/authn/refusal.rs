@@ -30,6 +30,26 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Those that are no [`TokenError`].
+    const PLAIN: [Self; 10] = [
+        Self::UnknownDevice,
+        Self::Disabled,
+        Self::ForeignClientId,
+        Self::NoCredential,
+        Self::WrongCredential,
+        Self::TooManyGuesses,
+        Self::ExpiredCredential,
+        Self::CertificateRequired,
+        Self::TokenOfOtherDevice,
+        Self::TokenRevoked,
+    ];
+
+    /// The label of every reason there is.
+    #[must_use]
+    pub fn labels() -> Vec<&'static str> {
+        Self::PLAIN.into_iter().chain(TokenError::ALL.map(Self::Token)).map(Self::label).collect()
+    }
+
     /// The reason as a metric label.
     #[must_use]
     pub fn label(self) -> &'static str {
@@ -46,5 +66,37 @@ impl Refusal {
             Self::TokenOfOtherDevice => "token_other_device",
             Self::TokenRevoked => "token_revoked",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A reason more has no place here, so that this does not compile before it is among the labels.
+    fn place(refusal: Refusal) -> usize {
+        match refusal {
+            Refusal::UnknownDevice => 0,
+            Refusal::Disabled => 1,
+            Refusal::ForeignClientId => 2,
+            Refusal::NoCredential => 3,
+            Refusal::WrongCredential => 4,
+            Refusal::TooManyGuesses => 5,
+            Refusal::ExpiredCredential => 6,
+            Refusal::CertificateRequired => 7,
+            Refusal::TokenOfOtherDevice => 8,
+            Refusal::TokenRevoked => 9,
+            Refusal::Token(error) => Refusal::PLAIN.len() + error as usize,
+        }
+    }
+
+    #[test]
+    fn every_reason_has_a_label_of_its_own() {
+        let all = Refusal::PLAIN.into_iter().chain(TokenError::ALL.map(Refusal::Token));
+        assert!(all.enumerate().all(|(position, refusal)| place(refusal) == position));
+        let mut labels = Refusal::labels();
+        labels.sort_unstable();
+        labels.dedup();
+        assert_eq!(labels.len(), 20);
     }
 }

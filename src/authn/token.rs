@@ -74,6 +74,20 @@ pub enum TokenError {
 }
 
 impl TokenError {
+    /// Every reason, in the order of their discriminants.
+    pub(super) const ALL: [Self; 10] = [
+        Self::TooLong,
+        Self::Malformed,
+        Self::Algorithm,
+        Self::UnknownKey,
+        Self::Signature,
+        Self::Audience,
+        Self::Expired,
+        Self::NotYetValid,
+        Self::IssuedInFuture,
+        Self::NeverValid,
+    ];
+
     /// The reason as a metric label.
     #[must_use]
     pub fn label(self) -> &'static str {

@@ -1,6 +1,8 @@
 //! Metrics of what Fleetgate asks of EMQX: calls, kick-outs, sweeps.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use prometheus::{
     Error, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
@@ -33,14 +35,62 @@ impl EmqxMetrics {
 pub struct WorkMetrics {
     waiting: IntGaugeVec,
     overdue: IntGaugeVec,
+    looks: Arc<Mutex<BTreeMap<&'static str, Look>>>,
+}
+
+/// When it was last seen what waits of a kind.
+struct Look {
+    at: Instant,
+    /// How long the first of it had been due then.
+    overdue: Duration,
+    /// After this long nobody knows what waits.
+    holds: Duration,
+    is_carried_out: bool,
 }
 
 impl WorkMetrics {
+    /// A worker is about to look at a kind for the first time. What it sees holds for so long; then, until it looks again, what
+    /// waits is not told any more, and where this replica carries it out, the time since counts as overdue.
+    pub fn begin(&self, kind: &'static str, holds: Duration, is_carried_out: bool) {
+        let look = Look { at: Instant::now(), overdue: Duration::ZERO, holds, is_carried_out };
+        self.looks().insert(kind, look);
+        self.waiting(kind, 0, Duration::ZERO);
+    }
+
     /// How much of a kind waits, and how long the first of it has been due.
     pub fn waiting(&self, kind: &str, rows: i64, overdue: Duration) {
+        let mut looks = self.looks();
+        if let Some(look) = looks.get_mut(kind) {
+            (look.at, look.overdue) = (Instant::now(), overdue);
+        }
         self.waiting.with_label_values(&[kind]).set(rows);
+        self.set_overdue(kind, overdue);
+    }
+
+    /// Takes back what was seen too long ago to hold.
+    pub(super) fn age(&self, now: Instant) {
+        for (kind, look) in self.looks().iter() {
+            let age = now.saturating_duration_since(look.at);
+            if age <= look.holds {
+                continue;
+            }
+            // An error: it is gone already.
+            let _gone = self.waiting.remove_label_values(&[kind]);
+            if look.is_carried_out {
+                self.set_overdue(kind, look.overdue.saturating_add(age));
+            } else {
+                let _gone = self.overdue.remove_label_values(&[kind]);
+            }
+        }
+    }
+
+    fn set_overdue(&self, kind: &str, overdue: Duration) {
         let seconds = i64::try_from(overdue.as_secs()).unwrap_or(i64::MAX);
         self.overdue.with_label_values(&[kind]).set(seconds);
+    }
+
+    fn looks(&self) -> MutexGuard<'_, BTreeMap<&'static str, Look>> {
+        self.looks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -103,6 +153,8 @@ pub struct SweepMetrics {
     pub duration: Histogram,
     /// When the last one succeeded, in seconds since the Unix epoch.
     pub last_success: Gauge,
+    /// Time from one to the next, in seconds.
+    pub interval: Gauge,
     /// Devices that are online.
     pub online_devices: IntGauge,
     /// Enabled devices that are not.
@@ -134,15 +186,15 @@ impl Adder<'_> {
     pub(super) fn work(&self) -> Result<WorkMetrics, Error> {
         let waiting = self.gauges(
             "fleetgate_work_waiting",
-            "Rows of the work queue by kind: what has yet to be done elsewhere. kick_out: client ids whose session has yet to end. command: devices' capabilities with commands that have not ended.",
+            "Rows of the work queue by kind: what has yet to be done elsewhere; absent while this replica cannot look. kick_out: client ids whose session has yet to end. command: devices' capabilities with commands that have not ended.",
             &["kind"],
         )?;
         let overdue = self.gauges(
             "fleetgate_work_overdue_seconds",
-            "How long the first row of the work queue of a kind has been due. It grows when no replica carries the kind out, or more comes than they can.",
+            "How long the first row of the work queue of a kind has been due. It grows when no replica carries the kind out, or more comes than they can, and while this replica cannot look.",
             &["kind"],
         )?;
-        Ok(WorkMetrics { waiting, overdue })
+        Ok(WorkMetrics { waiting, overdue, looks: Arc::default() })
     }
 
     pub(super) fn kick_outs(&self) -> Result<KickOutMetrics, Error> {
@@ -207,6 +259,10 @@ impl Adder<'_> {
             "fleetgate_sweep_last_success_timestamp_seconds",
             "When this replica last finished a sweep; 0: never.",
         )?;
+        let interval = Gauge::new(
+            "fleetgate_sweep_interval_seconds",
+            "Time from one sweep to the next (emqx.sweep_interval).",
+        )?;
         Ok(SweepMetrics {
             sweeps: self.counters(
                 "fleetgate_sweeps_total",
@@ -231,6 +287,7 @@ impl Adder<'_> {
             )?,
             duration: self.add(Histogram::with_opts(duration.buckets(DELAY_SECONDS.to_vec()))?)?,
             last_success: self.add(last_success)?,
+            interval: self.add(interval)?,
             online_devices: self
                 .gauge("fleetgate_devices_online", "Devices online, as last counted.")?,
             offline_devices: self.gauge(
@@ -238,5 +295,57 @@ impl Adder<'_> {
                 "Enabled devices that are not online, as last counted.",
             )?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::{Metrics, Snapshot};
+
+    const HOLDS: Duration = Duration::from_secs(90);
+
+    /// What stands there about a kind: how much waits, and for how many seconds.
+    fn told(metrics: &Metrics, kind: &str) -> (Option<String>, Option<String>) {
+        let text = String::from_utf8(metrics.render(Snapshot::default()).unwrap()).unwrap();
+        let value = |name: &str| {
+            let series = format!("{name}{{kind=\"{kind}\"}} ");
+            text.lines().find_map(|line| line.strip_prefix(&series)).map(str::to_owned)
+        };
+        (value("fleetgate_work_waiting"), value("fleetgate_work_overdue_seconds"))
+    }
+
+    fn texts(waiting: Option<&str>, overdue: Option<&str>) -> (Option<String>, Option<String>) {
+        (waiting.map(str::to_owned), overdue.map(str::to_owned))
+    }
+
+    #[test]
+    fn what_waits_is_told_for_as_long_as_it_is_known_and_then_it_grows_overdue() {
+        let metrics = Metrics::new().unwrap();
+        let (work, second) = (&metrics.work, Duration::from_secs(1));
+        work.begin("a", HOLDS, true);
+        assert_eq!(told(&metrics, "a"), texts(Some("0"), Some("0")), "from zero");
+        work.waiting("a", 3, 10 * second);
+        let seen = Instant::now();
+        work.age(seen + HOLDS - second);
+        assert_eq!(told(&metrics, "a"), texts(Some("3"), Some("10")));
+        for _ in 0..2 {
+            work.age(seen + HOLDS + second);
+            assert_eq!(told(&metrics, "a"), texts(None, Some("101")));
+        }
+        work.age(seen + 10 * HOLDS);
+        assert_eq!(told(&metrics, "a"), texts(None, Some("910")));
+        work.waiting("a", 0, Duration::ZERO);
+        assert_eq!(told(&metrics, "a"), texts(Some("0"), Some("0")), "it could look again");
+    }
+
+    #[test]
+    fn what_nobody_has_ever_looked_at_grows_overdue_too() {
+        let metrics = Metrics::new().unwrap();
+        metrics.work.begin("a", HOLDS, true);
+        metrics.work.begin("b", HOLDS, false);
+        metrics.work.age(Instant::now() + 2 * HOLDS);
+        assert_eq!(told(&metrics, "a"), texts(None, Some("180")));
+        assert_eq!(told(&metrics, "b"), texts(None, None), "nobody would carry it out");
     }
 }

@@ -9,6 +9,7 @@ use fleetgate::metrics::Metrics;
 use fleetgate::registry::connection::Target;
 use fleetgate::registry::presence::{SessionChange, apply_sessions};
 use fleetgate::sweep::{Keep, Report, SweepError, Sweeper};
+use tokio_util::sync::CancellationToken;
 
 use crate::support::app::{TestApp, config, eventually};
 use crate::support::fake_emqx::{FakeEmqx, Mood};
@@ -33,10 +34,18 @@ async fn bench() -> Bench {
 }
 
 fn sweeper(emqx: &FakeEmqx, database: &TestDatabase) -> Sweeper {
-    let metrics = Metrics::new().unwrap();
+    sweeper_every(Duration::from_secs(60), emqx, database, Metrics::new().unwrap())
+}
+
+fn sweeper_every(
+    interval: Duration,
+    emqx: &FakeEmqx,
+    database: &TestDatabase,
+    metrics: Metrics,
+) -> Sweeper {
     let api = Arc::new(EmqxApi::new(&emqx.settings(), metrics.emqx).unwrap());
     let target = Target::new(&config(&database.url).database).unwrap();
-    let (interval, keep) = (Duration::from_secs(60), Duration::from_secs(7 * 86_400));
+    let keep = Duration::from_secs(7 * 86_400);
     let keep = Keep { sessions: keep, audit: keep };
     Sweeper::new(target, Some(api), interval, keep, Clock::System, metrics.sweep)
 }
@@ -364,6 +373,33 @@ async fn replicas_share_the_sweeping() {
     assert!(latest > 1_600_000_000.0, "{latest}");
     let text = a.get("/metrics").await.body + &b.get("/metrics").await.body;
     assert!(text.contains(done), "{text}");
+}
+
+#[tokio::test]
+async fn devices_are_counted_and_old_sessions_removed_however_long_emqx_is_away() {
+    let bench = bench().await;
+    bench.emqx.set(Mood::ServerError);
+    bench.devices(&["a"]).await;
+    let metrics = Metrics::new().unwrap();
+    let counted = metrics.sweep.offline_devices.clone();
+    let interval = Duration::from_millis(50);
+    let sweeper = sweeper_every(interval, &bench.emqx, &bench.database, metrics);
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(sweeper.run(stop.clone()));
+    eventually("devices are counted at first", || async { counted.get() == 1 }).await;
+    bench.devices(&["b"]).await;
+    bench.hears("a", 1_000, Some(2_000)).await;
+    let long_ago = "UPDATE client_sessions SET noted_at = '2020-01-01'";
+    bench.fleet.sql(long_ago, &[]).await;
+    // As an hour later.
+    bench.fleet.sql("UPDATE session_pruning SET began_at = '-infinity', reached = ''", &[]).await;
+    let sessions = || bench.fleet.value::<i64>("SELECT count(*) FROM client_sessions");
+    eventually("they are counted anew, and what is old goes", || async {
+        counted.get() == 2 && sessions().await == 0
+    })
+    .await;
+    stop.cancel();
+    running.await.unwrap();
 }
 
 /// Fleetgate starts before EMQX in the stack: that is nothing to complain about, and presence is compared
