@@ -152,7 +152,7 @@ impl App {
         require_threads(config)?;
         let runtime = registry_runtime(config.http.workers)?;
         let target = Target::new(&config.database)?;
-        let metrics = metrics()?;
+        let metrics = metrics(config, api_socket.is_some())?;
         let freshness = Arc::new(Freshness::new(config.cache.max_staleness));
         let postgres = Postgres::of(&target, &config.database, runtime.handle.clone())?
             .unless_away(freshness.clone());
@@ -336,10 +336,13 @@ fn set_up<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> AppError {
 }
 
 /// Metrics that tell from the start what there may be to tell.
-fn metrics() -> Result<Metrics, AppError> {
+fn metrics(config: &Config, has_api: bool) -> Result<Metrics, AppError> {
     let metrics = Metrics::new().map_err(set_up("metrics"))?;
     metrics.authn.refuses_for(&authn::Refusal::labels());
     metrics.authz.refuses_for(&authz::Refusal::labels());
+    if config.api.listen.is_some() {
+        metrics.api.serves(has_api);
+    }
     Ok(metrics)
 }
 

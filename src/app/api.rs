@@ -4,12 +4,13 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZero;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::dev::{Server, ServerHandle};
 use actix_web::web::Data;
 use tokio::runtime::Handle;
 use tokio::task::{JoinError, JoinHandle};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{AppError, resources, set_up};
 use crate::config::Config;
@@ -18,13 +19,18 @@ use crate::http::connections::Connections;
 use crate::http::server::{self, ConnectionLimits, Listener};
 use crate::lifecycle;
 use crate::logging::log_throttled;
+use crate::metrics::ApiMetrics;
 use crate::registry::connection::Target;
 use crate::registry::error::RegistryError;
 use crate::registry::freshness::Freshness;
 use crate::registry::pool::Postgres;
-use crate::tls::{self, Identity};
+use crate::tls::{self, Identity, News, Presented};
 
 const SETTING: &str = "api.listen";
+
+/// How often it is looked whether the certificate's files were replaced, though nobody connects: what is told of it should be
+/// what the next client is shown.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// Its connections: where few files may be open, most are EMQX's.
 fn limits() -> ConnectionLimits {
@@ -69,12 +75,24 @@ pub(super) fn pool(
     Ok(pool.unless_away(freshness.clone()))
 }
 
-fn keeps_certificate(why: &str) {
-    log_throttled!(
-        warn,
-        "the API goes on with its certificate of before: the new one cannot be used",
-        why
-    );
+fn tell(metrics: &ApiMetrics, news: News<'_>) {
+    match news {
+        News::Presents(end) => metrics.certificate_ends(end),
+        News::Keeps(why) => log_throttled!(
+            warn,
+            "the API goes on with its certificate of before: the new one cannot be used",
+            why
+        ),
+    }
+}
+
+/// For ever.
+async fn keep_looking(certificate: Option<Arc<Presented>>) {
+    let Some(certificate) = certificate else { return };
+    loop {
+        sleep(LOOK_EVERY).await;
+        certificate.look();
+    }
 }
 
 /// An API that has bound its port.
@@ -82,12 +100,15 @@ pub(super) struct ApiServer {
     address: SocketAddr,
     server: Server,
     connections: Arc<Connections>,
+    /// `None`: plain HTTP.
+    certificate: Option<Arc<Presented>>,
 }
 
 /// One that serves.
 pub(super) struct Running {
     handle: ServerHandle,
     task: JoinHandle<io::Result<()>>,
+    looking: JoinHandle<()>,
     connections: Arc<Connections>,
 }
 
@@ -104,8 +125,13 @@ impl ApiServer {
         let address = socket.local_addr().map_err(listen)?;
         let identity = config.api.tls_certificate.clone().zip(config.api.tls_key.clone());
         let identity = identity.map(|(certificate, key)| Identity { certificate, key });
-        let tls = identity.as_ref().map(|identity| tls::server(identity, keeps_certificate));
-        let tls = tls.transpose().map_err(set_up("TLS of the API"))?;
+        let certificate = identity.map(|identity| {
+            let metrics = parts.metrics.clone();
+            Presented::open(&identity, move |news| tell(&metrics, news))
+        });
+        let certificate = certificate.transpose().map_err(set_up("TLS of the API"))?;
+        let tls = certificate.clone().map(tls::server).transpose();
+        let tls = tls.map_err(set_up("TLS of the API"))?;
         let limits = limits();
         let connections = Arc::new(Connections::new(
             limits.connections,
@@ -122,7 +148,7 @@ impl ApiServer {
         };
         let api = Api::new(parts, address, config.api.public_url.as_deref());
         let server = server::serve(listener, api::routes(Data::new(api))).map_err(listen)?;
-        Ok(Self { address, server, connections })
+        Ok(Self { address, server, connections, certificate })
     }
 
     pub(super) fn address(&self) -> SocketAddr {
@@ -132,7 +158,8 @@ impl ApiServer {
     pub(super) fn run(self) -> Running {
         let handle = self.server.handle();
         let task = actix_web::rt::spawn(self.server);
-        Running { handle, task, connections: self.connections }
+        let looking = actix_web::rt::spawn(keep_looking(self.certificate));
+        Running { handle, task, looking, connections: self.connections }
     }
 }
 
@@ -146,7 +173,8 @@ pub(super) async fn ended(api: &mut Option<Running>) -> Result<io::Result<()>, J
 
 /// Accepts no more, closes each connection once it is silent and answered, all of them at the deadline.
 pub(super) async fn stop(api: Option<Running>, deadline: Instant) {
-    let Some(Running { handle, connections, .. }) = api else { return };
+    let Some(Running { handle, connections, looking, .. }) = api else { return };
+    looking.abort();
     handle.pause().await;
     connections.stop();
     let _over = timeout_at(deadline, connections.closed()).await;

@@ -12,7 +12,7 @@ use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::config::{Api, GivenSetting, Problem, Problems, Settings, Sources, Warning};
 use crate::registry::connection::Target;
-use crate::tls::{self, Identity};
+use crate::tls::{self, Identity, Presented};
 
 /// Check the configuration as `serve` would, and tell where each setting comes from.
 #[derive(Args)]
@@ -42,7 +42,7 @@ fn unusable_files(settings: &Settings) -> Vec<Problem> {
         let identity = Identity { certificate: certificate.clone(), key: key.clone() };
         if let Err(why) = tls::check_key(key) {
             tell("api.tls_key", why);
-        } else if let Err(why) = tls::server(&identity, |_| {}) {
+        } else if let Err(why) = Presented::open(&identity, |_| {}) {
             tell("api.tls_certificate", why);
         }
     }

@@ -4,6 +4,7 @@
 //! The checks run in the order in which one depends on another. Each has [`LIMIT`]; what depends on
 //! something that failed is skipped and says so. Nothing is changed anywhere.
 
+mod api;
 mod configuration;
 mod connection;
 mod emqx;
@@ -30,6 +31,8 @@ pub use finding::{Finding, Report, Status};
 
 /// Longest time that one check may take.
 pub const LIMIT: Duration = Duration::from_secs(5);
+
+const SECONDS_A_DAY: i64 = 86_400;
 
 /// Check everything that Fleetgate depends on, and say what to do.
 #[derive(Debug, Args)]
@@ -76,6 +79,7 @@ pub async fn examine(sources: &Sources, clock: &Clock) -> Report {
     match Settings::load(sources) {
         Ok(settings) => {
             configuration::examine(&settings, sources, &mut report);
+            report.add(api::examine(&settings.api, clock));
             emqx::examine(&settings, clock, &mut report).await;
             examine_database(&settings, clock, &mut report).await;
         }
@@ -83,6 +87,7 @@ pub async fn examine(sources: &Sources, clock: &Clock) -> Report {
             configuration::refuse(&problems, &mut report);
             let why = "the configuration cannot be used";
             report.skip(&configuration::DEPENDENT, why);
+            report.skip(&[api::CERTIFICATE], why);
             emqx::skip(&mut report, why);
             report.skip(&connection::CHECKS, why);
             report.skip(&schema::CHECKS, why);

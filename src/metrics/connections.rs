@@ -1,6 +1,6 @@
 //! Connections of clients: EMQX's, operators' and strangers'.
 
-use prometheus::{IntCounterVec, IntGauge};
+use prometheus::{IntCounterVec, IntGauge, IntGaugeVec};
 
 use super::Adder;
 
@@ -18,9 +18,25 @@ pub struct ApiMetrics {
     /// Its connections.
     pub connections: ConnectionMetrics,
     requests: IntCounterVec,
+    /// These have no labels. A plain gauge would be there, as 0, also where there is nothing to tell.
+    serving: IntGaugeVec,
+    certificate_end: IntGaugeVec,
 }
 
+/// No labels.
+const NO_LABELS: [&str; 0] = [];
+
 impl ApiMetrics {
+    /// Whether it is served. Not to be told where nobody wants it served.
+    pub fn serves(&self, serves: bool) {
+        self.serving.with_label_values(&NO_LABELS).set(i64::from(serves));
+    }
+
+    /// When the certificate ends that it presents, in Unix seconds.
+    pub fn certificate_ends(&self, end: i64) {
+        self.certificate_end.with_label_values(&NO_LABELS).set(end);
+    }
+
     /// Counts an answer.
     pub fn answered(&self, status: u16) {
         self.requests.with_label_values(&[status.to_string().as_str()]).inc();
@@ -57,6 +73,16 @@ impl Adder<'_> {
                 )?,
             },
             requests,
+            serving: self.gauges(
+                "fleetgate_api_serving",
+                "1 while the HTTP API is served; 0: its address was taken. Absent where api.listen is off.",
+                &NO_LABELS,
+            )?,
+            certificate_end: self.gauges(
+                "fleetgate_api_certificate_end_timestamp_seconds",
+                "When the certificate ends that the HTTP API presents. Absent without TLS.",
+                &NO_LABELS,
+            )?,
         })
     }
 

@@ -669,7 +669,8 @@ async fn tokens_travel_over_tls_with_the_certificate_of_the_bus() {
     let read = raw.read(&mut answer).await.unwrap_or(0);
     assert!(!answer[..read].starts_with(b"HTTP"), "{:?}", String::from_utf8_lossy(&answer[..read]));
     // Files that were replaced are read for the next connection; what cannot be used changes nothing.
-    let others = Secrets::made();
+    // Those end sooner.
+    let others = Secrets::made_days_ago(100);
     let trusts_others = fleetgate::tls::trusting(Some(&others.file("emqx/tls/ca.pem"))).unwrap();
     let is_trusted = async |config: &rustls::ClientConfig| {
         let socket = TcpStream::connect(root.address).await.unwrap();
@@ -677,17 +678,41 @@ async fn tokens_travel_over_tls_with_the_certificate_of_the_bus() {
         TlsConnector::from(Arc::new(config.clone())).connect(name, socket).await.is_ok()
     };
     assert!(!is_trusted(&trusts_others).await);
+    let end = async || app.metric("fleetgate_api_certificate_end_timestamp_seconds").await;
+    let of_before = fleetgate::tls::end_of(&certificate).unwrap();
+    assert_eq!(end().await, of_before as f64);
     std::fs::write(&certificate, "nonsense").unwrap();
     assert!(is_trusted(&config).await, "the certificate of before stays");
     std::fs::copy(others.file("emqx/tls/server.key"), &key).unwrap();
     std::fs::copy(others.file("emqx/tls/server.pem"), &certificate).unwrap();
     assert!(is_trusted(&trusts_others).await);
+    let of_now = fleetgate::tls::end_of(&certificate).unwrap();
+    assert!(of_now < of_before, "{of_now} {of_before}");
+    assert_eq!(end().await, of_now as f64);
     // A stop ends the connection properly.
     let stopping = std::thread::spawn(move || app.stop());
     let mut end = Vec::new();
     let read = stream.read_to_end(&mut end).await;
     assert!(read.is_ok(), "closed with TLS's own word: {read:?}");
     stopping.join().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_taken_address_keeps_no_device_out_and_is_told() {
+    let (served, _fleet, database) =
+        start_with(|config| config.api.listen = Some(([127, 0, 0, 1], 0).into())).await;
+    assert_eq!(served.metric("fleetgate_api_serving").await, 1.0);
+    let mut settings = config(&database.url);
+    settings.api.listen = served.api_address;
+    let without = TestApp::start(settings).await;
+    without.ready().await;
+    assert_eq!(without.api_address, None);
+    assert_eq!(without.metric("fleetgate_api_serving").await, 0.0);
+    let nobody_wants_one = TestApp::start(config(&database.url)).await;
+    let metrics = nobody_wants_one.get("/metrics").await.body;
+    for absent in ["fleetgate_api_serving", "fleetgate_api_certificate_end"] {
+        assert!(!metrics.contains(absent), "{absent}");
+    }
 }
 
 #[tokio::test]

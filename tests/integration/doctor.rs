@@ -6,6 +6,7 @@ use fleetgate::cli::doctor::{LIMIT, Report, Status, examine};
 use fleetgate::clock::Clock;
 use fleetgate::config::Sources;
 
+use crate::secrets::Secrets;
 use crate::support::app::{TestApp, config};
 use crate::support::bus::connected;
 use crate::support::commands::{fleetgate, run};
@@ -47,8 +48,41 @@ async fn a_healthy_system_has_nothing_to_say() {
     fleet.device("a").await.secret("a").await;
     let report = report(&database.url, &[]).await;
     assert!(report.findings.iter().all(|finding| finding.status == Status::Ok), "{report}");
-    assert_eq!(report.findings.len(), 28, "{report}");
+    assert_eq!(report.findings.len(), 29, "{report}");
     assert!(found(&report, "listen and notify").1.contains("arrives after"));
+}
+
+#[tokio::test]
+async fn the_end_of_the_certificate_of_the_api_is_told() {
+    let of_api = async |directory: &Secrets, more: &[(&str, &str)]| {
+        let certificate = directory.file("emqx/tls/server.pem").display().to_string();
+        let key = directory.file("emqx/tls/server.key").display().to_string();
+        let tls = [
+            ("FLEETGATE_API_TLS_CERTIFICATE", certificate.as_str()),
+            ("FLEETGATE_API_TLS_KEY", &key),
+        ];
+        found(&report("host=/nowhere", &[&tls, more].concat()).await, "certificate of the API")
+    };
+    let fresh = Secrets::made();
+    let end = fleetgate::tls::end_of(&fresh.file("emqx/tls/server.pem")).unwrap();
+    let days = (end - Clock::System.now().as_second()) / 86_400;
+    let (status, words) = of_api(&fresh, &[]).await;
+    assert_eq!(status, Status::Ok, "{words}");
+    assert!(words.contains("for ") && words.contains(" days more"), "{words}");
+    for (left, wanted) in [(20, Status::Warning), (2, Status::Failure), (-2, Status::Failure)] {
+        let secrets = Secrets::made_days_ago(days - left);
+        let (status, words) = of_api(&secrets, &[]).await;
+        assert_eq!(status, wanted, "{words}");
+        for said in ["server.pem", "secrets init", "api.tls_key"] {
+            assert!(words.contains(said), "{words}");
+        }
+        let (status, words) = of_api(&secrets, &[("FLEETGATE_API_LISTEN", "off")]).await;
+        assert_eq!(status, Status::Ok, "{words}");
+    }
+    std::fs::write(fresh.file("emqx/tls/server.pem"), "nonsense").unwrap();
+    let (status, words) = of_api(&fresh, &[]).await;
+    assert_eq!(status, Status::Failure, "{words}");
+    assert!(words.contains("api.tls_certificate") && words.contains("server.pem"), "{words}");
 }
 
 #[tokio::test]

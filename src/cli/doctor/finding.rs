@@ -6,6 +6,10 @@ use serde::Serialize;
 
 use crate::cli::output::visible;
 
+/// `secrets init` renews a certificate 30 days before its end, so less means that it has not run.
+const DAYS_TO_MENTION: i64 = 21;
+const DAYS_TO_FAIL: i64 = 3;
+
 /// How a check ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -66,6 +70,20 @@ impl Finding {
     ) -> Self {
         let remedy = Some(remedy.into());
         Self { check, status: Status::Failure, found: found.into(), remedy }
+    }
+
+    /// About a certificate that is valid for so many days more. `which` begins the sentence.
+    pub(super) fn certificate(check: &'static str, which: &str, days: i64, remedy: &str) -> Self {
+        let found = format!("{which} is valid for {days} days more");
+        if days < 0 {
+            Self::failure(check, format!("{which} has ended"), remedy)
+        } else if days <= DAYS_TO_FAIL {
+            Self::failure(check, found, remedy)
+        } else if days <= DAYS_TO_MENTION {
+            Self::warning(check, found, remedy)
+        } else {
+            Self::ok(check, found)
+        }
     }
 
     /// A failure that is a problem of the configuration: its text is what is wrong, `;`, and what would be

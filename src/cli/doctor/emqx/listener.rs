@@ -10,18 +10,14 @@ use std::time::Duration;
 use rustls::ClientConnection;
 use rustls::pki_types::{CertificateDer, ServerName};
 
-use crate::cli::doctor::LIMIT;
 use crate::cli::doctor::finding::Finding;
+use crate::cli::doctor::{LIMIT, SECONDS_A_DAY};
 use crate::clock::Clock;
 use crate::tls::{self, Demand};
 
 const CERTIFICATE: &str = "TLS certificate";
 /// MQTT over TLS (IANA), where `emqx-config/` listens.
 const PORT: u16 = 8883;
-const SECONDS_A_DAY: i64 = 86_400;
-/// `secrets init` renews 30 days before the end, so less means that it has not run.
-const DAYS_TO_MENTION: i64 = 21;
-const DAYS_TO_FAIL: i64 = 3;
 
 /// Looks at the listener on the host of EMQX's REST API.
 pub(super) async fn examine(api_url: &str, clock: &Clock) -> Finding {
@@ -65,18 +61,9 @@ fn without(host: &str, problem: &Problem) -> Finding {
 }
 
 fn finding_of(host: &str, days: i64) -> Finding {
-    let found = format!("{host}:{PORT} shows one that is valid for {days} days more");
     let remedy = "run `fleetgate secrets init` (`docker compose up -d` does), or give EMQX a new \
                   certificate; clients that check it cannot connect after its end";
-    if days < 0 {
-        Finding::failure(CERTIFICATE, format!("{host}:{PORT} shows one that has ended"), remedy)
-    } else if days <= DAYS_TO_FAIL {
-        Finding::failure(CERTIFICATE, found, remedy)
-    } else if days <= DAYS_TO_MENTION {
-        Finding::warning(CERTIFICATE, found, remedy)
-    } else {
-        Finding::ok(CERTIFICATE, found)
-    }
+    Finding::certificate(CERTIFICATE, &format!("{host}:{PORT} shows one that"), days, remedy)
 }
 
 /// The end of the certificate shown at an address, in Unix seconds. Blocks for [`LIMIT`] at most a step.
