@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use self::promql::{Expression, Selector, read};
+use crate::secrets::Secrets;
 use crate::support::app::{TestApp, eventually, start_with};
 use crate::support::bus::{connected, disconnected, message};
 use crate::support::fake_emqx::FakeEmqx;
@@ -19,10 +20,12 @@ use crate::support::fleet::Fleet;
 
 /// What EMQX 5.8 and 6 export at /api/v5/prometheus/stats, as far as it is used here. There is no EMQX
 /// to ask in a test.
-const OF_EMQX: [&str; 6] = [
+const OF_EMQX: [&str; 8] = [
     "emqx_cert_expiry_at",
+    "emqx_delivery_dropped",
     "emqx_live_connections_count",
     "emqx_messages_dropped",
+    "emqx_messages_dropped_no_subscribers",
     "emqx_messages_received",
     "emqx_messages_sent",
     "emqx_packets_connect",
@@ -115,7 +118,14 @@ async fn live(app: &TestApp, fleet: &Fleet, emqx: &FakeEmqx) {
 async fn what_rules_and_panels_read_is_exported() {
     let emqx = FakeEmqx::start().await;
     let settings = emqx.settings();
-    let (app, fleet, _database) = start_with(|config| config.emqx.api = Some(settings)).await;
+    let secrets = Secrets::made();
+    let (app, fleet, _database) = start_with(|config| {
+        config.emqx.api = Some(settings);
+        config.api.listen = Some(([127, 0, 0, 1], 0).into());
+        config.api.tls_certificate = Some(secrets.file("emqx/tls/server.pem"));
+        config.api.tls_key = Some(secrets.file("emqx/tls/server.key"));
+    })
+    .await;
     live(&app, &fleet, &emqx).await;
     let swept =
         || async { app.metric("fleetgate_sweep_last_success_timestamp_seconds").await > 0.0 };
