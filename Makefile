@@ -26,12 +26,12 @@ dev: prerequisites
 # Everything that the tests make goes below one temporary directory. A database that a test program
 # owns is removed just after that program ends, so wait for it. Others may walk through the directory
 # because PostgreSQL runs as another user where the tests run as root. Many tests wait more than they compute, so
-# half as many again run at a time as there are processors.
+# twice as many run at a time as there are processors.
 test: rust
 	@./docker/install-prerequisites.sh --for-tests
 	@directory=$$(mktemp -d /tmp/fleetgate-test.XXXXXX) && chmod 711 "$$directory" && \
 	trap 'rm -rf "$$directory"' EXIT && trap 'exit 130' INT && trap 'exit 143' TERM HUP && \
-	threads=$${RUST_TEST_THREADS:-$$(($$(nproc) * 3 / 2))} && \
+	threads=$${RUST_TEST_THREADS:-$$(($$(nproc) * 2))} && \
 	status=0 && { TMPDIR=$$directory RUST_TEST_THREADS=$$threads cargo test --locked || status=$$?; } && \
 	waited=0 && while [ $$waited -lt 300 ] && ls -d "$$directory"/fleetgate-* >/dev/null 2>&1; do \
 	    sleep 0.1; waited=$$((waited + 1)); \
