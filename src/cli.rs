@@ -38,6 +38,7 @@ mod serve;
 mod sweep;
 mod token;
 mod wording;
+mod words;
 
 use std::io::ErrorKind;
 use std::path::PathBuf;
@@ -134,7 +135,7 @@ impl Action {
 
     fn run(self, context: &Context) -> Result<(), CliError> {
         match self {
-            Self::Dev(arguments) => Ok(dev::run(&arguments, &context.sources())?),
+            Self::Dev(arguments) => arguments.run(&context.sources()),
             Self::Serve(arguments) => arguments.run(context),
             Self::Migrate(arguments) => context.block_on(arguments.run(context)),
             Self::Device(arguments) => context.block_on(arguments.run(context)),
@@ -148,12 +149,8 @@ impl Action {
             Self::Import(arguments) => context.block_on(arguments.run(context)),
             Self::Export(arguments) => context.block_on(arguments.run(context)),
             Self::ApiToken(arguments) => context.block_on(arguments.run(context)),
-            Self::Token(arguments) => {
-                Ok(token::run(&arguments, &context.sources(), context.output.json)?)
-            }
-            Self::Doctor(arguments) => {
-                Ok(doctor::run(&arguments, &context.sources(), context.output.json)?)
-            }
+            Self::Token(arguments) => arguments.run(context),
+            Self::Doctor(arguments) => arguments.run(context),
             Self::Audit(arguments) => context.block_on(arguments.run(context)),
             Self::Certificate(arguments) => context.block_on(arguments.run(context)),
             Self::Secrets(arguments) => arguments.run(context),

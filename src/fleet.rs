@@ -28,6 +28,7 @@ pub mod exports;
 pub mod grants;
 pub mod imports;
 pub mod locks;
+mod one_thing;
 pub mod part;
 pub mod rights;
 pub mod routing;
@@ -35,6 +36,7 @@ pub mod rules;
 pub mod sessions;
 pub mod tokens;
 pub mod watch;
+pub mod wire;
 
 use tokio_postgres::{Client, GenericClient, Transaction};
 

@@ -1,7 +1,12 @@
 //! Fleetgate as an HTTP client: of EMQX's REST API, and of its own `/readyz`.
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use reqwest::{ClientBuilder, Response, redirect};
 use rustls::ClientConfig;
+
+/// What stands for itself in a path or query (RFC 3986).
+pub const UNRESERVED: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 /// A client that asks whom it was told to ask, and nobody else: no proxy, and no redirects.
 pub fn builder(tls: ClientConfig) -> ClientBuilder {

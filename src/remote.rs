@@ -28,7 +28,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::time::Duration;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::utf8_percent_encode;
 use reqwest::header::{CONTENT_TYPE, IF_NONE_MATCH};
 use reqwest::{Client, Method, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
@@ -38,20 +38,17 @@ use thiserror::Error;
 
 use crate::causes::causes;
 use crate::fleet::FleetError;
-use crate::http_client;
+use crate::fleet::wire::ROOT;
+use crate::http_client::{self, UNRESERVED};
 use crate::secret::Secret;
 use crate::tls;
 
-/// Where the API is below the URL of a service.
-const ROOT: &str = "/api/v1";
 /// Time to reach the service.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for one request, its answer included.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Largest answer in bytes: a page of a thousand devices with the largest meta has a few.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
-/// What stands for itself in a path or query (RFC 3986, unreserved).
-const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 /// Why something was not done over the API.
 #[derive(Debug, Error)]
@@ -163,7 +160,7 @@ impl Remote {
         let mut url = format!("{}{ROOT}", self.url);
         for segment in path {
             url.push('/');
-            url.extend(utf8_percent_encode(segment, PLAIN));
+            url.extend(utf8_percent_encode(segment, UNRESERVED));
         }
         // These two mean directories, however they are encoded.
         let unwritable = path.iter().find(|segment| matches!(**segment, "." | ".."));
@@ -274,7 +271,7 @@ impl Call<'_> {
             self.url.push(self.separator);
             self.url.push_str(name);
             self.url.push('=');
-            self.url.extend(utf8_percent_encode(&value.to_string(), PLAIN));
+            self.url.extend(utf8_percent_encode(&value.to_string(), UNRESERVED));
             self.separator = '&';
         }
         self

@@ -3,6 +3,8 @@
 //! [`Secret`] has neither `Debug` nor `Display` nor `Serialize`, so that no log line, error or
 //! metric can carry one by accident, and is wiped when dropped.
 
+use std::fmt::Write;
+
 use base64ct::{Base64UrlUnpadded, Encoding};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
@@ -48,6 +50,18 @@ pub fn random_bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).expect("the operating system's random generator failed");
     bytes
+}
+
+/// So many random bytes in lower-case hex.
+#[must_use]
+pub fn random_hex<const N: usize>() -> String {
+    // Room for all of it: a text that grows leaves copies behind, and this may be a secret.
+    let mut text = String::with_capacity(N * 2);
+    for byte in random_bytes::<N>() {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
 }
 
 #[cfg(test)]

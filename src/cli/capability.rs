@@ -9,10 +9,10 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use crate::cli::arguments::duration;
-use crate::cli::command::Confirm;
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::output::{table, yes_no};
+use crate::domain::delivery::Confirmation;
 use crate::domain::name::CapabilityName;
 use crate::fleet::capabilities::{
     self, Capability, CapabilityChange, CapabilityRow, NewCapability, TermsChange,
@@ -80,7 +80,7 @@ struct AddArguments {
 struct CommandOptions {
     /// What makes a command succeed.
     #[arg(long, value_enum, group = "change")]
-    confirm: Option<Confirm>,
+    confirm: Option<Confirmation>,
     /// When a command expires unless it says otherwise: 30s, 5m, 2h.
     #[arg(long, value_name = "DURATION", value_parser = duration, group = "change")]
     command_expiry: Option<Duration>,
@@ -109,7 +109,7 @@ fn yes_or_no(text: &str) -> Result<bool, String> {
 impl CommandOptions {
     fn change(&self) -> TermsChange {
         TermsChange {
-            confirm: self.confirm.map(Confirm::confirmation),
+            confirm: self.confirm,
             expiry: self.command_expiry,
             ack_timeout: self.ack_timeout,
             answer_in: self.answer_in,

@@ -11,7 +11,7 @@ use crate::cli::arguments::number;
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::clock::Clock;
-use crate::domain::credential::{CertificateUse, CredentialId};
+use crate::domain::credential::CredentialId;
 use crate::domain::name::DeviceName;
 use crate::fleet::credentials::{self, NewCredential, Terms};
 use crate::provision::authority::{Authority, Issued};
@@ -105,17 +105,12 @@ impl IssueArguments {
     ) -> Result<CredentialId, CliError> {
         let terms = Terms { expires_at: Some(ends), ..Terms::default() };
         let bind = async |fleet: &mut Transaction<'_>| {
-            let credential = self.credential();
+            let credential = NewCredential::certificate(self.device.to_string(), self.required);
             let id = credentials::add(fleet, &self.device, &credential, &terms).await?;
             Ok::<_, CliError>((id, write()?))
         };
         let (id, written) = context.act(bind).await?;
         written.keep();
         Ok(id)
-    }
-
-    fn credential(&self) -> NewCredential {
-        let required = if self.required { CertificateUse::Required } else { CertificateUse::Alone };
-        NewCredential::Certificate { common_name: self.device.to_string(), required }
     }
 }

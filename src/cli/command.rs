@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_postgres::Transaction;
@@ -93,30 +93,6 @@ enum Action {
     },
 }
 
-/// What makes a command succeed.
-#[derive(Clone, Copy, ValueEnum)]
-pub(super) enum Confirm {
-    /// EMQX had a subscriber for it.
-    Sent,
-    /// The device acknowledged it.
-    Delivered,
-    /// The device then reported what it was told to be.
-    State,
-    /// The device said so on its reply topic.
-    Reply,
-}
-
-impl Confirm {
-    pub(super) fn confirmation(self) -> Confirmation {
-        match self {
-            Self::Sent => Confirmation::Sent,
-            Self::Delivered => Confirmation::Delivered,
-            Self::State => Confirmation::State,
-            Self::Reply => Confirmation::Reply,
-        }
-    }
-}
-
 /// Send a command to devices, down the command topic of each: those that are named, that a selector means or that a routing rule chooses. It waits for devices that are offline until it expires.
 #[derive(Args)]
 struct SendArguments {
@@ -138,7 +114,7 @@ struct SendArguments {
     expires: Option<Duration>,
     /// What makes it succeed. Without this option, as the capability says (delivered).
     #[arg(long, value_enum)]
-    confirm: Option<Confirm>,
+    confirm: Option<Confirmation>,
     /// Check everything and send nothing.
     #[arg(long)]
     dry_run: bool,
@@ -227,7 +203,7 @@ impl SendArguments {
             payload: self.payload,
             to,
             expires_in: self.expires,
-            confirm: self.confirm.map(Confirm::confirmation),
+            confirm: self.confirm,
             asked_by: ASKED_BY.into(),
             requested: None,
             bounds,

@@ -31,10 +31,10 @@ impl Context {
     }
 
     /// Runs a command that waits for the database.
-    pub(super) fn block_on(
+    pub(super) fn block_on<T>(
         &self,
-        command: impl Future<Output = Result<(), CliError>>,
-    ) -> Result<(), CliError> {
+        command: impl Future<Output = Result<T, CliError>>,
+    ) -> Result<T, CliError> {
         tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()

@@ -9,7 +9,7 @@ use crate::cli::error::CliError;
 use crate::cli::output::{or_dash, table, timestamp, yes_no};
 use crate::cli::questions::read_password;
 use crate::cli::timestamp::{parse_future_timestamp, parse_timestamp};
-use crate::domain::credential::{CertificateUse, CredentialId};
+use crate::domain::credential::CredentialId;
 use crate::domain::name::DeviceName;
 use crate::fleet::Part;
 use crate::fleet::credentials::{self, CredentialRow, MAX_FOREIGN, Revocation, Terms, Wanted};
@@ -135,9 +135,7 @@ impl AddArguments {
             return Ok(Wanted::Secret);
         }
         if let Some(common_name) = self.kind.certificate_cn.clone() {
-            let required =
-                if self.required { CertificateUse::Required } else { CertificateUse::Alone };
-            return Ok(Wanted::Certificate { common_name, required });
+            return Ok(Wanted::Certificate { common_name, required: self.required });
         }
         Ok(Wanted::Password { password: read_password()?, weak_is_fine: self.allow_weak })
     }

@@ -17,26 +17,22 @@ mod ready;
 mod record;
 mod welcome;
 
-use std::io;
+use std::fmt::Display;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 
 use clap::Args;
-use thiserror::Error;
-use tokio::task::JoinError;
 use tokio_postgres::{Client, NoTls};
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{self, App, AppError, listen_remedy};
+use crate::app::{self, App, listen_remedy};
 use crate::cli::arguments::listen_address;
 use crate::cli::error::CliError;
 use crate::cli::output::{print, remark};
-use crate::cli::token::TokenCommandError;
-use crate::cli::wording;
 use crate::clock::Clock;
-use crate::config::{Config, Problems, Settings, Sources};
+use crate::config::{Config, Settings, Sources};
 use crate::embedded::{EmbeddedError, PrivatePostgres};
-use crate::fleet::{FleetError, is_empty};
+use crate::fleet::is_empty;
 use crate::lifecycle;
 use crate::logging;
 use crate::registry::connection::connect;
@@ -64,105 +60,29 @@ pub(super) struct DevArgs {
     listen: SocketAddr,
 }
 
-/// Why `fleetgate dev` could not start, or ended before it was told to.
-#[derive(Debug, Error)]
-pub(super) enum DevError {
-    /// The address is taken or not ours.
-    #[error("cannot listen on {address}: {source}; {}", listen_remedy(source, "--listen"))]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// The operating system's reason.
-        source: io::Error,
-    },
-    /// A file below the home could not be written or read.
-    #[error("cannot {doing} {}: {source}; check its permissions, or choose another --home", path.display())]
-    File {
-        /// What was being done.
-        doing: &'static str,
-        /// To which file.
-        path: PathBuf,
-        /// The operating system's reason.
-        source: io::Error,
-    },
-    /// `demo.json` is not what `dev` wrote.
-    #[error(
-        "{} cannot be read ({why}); remove it: the demo fleet stays, and the next start says how to \
-         give its devices new secrets", path.display()
-    )]
-    Record {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        why: String,
-    },
-    /// PostgreSQL did not start or stop.
-    #[error(transparent)]
-    Postgres(#[from] EmbeddedError),
-    /// The configuration is wrong: that is the environment here, for dev writes the file itself.
-    #[error("{0}")]
-    Configuration(#[from] Problems),
-    /// The demo fleet was not put into the registry.
-    #[error("{}", wording::in_words(.0))]
-    Fleet(#[from] FleetError),
-    /// The registry could not be asked.
-    #[error(transparent)]
-    Registry(#[from] RegistryError),
-    /// The service failed.
-    #[error(transparent)]
-    App(#[from] AppError),
-    /// The key for device tokens could not be made.
-    #[error(transparent)]
-    TokenKey(#[from] TokenCommandError),
-    /// Something of the operating system's.
-    #[error("cannot set up {what}: {source}")]
-    SetUp {
-        /// The part.
-        what: &'static str,
-        /// The reason.
-        source: io::Error,
-    },
-    /// The welcome could not be printed.
-    #[error("{0}")]
-    Output(String),
-    /// The demo fleet breaks a rule of names or topics.
-    #[error("the demo fleet is wrong: {0}; this is a bug")]
-    Demo(String),
-}
-
-impl From<DevError> for CliError {
-    fn from(error: DevError) -> Self {
-        match error {
-            DevError::Configuration(problems) => Self::Configuration(problems),
-            DevError::Fleet(error) => Self::Fleet(error),
-            DevError::Registry(error) => Self::Registry(error),
-            DevError::App(error) => Self::Service(error),
-            other => Self::Failed(other.to_string()),
-        }
+impl DevArgs {
+    /// Starts everything and serves until SIGTERM or SIGINT. `process` has the variables of this
+    /// process; those about the database, EMQX and the address are dev's own to set.
+    pub(super) fn run(&self, process: &Sources) -> Result<(), CliError> {
+        try_address(self.listen)?;
+        app::system().map_err(not_set_up("a runtime"))?.block_on(async {
+            let stop = lifecycle::stop_on_signals().map_err(not_set_up("signals"))?;
+            let home = DevHome::make(&self.home)?;
+            remark("Starting PostgreSQL ...");
+            let data = home.postgres();
+            let postgres = blocking(move || PrivatePostgres::start(&data, MAX_CONNECTIONS)).await?;
+            let served = serve(self, process, &home, &postgres, stop).await;
+            remark("Stopping PostgreSQL ...");
+            blocking(move || postgres.stop()).await?;
+            remark("Stopped. The next start keeps the data.");
+            served
+        })
     }
 }
 
-/// Starts everything and serves until SIGTERM or SIGINT. `process` has the variables of this
-/// process; those about the database, EMQX and the address are dev's own to set.
-///
-/// # Errors
-/// See [`DevError`].
-pub(super) fn run(args: &DevArgs, process: &Sources) -> Result<(), DevError> {
-    try_address(args.listen)?;
-    let refused = |source| DevError::SetUp { what: "a runtime", source };
-    app::system().map_err(refused)?.block_on(async {
-        let stop = lifecycle::stop_on_signals()
-            .map_err(|source| DevError::SetUp { what: "signals", source })?;
-        let home = DevHome::make(&args.home)?;
-        remark("Starting PostgreSQL ...");
-        let data = home.postgres();
-        let postgres = blocking(move || PrivatePostgres::start(&data, MAX_CONNECTIONS)).await??;
-        let served = serve(args, process, &home, &postgres, stop).await;
-        remark("Stopping PostgreSQL ...");
-        blocking(move || postgres.stop()).await??;
-        remark("Stopped. The next start keeps the data.");
-        served
-    })
+/// Says which part of the operating system's could not be had.
+fn not_set_up<E: Display>(what: &'static str) -> impl FnOnce(E) -> CliError {
+    move |error| CliError::Failed(format!("cannot set up {what}: {error}"))
 }
 
 async fn serve(
@@ -171,7 +91,7 @@ async fn serve(
     home: &DevHome,
     postgres: &PrivatePostgres,
     stop: CancellationToken,
-) -> Result<(), DevError> {
+) -> Result<(), CliError> {
     let url = postgres.connection_string(DATABASE);
     create_database(postgres).await?;
     let known = Record::read(&home.demo())?;
@@ -195,12 +115,12 @@ async fn greet(
     welcome: &Welcome<'_>,
     config: &Config,
     stop: &CancellationToken,
-) -> Result<(), DevError> {
+) -> Result<(), CliError> {
     // Whatever happens here, the service must not go on without having been announced.
     let stop_unless_greeted = stop.clone().drop_guard();
     let text = welcome.text(&connect(&config.database).await?).await?;
-    if ready(welcome.reachable(), stop).await.map_err(DevError::Output)? {
-        print(&text).map_err(|error| DevError::Output(error.to_string()))?;
+    if ready(welcome.reachable(), stop).await.map_err(CliError::Failed)? {
+        print(&text)?;
     }
     stop_unless_greeted.disarm();
     Ok(())
@@ -212,7 +132,7 @@ async fn fill(
     home: &DevHome,
     known: Option<Record>,
     webhook_token: &Secret,
-) -> Result<Record, DevError> {
+) -> Result<Record, CliError> {
     let mut client = connect(&config.database).await?;
     migrate(&mut client).await?;
     if is_empty(&client).await? {
@@ -229,12 +149,15 @@ async fn fill(
     }
 }
 
-fn try_address(address: SocketAddr) -> Result<(), DevError> {
+fn try_address(address: SocketAddr) -> Result<(), CliError> {
     let tried = TcpListener::bind(address);
-    tried.map(drop).map_err(|source| DevError::Listen { address, source })
+    tried.map(drop).map_err(|error| {
+        let remedy = listen_remedy(&error, "--listen");
+        CliError::Failed(format!("cannot listen on {address}: {error}; {remedy}"))
+    })
 }
 
-async fn create_database(postgres: &PrivatePostgres) -> Result<(), DevError> {
+async fn create_database(postgres: &PrivatePostgres) -> Result<(), CliError> {
     let client = administrator(&postgres.connection_string("postgres")).await?;
     Ok(inspection::create_database(&client, DATABASE).await?)
 }
@@ -248,8 +171,8 @@ async fn administrator(url: &str) -> Result<Client, RegistryError> {
 }
 
 async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, DevError> {
-    let gone = |error: JoinError| DevError::SetUp { what: "a thread", source: error.into() };
-    tokio::task::spawn_blocking(work).await.map_err(gone)
+    work: impl FnOnce() -> Result<T, EmbeddedError> + Send + 'static,
+) -> Result<T, CliError> {
+    let ended = tokio::task::spawn_blocking(work).await;
+    ended.map_err(not_set_up("a thread"))?.map_err(CliError::failed)
 }

@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::output::visible;
+use crate::config;
 use crate::emqx::EmqxApi;
 use crate::emqx::setup::{
     Change, Difference, Kind, Outcome, Setup, SetupError, Target, USUAL_URL, fleetgate_url, shown,
@@ -133,10 +134,7 @@ fn ends(context: &Context) -> Result<(EmqxApi, Secret), CliError> {
         )
     })?;
     let token = settings.emqx()?.webhook_token;
-    let metrics = Metrics::new().map_err(|error| CliError::Failed(error.to_string()))?;
-    let api =
-        EmqxApi::new(&api, metrics.emqx).map_err(|error| CliError::Failed(error.to_string()))?;
-    Ok((api, token))
+    Ok((open(&api)?, token))
 }
 
 /// Where EMQX takes Fleetgate to be already. Without this a run for another reason, as for a new token, would lead EMQX away
@@ -221,6 +219,12 @@ fn plain_url(text: &str) -> Result<String, String> {
         return Err("write it as http://fleetgate:8080, without a path".to_owned());
     }
     Ok(format!("http://{host}"))
+}
+
+/// EMQX's REST API, as commands use it: nobody reads what is counted.
+pub(super) fn open(settings: &config::EmqxApi) -> Result<EmqxApi, CliError> {
+    let metrics = Metrics::new().map_err(CliError::failed)?;
+    EmqxApi::new(settings, metrics.emqx).map_err(CliError::failed)
 }
 
 #[cfg(test)]

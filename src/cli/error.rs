@@ -1,5 +1,6 @@
 //! Why a command failed, and with which exit code.
 
+use std::fmt::Display;
 use std::process::ExitCode;
 
 use thiserror::Error;
@@ -48,6 +49,12 @@ impl From<RemoteError> for CliError {
 }
 
 impl CliError {
+    /// What could not be done, told by an error of a layer below that says all there is to say.
+    #[allow(clippy::needless_pass_by_value, reason = "for map_err")]
+    pub(super) fn failed(error: impl Display) -> Self {
+        Self::Failed(error.to_string())
+    }
+
     /// One word for programs, the field `kind` of a JSON error.
     pub(super) fn kind(&self) -> &str {
         match self {
@@ -99,10 +106,10 @@ impl CliError {
     }
 
     /// The field of what was asked for that is wrong, for programs.
-    pub(super) fn field(&self) -> Option<&str> {
+    pub(super) fn field(&self) -> Option<String> {
         match self {
             Self::Fleet(error) => error.field().map(Field::name),
-            Self::Remote(RemoteError::Refused { field, .. }) => field.as_deref(),
+            Self::Remote(RemoteError::Refused { field, .. }) => field.clone(),
             _ => None,
         }
     }

@@ -1,12 +1,12 @@
 //! `fleetgate grant`
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use serde_json::json;
 
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::output::{remark, table};
-use crate::domain::acl;
+use crate::domain::acl::Action;
 use crate::domain::name::DeviceName;
 use crate::domain::request::{RESULTS, hears_results_of_others};
 use crate::domain::topic::TopicFilter;
@@ -19,21 +19,6 @@ use crate::remote;
 pub(super) struct Arguments {
     #[command(subcommand)]
     action: Command,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Action {
-    Publish,
-    Subscribe,
-}
-
-impl From<Action> for acl::Action {
-    fn from(action: Action) -> Self {
-        match action {
-            Action::Publish => Self::Publish,
-            Action::Subscribe => Self::Subscribe,
-        }
-    }
 }
 
 #[derive(Subcommand)]
@@ -91,7 +76,6 @@ async fn add(
             "{filter} includes topics below {RESULTS}: the device hears what becomes of the commands that every service there asks for"
         ));
     }
-    let action = acl::Action::from(action);
     let added = context
         .change(
             async |fleet| grants::add(fleet, device, action, filter).await,
@@ -142,7 +126,6 @@ async fn remove_of(
 ) -> Result<(), CliError> {
     let device: DeviceName =
         device.parse().map_err(|error| CliError::Usage(format!("device {device:?} {error}")))?;
-    let action = acl::Action::from(action);
     context
         .change(
             async |fleet| grants::remove_of(fleet, &device, action, filter).await,

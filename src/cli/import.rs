@@ -20,9 +20,9 @@ use crate::fleet::imports::{
     self, Acl, Algorithm, Chunk, Counts, Csv, Dynsec, EmqxCsv, EmqxJson, Foreign, Item,
     PasswordFile, SaltEncoding,
 };
+use crate::fleet::wire::MAX_TRIED_BYTES;
 use crate::fleet::{FleetError, act};
 use crate::read_file::read_at_most;
-use crate::remote::imports::MAX_TRIED_BYTES;
 use crate::remote::{Remote, RemoteError};
 use crate::secret::Secret;
 

@@ -1,6 +1,6 @@
 //! `fleetgate rule`
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use serde_json::json;
 
 use crate::cli::arguments::{number, parse_selector};
@@ -100,27 +100,6 @@ impl Arguments {
     }
 }
 
-/// Which of the devices that match get a command.
-#[derive(Clone, Copy, ValueEnum)]
-enum Which {
-    /// Every one.
-    All,
-    /// One: an online one if there is one, and of those the one that was commanded longest ago.
-    Any,
-    /// The first by name.
-    First,
-}
-
-impl Which {
-    fn strategy(self) -> Strategy {
-        match self {
-            Self::All => Strategy::All,
-            Self::Any => Strategy::Any,
-            Self::First => Strategy::First,
-        }
-    }
-}
-
 /// Add a rule. Of a capability's rules, the highest priority first, the first that yields a device decides.
 #[derive(Args)]
 struct AddArguments {
@@ -134,7 +113,7 @@ struct AddArguments {
     selector: Option<Selector>,
     /// Which of them.
     #[arg(long, value_enum, default_value = "all")]
-    strategy: Which,
+    strategy: Strategy,
     /// The higher is asked first.
     #[arg(long, default_value_t = 0, value_parser = number(PRIORITY.0..=PRIORITY.1), allow_negative_numbers = true)]
     priority: i32,
@@ -146,7 +125,7 @@ impl AddArguments {
             name: self.name,
             capability: self.capability,
             selector: self.selector.unwrap_or_default(),
-            strategy: self.strategy.strategy(),
+            strategy: self.strategy,
             priority: self.priority,
         };
         let row = context
@@ -173,7 +152,7 @@ struct SetArguments {
     selector: Option<Selector>,
     /// Which of them.
     #[arg(long, value_enum, group = "change")]
-    strategy: Option<Which>,
+    strategy: Option<Strategy>,
     /// The higher is asked first.
     #[arg(long, value_parser = number(PRIORITY.0..=PRIORITY.1), allow_negative_numbers = true, group = "change")]
     priority: Option<i32>,
@@ -183,7 +162,7 @@ impl SetArguments {
     async fn run(self, context: &Context) -> Result<(), CliError> {
         let change = RuleChange {
             selector: self.selector,
-            strategy: self.strategy.map(Which::strategy),
+            strategy: self.strategy,
             priority: self.priority,
             enabled: None,
         };

@@ -6,9 +6,9 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::cli::context::Context;
+use crate::cli::emqx;
 use crate::cli::error::CliError;
 use crate::clock::Clock;
-use crate::emqx::EmqxApi;
 use crate::metrics::Metrics;
 use crate::registry::connection::Target;
 use crate::sweep::{Keep, Report, SweepError, Sweeper};
@@ -34,10 +34,8 @@ impl Arguments {
 fn sweeper(context: &Context) -> Result<Sweeper, CliError> {
     let settings = context.settings()?;
     let target = Target::new(&settings.database()?)?;
-    let failed = |error: &dyn std::fmt::Display| CliError::Failed(error.to_string());
-    let metrics = Metrics::new().map_err(|error| failed(&error))?;
-    let api = settings.emqx_api()?.map(|api| EmqxApi::new(&api, metrics.emqx));
-    let api = api.transpose().map_err(|error| failed(&error))?.map(Arc::new);
+    let api = settings.emqx_api()?.map(|api| emqx::open(&api)).transpose()?.map(Arc::new);
+    let metrics = Metrics::new().map_err(CliError::failed)?;
     let keep = Keep { sessions: settings.ingest.keep_sessions, audit: settings.audit.keep };
     Ok(Sweeper::new(target, api, Duration::ZERO, keep, Clock::System, metrics.sweep))
 }

@@ -3,15 +3,12 @@
 //! Only allow rules are sent; what none of them allows comes to `/emqx/authz` (docs/EMQX.md). So a
 //! right may be missing here, but nothing here may be wider than what [`Rights`] says.
 
-use serde::{Deserialize, Serialize};
-
 use crate::domain::request::{COMMANDS, FLEETGATE};
 use crate::domain::rights::Rights;
 use crate::domain::topic::{TopicFilter, TopicName};
 
 /// What a rule allows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// PUBLISH, wills included.
     Publish,
@@ -19,15 +16,8 @@ pub enum Action {
     Subscribe,
 }
 
-impl Action {
-    /// `publish` or `subscribe`, as tables, requests and results write it.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Publish => "publish",
-            Self::Subscribe => "subscribe",
-        }
-    }
+words! {
+    Action { Publish: "publish", Subscribe: "subscribe" }
 }
 
 /// One allow rule.

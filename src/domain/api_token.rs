@@ -25,27 +25,13 @@ pub enum Scope {
     Admin,
 }
 
-impl Scope {
-    /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::Read, Self::Devices, Self::Credentials, Self::Commands, Self::Admin];
-
-    /// As tables, requests and results write it.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Read => "read",
-            Self::Devices => "devices",
-            Self::Credentials => "credentials",
-            Self::Commands => "commands",
-            Self::Admin => "admin",
-        }
-    }
-
-    /// The scope of this word.
-    #[must_use]
-    pub fn of_word(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|scope| scope.word() == word)
+words! {
+    Scope {
+        Read: "read",
+        Devices: "devices",
+        Credentials: "credentials",
+        Commands: "commands",
+        Admin: "admin",
     }
 }
 

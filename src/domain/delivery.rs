@@ -37,28 +37,13 @@ pub enum Confirmation {
     Reply,
 }
 
-impl Confirmation {
-    const ALL: [Self; 4] = [Self::Sent, Self::Delivered, Self::State, Self::Reply];
+words! {
+    Confirmation { Sent: "sent", Delivered: "delivered", State: "state", Reply: "reply" }
+}
 
+impl Confirmation {
     fn is_by_answer(self) -> bool {
         matches!(self, Self::State | Self::Reply)
-    }
-
-    /// As tables, requests and results write it.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Sent => "sent",
-            Self::Delivered => "delivered",
-            Self::State => "state",
-            Self::Reply => "reply",
-        }
-    }
-
-    /// What a word stands for.
-    #[must_use]
-    pub fn of_word(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|confirmation| confirmation.word() == word)
     }
 }
 
@@ -155,36 +140,21 @@ pub enum End {
     Cancelled,
 }
 
-impl End {
-    /// Every end.
-    pub const ALL: [Self; 9] = [
-        Self::Delivered,
-        Self::Succeeded,
-        Self::Failed,
-        Self::TimedOut,
-        Self::Sent,
-        Self::Expired,
-        Self::Undeliverable,
-        Self::Superseded,
-        Self::Cancelled,
-    ];
-
-    /// As tables and results write it.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Delivered => "delivered",
-            Self::Succeeded => "succeeded",
-            Self::Failed => "failed",
-            Self::TimedOut => "timed_out",
-            Self::Sent => "sent",
-            Self::Expired => "expired",
-            Self::Undeliverable => "undeliverable",
-            Self::Superseded => "superseded",
-            Self::Cancelled => "cancelled",
-        }
+words! {
+    End {
+        Delivered: "delivered",
+        Succeeded: "succeeded",
+        Failed: "failed",
+        TimedOut: "timed_out",
+        Sent: "sent",
+        Expired: "expired",
+        Undeliverable: "undeliverable",
+        Superseded: "superseded",
+        Cancelled: "cancelled",
     }
+}
 
+impl End {
     /// Whether it may be asked for again: nobody decided that it should end so.
     #[must_use]
     pub fn may_be_retried(self) -> bool {

@@ -5,10 +5,6 @@
 //! characters). EMQX itself accepts any client id, `+` and `/` included
 //! (docs/EMQX.md), which is why this is checked here and again by constraints in `sql/`.
 
-use std::borrow::Borrow;
-use std::fmt;
-use std::str::FromStr;
-
 use thiserror::Error;
 
 /// Longest name in bytes of UTF-8. The same number is in `sql/V1__registry.sql`.
@@ -77,76 +73,37 @@ fn is_forbidden(c: char) -> bool {
     matches!(c, '+' | '#' | '/' | '$') || c.is_control()
 }
 
-macro_rules! name_type {
-    ($(#[$doc:meta])* $name:ident, $check:ident) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub struct $name(Box<str>);
-
-        impl $name {
-            /// The name as text.
-            #[must_use]
-            pub fn as_str(&self) -> &str {
-                &self.0
-            }
-        }
-
-        impl FromStr for $name {
-            type Err = NameError;
-
-            fn from_str(text: &str) -> Result<Self, NameError> {
-                $check(text)?;
-                Ok(Self(text.into()))
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
-
-        as_text!($name);
-
-        impl Borrow<str> for $name {
-            fn borrow(&self) -> &str {
-                &self.0
-            }
-        }
-    };
-}
-
-name_type! {
+checked_text! {
     /// A device's name: unique in the registry, and its MQTT user name.
-    DeviceName, check_login_name
+    DeviceName, check_login_name, NameError
 }
-name_type! {
+checked_text! {
     /// A client id that a device carries in the registry because it differs from its name.
-    ClientId, check_login_name
+    ClientId, check_login_name, NameError
 }
-name_type! {
+checked_text! {
     /// What a device is (`sensor`, `relay`, …). Only [`DeviceKind::SERVICE`] has a meaning here.
-    DeviceKind, check_name
+    DeviceKind, check_name, NameError
 }
-name_type! {
+checked_text! {
     /// A capability's name; also the name of the binding that carries it.
-    CapabilityName, check_name
+    CapabilityName, check_name, NameError
 }
-name_type! {
+checked_text! {
     /// An area or a floor: a level of the conventional topics of the devices there.
-    PlaceName, check_name
+    PlaceName, check_name, NameError
 }
-name_type! {
+checked_text! {
     /// A routing rule's name.
-    RuleName, check_name
+    RuleName, check_name, NameError
 }
-name_type! {
+checked_text! {
     /// What a token of the HTTP API is called.
-    ApiTokenName, check_name
+    ApiTokenName, check_name, NameError
 }
-name_type! {
+checked_text! {
     /// A binding's name: that of the capability it carries, or [`BindingName::MAIN`].
-    BindingName, check_name
+    BindingName, check_name, NameError
 }
 
 impl BindingName {

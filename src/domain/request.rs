@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use crate::domain::command::CommandPayload;
 use crate::domain::json_object::Object;
+use crate::domain::json_pointer::escaped;
 use crate::domain::name::DeviceName;
 use crate::domain::selector::{Age, MAX_BYTES, Selector};
 use crate::domain::topic::{filters_overlap, grant_covers};
@@ -101,7 +102,7 @@ impl CommandRequest {
         };
         for name in members.keys() {
             if !["value", "device", "selector", "expires_in", "id"].contains(&name.as_str()) {
-                let pointer = format!("/{}", name.replace('~', "~0").replace('/', "~1"));
+                let pointer = format!("/{}", escaped(name));
                 return wrong(
                     &pointer,
                     "is not a member of a request; there are value, device, selector, expires_in and id",

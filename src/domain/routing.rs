@@ -11,22 +11,6 @@ pub enum Strategy {
     First,
 }
 
-impl Strategy {
-    const EVERY: [Self; 3] = [Self::All, Self::Any, Self::First];
-
-    /// As tables, requests and results write it.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::All => "all",
-            Self::Any => "any",
-            Self::First => "first",
-        }
-    }
-
-    /// What a word stands for.
-    #[must_use]
-    pub fn of_word(word: &str) -> Option<Self> {
-        Self::EVERY.into_iter().find(|strategy| strategy.word() == word)
-    }
+words! {
+    Strategy { All: "all", Any: "any", First: "first" }
 }

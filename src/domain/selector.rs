@@ -13,6 +13,7 @@ use std::time::Duration;
 use serde_json::{Number, Value};
 use thiserror::Error;
 
+use crate::domain::json_pointer::{Pointer, escaped};
 use crate::domain::name::{BindingName, CapabilityName};
 
 /// Longest selector in bytes, as it is written.
@@ -205,60 +206,6 @@ impl Scalar {
             Self::Text(text) => Value::String(text.clone()),
         }
     }
-}
-
-/// A JSON Pointer (RFC 6901) by its tokens; none: the whole document.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Pointer(Vec<String>);
-
-impl Pointer {
-    /// Reads a pointer: empty, or tokens each with a slash in front.
-    ///
-    /// # Errors
-    /// Why it is none.
-    fn parse(text: &str) -> Result<Self, String> {
-        if text.is_empty() {
-            return Ok(Self::default());
-        }
-        let Some(rest) = text.strip_prefix('/') else {
-            return Err("is not a JSON Pointer; write /member, with a slash in front".to_owned());
-        };
-        rest.split('/').map(token).collect::<Option<_>>().map(Self).ok_or_else(|| {
-            "is not a JSON Pointer: ~ is written ~0, and / within a name ~1".to_owned()
-        })
-    }
-
-    /// Its tokens, unescaped.
-    #[must_use]
-    pub fn tokens(&self) -> &[String] {
-        &self.0
-    }
-}
-
-impl fmt::Display for Pointer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|token| write!(f, "/{}", escaped(token)))
-    }
-}
-
-fn escaped(token: &str) -> String {
-    token.replace('~', "~0").replace('/', "~1")
-}
-
-fn token(text: &str) -> Option<String> {
-    let mut token = String::with_capacity(text.len());
-    let mut characters = text.chars();
-    while let Some(c) = characters.next() {
-        token.push(match c {
-            '~' => match characters.next()? {
-                '0' => '~',
-                '1' => '/',
-                _ => return None,
-            },
-            c => c,
-        });
-    }
-    Some(token)
 }
 
 /// The place in an array that a token names (RFC 6901 §4): no sign, no zero in front. `None` for a token that names

@@ -1,8 +1,5 @@
 //! Topic names and topic filters (MQTT 5 §4.7): validity, matching, coverage.
 
-use std::fmt;
-use std::str::FromStr;
-
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -233,51 +230,36 @@ fn begins_with_wildcard(filter: &str) -> bool {
     filter.starts_with(['+', '#'])
 }
 
-/// The exact topic of a binding: a topic name outside the broker's `$` name space.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct TopicName(Box<str>);
-
-impl TopicName {
-    /// The topic as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
+checked_text! {
+    /// The exact topic of a binding: a topic name outside the broker's `$` name space.
+    TopicName, check_topic_of_binding, TopicError
 }
 
-impl FromStr for TopicName {
-    type Err = TopicError;
-
-    fn from_str(text: &str) -> Result<Self, TopicError> {
-        check_topic_name(text)?;
-        if text.starts_with('$') {
-            return Err(TopicError::Dollar);
-        }
-        check_patterns(text)?;
-        Ok(Self(text.into()))
-    }
+checked_text! {
+    /// The topic filter of a grant.
+    TopicFilter, check_filter_of_grant, TopicError
 }
 
-impl fmt::Display for TopicName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+fn check_topic_of_binding(text: &str) -> Result<(), TopicError> {
+    check_topic_name(text)?;
+    if text.starts_with('$') {
+        return Err(TopicError::Dollar);
     }
+    check_patterns(text)
 }
 
-as_text!(TopicName);
-as_text!(TopicFilter);
-
-/// The topic filter of a grant.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct TopicFilter(Box<str>);
+fn check_filter_of_grant(text: &str) -> Result<(), TopicError> {
+    check_topic_filter(text)?;
+    if says_how_to_subscribe(text) {
+        return Err(TopicError::SubscriptionPrefix);
+    }
+    if text.starts_with(DELAYED_PREFIX) {
+        return Err(TopicError::Delayed);
+    }
+    check_patterns(text)
+}
 
 impl TopicFilter {
-    /// The filter as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
     /// Everything below a topic that Fleetgate makes of names. A name may look like one of mosquitto's patterns; here it stands
     /// for itself.
     ///
@@ -302,28 +284,6 @@ impl TopicFilter {
         let padded = self.0.trim().len() != self.0.len();
         let pattern = ["%c", "%u"].iter().any(|pattern| self.0.contains(pattern));
         !begins_with_wildcard(&self.0) && !stem.ends_with('+') && !padded && !pattern
-    }
-}
-
-impl FromStr for TopicFilter {
-    type Err = TopicError;
-
-    fn from_str(text: &str) -> Result<Self, TopicError> {
-        check_topic_filter(text)?;
-        if says_how_to_subscribe(text) {
-            return Err(TopicError::SubscriptionPrefix);
-        }
-        if text.starts_with(DELAYED_PREFIX) {
-            return Err(TopicError::Delayed);
-        }
-        check_patterns(text)?;
-        Ok(Self(text.into()))
-    }
-}
-
-impl fmt::Display for TopicFilter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }
 

@@ -6,9 +6,10 @@ use std::time::Duration;
 use percent_encoding::utf8_percent_encode;
 use reqwest::Method;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::emqx::{EmqxApi, EmqxError, PATH};
+use crate::emqx::{EmqxApi, EmqxError};
+use crate::http_client::UNRESERVED;
 
 /// The reason code of a message that nobody gets (MQTT 5 §2.4).
 const NO_MATCHING_SUBSCRIBERS: u8 = 16;
@@ -51,20 +52,13 @@ impl EmqxApi {
     /// When EMQX did not say whether it has a subscriber: it may have sent the message then, unless the error is
     /// [`EmqxError::Rejected`].
     pub async fn publish(&self, message: &CommandPublish<'_>) -> Result<Published, EmqxError> {
-        let body = json!({
-            "topic": message.topic,
-            "payload": message.payload,
-            "qos": 1,
-            "retain": false,
-            "properties": {
-                "message_expiry_interval": message.expiry.as_secs(),
-                "correlation_data": message.id,
-                "content_type": "application/json",
-                "user_properties": {"delivery": message.id},
-            },
+        let properties = json!({
+            "message_expiry_interval": message.expiry.as_secs(),
+            "correlation_data": message.id,
+            "content_type": "application/json",
+            "user_properties": {"delivery": message.id},
         });
-        let request = self.request(Method::POST, "publish").json(&body);
-        let answer = self.call("publish", request).await?;
+        let answer = self.publish_with(message.topic, message.payload, &properties).await?;
         // 202 has no id: `{"message":"no_matching_subscribers","reason_code":16}`.
         #[derive(Deserialize)]
         struct Answer {
@@ -91,18 +85,23 @@ impl EmqxApi {
         payload: &str,
         expiry: Duration,
     ) -> Result<(), EmqxError> {
-        let body = json!({
-            "topic": topic,
-            "payload": payload,
-            "qos": 1,
-            "retain": false,
-            "properties": {
-                "message_expiry_interval": expiry.as_secs(),
-                "content_type": "application/json",
-            },
+        let properties = json!({
+            "message_expiry_interval": expiry.as_secs(),
+            "content_type": "application/json",
         });
-        let request = self.request(Method::POST, "publish").json(&body);
-        self.call("publish", request).await.map(drop)
+        self.publish_with(topic, payload, &properties).await.map(drop)
+    }
+
+    async fn publish_with(
+        &self,
+        topic: &str,
+        payload: &str,
+        properties: &Value,
+    ) -> Result<Vec<u8>, EmqxError> {
+        let body = json!({
+            "topic": topic, "payload": payload, "qos": 1, "retain": false, "properties": properties,
+        });
+        self.call("publish", self.request(Method::POST, "publish").json(&body)).await
     }
 
     /// The subscriptions of a client; `None` when it is not connected.
@@ -117,7 +116,7 @@ impl EmqxApi {
         if matches!(client_id, "." | "..") {
             return Ok(None);
         }
-        let path = format!("clients/{}/subscriptions", utf8_percent_encode(client_id, PATH));
+        let path = format!("clients/{}/subscriptions", utf8_percent_encode(client_id, UNRESERVED));
         match self.call("subscriptions", self.request(Method::GET, &path)).await {
             Ok(body) => serde_json::from_slice(&body)
                 .map(Some)

@@ -11,6 +11,7 @@ use crate::domain::name::ApiTokenName;
 use crate::domain::selector::Selector;
 use crate::fleet::Part;
 use crate::fleet::error::{FleetError, Thing};
+use crate::fleet::one_thing::row_of;
 use crate::registry::error::RegistryError;
 use crate::secret::Secret;
 
@@ -144,9 +145,7 @@ pub async fn revoke(
         "UPDATE api_tokens SET revoked_at = coalesce(revoked_at, clock_timestamp()) WHERE name = $1
          RETURNING {COLUMNS}"
     );
-    let row = client.query_opt(&statement, &[&name.as_str()]).await;
-    let row = row.map_err(FleetError::on(&thing))?;
-    row.as_ref().map(token_row).ok_or(FleetError::NotFound(thing))
+    Ok(token_row(&row_of(client, &thing, &statement, &[&name.as_str()]).await?))
 }
 
 /// Those of these tokens, by their rows, that are valid still, as they are now.

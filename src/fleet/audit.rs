@@ -14,6 +14,7 @@ use crate::fleet::Part;
 use crate::fleet::document::Document;
 use crate::fleet::error::FleetError;
 use crate::registry::error::RegistryError;
+use crate::registry::selector;
 
 /// Most entries that one page of the list holds.
 pub const MAX_PAGE: u16 = 1000;
@@ -88,9 +89,8 @@ impl AuditFilter {
         }
         let part = self.part.condition_on("device_id", own.len() + values.len());
         let statement = format!("{SELECT} AND {} {rest}", part.sql());
-        let mut all = [&own, values].concat();
-        all.extend(part.parameters());
-        let rows = client.query(&statement, &all).await;
+        let values = selector::values(&[&own, values].concat(), [&part]);
+        let rows = client.query(&statement, &values).await;
         let is_whole = self.part.is_whole();
         Ok(rows.map_err(on_log())?.iter().map(|row| audit_row(row, is_whole)).collect())
     }

@@ -2,6 +2,7 @@
 //! they follow where nothing else is said: `<area>/<floor>/<device>/<binding>/state` and `…/set`.
 
 use serde::{Deserialize, Serialize};
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{GenericClient, Row};
 use utoipa::ToSchema;
 
@@ -12,6 +13,7 @@ use crate::fleet::Added;
 use crate::fleet::capabilities::{self, Capability};
 use crate::fleet::devices;
 use crate::fleet::error::{FleetError, Rule, Thing};
+use crate::fleet::one_thing::row_of;
 use crate::registry::error::RegistryError;
 
 /// A binding to be made.
@@ -305,10 +307,7 @@ pub async fn set(
     let found = devices::lock(&transaction, device).await?;
     let (mut state, mut command) = (change.state_topic.clone(), change.command_topic.clone());
     let is_there = "SELECT FROM topic_bindings WHERE device_id = $1 AND name = $2";
-    let is_there = transaction.query_opt(is_there, &[&found.id.0, &name.as_str()]).await;
-    if is_there.map_err(FleetError::on(&thing))?.is_none() {
-        return Err(FleetError::NotFound(thing));
-    }
+    row_of(&transaction, &thing, is_there, &[&found.id.0, &name.as_str()]).await?;
     if change.conventional {
         let topics = conventional_topics(&transaction, found.home(), name).await?;
         (state, command) = (Some(topics.0), Some(topics.1));
@@ -316,30 +315,25 @@ pub async fn set(
     let text = |topic: &Option<Option<TopicName>>| {
         topic.as_ref().and_then(Option::as_ref).map(ToString::to_string)
     };
-    let row = transaction
-        .query_opt(
-            "UPDATE topic_bindings SET
-                 state_topic = CASE WHEN $3 THEN $4 ELSE state_topic END,
-                 command_topic = CASE WHEN $5 THEN $6 ELSE command_topic END,
-                 reply_topic = CASE WHEN $7 THEN $8 ELSE reply_topic END,
-                 merge = coalesce($9, merge)
-             WHERE device_id = $1 AND name = $2
-             RETURNING name, state_topic, command_topic, reply_topic, merge",
-            &[
-                &found.id.0,
-                &name.as_str(),
-                &state.is_some(),
-                &text(&state),
-                &command.is_some(),
-                &text(&command),
-                &change.reply_topic.is_some(),
-                &text(&change.reply_topic),
-                &change.merge,
-            ],
-        )
-        .await
-        .map_err(FleetError::on(&thing))?;
-    let changed = binding_row(&row.ok_or_else(|| FleetError::NotFound(thing.clone()))?);
+    let statement = "UPDATE topic_bindings SET
+             state_topic = CASE WHEN $3 THEN $4 ELSE state_topic END,
+             command_topic = CASE WHEN $5 THEN $6 ELSE command_topic END,
+             reply_topic = CASE WHEN $7 THEN $8 ELSE reply_topic END,
+             merge = coalesce($9, merge)
+         WHERE device_id = $1 AND name = $2
+         RETURNING name, state_topic, command_topic, reply_topic, merge";
+    let values: [&(dyn ToSql + Sync); 9] = [
+        &found.id.0,
+        &name.as_str(),
+        &state.is_some(),
+        &text(&state),
+        &command.is_some(),
+        &text(&command),
+        &change.reply_topic.is_some(),
+        &text(&change.reply_topic),
+        &change.merge,
+    ];
+    let changed = binding_row(&row_of(&transaction, &thing, statement, &values).await?);
     if changed.merge && changed.state_topic.is_none() {
         return Err(FleetError::rule(&thing, Rule::NothingToMerge));
     }

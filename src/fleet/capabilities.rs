@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{GenericClient, Row};
 use utoipa::ToSchema;
 
@@ -13,6 +14,7 @@ use crate::domain::name::CapabilityName;
 use crate::domain::schema::UsableSchema;
 use crate::fleet::document::document;
 use crate::fleet::error::{FleetError, Rule, Thing};
+use crate::fleet::one_thing::row_of;
 use crate::registry::error::RegistryError;
 
 /// How commands of a capability are sent, and what makes them succeed.
@@ -253,8 +255,7 @@ async fn one(
     columns: &str,
 ) -> Result<Row, FleetError> {
     let statement = format!("SELECT {columns} FROM capabilities WHERE name = $1");
-    let row = client.query_opt(&statement, &[&name.as_str()]).await;
-    row.map_err(FleetError::on(&about(name)))?.ok_or_else(|| FleetError::NotFound(about(name)))
+    row_of(client, &about(name), &statement, &[&name.as_str()]).await
 }
 
 /// Shows a capability, which nobody else changes until the caller's transaction ends.
@@ -266,7 +267,7 @@ pub async fn lock(
     name: &CapabilityName,
 ) -> Result<Capability, FleetError> {
     let statement = "SELECT FROM capabilities WHERE name = $1 FOR NO KEY UPDATE";
-    client.execute(statement, &[&name.as_str()]).await.map_err(FleetError::on(&about(name)))?;
+    row_of(client, &about(name), statement, &[&name.as_str()]).await?;
     find(client, name).await
 }
 
@@ -311,27 +312,21 @@ pub async fn set(
          WHERE name = $1 RETURNING {COUNTED}"
     );
     let (state_schema, command_schema) = (&change.state_schema, &change.command_schema);
-    let row = client
-        .query_opt(
-            &statement,
-            &[
-                &name.as_str(),
-                &change.description,
-                &state_schema.is_some(),
-                &state_schema.as_ref().and_then(Option::as_ref).map(UsableSchema::as_value),
-                &command_schema.is_some(),
-                &command_schema.as_ref().and_then(Option::as_ref).map(UsableSchema::as_value),
-                &change.commands.confirm.map(Confirmation::word),
-                &change.commands.expiry.map(seconds),
-                &change.commands.ack_timeout.map(seconds),
-                &change.commands.only_latest,
-                &change.commands.answer_in.map(seconds),
-                &change.commands.envelope,
-            ],
-        )
-        .await
-        .map_err(FleetError::on(&about(name)))?;
-    capability_row(&row.ok_or_else(|| FleetError::NotFound(about(name)))?)
+    let values: [&(dyn ToSql + Sync); 12] = [
+        &name.as_str(),
+        &change.description,
+        &state_schema.is_some(),
+        &state_schema.as_ref().and_then(Option::as_ref).map(UsableSchema::as_value),
+        &command_schema.is_some(),
+        &command_schema.as_ref().and_then(Option::as_ref).map(UsableSchema::as_value),
+        &change.commands.confirm.map(Confirmation::word),
+        &change.commands.expiry.map(seconds),
+        &change.commands.ack_timeout.map(seconds),
+        &change.commands.only_latest,
+        &change.commands.answer_in.map(seconds),
+        &change.commands.envelope,
+    ];
+    capability_row(&row_of(client, &about(name), &statement, &values).await?)
 }
 
 /// Removes a capability.
@@ -365,10 +360,7 @@ pub(super) async fn give(
 ) -> Result<(), FleetError> {
     // Locked, so that it is not removed meanwhile.
     let known = "SELECT FROM capabilities WHERE name = $1 FOR KEY SHARE";
-    let known = client.query_opt(known, &[&name.as_str()]).await;
-    if known.map_err(FleetError::on(&about(name)))?.is_none() {
-        return Err(FleetError::NotFound(about(name)));
-    }
+    row_of(client, &about(name), known, &[&name.as_str()]).await?;
     let statement = "INSERT INTO device_capabilities (device_id, capability) VALUES ($1, $2)
          ON CONFLICT DO NOTHING";
     let given = client.execute(statement, &[&device.0, &name.as_str()]).await;

@@ -22,6 +22,7 @@ use crate::fleet::capabilities::{self, Capability};
 use crate::fleet::error::{FleetError, Outside, Rule, Thing};
 use crate::fleet::routing::{self, Among, Bounds, Choice, Chosen, Needs, Route, To};
 use crate::registry::error::RegistryError;
+use crate::registry::selector::values;
 
 mod pauses;
 mod shown;
@@ -366,15 +367,12 @@ pub async fn retry(
 /// # Errors
 /// As [`send`].
 pub async fn check_only(
-    client: &mut impl GenericClient,
+    client: &impl GenericClient,
     new: &NewCommand,
 ) -> Result<Choice, FleetError> {
-    let thing = about(&new.capability);
-    let transaction = client.transaction().await.map_err(FleetError::on(&thing))?;
-    let capability = check(&transaction, new).await?;
-    let choice = choose(&transaction, new, &capability).await?;
-    let shared_topics =
-        routing::shared_topics(&transaction, &new.part, &new.capability, &choice).await?;
+    let capability = check(client, new).await?;
+    let choice = choose(client, new, &capability).await?;
+    let shared_topics = routing::shared_topics(client, &new.part, &new.capability, &choice).await?;
     Ok(Choice { shared_topics, ..choice })
 }
 
@@ -441,8 +439,7 @@ async fn recipients(
         inside.sql()
     );
     let capability_name = new.capability.as_str();
-    let mut values: Vec<&(dyn ToSql + Sync)> = vec![&names, &capability_name];
-    values.extend(inside.parameters().chain(shares_topic.parameters()));
+    let values = values(&[&names, &capability_name], [&inside, &shares_topic]);
     let rows = client.query(&statement, &values).await;
     let rows = rows.map_err(FleetError::on(&thing))?;
     let needs = needs(new, capability);
@@ -566,8 +563,7 @@ async fn cancel_once(
          SELECT (SELECT count(*) FROM cancelled), EXISTS (SELECT FROM its)",
         inside.sql()
     );
-    let mut values: Vec<&(dyn ToSql + Sync)> = vec![&id, &by];
-    values.extend(inside.parameters());
+    let values = values(&[&id, &by], [&inside]);
     let row = transaction.query_one(&statement, &values).await.map_err(FleetError::on(&thing))?;
     transaction.commit().await.map_err(FleetError::on(&thing))?;
     match row.get(1) {

@@ -2,20 +2,21 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tokio_postgres::types::ToSql;
 use tokio_postgres::{GenericClient, Row};
 use utoipa::ToSchema;
 
 use crate::authn::token::has_token_shape;
-use crate::domain::credential::{CertificateUse, CredentialId};
+use crate::domain::credential::CredentialId;
 use crate::domain::device::DeviceId;
 use crate::domain::foreign_hash::ForeignHash;
 use crate::domain::name::DeviceName;
 use crate::domain::password_hash::{Cost, hash_password};
 use crate::fleet::devices;
 use crate::fleet::error::{FleetError, PasswordRule, Rule, Thing};
+use crate::fleet::one_thing::row_of;
 use crate::fleet::part::Part;
 use crate::registry::error::RegistryError;
+use crate::registry::selector::values;
 use crate::secret::{Secret, random_bytes};
 
 /// Longest password in bytes. EMQX's own limit for what it sends is 64 KiB a request.
@@ -24,33 +25,37 @@ pub const MAX_PASSWORD_BYTES: usize = 4096;
 pub const MIN_PASSWORD_CHARACTERS: usize = 8;
 
 /// A credential to be made. Device tokens have their own way: [`crate::fleet::tokens`]. No `Debug`: hashes.
-pub enum NewCredential {
-    /// A generated secret, by its PHC string.
-    Secret {
-        /// argon2id at the minimum cost.
-        hash: String,
-    },
-    /// A chosen password, by its PHC string.
-    Password {
-        /// argon2id at the OWASP cost.
-        hash: String,
-    },
-    /// A client certificate.
-    Certificate {
-        /// The subject's common name.
-        common_name: String,
-        /// Enough, or needed beside another credential.
-        required: CertificateUse,
-    },
+pub struct NewCredential {
+    kind: &'static str,
+    hash: Option<String>,
+    common_name: Option<String>,
+    certificate_required: Option<bool>,
 }
 
 impl NewCredential {
+    /// A secret (`secret`) or a chosen password (`password`), by its PHC string.
+    #[must_use]
+    pub fn hashed(kind: &'static str, hash: String) -> Self {
+        Self { kind, hash: Some(hash), common_name: None, certificate_required: None }
+    }
+
+    /// A client certificate with this common name of its subject; `required`: needed beside another credential, and not
+    /// enough by itself.
+    #[must_use]
+    pub fn certificate(common_name: String, required: bool) -> Self {
+        Self {
+            kind: "certificate",
+            hash: None,
+            common_name: Some(common_name),
+            certificate_required: Some(required),
+        }
+    }
+
     /// A generated secret (256 random bits) and its credential. The secret is stored nowhere.
     #[must_use]
     pub fn generate() -> (Secret, Self) {
-        let secret = Secret::generate();
-        let hash = hash_password(secret.expose().as_bytes(), &random_bytes(), Cost::Generated);
-        (secret, Self::Secret { hash })
+        let (secret, hash) = generate_secret();
+        (secret, Self::hashed("secret", hash))
     }
 
     /// A chosen password.
@@ -65,34 +70,21 @@ impl NewCredential {
             ));
         }
         let hash = hash_password(password.expose().as_bytes(), &random_bytes(), Cost::Chosen);
-        Ok(Self::Password { hash })
+        Ok(Self::hashed("password", hash))
     }
 
     /// The kind as the table writes it.
     #[must_use]
     pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Secret { .. } => "secret",
-            Self::Password { .. } => "password",
-            Self::Certificate { .. } => "certificate",
-        }
+        self.kind
     }
+}
 
-    fn hash(&self) -> Option<&str> {
-        match self {
-            Self::Secret { hash } | Self::Password { hash } => Some(hash),
-            Self::Certificate { .. } => None,
-        }
-    }
-
-    fn certificate(&self) -> (Option<&str>, Option<bool>) {
-        match self {
-            Self::Certificate { common_name, required } => {
-                (Some(common_name), Some(*required == CertificateUse::Required))
-            }
-            Self::Secret { .. } | Self::Password { .. } => (None, None),
-        }
-    }
+/// A secret with its hash.
+pub(super) fn generate_secret() -> (Secret, String) {
+    let secret = Secret::generate();
+    let hash = hash_password(secret.expose().as_bytes(), &random_bytes(), Cost::Generated);
+    (secret, hash)
 }
 
 /// What kind of credential somebody asks for; a secret is made then. No `Debug`: passwords.
@@ -110,8 +102,8 @@ pub enum Wanted {
     Certificate {
         /// The subject's common name.
         common_name: String,
-        /// Enough, or needed beside another credential.
-        required: CertificateUse,
+        /// Whether it is needed beside another credential, and not enough by itself.
+        required: bool,
     },
 }
 
@@ -140,8 +132,7 @@ impl Wanted {
                 Ok((None, NewCredential::password(password, *weak_is_fine)?))
             }
             Self::Certificate { common_name, required } => {
-                let (common_name, required) = (common_name.clone(), *required);
-                Ok((None, NewCredential::Certificate { common_name, required }))
+                Ok((None, NewCredential::certificate(common_name.clone(), *required)))
             }
         }
     }
@@ -220,7 +211,6 @@ pub(super) async fn insert(
     credential: &NewCredential,
     terms: &Terms,
 ) -> Result<CredentialId, FleetError> {
-    let (common_name, required) = credential.certificate();
     let row = client
         .query_one(
             "INSERT INTO device_credentials (device_id, kind, hash, common_name,
@@ -229,17 +219,17 @@ pub(super) async fn insert(
              RETURNING id",
             &[
                 &id.0,
-                &credential.kind(),
-                &credential.hash(),
-                &common_name,
-                &required,
+                &credential.kind,
+                &credential.hash,
+                &credential.common_name,
+                &credential.certificate_required,
                 &terms.label,
                 &terms.not_before,
                 &terms.expires_at,
             ],
         )
         .await
-        .map_err(FleetError::on_part_of(device, &Thing::NewCredential(credential.kind().into())))?;
+        .map_err(FleetError::on_part_of(device, &Thing::NewCredential(credential.kind.into())))?;
     Ok(CredentialId(row.get(0)))
 }
 
@@ -326,9 +316,7 @@ pub async fn foreign(
     );
     let after = after.map_or(0, |id| id.0);
     let limit = i64::from(limit.min(MAX_FOREIGN));
-    let mut values: Vec<&(dyn ToSql + Sync)> = vec![&after, &limit];
-    values.extend(condition.parameters());
-    let rows = client.query(&statement, &values).await;
+    let rows = client.query(&statement, &values(&[&after, &limit], [&condition])).await;
     let rows = rows.map_err(RegistryError::on("the list of imported credentials"))?;
     Ok(rows.iter().map(foreign_credential).collect())
 }
@@ -352,8 +340,7 @@ pub async fn owner(client: &impl GenericClient, id: CredentialId) -> Result<Stri
     let thing = Thing::Credential(id);
     let statement = "SELECT name FROM devices
          WHERE id = (SELECT device_id FROM device_credentials WHERE id = $1)";
-    let row = client.query_opt(statement, &[&id.0]).await.map_err(FleetError::on(&thing))?;
-    row.map(|row| row.get(0)).ok_or(FleetError::NotFound(thing))
+    Ok(row_of(client, &thing, statement, &[&id.0]).await?.get(0))
 }
 
 /// What revoking a credential found.
@@ -377,7 +364,6 @@ pub async fn revoke(
     id: CredentialId,
 ) -> Result<Revocation, FleetError> {
     let thing = Thing::Credential(id);
-    let on_credential = || FleetError::on(&thing);
     // Locked first, and then the clock is read: while a token is being issued upon the row
     // ([`crate::fleet::tokens::accept`]) this waits, and the revocation is dated after the token.
     let revoked = client
@@ -391,16 +377,13 @@ pub async fn revoke(
             &[&id.0],
         )
         .await
-        .map_err(on_credential())?;
+        .map_err(FleetError::on(&thing))?;
     if let Some(row) = revoked {
         let was_valid: bool = row.get(0);
         return Ok(if was_valid { Revocation::Revoked } else { Revocation::Expired });
     }
-    let known = client
-        .query_opt("SELECT 1 FROM device_credentials WHERE id = $1", &[&id.0])
-        .await
-        .map_err(on_credential())?;
-    known.map(|_| Revocation::RevokedBefore).ok_or(FleetError::NotFound(thing))
+    row_of(client, &thing, "SELECT FROM device_credentials WHERE id = $1", &[&id.0]).await?;
+    Ok(Revocation::RevokedBefore)
 }
 
 /// Of credentials, those that still log their device in: each with the device's name.

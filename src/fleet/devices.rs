@@ -20,9 +20,10 @@ use crate::fleet::credentials::{self, CredentialRow, NewCredential, Terms};
 use crate::fleet::document::{Document, document};
 use crate::fleet::error::{FleetError, Thing};
 use crate::fleet::grants::{self, GrantRow};
+use crate::fleet::one_thing::{self, row_of};
 use crate::fleet::sessions::{self, SessionRow};
 use crate::registry::error::RegistryError;
-use crate::registry::selector::{Condition, ONLINE};
+use crate::registry::selector::{Condition, ONLINE, values};
 
 /// Most devices that one page of a list holds.
 pub const MAX_PAGE: u16 = 1000;
@@ -277,9 +278,8 @@ async fn find_gateway(
 ) -> Result<Option<DeviceId>, FleetError> {
     let Some(name) = gateway else { return Ok(None) };
     let statement = "SELECT id FROM devices WHERE name = $1 FOR KEY SHARE";
-    let row = client.query_opt(statement, &[&name.as_str()]).await;
-    let row = row.map_err(FleetError::on(&about(name)))?;
-    row.map(|row| Some(DeviceId(row.get(0)))).ok_or_else(|| FleetError::NotFound(about(name)))
+    let row = row_of(client, &about(name), statement, &[&name.as_str()]).await?;
+    Ok(Some(DeviceId(row.get(0))))
 }
 
 /// Lists devices by name, at most `limit` and at most [`MAX_PAGE`] of them. The next page begins
@@ -310,7 +310,7 @@ pub async fn list(
         condition.sql()
     );
     let limit = i64::from(limit.min(MAX_PAGE));
-    let mut values: Vec<&(dyn ToSql + Sync)> = vec![
+    let own: [&(dyn ToSql + Sync); 7] = [
         &filter.area,
         &filter.floor,
         &filter.kind,
@@ -319,9 +319,8 @@ pub async fn list(
         &filter.after,
         &limit,
     ];
-    values.extend(part.parameters().chain(condition.parameters()));
     let rows = client
-        .query(&statement, &values)
+        .query(&statement, &values(&own, [&part, &condition]))
         .await
         .map_err(RegistryError::on("the list of devices"))?;
     let mut found = rows.iter().map(device_row).collect::<Result<Vec<_>, _>>()?;
@@ -370,23 +369,17 @@ pub async fn show(
     name: &DeviceName,
 ) -> Result<DeviceDetails, FleetError> {
     let thing = about(name);
-    let row = client
-        .query_opt(
-            &format!(
-                "SELECT {ROW}, last_seen, coalesce(state, '{{}}') - '{AVAILABILITY}' AS state,
-                        state -> '{AVAILABILITY}' AS availability, last_violation,
-                        ARRAY(SELECT capability FROM device_capabilities
-                              WHERE device_id = device.id ORDER BY capability) AS capabilities,
-                        ARRAY(SELECT name FROM devices AS child
-                              WHERE child.gateway = device.id ORDER BY name) AS children
-                 FROM devices AS device LEFT JOIN device_state AS heard ON heard.device_id = device.id
-                 WHERE device.name = $1"
-            ),
-            &[&name.as_str()],
-        )
-        .await
-        .map_err(FleetError::on(&thing))?;
-    let row = row.ok_or_else(|| FleetError::NotFound(thing.clone()))?;
+    let statement = format!(
+        "SELECT {ROW}, last_seen, coalesce(state, '{{}}') - '{AVAILABILITY}' AS state,
+                state -> '{AVAILABILITY}' AS availability, last_violation,
+                ARRAY(SELECT capability FROM device_capabilities
+                      WHERE device_id = device.id ORDER BY capability) AS capabilities,
+                ARRAY(SELECT name FROM devices AS child
+                      WHERE child.gateway = device.id ORDER BY name) AS children
+         FROM devices AS device LEFT JOIN device_state AS heard ON heard.device_id = device.id
+         WHERE device.name = $1"
+    );
+    let row = row_of(client, &thing, &statement, &[&name.as_str()]).await?;
     let device = device_row(&row)?;
     let id = device.id;
     Ok(DeviceDetails {
@@ -412,9 +405,8 @@ pub(super) async fn find(
     name: &DeviceName,
 ) -> Result<DeviceId, FleetError> {
     let statement = "SELECT id FROM devices WHERE name = $1";
-    let row = client.query_opt(statement, &[&name.as_str()]).await;
-    let row = row.map_err(FleetError::on(&about(name)))?;
-    row.map(|row| DeviceId(row.get(0))).ok_or_else(|| FleetError::NotFound(about(name)))
+    let row = row_of(client, &about(name), statement, &[&name.as_str()]).await?;
+    Ok(DeviceId(row.get(0)))
 }
 
 /// A device's row, locked: it is changed by nobody else until the transaction ends.
@@ -441,9 +433,7 @@ pub(super) async fn lock<'a>(
     name: &'a DeviceName,
 ) -> Result<Locked<'a>, FleetError> {
     let statement = "SELECT id, area, floor FROM devices WHERE name = $1 FOR NO KEY UPDATE";
-    let row = client.query_opt(statement, &[&name.as_str()]).await;
-    let row = row.map_err(FleetError::on(&about(name)))?;
-    let row = row.ok_or_else(|| FleetError::NotFound(about(name)))?;
+    let row = row_of(client, &about(name), statement, &[&name.as_str()]).await?;
     let id = DeviceId(row.get("id"));
     Ok(Locked { id, name, area: row.get("area"), floor: row.get("floor") })
 }
@@ -537,11 +527,7 @@ pub async fn set_enabled(
     enabled: bool,
 ) -> Result<(), FleetError> {
     let statement = "UPDATE devices SET enabled = $2 WHERE name = $1";
-    let changed = client.execute(statement, &[&name.as_str(), &enabled]).await;
-    match changed.map_err(FleetError::on(&about(name)))? {
-        0 => Err(FleetError::NotFound(about(name))),
-        _ => Ok(()),
-    }
+    one_thing::change(client, &about(name), statement, &[&name.as_str(), &enabled]).await
 }
 
 async fn update(
@@ -593,9 +579,6 @@ async fn update(
 /// # Errors
 /// There is no such device, or others are behind it.
 pub async fn remove(client: &impl GenericClient, name: &DeviceName) -> Result<(), FleetError> {
-    let removed = client
-        .execute("DELETE FROM devices WHERE name = $1", &[&name.as_str()])
-        .await
-        .map_err(FleetError::on(&about(name)))?;
-    if removed == 0 { Err(FleetError::NotFound(about(name))) } else { Ok(()) }
+    let statement = "DELETE FROM devices WHERE name = $1";
+    one_thing::change(client, &about(name), statement, &[&name.as_str()]).await
 }

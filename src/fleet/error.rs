@@ -285,8 +285,7 @@ pub enum Field {
     /// The payload.
     Payload,
     /// The expiry.
-    #[serde(rename = "expires_in")]
-    Expiry,
+    ExpiresIn,
     /// The expiry of a capability's commands.
     CommandExpiry,
     /// How long a receipt is waited for.
@@ -312,34 +311,8 @@ pub enum Field {
 impl Field {
     /// Its name in requests and results.
     #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Name => "name",
-            Self::ClientId => "client_id",
-            Self::Kind => "kind",
-            Self::Area => "area",
-            Self::Floor => "floor",
-            Self::StateSchema => "state_schema",
-            Self::CommandSchema => "command_schema",
-            Self::StateTopic => "state_topic",
-            Self::CommandTopic => "command_topic",
-            Self::ReplyTopic => "reply_topic",
-            Self::Gateway => "gateway",
-            Self::AvailabilityTopic => "availability_topic",
-            Self::AnswerIn => "answer_in",
-            Self::Payload => "payload",
-            Self::Expiry => "expires_in",
-            Self::CommandExpiry => "command_expiry",
-            Self::AckTimeout => "ack_timeout",
-            Self::Meta => "meta",
-            Self::Label => "label",
-            Self::CommonName => "common_name",
-            Self::ExpiresAt => "expires_at",
-            Self::TopicFilter => "topic_filter",
-            Self::Password => "password",
-            Self::Selector => "selector",
-            Self::Priority => "priority",
-        }
+    pub fn name(self) -> String {
+        snake_case(&format!("{self:?}"))
     }
 }
 
@@ -399,7 +372,7 @@ impl FleetError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NotFound(_) => ErrorKind::NotFound,
-            Self::Rule { rule, .. } => rule.kind(),
+            Self::Rule { rule, .. } => rule.nature().0,
             Self::Registry(RegistryError::BadData(_) | RegistryError::NulCharacter(_)) => {
                 ErrorKind::Invalid
             }
@@ -412,7 +385,7 @@ impl FleetError {
     #[must_use]
     pub fn field(&self) -> Option<Field> {
         match self {
-            Self::Rule { rule, .. } => rule.field(),
+            Self::Rule { rule, .. } => rule.nature().1,
             _ => None,
         }
     }
@@ -533,65 +506,54 @@ impl Rule {
     /// Its name, as results write it: `no_command_topic`.
     #[must_use]
     pub fn word(&self) -> String {
-        let name = format!("{self:?}");
-        let name = name.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
-        let mut word = String::new();
-        for c in name.chars() {
-            if c.is_ascii_uppercase() && !word.is_empty() {
-                word.push('_');
-            }
-            word.push(c.to_ascii_lowercase());
-        }
-        word
+        snake_case(&format!("{self:?}"))
     }
 
-    fn kind(&self) -> ErrorKind {
+    /// What kind of error it is, and which field of a request is wrong where it is one.
+    fn nature(&self) -> (ErrorKind, Option<Field>) {
+        use ErrorKind::{Conflict, Forbidden, Invalid, Refused};
         match self {
-            Self::NameTaken
-            | Self::ClientIdTaken
-            | Self::IdentityTaken(_)
-            | Self::CapabilityExists
-            | Self::BindingDiffers
-            | Self::RuleExists
-            | Self::ApiTokenExists => ErrorKind::Conflict,
-            Self::NotAName(_)
-            | Self::ReservedName(_)
-            | Self::ReservedCapability
-            | Self::GatewayIsItself
+            Self::NameTaken | Self::CapabilityExists | Self::RuleExists | Self::ApiTokenExists => {
+                (Conflict, Some(Field::Name))
+            }
+            Self::ClientIdTaken => (Conflict, Some(Field::ClientId)),
+            Self::IdentityTaken(_) | Self::BindingDiffers => (Conflict, None),
+            Self::NotAName(field)
+            | Self::ReservedName(field)
+            | Self::NotASchema(field)
+            | Self::NotATopic(field) => (Invalid, Some(*field)),
+            Self::ReservedCapability => (Invalid, Some(Field::Name)),
+            Self::GatewayIsItself
             | Self::GatewayIsService
             | Self::GatewayIsChild
-            | Self::ServiceBehindGateway
-            | Self::AvailabilityWithoutGateway
-            | Self::NotAnObject
-            | Self::NotAHash
-            | Self::NotACommonName
-            | Self::NotALabel
+            | Self::ServiceBehindGateway => (Invalid, Some(Field::Gateway)),
+            Self::AvailabilityWithoutGateway => (Invalid, Some(Field::AvailabilityTopic)),
+            Self::NotAnObject => (Invalid, Some(Field::Meta)),
+            Self::NotACommonName => (Invalid, Some(Field::CommonName)),
+            Self::NotALabel => (Invalid, Some(Field::Label)),
+            Self::EndsBeforeItBegins => (Invalid, Some(Field::ExpiresAt)),
+            Self::Password(_) => (Invalid, Some(Field::Password)),
+            Self::NothingToMerge => (Invalid, Some(Field::StateTopic)),
+            Self::NothingToReplyTo => (Invalid, Some(Field::CommandTopic)),
+            Self::NotAFilter => (Invalid, Some(Field::TopicFilter)),
+            Self::Payload(_) | Self::PayloadTooLarge(_) => (Invalid, Some(Field::Payload)),
+            Self::ExpiryOutOfRange => (Invalid, Some(Field::ExpiresIn)),
+            Self::CommandExpiryOutOfRange => (Invalid, Some(Field::CommandExpiry)),
+            Self::AckTimeoutOutOfRange => (Invalid, Some(Field::AckTimeout)),
+            Self::AnswerInOutOfRange => (Invalid, Some(Field::AnswerIn)),
+            Self::PriorityOutOfRange => (Invalid, Some(Field::Priority)),
+            Self::NotASelector(_) | Self::AdminWithSelector => (Invalid, Some(Field::Selector)),
+            Self::NotAHash
             | Self::TimestampOutOfRange
-            | Self::EndsBeforeItBegins
-            | Self::NotASchema(_)
-            | Self::NotATopic(_)
-            | Self::NotAFilter
             | Self::ReservedTopic
             | Self::NoTopic
-            | Self::NothingToMerge
-            | Self::NothingToReplyTo
             | Self::NoConventionalTopics
             | Self::ConventionalTopic { .. }
-            | Self::Password(_)
             | Self::NoDevices
             | Self::TooManyDevices(_)
-            | Self::PayloadTooLarge(_)
-            | Self::ExpiryOutOfRange
             | Self::AlreadyExpired
-            | Self::CommandExpiryOutOfRange
-            | Self::AckTimeoutOutOfRange
-            | Self::AnswerInOutOfRange
-            | Self::Payload(_)
-            | Self::PriorityOutOfRange
-            | Self::AdminWithSelector
-            | Self::NotASelector(_)
             | Self::RuleOfAnotherCapability(_)
-            | Self::NulCharacter => ErrorKind::Invalid,
+            | Self::NulCharacter => (Invalid, None),
             Self::HasChildren
             | Self::CredentialBehindGateway
             | Self::CapabilityInUse(_)
@@ -610,44 +572,21 @@ impl Rule {
             | Self::NoRules
             | Self::RuleDisabled
             | Self::UnusableSelector(_)
-            | Self::Other(_) => ErrorKind::Refused,
-            Self::Outside(_) => ErrorKind::Forbidden,
+            | Self::Other(_) => (Refused, None),
+            Self::Outside(_) => (Forbidden, None),
         }
     }
+}
 
-    fn field(&self) -> Option<Field> {
-        match self {
-            Self::NotAName(field)
-            | Self::ReservedName(field)
-            | Self::NotASchema(field)
-            | Self::NotATopic(field) => Some(*field),
-            Self::NameTaken
-            | Self::CapabilityExists
-            | Self::ReservedCapability
-            | Self::RuleExists
-            | Self::ApiTokenExists => Some(Field::Name),
-            Self::ClientIdTaken => Some(Field::ClientId),
-            Self::GatewayIsItself
-            | Self::GatewayIsService
-            | Self::GatewayIsChild
-            | Self::ServiceBehindGateway => Some(Field::Gateway),
-            Self::AvailabilityWithoutGateway => Some(Field::AvailabilityTopic),
-            Self::NothingToMerge => Some(Field::StateTopic),
-            Self::NothingToReplyTo => Some(Field::CommandTopic),
-            Self::AnswerInOutOfRange => Some(Field::AnswerIn),
-            Self::Payload(_) | Self::PayloadTooLarge(_) => Some(Field::Payload),
-            Self::ExpiryOutOfRange => Some(Field::Expiry),
-            Self::CommandExpiryOutOfRange => Some(Field::CommandExpiry),
-            Self::AckTimeoutOutOfRange => Some(Field::AckTimeout),
-            Self::NotAnObject => Some(Field::Meta),
-            Self::NotALabel => Some(Field::Label),
-            Self::NotACommonName => Some(Field::CommonName),
-            Self::EndsBeforeItBegins => Some(Field::ExpiresAt),
-            Self::NotAFilter => Some(Field::TopicFilter),
-            Self::Password(_) => Some(Field::Password),
-            Self::NotASelector(_) | Self::AdminWithSelector => Some(Field::Selector),
-            Self::PriorityOutOfRange => Some(Field::Priority),
-            _ => None,
+/// The word of a variant, from how `Debug` writes it: `NoCommandTopic("a")` is `no_command_topic`.
+fn snake_case(debug: &str) -> String {
+    let name = debug.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
+    let mut word = String::new();
+    for c in name.chars() {
+        if c.is_ascii_uppercase() && !word.is_empty() {
+            word.push('_');
         }
+        word.push(c.to_ascii_lowercase());
     }
+    word
 }

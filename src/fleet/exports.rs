@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, GenericClient, IsolationLevel, Transaction};
 
 use crate::fleet::{FleetError, Part};
 use crate::registry::error::RegistryError;
+use crate::registry::selector::values;
 use crate::registry::session::statements_may_take;
 
 /// Most lines of a page: few enough that a page of large devices is no burden in memory.
@@ -107,15 +107,14 @@ impl Export {
     ) -> Result<Option<Vec<String>>, FleetError> {
         let inside = self.part.condition(3);
         while let Some((rows, which)) = self.section {
-            let mut values: Vec<&(dyn ToSql + Sync)> =
-                vec![&self.with_credentials, &self.after, &PAGE_LINES];
             let mut statement = format!(
                 "{rows} WHERE $1::boolean IS NOT NULL AND name > $2 AND {which} ORDER BY name LIMIT $3"
             );
-            if statement.contains("{inside}") {
+            let in_part = statement.contains("{inside}").then_some(&inside);
+            if in_part.is_some() {
                 statement = statement.replace("{inside}", inside.sql());
-                values.extend(inside.parameters());
             }
+            let values = values(&[&self.with_credentials, &self.after, &PAGE_LINES], in_part);
             let rows = client.query(&statement, &values).await.map_err(on_export())?;
             let Some(last) = rows.last() else {
                 self.section = self.sections.next();
@@ -163,8 +162,7 @@ pub async fn snapshot(client: &mut Client) -> Result<Transaction<'_>, FleetError
 pub async fn credentials(client: &impl GenericClient, part: &Part) -> Result<i64, FleetError> {
     let inside = part.condition_on("device_id", 0);
     let statement = format!("SELECT count(*) FROM device_credentials WHERE {}", inside.sql());
-    let values: Vec<&(dyn ToSql + Sync)> = inside.parameters().collect();
-    let count = client.query_one(&statement, &values).await;
+    let count = client.query_one(&statement, &values(&[], [&inside])).await;
     Ok(count.map_err(on_export())?.get(0))
 }
 

@@ -9,6 +9,7 @@ use crate::domain::device::DeviceId;
 use crate::domain::name::DeviceName;
 use crate::domain::topic::TopicFilter;
 use crate::fleet::error::{FleetError, Thing};
+use crate::fleet::one_thing;
 use crate::fleet::{Added, devices};
 use crate::registry::error::RegistryError;
 
@@ -99,8 +100,7 @@ pub(super) async fn list_of(
 /// There is no such grant.
 pub async fn remove(client: &impl GenericClient, id: i64) -> Result<(), FleetError> {
     let thing = Thing::GrantId(id);
-    let removed = client.execute("DELETE FROM topic_grants WHERE id = $1", &[&id]).await;
-    found(removed.map_err(FleetError::on(&thing))?, thing)
+    one_thing::change(client, &thing, "DELETE FROM topic_grants WHERE id = $1", &[&id]).await
 }
 
 /// Removes a device's grant by what it says. Its sessions end, by trigger.
@@ -118,13 +118,11 @@ pub async fn remove_of(
          WHERE devices.id = device_id AND name = $1 AND action = $2 AND topic_filter = $3";
     let values: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
         [&device.as_str(), &action.word(), &filter.as_str()];
-    let removed = client.execute(statement, &values).await.map_err(FleetError::on(&thing))?;
-    if removed == 0 {
-        devices::find(client, device).await?;
+    match client.execute(statement, &values).await.map_err(FleetError::on(&thing))? {
+        0 => {
+            devices::find(client, device).await?;
+            Err(FleetError::NotFound(thing))
+        }
+        _ => Ok(()),
     }
-    found(removed, thing)
-}
-
-fn found(removed: u64, thing: Thing) -> Result<(), FleetError> {
-    if removed == 0 { Err(FleetError::NotFound(thing)) } else { Ok(()) }
 }

@@ -41,7 +41,7 @@ pub use logins::{Tally, hash_logins, measure_one};
 pub use mosquitto::PasswordFile;
 
 use devices::{lock, write_devices};
-pub use line::{Item, LineError, Parsed};
+pub use line::{Item, LineError};
 use rows::{CAPABILITIES, DEVICES, RULES, known, known_and_new, write_rows};
 
 /// Longest line in bytes.
@@ -211,9 +211,9 @@ fn has_repeats(items: &[&Item]) -> bool {
     let mut names = BTreeSet::new();
     !items.iter().all(|item| {
         names.insert(match item {
-            Item::Capability(capability) => ("capability", capability.name.0.as_str()),
-            Item::Device(device) => ("device", device.name.0.as_str()),
-            Item::Rule(rule) => ("rule", rule.name.0.as_str()),
+            Item::Capability(capability) => ("capability", capability.name.as_str()),
+            Item::Device(device) => ("device", device.name.as_str()),
+            Item::Rule(rule) => ("rule", rule.name.as_str()),
         })
     })
 }
@@ -261,7 +261,7 @@ async fn write(
     counts.add(write_devices(client, devices, on_conflict).await?);
     counts.add(write_devices(client, children, on_conflict).await?);
     let rules = known_and_new(client, &RULES, rules, on_conflict).await?;
-    let named = rules.written().map(|rule| rule.capability.0.to_string()).collect();
+    let named = rules.written().map(|rule| rule.capability.to_string()).collect();
     require_capabilities(client, named).await?;
     counts.add(write_rows(client, &RULES, &rules, on_conflict).await?);
     Ok(counts)

@@ -11,7 +11,6 @@
 use std::collections::HashSet;
 
 use tokio_postgres::GenericClient;
-use tokio_postgres::types::ToSql;
 
 use crate::domain::device::DeviceId;
 use crate::domain::name::{DeviceKind, DeviceName};
@@ -22,7 +21,7 @@ use crate::fleet::devices::{
 };
 use crate::fleet::error::{FleetError, Outside, Rule, Thing};
 use crate::registry::error::RegistryError;
-use crate::registry::selector::Condition;
+use crate::registry::selector::{Condition, values};
 
 /// What somebody sees and changes of the fleet.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -99,8 +98,7 @@ impl Part {
             "SELECT name FROM devices AS device WHERE name = ANY ($1) AND {}",
             condition.sql()
         );
-        let mut values: Vec<&(dyn ToSql + Sync)> = vec![&names];
-        values.extend(condition.parameters());
+        let values = values(&[&names], [&condition]);
         let rows = client.query(&statement, &values).await;
         let rows = rows.map_err(RegistryError::on("the list of devices"))?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
@@ -141,8 +139,7 @@ impl Part {
             "SELECT FROM devices AS device WHERE gateway = $1 AND NOT ({}) LIMIT 1",
             condition.sql()
         );
-        let mut values: Vec<&(dyn ToSql + Sync)> = vec![&version.id.0];
-        values.extend(condition.parameters());
+        let values = values(&[&version.id.0], [&condition]);
         let thing = Thing::Device(name.clone());
         let behind = client.query_opt(&statement, &values).await.map_err(FleetError::on(&thing))?;
         match behind {
@@ -300,8 +297,7 @@ impl Part {
              SELECT FROM devices AS device WHERE availability_topic = ANY ($1) AND NOT ({0}) LIMIT 1",
             condition.sql()
         );
-        let mut values: Vec<&(dyn ToSql + Sync)> = vec![&topics];
-        values.extend(condition.parameters());
+        let values = values(&[&topics], [&condition]);
         let shared = client.query_opt(&statement, &values).await.map_err(FleetError::on(&thing))?;
         if shared.is_some() { Err(refused(Outside::SharedTopic)) } else { Ok(()) }
     }
@@ -352,8 +348,7 @@ impl Part {
         let condition = self.condition(1);
         let statement =
             format!("SELECT FROM devices AS device WHERE id = $1 AND {}", condition.sql());
-        let mut values: Vec<&(dyn ToSql + Sync)> = vec![&id.0];
-        values.extend(condition.parameters());
+        let values = values(&[&id.0], [&condition]);
         let row = client.query_opt(&statement, &values).await;
         Ok(row.map_err(RegistryError::on("the list of devices"))?.is_some())
     }

@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 use tokio_postgres::GenericClient;
-use tokio_postgres::types::ToSql;
 use utoipa::ToSchema;
 
 use crate::domain::delivery::Confirmation;
@@ -14,7 +13,7 @@ use crate::fleet::capabilities;
 use crate::fleet::error::{FleetError, Rule, Thing};
 use crate::fleet::rules;
 use crate::registry::error::RegistryError;
-use crate::registry::selector::{Condition, ONLINE};
+use crate::registry::selector::{Condition, ONLINE, values};
 
 /// What bounds commands; settings say it.
 ///
@@ -177,10 +176,10 @@ pub(super) async fn choose(
     );
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let name = capability.as_str();
-    let mut values: Vec<&(dyn ToSql + Sync)> =
-        vec![&name, &needs.state_topic, &needs.reply_topic, &limit];
-    values.extend(inside.parameters().chain(shares_topic.parameters()));
-    values.extend(condition.parameters());
+    let values = values(
+        &[&name, &needs.state_topic, &needs.reply_topic, &limit],
+        [&inside, &shares_topic, &condition],
+    );
     let rows = client.query(&statement, &values).await;
     let rows = rows.map_err(RegistryError::on("the devices that a selector means"))?;
     if rows.len() > most {
@@ -218,9 +217,7 @@ pub(super) async fn shared_topics(
         inside.sql()
     );
     let capability = capability.as_str();
-    let mut values: Vec<&(dyn ToSql + Sync)> = vec![&chosen, &capability];
-    values.extend(inside.parameters());
-    let rows = client.query(&statement, &values).await;
+    let rows = client.query(&statement, &values(&[&chosen, &capability], [&inside])).await;
     let rows = rows.map_err(RegistryError::on("the devices on a topic"))?;
     let shared = |row: &tokio_postgres::Row| SharedTopic { topic: row.get(0), devices: row.get(1) };
     Ok(rows.iter().map(shared).collect())

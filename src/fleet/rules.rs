@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{GenericClient, Row};
 use utoipa::ToSchema;
 
@@ -13,6 +14,7 @@ use crate::domain::routing::Strategy;
 use crate::domain::selector::{Selector, SelectorError};
 use crate::fleet::Part;
 use crate::fleet::error::{FleetError, Rule, Thing};
+use crate::fleet::one_thing::{self, row_of};
 use crate::fleet::routing::{self, Among, Bounds, Choice, Needs};
 use crate::registry::error::RegistryError;
 
@@ -120,7 +122,7 @@ pub async fn add(client: &impl GenericClient, new: &NewRule) -> Result<RuleRow, 
             VALUES ($1, $2, $3::text::jsonb, $4, $5) RETURNING *)
          SELECT name, capability, selector::text, strategy, priority, enabled FROM rule";
     let selector = new.selector.to_json().to_string();
-    let values: [&(dyn tokio_postgres::types::ToSql + Sync); 5] = [
+    let values: [&(dyn ToSql + Sync); 5] = [
         &new.name.as_str(),
         &new.capability.as_str(),
         &selector,
@@ -151,14 +153,9 @@ pub async fn set(
          WHERE name = $1 RETURNING name, capability, selector::text, strategy, priority, enabled";
     let selector = change.selector.as_ref().map(|selector| selector.to_json().to_string());
     let strategy = change.strategy.map(Strategy::word);
-    let changed = client
-        .query_opt(
-            statement,
-            &[&name.as_str(), &selector, &strategy, &change.priority, &change.enabled],
-        )
-        .await
-        .map_err(FleetError::on(&about(name)))?;
-    rule_row(&changed.ok_or_else(|| FleetError::NotFound(about(name)))?)
+    let values: [&(dyn ToSql + Sync); 5] =
+        [&name.as_str(), &selector, &strategy, &change.priority, &change.enabled];
+    rule_row(&row_of(client, &about(name), statement, &values).await?)
 }
 
 /// Lists rules, of one capability if it is given, in the order in which they are asked.
@@ -181,9 +178,8 @@ pub async fn list(
 /// # Errors
 /// There is no such rule.
 pub async fn show(client: &impl GenericClient, name: &RuleName) -> Result<RuleRow, FleetError> {
-    let row = client.query_opt(&format!("{SELECT} WHERE name = $1"), &[&name.as_str()]).await;
-    let row = row.map_err(FleetError::on(&about(name)))?;
-    rule_row(&row.ok_or_else(|| FleetError::NotFound(about(name)))?)
+    let statement = format!("{SELECT} WHERE name = $1");
+    rule_row(&row_of(client, &about(name), &statement, &[&name.as_str()]).await?)
 }
 
 /// Shows a rule, which nobody else changes until the caller's transaction ends.
@@ -192,7 +188,7 @@ pub async fn show(client: &impl GenericClient, name: &RuleName) -> Result<RuleRo
 /// There is no such rule.
 pub async fn lock(client: &impl GenericClient, name: &RuleName) -> Result<RuleRow, FleetError> {
     let statement = "SELECT FROM routing_rules WHERE name = $1 FOR NO KEY UPDATE";
-    client.execute(statement, &[&name.as_str()]).await.map_err(FleetError::on(&about(name)))?;
+    row_of(client, &about(name), statement, &[&name.as_str()]).await?;
     show(client, name).await
 }
 
@@ -201,12 +197,8 @@ pub async fn lock(client: &impl GenericClient, name: &RuleName) -> Result<RuleRo
 /// # Errors
 /// There is no such rule.
 pub async fn remove(client: &impl GenericClient, name: &RuleName) -> Result<(), FleetError> {
-    let removed =
-        client.execute("DELETE FROM routing_rules WHERE name = $1", &[&name.as_str()]).await;
-    match removed.map_err(FleetError::on(&about(name)))? {
-        0 => Err(FleetError::NotFound(about(name))),
-        _ => Ok(()),
-    }
+    let statement = "DELETE FROM routing_rules WHERE name = $1";
+    one_thing::change(client, &about(name), statement, &[&name.as_str()]).await
 }
 
 /// What a rule would do now.

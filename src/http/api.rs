@@ -38,13 +38,14 @@ use crate::fleet::api_tokens::ApiToken;
 use crate::fleet::devices::DeviceVersion;
 use crate::fleet::error::Thing;
 use crate::fleet::routing::Bounds;
+use crate::fleet::wire::ROOT;
 use crate::fleet::{Actor, FleetError, Part, act};
 use crate::http::connections::ActiveRequest;
 use crate::logging::log_throttled;
 use crate::metrics::ApiMetrics;
 use crate::registry::error::RegistryError;
 use crate::registry::pool::Postgres;
-use crate::secret::random_bytes;
+use crate::secret::random_hex;
 
 pub mod access;
 #[allow(unused_qualifications, reason = "in what utoipa makes of queries")]
@@ -84,9 +85,6 @@ use hashing::Hashing;
 pub use problem::Problem;
 use problem::Refusal;
 use streams::Streams;
-
-/// Where it is.
-pub const ROOT: &str = "/api/v1";
 
 /// Connections to PostgreSQL.
 pub const POOL_SIZE: usize = 4;
@@ -168,7 +166,7 @@ impl Api {
         _caller: &Caller<S>,
         work: impl AsyncFnOnce(&mut Client) -> Result<T, FleetError>,
     ) -> Result<T, Problem> {
-        self.on_a_connection(async |client| Ok(work(client).await?)).await
+        self.within(REQUEST_TIMEOUT, async |client| Ok(work(client).await?)).await
     }
 
     /// Looks at the caller's part of the fleet, as of one moment.
@@ -186,7 +184,7 @@ impl Api {
             transaction.commit().await.map_err(failed)?;
             Ok(seen)
         };
-        self.on_a_connection(look).await
+        self.within(REQUEST_TIMEOUT, look).await
     }
 
     /// Looks at a device, which must be inside the caller's part of the fleet.
@@ -260,13 +258,6 @@ impl Api {
         let (id, name) = (token.id, token.name.clone());
         let actor = Actor::Token { id, name };
         self.within(limit, async |client| act(client, &actor, work).await).await
-    }
-
-    async fn on_a_connection<T>(
-        &self,
-        work: impl AsyncFnOnce(&mut Client) -> Result<T, Refusal>,
-    ) -> Result<T, Problem> {
-        self.within(REQUEST_TIMEOUT, work).await
     }
 
     async fn within<T>(
@@ -414,7 +405,7 @@ fn request_id(headers: &HeaderMap) -> String {
     };
     match given.filter(is_harmless) {
         Some(id) => id.to_owned(),
-        None => random_bytes::<8>().iter().map(|byte| format!("{byte:02x}")).collect(),
+        None => random_hex::<8>(),
     }
 }
 

@@ -5,6 +5,9 @@ use tokio_postgres::Client;
 
 use crate::registry::error::RegistryError;
 
+/// The oldest server that has what the schema uses; `sql/V1__registry.sql` says the same.
+pub const OLDEST_SERVER: i32 = 15;
+
 /// Asks the shortest question there is.
 ///
 /// # Errors

@@ -71,12 +71,7 @@ pub async fn migrate(client: &mut Client) -> Result<Migrated, RegistryError> {
     if present.applied < present.known {
         roles::require_owner(client, present).await?;
     }
-    lock(client).await?;
-    let migrated = migrate_alone(client).await;
-    let unlocked = unlock(client).await;
-    let migrated = migrated?;
-    unlocked?;
-    Ok(migrated)
+    alone(client, migrate_alone).await
 }
 
 /// Makes a role a serving role, see [`roles::grant`]. The schema must be up to date.
@@ -96,11 +91,7 @@ pub async fn grant_to(
             other => other,
         },
     )?;
-    lock(client).await?;
-    let granted = roles::grant(client, role, password).await;
-    let unlocked = unlock(client).await;
-    granted?;
-    unlocked
+    alone(client, async |client| roles::grant(client, role, password).await).await
 }
 
 /// Grants again what the noted serving roles need: what was taken from them, or lost in a dump, comes
@@ -113,23 +104,24 @@ pub async fn grant_again(client: &mut Client) -> Result<Vec<String>, RegistryErr
         Err(RegistryError::MayNotMigrate { .. }) => return Ok(Vec::new()),
         owner => owner?,
     }
-    lock(client).await?;
-    let granted = roles::grant_again(client).await;
-    let unlocked = unlock(client).await;
-    let granted = granted?;
-    unlocked?;
-    Ok(granted)
+    alone(client, roles::grant_again).await
 }
 
-/// Two that change the same table's privileges at the same time would get into each other's way.
-async fn lock(client: &Client) -> Result<(), RegistryError> {
-    let locked = client.execute("SELECT pg_advisory_lock($1)", &[&MIGRATION_LOCK]).await;
-    locked.map(drop).map_err(RegistryError::on("the migration lock"))
-}
-
-async fn unlock(client: &Client) -> Result<(), RegistryError> {
-    let unlocked = client.execute("SELECT pg_advisory_unlock($1)", &[&MIGRATION_LOCK]).await;
-    unlocked.map(drop).map_err(RegistryError::on("the migration lock"))
+/// Works while nobody else migrates or grants: two that change the same table's privileges at the same time would get into
+/// each other's way.
+async fn alone<T>(
+    client: &mut Client,
+    work: impl AsyncFnOnce(&mut Client) -> Result<T, RegistryError>,
+) -> Result<T, RegistryError> {
+    let on_lock = || RegistryError::on("the migration lock");
+    let lock = "SELECT pg_advisory_lock($1)";
+    client.execute(lock, &[&MIGRATION_LOCK]).await.map_err(on_lock())?;
+    let done = work(client).await;
+    let unlock = "SELECT pg_advisory_unlock($1)";
+    let unlocked = client.execute(unlock, &[&MIGRATION_LOCK]).await.map_err(on_lock());
+    // What failed first is what matters.
+    let done = done?;
+    unlocked.map(|_| done)
 }
 
 async fn migrate_alone(client: &mut Client) -> Result<Migrated, RegistryError> {

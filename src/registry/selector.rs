@@ -6,9 +6,10 @@
 use serde_json::Value;
 use tokio_postgres::types::ToSql;
 
+use crate::domain::json_pointer::Pointer;
 use crate::domain::selector::{
-    Age, Pointer, Scalar, Seen, Selector, Test, TextCheck, TextField, TextTest, ValueCheck,
-    ValueTest, array_index,
+    Age, Scalar, Seen, Selector, Test, TextCheck, TextField, TextTest, ValueCheck, ValueTest,
+    array_index,
 };
 
 /// Whether `device` is online. The view says it; of a device without gateway it is the column itself, which is looked at
@@ -21,6 +22,17 @@ pub struct Condition {
     text: String,
     parameters: Vec<Box<dyn ToSql + Sync + Send>>,
     before: usize,
+}
+
+/// What the placeholders of a statement stand for: its own, and then those of its conditions, in the order in which they
+/// count on from each other.
+pub fn values<'a>(
+    own: &[&'a (dyn ToSql + Sync)],
+    conditions: impl IntoIterator<Item = &'a Condition>,
+) -> Vec<&'a (dyn ToSql + Sync)> {
+    let of_conditions = conditions.into_iter().flat_map(|condition| &condition.parameters);
+    let of_conditions = of_conditions.map(|parameter| &**parameter as &(dyn ToSql + Sync));
+    own.iter().copied().chain(of_conditions).collect()
 }
 
 /// A value that a pointer names. It is written out only where it is tested: every parameter has to be used.
@@ -62,11 +74,6 @@ impl Condition {
     #[must_use]
     pub fn sql(&self) -> &str {
         &self.text
-    }
-
-    /// What its placeholders stand for.
-    pub fn parameters(&self) -> impl Iterator<Item = &(dyn ToSql + Sync)> {
-        self.parameters.iter().map(|parameter| &**parameter as &(dyn ToSql + Sync))
     }
 
     fn parameter(&mut self, value: impl ToSql + Sync + Send + 'static) -> String {

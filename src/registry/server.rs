@@ -13,12 +13,10 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use crate::config::DatabaseUrl;
 use crate::registry::connection_error::{no_postgres, of_connecting, wrong_encoding};
 use crate::registry::error::RegistryError;
+use crate::registry::inspection::OLDEST_SERVER;
 
 /// PostgreSQL's own port.
 const PORT: u16 = 5432;
-
-/// The oldest server that has what the schema uses; `sql/V1__registry.sql` says the same.
-const OLDEST: u32 = 15;
 
 /// A connection whose messages are not processed yet.
 pub(super) type RawConnection =
@@ -172,8 +170,8 @@ impl Server {
                 &self.place,
                 &format!("it calls itself version {version:?}"),
             ))),
-            Some(old) if old < OLDEST => Err(RegistryError::Unusable(format!(
-                "{}: this is PostgreSQL {version}; Fleetgate needs {OLDEST} or later. Point it at a newer \
+            Some(old) if old < OLDEST_SERVER => Err(RegistryError::Unusable(format!(
+                "{}: this is PostgreSQL {version}; Fleetgate needs {OLDEST_SERVER} or later. Point it at a newer \
                  server.",
                 self.place
             ))),
@@ -196,7 +194,7 @@ impl Server {
 }
 
 /// Reads `15.4 (Debian …)` and `17beta1`; PgBouncer's console says `1.18.0/bouncer`.
-fn major(version: &str) -> Option<u32> {
+fn major(version: &str) -> Option<i32> {
     if version.contains("bouncer") {
         return None;
     }

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Page, Remote, RemoteError};
-use crate::domain::credential::{CertificateUse, CredentialId};
+use crate::domain::credential::CredentialId;
 use crate::domain::cursor::cursor;
 use crate::domain::name::DeviceName;
 use crate::fleet::credentials::{
@@ -49,7 +49,7 @@ pub async fn add(
         }
         Wanted::Certificate { common_name, required } => {
             put("common_name", common_name.as_str().into());
-            put("required", (*required == CertificateUse::Required).into());
+            put("required", (*required).into());
         }
     }
     let call = api.post(&["devices", device.as_str(), "credentials"]).json(&body);

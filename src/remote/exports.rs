@@ -6,11 +6,10 @@ use reqwest::Method;
 
 use super::{Remote, RemoteError};
 use crate::fleet::exports::Exported;
+use crate::fleet::wire::LEFT_OUT;
 
 /// Longest time of an export, its answer included: a little more than the API's own.
 const TIMEOUT: Duration = Duration::from_secs(330);
-/// How many credentials an answer leaves out.
-const LEFT_OUT: &str = "fleetgate-credentials-left-out";
 
 /// Exports the registry, piece by piece as it comes, and tells what it was.
 ///

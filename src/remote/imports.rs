@@ -10,8 +10,6 @@ use crate::fleet::imports::{Counts, OnConflict};
 
 /// Longest time of an import, its answer included: a little more than the API's own.
 const TIMEOUT: Duration = Duration::from_secs(630);
-/// Most bytes that the API tries in one go.
-pub const MAX_TRIED_BYTES: usize = 16 * 1024 * 1024;
 
 /// What was imported, or would be.
 #[derive(Debug, Default)]

@@ -7,9 +7,7 @@ use serde_json::Value;
 use super::{RemoteError, Wrong, WrongLine};
 use crate::fleet::FleetError;
 use crate::fleet::error::{Rule, Thing};
-
-/// What every problem's type begins with.
-const TYPE: &str = "urn:fleetgate:problem:";
+use crate::fleet::wire::PROBLEM;
 
 /// A problem (RFC 9457).
 #[derive(Deserialize)]
@@ -49,7 +47,7 @@ impl Place {
 pub(super) fn read(status: StatusCode, body: &[u8]) -> Option<RemoteError> {
     let Document { r#type, detail, thing, rule, errors, wrong_lines } =
         serde_json::from_slice(body).ok()?;
-    let word = r#type.strip_prefix(TYPE)?.to_owned();
+    let word = r#type.strip_prefix(PROBLEM)?.to_owned();
     if let Some(error) = refusal(thing, rule) {
         return Some(RemoteError::Fleet(error));
     }

@@ -1036,7 +1036,7 @@ async fn a_command_that_breaks_a_rule_is_refused_and_nothing_is_stored() {
     for seconds in [0, 31 * 24 * 3600] {
         let expiry = Some(Duration::from_secs(seconds));
         let refused = refuse(NewCommand { expires_in: expiry, ..fine() }).await;
-        assert_eq!(refused.field(), Some(Field::Expiry), "{seconds}");
+        assert_eq!(refused.field(), Some(Field::ExpiresIn), "{seconds}");
     }
     let stored =
         "SELECT (SELECT count(*) FROM commands) + (SELECT count(*) FROM command_deliveries)

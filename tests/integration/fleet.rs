@@ -6,7 +6,7 @@ use crate::support::app::eventually;
 use crate::support::database::Database;
 use crate::support::postgres::{as_owner, connect, fresh_database};
 use fleetgate::domain::acl::Action;
-use fleetgate::domain::credential::{CertificateUse, CredentialId};
+use fleetgate::domain::credential::CredentialId;
 use fleetgate::domain::name::{BindingName, CapabilityName, DeviceName};
 use fleetgate::domain::schema::UsableSchema;
 use fleetgate::domain::topic::TopicName;
@@ -82,7 +82,7 @@ async fn a_device_is_added_whole_or_not_at_all() {
     let mut thermo = device("thermo");
     thermo.capabilities = vec![capability("temperature")];
     thermo.bindings = vec![binding("temperature", "lab/t"), binding("main", "lab/m")];
-    thermo.credential = Some((NewCredential::Secret { hash: HASH.to_owned() }, Terms::default()));
+    thermo.credential = Some((NewCredential::hashed("secret", HASH.to_owned()), Terms::default()));
     let added = devices::add(&mut client, &thermo).await.unwrap();
     assert_eq!(added.capabilities, ["temperature"]);
     assert_eq!((added.bindings.len(), added.credentials.len()), (2, 1));
@@ -243,7 +243,7 @@ async fn with_device(name: &str) -> (Database, Client, DeviceName) {
 #[tokio::test]
 async fn revoking_twice_keeps_the_first_timestamp() {
     let (_database, client, a) = with_device("a").await;
-    let secret = NewCredential::Secret { hash: HASH.to_owned() };
+    let secret = NewCredential::hashed("secret", HASH.to_owned());
     let credential = credentials::add(&client, &a, &secret, &Terms::default()).await.unwrap();
     let [row] = credentials::list(&client, &a).await.unwrap().try_into().unwrap();
     assert!(row.valid);
@@ -265,10 +265,7 @@ async fn revoking_twice_keeps_the_first_timestamp() {
 #[tokio::test]
 async fn a_credential_that_breaks_a_rule_is_refused_by_it() {
     let (_database, client, a) = with_device("a").await;
-    let certificate = |name: &str| NewCredential::Certificate {
-        common_name: name.to_owned(),
-        required: CertificateUse::Required,
-    };
+    let certificate = |name: &str| NewCredential::certificate(name.to_owned(), true);
     let none = Terms::default();
     let undefined = credentials::add(&client, &a, &certificate("undefined"), &none).await;
     assert_eq!(refused(undefined), ("the new certificate".to_owned(), Rule::NotACommonName));
@@ -283,7 +280,7 @@ async fn a_credential_that_breaks_a_rule_is_refused_by_it() {
     let [row] = credentials::list(&client, &a).await.unwrap().try_into().unwrap();
     assert_eq!((row.common_name.as_deref(), row.certificate_required), (Some("a"), Some(true)));
     // A refused row is in PostgreSQL's detail, hash included; it must not come out.
-    let secret = NewCredential::Secret { hash: format!("{HASH}=not-base64") };
+    let secret = NewCredential::hashed("secret", format!("{HASH}=not-base64"));
     let refused = credentials::add(&client, &a, &secret, &none).await.unwrap_err();
     assert!(!format!("{refused} {refused:?}").contains("AAAA"), "{refused:?}");
 }

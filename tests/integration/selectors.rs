@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use fleetgate::clock::Clock;
 use fleetgate::domain::selector::Selector;
-use fleetgate::registry::selector::Condition;
+use fleetgate::registry::selector::{Condition, values};
 use jiff::SignedDuration;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -237,8 +237,8 @@ async fn matching(client: &Client, selector: &Selector) -> BTreeSet<String> {
          WHERE {}",
         condition.sql()
     );
-    let parameters: Vec<_> = condition.parameters().collect();
-    let rows = client.query(&statement, &parameters).await;
+    let values = values(&[], [&condition]);
+    let rows = client.query(&statement, &values).await;
     let rows = rows.unwrap_or_else(|error| panic!("{}: {error:?}", selector.to_json()));
     rows.iter().map(|row| row.get(0)).collect()
 }

@@ -215,12 +215,12 @@ async fn a_gateway_acknowledges_for_its_children_on_a_topic() {
 /// Who else hears what is sent is told before it is sent.
 #[tokio::test]
 async fn a_dry_run_names_who_shares_a_topic() {
-    let mut bench = with_lamps(&["a", "b"]).await;
-    let choice = commands::check_only(&mut bench.client, &to(&["a", "relay"], "1")).await.unwrap();
+    let bench = with_lamps(&["a", "b"]).await;
+    let choice = commands::check_only(&bench.client, &to(&["a", "relay"], "1")).await.unwrap();
     let shared = SharedTopic { topic: TOPIC.to_owned(), devices: vec!["a".into(), "b".into()] };
     assert_eq!(choice.shared_topics, [shared]);
     bench.sql("UPDATE devices SET enabled = false WHERE name = 'b'").await;
-    let choice = commands::check_only(&mut bench.client, &to(&["a"], "1")).await.unwrap();
+    let choice = commands::check_only(&bench.client, &to(&["a"], "1")).await.unwrap();
     assert_eq!(choice.shared_topics, []);
     bench.sql("UPDATE devices SET enabled = true WHERE name = 'b'").await;
     let api = bench.emqx.settings();

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use fleetgate::domain::selector::Selector;
-use fleetgate::registry::selector::Condition;
+use fleetgate::registry::selector::{Condition, values};
 use tokio_postgres::Client;
 
 use crate::support::registry::connect;
@@ -45,12 +45,12 @@ async fn median(client: &Client, selector: &str, scenario: &str, at_most: f64) -
          WHERE {} ORDER BY device.name",
         condition.sql()
     );
-    let parameters: Vec<_> = condition.parameters().collect();
+    let values = values(&[], [&condition]);
     let mut times: Vec<Duration> = Vec::new();
     let mut matches = 0;
     for _ in 0..=TURNS {
         let began = Instant::now();
-        matches = client.query(&statement, &parameters).await.expect("devices").len();
+        matches = client.query(&statement, &values).await.expect("devices").len();
         times.push(began.elapsed());
     }
     // The first one warms it up.

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::DevError;
+use crate::cli::error::CliError;
 use crate::domain::name::DeviceName;
 use crate::domain::schema::UsableSchema;
 use crate::fleet::bindings::NewBinding;
@@ -62,11 +62,11 @@ fn descriptions() -> [Capability; 8] {
 }
 
 /// The capabilities of the fleet.
-pub(super) fn capabilities() -> Result<Vec<NewCapability>, DevError> {
+pub(super) fn capabilities() -> Result<Vec<NewCapability>, CliError> {
     let capability = |(name, description, state_schema, command_schema): Capability| {
         let description = description.to_owned();
         let usable = |schema: Option<Value>| {
-            let wrong = |error| DevError::Demo(format!("a schema of {name:?}: {error}"));
+            let wrong = |error| bug(&format!("a schema of {name:?}: {error}"));
             schema.map(UsableSchema::new).transpose().map_err(wrong)
         };
         Ok(NewCapability {
@@ -80,12 +80,12 @@ pub(super) fn capabilities() -> Result<Vec<NewCapability>, DevError> {
 }
 
 /// The devices of the fleet.
-pub(super) fn devices() -> Result<Vec<NewDevice>, DevError> {
+pub(super) fn devices() -> Result<Vec<NewDevice>, CliError> {
     DEVICES.iter().map(device).collect()
 }
 
-fn device(Device(name, floor, kind, capabilities): &Device) -> Result<NewDevice, DevError> {
-    let conventional = |name: &&str| Ok::<_, DevError>(NewBinding::conventional(parsed(name)?));
+fn device(Device(name, floor, kind, capabilities): &Device) -> Result<NewDevice, CliError> {
+    let conventional = |name: &&str| Ok::<_, CliError>(NewBinding::conventional(parsed(name)?));
     Ok(NewDevice {
         area: Some(parsed(AREA)?),
         floor: floor.map(parsed).transpose()?,
@@ -100,11 +100,15 @@ pub(super) fn has_password(name: &DeviceName) -> bool {
     name.as_str() == WITH_PASSWORD
 }
 
-pub(super) fn parsed<T>(text: &str) -> Result<T, DevError>
+pub(super) fn parsed<T>(text: &str) -> Result<T, CliError>
 where
     T: std::str::FromStr<Err: std::fmt::Display>,
 {
-    text.parse().map_err(|error| DevError::Demo(format!("{text:?} {error}")))
+    text.parse().map_err(|error| bug(&format!("{text:?} {error}")))
+}
+
+fn bug(why: &str) -> CliError {
+    CliError::Failed(format!("the demo fleet is wrong: {why}; this is a bug"))
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::DevError;
-use crate::cli::token::{TokenCommandError, generate_key};
+use crate::cli::error::CliError;
+use crate::cli::token::generate_key;
 use crate::config::Sources;
 use crate::embedded::Home;
 use crate::secret::Secret;
@@ -31,16 +31,15 @@ pub(super) struct DevHome {
 
 impl DevHome {
     /// Makes the directory if it is not there, closed to others.
-    pub(super) fn make(path: &Path) -> Result<Self, DevError> {
+    pub(super) fn make(path: &Path) -> Result<Self, CliError> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
         made.map_err(failed("make the directory", path))?;
         let home = Self { path: path.to_owned() };
         // It holds secrets, and people start `dev` inside their repositories.
         write_private(&home.path.join(".gitignore"), "*\n")?;
-        match generate_key(&home.token_key()) {
-            Ok(_) | Err(TokenCommandError::Exists(_)) => Ok(home),
-            Err(error) => Err(error.into()),
-        }
+        // None is made where an earlier start made one.
+        generate_key(&home.token_key())?;
+        Ok(home)
     }
 
     pub(super) fn postgres(&self) -> Home {
@@ -66,7 +65,7 @@ impl DevHome {
         database_url: &str,
         webhook_token: &Secret,
         process: &Sources,
-    ) -> Result<(), DevError> {
+    ) -> Result<(), CliError> {
         let path = self.configuration();
         let (listen_of_api, off) = ("FLEETGATE_API_LISTEN", "off");
         let is_off = |(name, value): &(String, String)| name == listen_of_api && value == off;
@@ -134,11 +133,15 @@ struct Tokens<'a> {
 }
 
 /// Writes a file that is closed to others.
-pub(super) fn write_private(path: &Path, text: &str) -> Result<(), DevError> {
+pub(super) fn write_private(path: &Path, text: &str) -> Result<(), CliError> {
     write_file::replace(path, text, 0o600, None).map_err(failed("write", path))
 }
 
-pub(super) fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DevError {
-    let path = path.to_owned();
-    move |source| DevError::File { doing, path, source }
+pub(super) fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CliError {
+    let path = path.display().to_string();
+    move |error| {
+        CliError::Failed(format!(
+            "cannot {doing} {path}: {error}; check its permissions, or choose another --home"
+        ))
+    }
 }

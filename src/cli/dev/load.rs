@@ -5,10 +5,10 @@ use std::path::Path;
 use base64ct::{Base64UrlUnpadded, Encoding};
 use tokio_postgres::{Client, Transaction};
 
-use super::DevError;
 use super::demo::{self, parsed};
 use super::record::{Record, RecordedDevice};
 use crate::cli::context::actor;
+use crate::cli::error::CliError;
 use crate::domain::acl::Action;
 use crate::domain::name::DeviceName;
 use crate::fleet::credentials::{NewCredential, Terms};
@@ -21,7 +21,7 @@ pub(super) async fn load(
     client: &mut Client,
     webhook_token: &Secret,
     file: &Path,
-) -> Result<Record, DevError> {
+) -> Result<Record, CliError> {
     act(client, &actor(), async |transaction| {
         for capability in demo::capabilities()? {
             capabilities::add(transaction, &capability).await?;
@@ -40,7 +40,7 @@ pub(super) async fn load(
 async fn add(
     transaction: &mut Transaction<'_>,
     device: NewDevice,
-) -> Result<RecordedDevice, DevError> {
+) -> Result<RecordedDevice, CliError> {
     let (secret, credential) = credential(&device.name)?;
     let terms = Terms { label: Some("demo".to_owned()), ..Terms::default() };
     let device = NewDevice { credential: Some((credential, terms)), ..device };
@@ -56,7 +56,7 @@ async fn add(
     Ok(RecordedDevice { name, credential, secret })
 }
 
-fn credential(name: &DeviceName) -> Result<(Secret, NewCredential), DevError> {
+fn credential(name: &DeviceName) -> Result<(Secret, NewCredential), CliError> {
     if demo::has_password(name) {
         let password = password();
         let credential = NewCredential::password(&password, false)?;
@@ -88,7 +88,8 @@ mod tests {
 
         // The file is written last before the commit.
         let nowhere = directory.path().join("nowhere/demo.json");
-        assert!(matches!(load(&mut client, &token, &nowhere).await, Err(DevError::File { .. })));
+        let refused = load(&mut client, &token, &nowhere).await.err().unwrap().to_string();
+        assert!(refused.starts_with("cannot write "), "{refused}");
         assert!(is_empty(&client).await.unwrap());
 
         let record = load(&mut client, &token, &directory.path().join("demo.json")).await.unwrap();

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::DevError;
 use super::home::{failed, write_private};
+use crate::cli::error::CliError;
 use crate::secret::Secret;
 
 /// What the next start needs to print again. No `Debug`: all of it is secret.
@@ -39,21 +39,25 @@ impl Record {
         Secret::new(self.webhook_token.clone())
     }
 
-    pub(super) fn read(path: &Path) -> Result<Option<Self>, DevError> {
+    pub(super) fn read(path: &Path) -> Result<Option<Self>, CliError> {
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed("read", path)(error)),
         };
         // The parser's own words could quote a secret.
-        let why = |error: serde_json::Error| format!("no JSON of dev's at line {}", error.line());
         let record = serde_json::from_str(&text);
-        record
-            .map(Some)
-            .map_err(|error| DevError::Record { path: path.to_owned(), why: why(error) })
+        record.map(Some).map_err(|error| {
+            CliError::Failed(format!(
+                "{} cannot be read (no JSON of dev's at line {}); remove it: the demo fleet stays, and the next \
+                 start says how to give its devices new secrets",
+                path.display(),
+                error.line()
+            ))
+        })
     }
 
-    pub(super) fn write(&self, path: &Path) -> Result<(), DevError> {
+    pub(super) fn write(&self, path: &Path) -> Result<(), CliError> {
         let text = serde_json::to_string_pretty(self);
         let text = text.map_err(|error| failed("write", path)(error.into()))?;
         write_private(path, &text)

@@ -8,7 +8,8 @@ use tokio_postgres::GenericClient;
 
 use super::home::DevHome;
 use super::record::{Record, RecordedDevice};
-use super::{DATABASE, DevError, demo};
+use super::{DATABASE, demo};
+use crate::cli::error::CliError;
 use crate::cli::health::reachable;
 use crate::cli::output::shell_word;
 use crate::domain::credential::CredentialId;
@@ -37,7 +38,7 @@ const EXAMPLE: &str = "thermo-1";
 
 impl Welcome<'_> {
     /// The whole text. Asks the database which of the recorded secrets still count.
-    pub(super) async fn text(&self, client: &impl GenericClient) -> Result<String, DevError> {
+    pub(super) async fn text(&self, client: &impl GenericClient) -> Result<String, CliError> {
         let usable = usable(client, &self.record.devices).await?;
         let mut text = String::new();
         self.write_devices(&usable, &mut text);
@@ -162,7 +163,7 @@ fn note(device: &str) -> String {
 async fn usable<'a>(
     client: &impl GenericClient,
     recorded: &'a [RecordedDevice],
-) -> Result<Vec<&'a RecordedDevice>, DevError> {
+) -> Result<Vec<&'a RecordedDevice>, CliError> {
     let ids: Vec<_> = recorded.iter().map(|device| CredentialId(device.credential)).collect();
     let valid = credentials::still_valid(client, &ids).await?;
     let is_valid = |device: &&RecordedDevice| {

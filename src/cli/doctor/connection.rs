@@ -11,10 +11,10 @@ use super::{Clock, LIMIT};
 use crate::config::Database;
 use crate::registry::connection::{Target, within};
 use crate::registry::error::RegistryError;
-use crate::registry::inspection;
+use crate::registry::inspection::{self, OLDEST_SERVER};
 use crate::secret::random_bytes;
 
-pub(super) const DATABASE: &str = "database";
+const DATABASE: &str = "database";
 const SERVER_VERSION: &str = "server version";
 const CLOCK: &str = "clock";
 const CONNECTIONS: &str = "connections";
@@ -28,8 +28,6 @@ const SLOW_QUERY: Duration = Duration::from_millis(50);
 /// Tokens and expiries are judged by the clock of this machine.
 const SKEW_TO_MENTION: Duration = Duration::from_secs(1);
 const SKEW_TO_REFUSE: Duration = Duration::from_secs(30);
-/// The oldest server that has what the schema uses (`sql/V1__registry.sql` refuses older ones).
-const OLDEST_SERVER: i32 = 15;
 /// A connection, and how to open another.
 pub(super) struct Connected {
     pub(super) client: Client,

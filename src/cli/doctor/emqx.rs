@@ -8,13 +8,13 @@ use std::time::Instant;
 
 use super::LIMIT;
 use super::finding::{Finding, Report, Status};
+use crate::cli::emqx;
 use crate::clock::Clock;
 use crate::config::{EmqxApi as ApiSettings, Settings};
-use crate::emqx::{EmqxApi, EmqxError, Place};
-use crate::metrics::Metrics;
+use crate::emqx::{EmqxApi, Place};
 use crate::secret::Secret;
 
-const API: &str = "EMQX's REST API";
+pub(super) const API: &str = "EMQX's REST API";
 
 pub(super) async fn examine(settings: &Settings, clock: &Clock, report: &mut Report) {
     match settings.emqx_api() {
@@ -31,13 +31,8 @@ pub(super) async fn examine(settings: &Settings, clock: &Clock, report: &mut Rep
     }
 }
 
-/// The configuration cannot be used: nothing of this is checked.
-pub(super) fn skip(report: &mut Report, why: &str) {
-    report.skip(&[API], why);
-}
-
 async fn examine_broker(settings: &ApiSettings, all: &Settings, report: &mut Report) {
-    let api = match open(settings) {
+    let api = match emqx::open(settings) {
         Ok(api) => api,
         Err(error) => return report.add(Finding::error(API, error)),
     };
@@ -50,11 +45,6 @@ async fn examine_broker(settings: &ApiSettings, all: &Settings, report: &mut Rep
     } else {
         report.skip(&broker::CHECKS, "EMQX's REST API does not work, see above");
     }
-}
-
-fn open(settings: &ApiSettings) -> Result<EmqxApi, EmqxError> {
-    let metrics = Metrics::new().map_err(|error| EmqxError::Settings(error.to_string()))?;
-    EmqxApi::new(settings, metrics.emqx)
 }
 
 async fn called(api: &EmqxApi, settings: &ApiSettings) -> Finding {

@@ -126,9 +126,11 @@ impl Report {
         self.findings.extend(checks.iter().map(skipped));
     }
 
-    /// Whether a check has a finding.
-    pub(super) fn has(&self, check: &str) -> bool {
-        self.findings.iter().any(|finding| finding.check == check)
+    /// Skips those of the checks that have no finding yet.
+    pub(super) fn skip_the_rest(&mut self, checks: &[&'static str], why: &str) {
+        let is_open = |check: &&&str| self.findings.iter().all(|finding| finding.check != **check);
+        let rest: Vec<&'static str> = checks.iter().filter(is_open).copied().collect();
+        self.skip(&rest, why);
     }
 
     /// How many findings say that something does not work.

@@ -6,7 +6,9 @@ use super::finding::{Finding, counted};
 use super::session::Session;
 use crate::cli::output::timestamp;
 use crate::config::Tokens;
-use crate::fleet::checks::{self, ClocksAhead, EXPIRING_DAYS, Hashes, Imported, Named};
+use crate::fleet::checks::{
+    self, ClocksAhead, EXPIRING_DAYS, Hashes, Imported, Named, UnusableSchema,
+};
 use crate::fleet::commands;
 use crate::registry::error::RegistryError;
 
@@ -21,12 +23,16 @@ const BROKER_CLOCKS: &str = "broker clocks";
 const SHARED_TOPICS: &str = "shared command topics";
 const RESULTS: &str = "results of commands";
 const PAUSES: &str = "paused commands";
+const SCHEMAS: &str = "capability schemas";
+
+/// Most capabilities that a finding names.
+const MOST_NAMED: usize = 5;
 
 /// From so many locks on somebody should look.
 const MANY_LOCKS: usize = 50;
 
 /// The checks of this module, in order.
-pub(super) const CHECKS: [&str; 11] = [
+pub(super) const CHECKS: [&str; 12] = [
     HASHES,
     IMPORTED,
     EXPIRING,
@@ -38,6 +44,7 @@ pub(super) const CHECKS: [&str; 11] = [
     SHARED_TOPICS,
     RESULTS,
     PAUSES,
+    SCHEMAS,
 ];
 
 pub(super) async fn examine(tokens: &Tokens, has_api: bool, session: &mut Session<'_>) {
@@ -53,6 +60,7 @@ pub(super) async fn examine(tokens: &Tokens, has_api: bool, session: &mut Sessio
     session.check(SHARED_TOPICS, shared_topics(client)).await;
     session.check(RESULTS, results(client)).await;
     session.check(PAUSES, pauses(client)).await;
+    session.check(SCHEMAS, schemas(client)).await;
 }
 
 async fn hashes(client: &Client) -> Result<Finding, RegistryError> {
@@ -227,6 +235,26 @@ async fn broker_clocks(client: &Client, has_api: bool) -> Result<Finding, Regist
              right by each device's next event{}",
             if has_api { ", and by `fleetgate sweep`" } else { "" }
         ),
+    ))
+}
+
+/// `capability add` and `set` refuse what does not compile; somebody in `psql` can write it.
+async fn schemas(client: &Client) -> Result<Finding, RegistryError> {
+    let found = checks::schemas(client).await?;
+    if found.unusable.is_empty() {
+        return Ok(Finding::ok(SCHEMAS, format!("{} compiled, all usable", found.read)));
+    }
+    let named = found.unusable.iter().take(MOST_NAMED).map(|unusable| {
+        let UnusableSchema { capability, what, devices, error } = unusable;
+        format!("the {what} schema of {capability:?} ({devices} devices): {error}")
+    });
+    let named = named.collect::<Vec<_>>().join("; ");
+    let more = if found.unusable.len() > MOST_NAMED { "; …" } else { "" };
+    Ok(Finding::failure(
+        SCHEMAS,
+        format!("{} cannot be used: {named}{more}", found.unusable.len()),
+        "no report of such a state is stored until `fleetgate capability set NAME --state-schema FILE` \
+         (or --no-state-schema) mends it",
     ))
 }
 

@@ -5,16 +5,15 @@ use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
 use serde::Serialize;
 
-use super::{TokenCommandError, unprinted};
 use crate::authn::token::{issue, key_id, read_signing_key, read_verification_key};
-use crate::cli::context::actor;
-use crate::cli::output::{Output, remark};
+use crate::cli::context::{Context, actor};
+use crate::cli::error::CliError;
+use crate::cli::output::remark;
 use crate::clock::Clock;
-use crate::config::{Database, Settings, Sources, Tokens};
+use crate::config::Tokens;
 use crate::domain::name::DeviceName;
 use crate::fleet::act;
 use crate::fleet::tokens::{self, TokenBasis};
-use crate::registry::connection::connect;
 use crate::registry::migrate::schema_version;
 use crate::secret::Secret;
 
@@ -40,19 +39,20 @@ struct IssuedToken<'a> {
     expires_at: Timestamp,
 }
 
-pub(super) fn run(
-    args: &IssueArgs,
-    sources: &Sources,
-    output: Output,
-) -> Result<(), TokenCommandError> {
-    let settings = Settings::load(sources)?;
-    let tokens = &settings.tokens;
-    let key_file = tokens.signing_key.as_deref().ok_or(TokenCommandError::NoSigningKey)?;
-    let key = read_signing_key(key_file)?;
+pub(super) fn run(args: &IssueArgs, context: &Context) -> Result<(), CliError> {
+    let tokens = &context.settings()?.tokens;
+    let key_file = tokens.signing_key.as_deref().ok_or_else(|| {
+        CliError::Usage(
+            "tokens.signing_key is not set; make a key with `fleetgate token key generate --out FILE` and \
+             set tokens.signing_key to that file"
+                .to_owned(),
+        )
+    })?;
+    let key = read_signing_key(key_file).map_err(CliError::failed)?;
     let kid = key_id(&key.verifying_key());
     // Before anything is changed.
     end(Clock::System.now(), args.expires)?;
-    let basis = basis(&settings.database()?, &args.device)?;
+    let basis = context.block_on(basis(context, &args.device))?;
     let expires_at = end(basis.issued_at, args.expires)?;
     let (device, issued_at) = (args.device.as_str(), basis.issued_at);
     let token = Secret::new(issue(&key, &tokens.audience, device, issued_at, expires_at));
@@ -66,24 +66,24 @@ pub(super) fn run(
     };
     let value =
         IssuedToken { device, token: token.expose(), kid, credential, issued_at, expires_at };
-    output.result_with_secret(&value, &token, text).map_err(unprinted)
+    context.output.result_with_secret(&value, &token, text)
 }
 
 /// Makes sure that the device accepts tokens.
-fn basis(database: &Database, device: &DeviceName) -> Result<TokenBasis, TokenCommandError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let mut client = connect(database).await?;
-        schema_version(&client).await?.require_current()?;
-        act(&mut client, &actor(), async |fleet| Ok(tokens::accept(fleet, device).await?)).await
-    })
+async fn basis(context: &Context, device: &DeviceName) -> Result<TokenBasis, CliError> {
+    let mut client = context.connect().await?;
+    schema_version(&client).await?.require_current()?;
+    Ok(act(&mut client, &actor(), async |fleet| tokens::accept(fleet, device).await).await?)
 }
 
 /// Counted in UTC, so that a day has 24 hours; in whole seconds, as a token says it.
-fn end(issued_at: Timestamp, lifetime: Span) -> Result<Timestamp, TokenCommandError> {
+fn end(issued_at: Timestamp, lifetime: Span) -> Result<Timestamp, CliError> {
     let end = issued_at.to_zoned(TimeZone::UTC).checked_add(lifetime);
-    let end = end.map_err(|_| TokenCommandError::TooLong)?.timestamp();
-    Timestamp::from_second(end.as_second()).map_err(|_| TokenCommandError::TooLong)
+    let end = end.and_then(|end| Timestamp::from_second(end.timestamp().as_second()));
+    end.map_err(|_| {
+        let why = "the token would end after the year 9999; choose a shorter --expires";
+        CliError::Usage(why.to_owned())
+    })
 }
 
 fn lifetime(text: &str) -> Result<Span, String> {
@@ -132,6 +132,6 @@ mod tests {
         let lifetime = lifetime("7000y").unwrap();
         assert!(end(Timestamp::UNIX_EPOCH, lifetime).is_ok());
         let late: Timestamp = "3500-01-01T00:00:00Z".parse().unwrap();
-        assert!(matches!(end(late, lifetime), Err(TokenCommandError::TooLong)));
+        assert!(matches!(end(late, lifetime), Err(CliError::Usage(_))));
     }
 }

@@ -10,8 +10,8 @@ use ed25519_dalek::pkcs8::EncodePublicKey;
 use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
 use serde::Serialize;
 
-use super::{TokenCommandError, unprinted};
 use crate::authn::token::{KeyFileError, key_id, new_signing_key, read_verification_key};
+use crate::cli::error::CliError;
 use crate::cli::output::Output;
 use crate::write_file;
 
@@ -48,11 +48,16 @@ struct GeneratedKey {
     public_pem: String,
 }
 
-pub(super) fn generate(args: &GenerateArgs, output: Output) -> Result<(), TokenCommandError> {
+pub(super) fn generate(args: &GenerateArgs, output: Output) -> Result<(), CliError> {
     let public_file = args.out.with_extension("pub.pem");
-    let key = generate_key(&args.out)?;
+    let key = generate_key(&args.out)?.ok_or_else(|| exists(&args.out))?;
     let public_pem = public_pem(&key, &args.out)?;
-    write_new(&public_file, &public_pem, 0o644).inspect_err(|_| {
+    let written = match write_new(&public_file, &public_pem, 0o644) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(exists(&public_file)),
+        Err(error) => Err(error),
+    };
+    written.inspect_err(|_| {
         // Made just now and known to nobody: a half-made pair would only be in the way.
         let _ = fs::remove_file(&args.out);
     })?;
@@ -64,10 +69,10 @@ pub(super) fn generate(args: &GenerateArgs, output: Output) -> Result<(), TokenC
         public_file.display(),
     );
     let generated = GeneratedKey { kid, private_file, public_file, public_pem };
-    output.result(&generated, || text).map_err(unprinted)
+    output.result(&generated, || text)
 }
 
-pub(super) fn show(args: &ShowArgs, output: Output) -> Result<(), TokenCommandError> {
+pub(super) fn show(args: &ShowArgs, output: Output) -> Result<(), CliError> {
     let keys: Vec<ShownKey> =
         args.files.iter().map(|file| shown(file)).collect::<Result<_, _>>()?;
     let texts = || {
@@ -85,34 +90,49 @@ pub(super) fn show(args: &ShowArgs, output: Output) -> Result<(), TokenCommandEr
 ",
         )
     };
-    output.result(&keys, texts).map_err(unprinted)
+    output.result(&keys, texts)
 }
 
-fn shown(file: &Path) -> Result<ShownKey, TokenCommandError> {
-    let key = read_verification_key(file)?;
+fn shown(file: &Path) -> Result<ShownKey, CliError> {
+    let key = read_verification_key(file).map_err(CliError::failed)?;
     Ok(ShownKey { kid: key_id(&key), file: file.to_owned(), public_pem: public_pem(&key, file)? })
 }
 
-/// Makes a signing key in a new file of mode 0600, and tells its public half.
+/// Makes a signing key in a new file of mode 0600, and tells its public half. `None`: the file exists, and stays as it is.
 ///
 /// # Errors
-/// When the file exists or cannot be written.
-pub(crate) fn generate_key(file: &Path) -> Result<VerifyingKey, TokenCommandError> {
-    let pem = new_signing_key()?;
-    write_new(file, &pem, 0o600)?;
-    Ok(read_verification_key(file)?)
+/// When the file cannot be written.
+pub(crate) fn generate_key(file: &Path) -> Result<Option<VerifyingKey>, CliError> {
+    let pem = new_signing_key()
+        .map_err(|error| CliError::Failed(format!("the signing key cannot be encoded: {error}")))?;
+    match write_new(file, &pem, 0o600)? {
+        true => read_verification_key(file).map(Some).map_err(CliError::failed),
+        false => Ok(None),
+    }
 }
 
-fn public_pem(key: &VerifyingKey, file: &Path) -> Result<String, TokenCommandError> {
+fn public_pem(key: &VerifyingKey, file: &Path) -> Result<String, CliError> {
     let pem = key.to_public_key_pem(LineEnding::LF);
-    Ok(pem.map_err(|_| KeyFileError::NoKey(file.to_owned()))?)
+    pem.map_err(|_| CliError::failed(KeyFileError::NoKey(file.to_owned())))
 }
 
-fn write_new(file: &Path, text: &str, mode: u32) -> Result<(), TokenCommandError> {
-    write_file::create(file, text, mode, None).map_err(|source| match source.kind() {
-        ErrorKind::AlreadyExists => TokenCommandError::Exists(file.to_owned()),
-        _ => TokenCommandError::Write { file: file.to_owned(), source },
-    })
+/// Writes a file that is not there yet; `false`: it is.
+fn write_new(file: &Path, text: &str, mode: u32) -> Result<bool, CliError> {
+    match write_file::create(file, text, mode, None) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => {
+            let file = file.display();
+            Err(CliError::Failed(format!("cannot write {file}: {error}; choose another --out")))
+        }
+    }
+}
+
+fn exists(file: &Path) -> CliError {
+    let file = file.display();
+    CliError::Failed(format!(
+        "{file} exists and is not overwritten; choose another --out, or move it away"
+    ))
 }
 
 #[cfg(test)]
@@ -123,6 +143,10 @@ mod tests {
     use crate::authn::token::read_signing_key;
 
     const TEXT: Output = Output { json: false };
+
+    fn refused(args: &GenerateArgs) -> String {
+        generate(args, TEXT).unwrap_err().to_string()
+    }
 
     #[test]
     fn a_generated_pair_belongs_together_and_is_never_overwritten() {
@@ -135,7 +159,7 @@ mod tests {
         assert_eq!(fs::metadata(&args.out).unwrap().permissions().mode() & 0o777, 0o600);
 
         let before = fs::read(&args.out).unwrap();
-        assert!(matches!(generate(&args, TEXT), Err(TokenCommandError::Exists(_))));
+        assert!(refused(&args).contains("exists and is not overwritten"));
         assert_eq!(fs::read(&args.out).unwrap(), before);
     }
 
@@ -144,7 +168,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let args = GenerateArgs { out: directory.path().join("signing.pem") };
         fs::write(directory.path().join("signing.pub.pem"), "another").unwrap();
-        assert!(matches!(generate(&args, TEXT), Err(TokenCommandError::Exists(_))));
+        assert!(refused(&args).contains("signing.pub.pem exists and is not overwritten"));
         assert!(!args.out.exists());
     }
 

@@ -2,7 +2,6 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tokio_postgres::types::ToSql;
 use tokio_postgres::{GenericClient, Row};
 use utoipa::ToSchema;
 
@@ -10,9 +9,10 @@ use crate::domain::delivery::{End, State, is_id};
 use crate::domain::name::DeviceName;
 use crate::fleet::Part;
 use crate::fleet::error::{FleetError, Thing};
+use crate::fleet::one_thing::row_of;
 use crate::registry::commands::{facts, limits};
 use crate::registry::error::RegistryError;
-use crate::registry::selector::Condition;
+use crate::registry::selector::{Condition, values};
 
 /// Most commands that one page of a list holds.
 pub const MAX_PAGE: u16 = 1000;
@@ -219,8 +219,7 @@ pub async fn list(
     );
     let limit = i64::from(limit.min(MAX_PAGE));
     let (asked_at, after) = after.map(|after| (after.asked_at, &after.id)).unzip();
-    let mut values: Vec<&(dyn ToSql + Sync)> = vec![&name, &id, &limit, &asked_at, &after];
-    values.extend(inside.parameters());
+    let values = values(&[&name, &id, &limit, &asked_at, &after], [&inside]);
     let rows = client.query(&statement, &values).await.map_err(on_list())?;
     Ok(rows.iter().map(|row| command_row(row, part)).collect())
 }
@@ -240,10 +239,8 @@ pub async fn show(
     }
     let inside = part.condition_on("device_id", 1);
     let statement = format!("{} AND command.id = $1::text::uuid", select_commands(part, &inside));
-    let mut values: Vec<&(dyn ToSql + Sync)> = vec![&id];
-    values.extend(inside.parameters());
-    let row = client.query_opt(&statement, &values).await.map_err(FleetError::on(&thing))?;
-    let row = row.ok_or_else(|| FleetError::NotFound(thing.clone()))?;
+    let values = values(&[&id], [&inside]);
+    let row = row_of(client, &thing, &statement, &values).await?;
     let statement = format!(
         "SELECT delivery.id::text AS id, device_id, coalesce(message, delivery.id)::text AS message, device_name, binding, topic, attempts, attempted_at,
              published_at, written_at, written_qos, acked_at, superseded_at, cancelled_at, cancelled_why,
@@ -261,7 +258,7 @@ pub async fn show(
 fn delivery_row(row: &Row) -> Result<DeliveryRow, FleetError> {
     let (facts, limits) = (facts(row), limits(row)?);
     let noted: Option<&str> = row.get("ended_as");
-    let noted = noted.and_then(|word| End::ALL.into_iter().find(|end| end.word() == word));
+    let noted = noted.and_then(End::of_word);
     // What is noted as the end stays; before that the state is read off the facts.
     let (state, end) = match noted.map_or_else(
         || facts.state(&limits, row.get("now")),

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::domain::acl::Action;
 use crate::domain::topic::{TopicFilter, check_topic_filter, filters_overlap, grant_covers};
 
-use super::line::{Grant, Parsed};
+use super::line::Grant;
 
 /// What a rule is about.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -156,7 +156,7 @@ impl Decisive<'_> {
                 Err(why) => left_out.push(format!("{}: {why}", one.rule.told())),
             }
         }
-        let grant = |(action, filter)| Grant { action, topic_filter: Parsed(filter) };
+        let grant = |(action, filter)| Grant { action, topic_filter: filter };
         (grants.into_values().map(grant).collect(), left_out)
     }
 
@@ -281,7 +281,7 @@ mod tests {
     fn told(decisive: &Decisive<'_>) -> (Vec<String>, usize) {
         let who = Who { user: "bob", client_id: Some("b1") };
         let (grants, left_out) = decisive.grants(who);
-        let text = |it: &Grant| format!("{} {}", it.action.word(), it.topic_filter.0);
+        let text = |it: &Grant| format!("{} {}", it.action.word(), it.topic_filter);
         (grants.iter().map(text).collect(), left_out.len())
     }
 

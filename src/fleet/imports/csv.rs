@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::Columns;
 use super::foreign::{Entry, Login, check_password};
-use super::line::{Binding, Device, Item, LineError, Parsed};
+use super::line::{Binding, Device, Item, LineError};
 use crate::domain::meta::Meta;
 use crate::domain::name::{BindingName, DeviceKind, DeviceName, PlaceName};
 use crate::fleet::bindings::{Directions, Home};
@@ -47,7 +47,6 @@ impl Fields {
     }
 
     fn split_by(reader: &mut Reader, line: &str) -> Result<Self, LineError> {
-        let error = |column, message: String| LineError { column, pointer: String::new(), message };
         let mut output = Zeroizing::new(vec![0; line.len() + 1]);
         let (mut read, mut written, mut begun) = (0, 0, 0);
         let mut ends = Vec::new();
@@ -64,23 +63,22 @@ impl Fields {
                     if record_end && read <= line.len() {
                         let why =
                             "has a line end (CR) inside; save the file with line ends LF or CRLF";
-                        return Err(error(read, why.to_owned()));
+                        return Err(LineError::at(read, "", why));
                     }
                     if record_end {
                         break;
                     }
                     if ends.len() >= MOST_FIELDS {
-                        return Err(error(read, format!("has more than {MOST_FIELDS} fields")));
+                        let why = format!("has more than {MOST_FIELDS} fields");
+                        return Err(LineError::at(read, "", why));
                     }
                 }
                 ReadFieldResult::InputEmpty if read <= line.len() => {}
                 ReadFieldResult::InputEmpty
                 | ReadFieldResult::OutputFull
                 | ReadFieldResult::End => {
-                    return Err(error(
-                        begun + 1,
-                        "has a quote that is not closed; a field ends in its line".to_owned(),
-                    ));
+                    let why = "has a quote that is not closed; a field ends in its line";
+                    return Err(LineError::at(begun + 1, "", why));
                 }
             }
         }
@@ -109,12 +107,31 @@ impl Fields {
         if self.len() == header {
             return Ok(());
         }
-        Err(LineError {
-            column: 1,
-            pointer: String::new(),
-            message: format!("has {} fields; the header has {header}", self.len()),
-        })
+        let has = self.len();
+        Err(LineError::whole(format!("has {has} fields; the header has {header}")))
     }
+}
+
+/// Reads the columns that a header names.
+///
+/// # Errors
+/// A column that `read` does not know, or that comes twice.
+pub(super) fn columns_of<T: PartialEq>(
+    line: &str,
+    read: impl Fn(&str) -> Result<T, String>,
+) -> Result<Vec<T>, LineError> {
+    let fields = Fields::split(line)?;
+    let mut columns = Vec::new();
+    for position in 0..fields.len() {
+        let (text, at) = fields.get(position);
+        let text = text.trim();
+        let column = read(text).map_err(|why| LineError::at(at, text, why))?;
+        if columns.contains(&column) {
+            return Err(LineError::at(at, text, "comes twice"));
+        }
+        columns.push(column);
+    }
+    Ok(columns)
 }
 
 /// What a column says.
@@ -176,29 +193,14 @@ impl Csv {
     /// # Errors
     /// A column that is not known, comes twice, or is missing.
     pub fn new(header: &str, kind: Option<DeviceKind>) -> Result<Self, LineError> {
-        let fields = Fields::split(header)?;
-        let mut columns: Vec<(Column, String)> = Vec::new();
-        for position in 0..fields.len() {
-            let (text, at) = fields.get(position);
-            let text = text.trim();
-            let error = |message| LineError { column: at, pointer: text.to_owned(), message };
-            let column = Column::of(text).map_err(error)?;
-            if columns.iter().any(|(other, _)| *other == column) {
-                return Err(error("comes twice".to_owned()));
-            }
-            columns.push((column, text.to_owned()));
-        }
-        let missing = |message: &str| LineError {
-            column: 1,
-            pointer: String::new(),
-            message: message.to_owned(),
-        };
+        let columns = columns_of(header, |text| Ok((Column::of(text)?, text.to_owned())))?;
         let has = |column| columns.iter().any(|(other, _)| *other == column);
         if !has(Column::Name) {
-            return Err(missing("has no column \"name\""));
+            return Err(LineError::whole("has no column \"name\""));
         }
         if !has(Column::Kind) && kind.is_none() {
-            return Err(missing("has no column \"kind\"; add one, or say --kind"));
+            let why = "has no column \"kind\"; add one, or say --kind";
+            return Err(LineError::whole(why));
         }
         Ok(Self { columns, kind, directions: BTreeMap::new() })
     }
@@ -247,7 +249,7 @@ impl Csv {
         let mut bindings: BTreeMap<BindingName, Binding> = BTreeMap::new();
         for (position, (column, title)) in self.columns.iter().enumerate() {
             let (text, at) = fields.get(position);
-            let error = |message: String| LineError { column: at, pointer: title.clone(), message };
+            let error = |why: String| LineError::at(at, title, why);
             if text.is_empty() {
                 continue;
             }
@@ -256,7 +258,7 @@ impl Csv {
                 Column::Kind => kind = Some(parsed(text).map_err(error)?),
                 Column::Area => area = Some(parsed::<PlaceName>(text).map_err(error)?),
                 Column::Floor => floor = Some(parsed::<PlaceName>(text).map_err(error)?),
-                Column::ClientId => client_id = Some(Parsed(parsed(text).map_err(error)?)),
+                Column::ClientId => client_id = Some(parsed(text).map_err(error)?),
                 Column::Enabled => enabled = Some(yes_or_no(text).map_err(error)?),
                 Column::Generate => generate = yes_or_no(text).map_err(error)?,
                 Column::Secret => {
@@ -273,20 +275,14 @@ impl Csv {
                 }
                 Column::Bind(_) => {}
                 Column::StateTopic(name) => {
-                    binding(&mut bindings, name).state_topic =
-                        Some(Parsed(parsed(text).map_err(error)?));
+                    binding(&mut bindings, name).state_topic = Some(parsed(text).map_err(error)?);
                 }
                 Column::CommandTopic(name) => {
-                    binding(&mut bindings, name).command_topic =
-                        Some(Parsed(parsed(text).map_err(error)?));
+                    binding(&mut bindings, name).command_topic = Some(parsed(text).map_err(error)?);
                 }
             }
         }
-        let missing = |what: &str| LineError {
-            column: 1,
-            pointer: what.to_owned(),
-            message: "is empty".to_owned(),
-        };
+        let missing = |what: &str| LineError::at(1, what, "is empty");
         let name = name.ok_or_else(|| missing("name"))?;
         let home = Home {
             device: &name,
@@ -294,21 +290,20 @@ impl Csv {
             floor: floor.as_ref().map(PlaceName::as_str),
         };
         for (binding, column, title) in conventional {
-            let error = |message| LineError { column, pointer: title.clone(), message };
             let Some(bound) = bindings.get_mut(binding) else { continue };
             let directions = self.directions.get(binding).copied().unwrap_or(Directions::BOTH);
-            let (state, command) = home.topics(binding, directions).map_err(error)?;
-            bound.state_topic = bound.state_topic.take().or(state.map(Parsed));
-            bound.command_topic = bound.command_topic.take().or(command.map(Parsed));
+            let topics = home.topics(binding, directions);
+            let (state, command) = topics.map_err(|why| LineError::at(column, title, why))?;
+            bound.state_topic = bound.state_topic.take().or(state);
+            bound.command_topic = bound.command_topic.take().or(command);
         }
         let kind = kind.ok_or_else(|| missing("kind"))?;
         let mut device = Device::new(name, kind);
-        (device.area, device.floor) = (area.map(Parsed), floor.map(Parsed));
+        (device.area, device.floor) = (area, floor);
         (device.client_id, device.enabled) = (client_id, enabled);
         device.bindings = bindings.into_values().collect();
-        device.meta = Value::Object(meta).to_string().parse::<Meta>().map_err(|error| {
-            LineError { column: 1, pointer: "meta".to_owned(), message: error.to_string() }
-        })?;
+        let meta = parsed::<Meta>(&Value::Object(meta).to_string());
+        device.meta = meta.map_err(|why| LineError::at(1, "meta", why))?;
         let mut advice = None;
         let login = match (secret, generate) {
             (None, false) => Login::AsItIs,
@@ -318,12 +313,8 @@ impl Csv {
                 Login::Password(secret)
             }
             (Some(_), true) => {
-                return Err(LineError {
-                    column: 1,
-                    pointer: "generate".to_owned(),
-                    message: "is yes though the line has a secret; leave one of them empty"
-                        .to_owned(),
-                });
+                let why = "is yes though the line has a secret; leave one of them empty";
+                return Err(LineError::at(1, "generate", why));
             }
         };
         let mut entry = Entry::new(Item::Device(Box::new(device)), login, Vec::new());
@@ -393,8 +384,8 @@ mod tests {
         let Item::Device(device) = &entry.item else { panic!("no device") };
         assert_eq!(device.meta.as_value(), &serde_json::json!({"room": "101, left"}));
         let main = &device.bindings[1];
-        assert_eq!(main.state_topic.as_ref().unwrap().0.as_str(), "lab/2/t1/main/state");
-        assert_eq!(main.command_topic.as_ref().unwrap().0.as_str(), "lab/2/t1/main/set");
+        assert_eq!(main.state_topic.as_ref().unwrap().as_str(), "lab/2/t1/main/state");
+        assert_eq!(main.command_topic.as_ref().unwrap().as_str(), "lab/2/t1/main/set");
     }
 
     #[test]

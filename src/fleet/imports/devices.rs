@@ -26,7 +26,7 @@ pub(super) async fn write_devices(
 ) -> Result<Counts, FleetError> {
     let lines = known_and_new(client, &DEVICES, all, on_conflict).await?;
     let some: Vec<&Device> = lines.written().collect();
-    let gateways: Vec<_> = some.iter().filter_map(|one| Some(&one.gateway.as_ref()?.0)).collect();
+    let gateways: Vec<_> = some.iter().filter_map(|one| one.gateway.as_ref()).collect();
     let names: Vec<&str> = gateways.iter().map(|gateway| gateway.as_str()).collect();
     // They keep their names until the transaction ends: the rows of the children look for them.
     let known = names_of(client, DEVICES.name, "ORDER BY id FOR KEY SHARE", &names).await?;
@@ -87,7 +87,7 @@ struct Part<'a, T> {
 
 fn parts<'a, T>(some: &[&'a Device], of: fn(&'a Device) -> &'a [T]) -> Vec<Part<'a, T>> {
     let of_one = |one: &&'a Device| {
-        let device = one.name.0.as_str();
+        let device = one.name.as_str();
         of(one).iter().map(move |part| Part { device, part }).collect::<Vec<_>>()
     };
     some.iter().flat_map(of_one).collect()
@@ -102,10 +102,10 @@ struct Can<'a> {
 
 /// What a device can do: what is listed, and what its bindings carry.
 fn capabilities_of(device: &Device) -> BTreeSet<Can<'_>> {
-    let listed = device.capabilities.iter().map(|name| name.0.to_string());
-    let bound = device.bindings.iter().filter_map(|binding| binding.name.0.capability());
+    let listed = device.capabilities.iter().map(|name| name.to_string());
+    let bound = device.bindings.iter().filter_map(|binding| binding.name.capability());
     let names = listed.chain(bound.map(|name| name.to_string()));
-    names.map(|name| Can { device: device.name.0.as_str(), name }).collect()
+    names.map(|name| Can { device: device.name.as_str(), name }).collect()
 }
 
 // What devices that were there have and their lines do not goes, but for credentials: with those they can log in still.

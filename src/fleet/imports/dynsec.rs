@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Deserialize;
 
 use super::acl::{Decisive, Rank, Right, Rule, Who, Writing};
-use super::foreign::{Entry, Foreign, Proof, User, wrong_at};
+use super::foreign::{Entry, Foreign, Proof, User};
 use super::hashes::{SaltEncoding, base64, of_password_file, stored};
-use super::line::{Item, LineError, Parsed};
+use super::line::{Item, LineError};
 use crate::domain::acl::Action;
 use crate::domain::foreign_hash::Digest;
 use crate::domain::name::ClientId;
@@ -182,7 +182,8 @@ impl Dynsec {
     }
 
     fn entry(&mut self, client: &ClientForm) -> Result<Entry, LineError> {
-        let wrong = |message: String| wrong_at(1, format!("user {:?}: {message}", client.username));
+        let wrong =
+            |message: String| LineError::whole(format!("user {:?}: {message}", client.username));
         let credential = client.proof().map_err(wrong)?;
         let client_id = client.clientid.as_deref().filter(|it| !it.is_empty());
         let name = match (self.rename_from_client_id, client_id) {
@@ -200,10 +201,7 @@ impl Dynsec {
         let mut entry = self.foreign.entry(user)?;
         let Item::Device(device) = &mut entry.item else { return Ok(entry) };
         // In topics the user name is what it was.
-        let own_id = device
-            .client_id
-            .as_ref()
-            .map_or(device.name.0.as_str(), |it: &Parsed<ClientId>| it.0.as_str());
+        let own_id = device.client_id.as_ref().map_or(device.name.as_str(), ClientId::as_str);
         let (mut rules, mut unknown) = (Vec::new(), Vec::new());
         self.collect([1, 0], &client.roles, &mut rules, &mut unknown);
         for (priority, group) in self.groups_of.get(&client.username).into_iter().flatten() {
@@ -228,7 +226,7 @@ impl Dynsec {
         let (grants, left_out) = Decisive { rules, receives: self.receives }.grants(who);
         entry.left_out.extend(left_out);
         for grant in grants {
-            let filter = grant.topic_filter.0.as_str();
+            let filter = grant.topic_filter.as_str();
             let is_subscription = grant.action == Action::Subscribe;
             if !allows_wildcards && is_subscription && filter.contains(['+', '#']) {
                 entry

@@ -7,8 +7,8 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 use super::acl::{Acl, Rank, Right, Rule, Writing};
-use super::csv::Fields;
-use super::foreign::{Entry, Foreign, Proof, User, wrong_at};
+use super::csv::{Fields, columns_of};
+use super::foreign::{Entry, Foreign, Proof, User};
 use super::hashes::{digest, stored};
 use super::line::LineError;
 use crate::domain::foreign_hash::Digest;
@@ -185,25 +185,15 @@ impl EmqxCsv {
     ) -> Result<Self, LineError> {
         const KNOWN: [&str; 6] =
             ["user_id", "password", "password_hash", "salt", "is_superuser", "namespace"];
-        let fields = Fields::split(header)?;
-        let mut columns: Vec<String> = Vec::new();
-        for position in 0..fields.len() {
-            let (text, at) = fields.get(position);
-            let error =
-                |message: String| LineError { column: at, pointer: text.to_owned(), message };
-            if !KNOWN.contains(&text.trim()) {
-                return Err(error(format!("is not known; the columns are {}", KNOWN.join(", "))));
-            }
-            if columns.iter().any(|other| other == text.trim()) {
-                return Err(error("comes twice".to_owned()));
-            }
-            columns.push(text.trim().to_owned());
-        }
+        let columns = columns_of(header, |text| match KNOWN.contains(&text) {
+            true => Ok(text.to_owned()),
+            false => Err(format!("is not known; the columns are {}", KNOWN.join(", "))),
+        })?;
         let has = |name: &str| columns.iter().any(|column| column == name);
         if !has("user_id") || has("password") == has("password_hash") {
             let message =
                 "must have the columns user_id and password_hash, or user_id and password";
-            return Err(wrong_at(1, message));
+            return Err(LineError::whole(message));
         }
         Ok(Self { users: Users { foreign, algorithm }, columns })
     }
@@ -218,18 +208,15 @@ impl EmqxCsv {
         let place = |name: &str| self.columns.iter().position(|column| column == name);
         let field = |name: &str| place(name).map(|position| fields.get(position));
         let text_of = |name: &str| field(name).map(|(text, _)| text);
-        let error = |name: &str, message: String| LineError {
-            column: field(name).map_or(1, |(_, at)| at),
-            pointer: name.to_owned(),
-            message,
-        };
+        let error =
+            |name: &str, why: &str| LineError::at(field(name).map_or(1, |(_, at)| at), name, why);
         let is_superuser = match text_of("is_superuser").unwrap_or_default() {
             "true" => true,
             "false" | "" => false,
-            _ => return Err(error("is_superuser", "must be true or false".to_owned())),
+            _ => return Err(error("is_superuser", "must be true or false")),
         };
         if text_of("namespace").is_some_and(|it| !it.is_empty()) {
-            return Err(error("namespace", NAMESPACE.to_owned()));
+            return Err(error("namespace", NAMESPACE));
         }
         let row = UserRow {
             name: text_of("user_id").unwrap_or_default(),
@@ -238,8 +225,7 @@ impl EmqxCsv {
             salt: text_of("salt").unwrap_or_default(),
             is_superuser,
         };
-        let entry = self.users.entry(&row);
-        entry.map_err(|message| LineError { column: 1, pointer: String::new(), message })
+        self.users.entry(&row).map_err(LineError::whole)
     }
 
     /// What of the access rules is left out, and concerns no user. `whole`: all lines were read.
@@ -306,16 +292,11 @@ impl EmqxJson {
             Value::String(it) => it.parse().ok(),
             _ => None,
         };
-        let error = |pointer: &str, message: &str| LineError {
-            column: 1,
-            pointer: pointer.to_owned(),
-            message: message.to_owned(),
-        };
         let Some(is_superuser) = is_superuser else {
-            return Some(Err(error("/is_superuser", "must be true or false")));
+            return Some(Err(LineError::at(1, "/is_superuser", "must be true or false")));
         };
         if form.namespace.is_some_and(|it| !it.is_empty()) {
-            return Some(Err(error("/namespace", NAMESPACE)));
+            return Some(Err(LineError::at(1, "/namespace", NAMESPACE)));
         }
         let row = UserRow {
             name: &form.user_id,
@@ -324,7 +305,7 @@ impl EmqxJson {
             salt: form.salt.as_deref().unwrap_or_default(),
             is_superuser,
         };
-        Some(self.users.entry(&row).map_err(|message| error("", &message)))
+        Some(self.users.entry(&row).map_err(LineError::whole))
     }
 
     /// What of the access rules is left out, and concerns no user. `whole`: all users were read.
@@ -591,7 +572,7 @@ mod tests {
 
     fn grants(acl: &mut Acl, user: &str) -> Vec<String> {
         let (grants, _) = acl.grants(Who { user, client_id: Some(user) });
-        grants.iter().map(|it| format!("{} {}", it.action.word(), it.topic_filter.0)).collect()
+        grants.iter().map(|it| format!("{} {}", it.action.word(), it.topic_filter)).collect()
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use zeroize::Zeroizing;
 
 use super::acl::{Acl, Who};
-use super::line::{Device, Grant, Item, LineError, Parsed};
+use super::line::{Device, Grant, Item, LineError};
 use crate::domain::acl::Action;
 use crate::domain::name::{ClientId, DeviceKind, DeviceName};
 use crate::fleet::credentials::{MIN_PASSWORD_CHARACTERS, broken_rule};
@@ -62,7 +62,7 @@ impl Entry {
     #[must_use]
     pub fn device(&self) -> Option<&DeviceName> {
         match &self.item {
-            Item::Device(device) => Some(&device.name.0),
+            Item::Device(device) => Some(&device.name),
             Item::Capability(_) | Item::Rule(_) => None,
         }
     }
@@ -84,12 +84,12 @@ impl Entry {
     pub fn summary(&self) -> String {
         let device = match &self.item {
             Item::Device(device) => device,
-            Item::Capability(capability) => return format!("capability {}", capability.name.0),
-            Item::Rule(rule) => return format!("rule {}", rule.name.0),
+            Item::Capability(capability) => return format!("capability {}", capability.name),
+            Item::Rule(rule) => return format!("rule {}", rule.name),
         };
-        let mut text = format!("device {} ({})", device.name.0, device.kind.0);
+        let mut text = format!("device {} ({})", device.name, device.kind);
         if let Some(client_id) = &device.client_id {
-            let _ = write!(text, ", client id {}", client_id.0);
+            let _ = write!(text, ", client id {}", client_id);
         }
         if device.enabled == Some(false) {
             text.push_str(", disabled");
@@ -106,10 +106,10 @@ impl Entry {
             }
         }
         for binding in &device.bindings {
-            let _ = write!(text, ", bound to {}", binding.name.0);
+            let _ = write!(text, ", bound to {}", binding.name);
         }
         for grant in &device.grants {
-            let _ = write!(text, ", {} {}", grant.action.word(), grant.topic_filter.0);
+            let _ = write!(text, ", {} {}", grant.action.word(), grant.topic_filter);
         }
         text
     }
@@ -143,11 +143,6 @@ pub(super) enum Proof {
     None,
 }
 
-/// An error at a column.
-pub(super) fn wrong_at(column: usize, message: impl Into<String>) -> LineError {
-    LineError { column, pointer: String::new(), message: message.into() }
-}
-
 /// What is wrong with a password that is to be hashed; `Ok` with advice.
 pub(super) fn check_password(password: &Secret) -> Result<Option<String>, String> {
     Err(match broken_rule(password.expose(), false) {
@@ -172,11 +167,12 @@ impl Foreign {
     pub(super) fn entry(&mut self, user: User<'_>) -> Result<Entry, LineError> {
         let name = user.name.parse::<DeviceName>();
         let name =
-            name.map_err(|error| wrong_at(1, format!("user name {:?} {error}", user.name)))?;
+            name.map_err(|error| LineError::whole(format!("user name {:?} {error}", user.name)))?;
         let client_id =
             user.client_id.filter(|id| *id != name.as_str()).map(str::parse::<ClientId>);
-        let client_id =
-            client_id.transpose().map_err(|error| wrong_at(1, format!("client id {error}")))?;
+        let client_id = client_id
+            .transpose()
+            .map_err(|error| LineError::whole(format!("client id {error}")))?;
         let mut left_out = Vec::new();
         let own_id = client_id.as_ref().map_or(name.as_str(), ClientId::as_str);
         let who =
@@ -197,12 +193,12 @@ impl Foreign {
         };
         let mut advice = None;
         let mut device = Device::new(name, self.kind.clone());
-        device.client_id = client_id.map(Parsed);
+        device.client_id = client_id;
         device.enabled = Some(user.enabled);
         device.grants = grants;
         let login = match user.credential {
             Proof::Password(password) => {
-                advice = check_password(&password).map_err(|why| wrong_at(1, why))?;
+                advice = check_password(&password).map_err(LineError::whole)?;
                 Login::Password(password)
             }
             Proof::Hash(hash) => {
@@ -216,8 +212,7 @@ impl Foreign {
 }
 
 fn everything() -> Vec<Grant> {
-    let grant =
-        |action| "#".parse().ok().map(|filter| Grant { action, topic_filter: Parsed(filter) });
+    let grant = |action| "#".parse().ok().map(|filter| Grant { action, topic_filter: filter });
     [Action::Publish, Action::Subscribe].into_iter().filter_map(grant).collect()
 }
 

@@ -2,13 +2,10 @@
 //! PostgreSQL is given.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Display;
-use std::str::FromStr;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
-use serde_path_to_error::Segment;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
@@ -16,6 +13,7 @@ use crate::domain::acl::Action;
 use crate::domain::delivery::Confirmation;
 use crate::domain::foreign_hash::ForeignHash;
 use crate::domain::json_object::Object;
+use crate::domain::json_pointer;
 use crate::domain::meta::Meta;
 use crate::domain::name::{
     BindingName, CapabilityName, ClientId, DeviceKind, DeviceName, PlaceName, RuleName,
@@ -39,6 +37,21 @@ pub struct LineError {
     pub message: String,
 }
 
+impl LineError {
+    pub(super) fn at(
+        column: usize,
+        pointer: impl Into<String>,
+        message: impl Into<String>,
+    ) -> Self {
+        Self { column, pointer: pointer.into(), message: message.into() }
+    }
+
+    /// About the line as a whole.
+    pub(super) fn whole(message: impl Into<String>) -> Self {
+        Self::at(1, "", message)
+    }
+}
+
 /// What a line brings. No `Debug`: credentials.
 pub enum Item {
     /// A capability.
@@ -54,7 +67,7 @@ pub enum Item {
 struct WholeDevice<'a> {
     #[serde(flatten)]
     device: &'a Device,
-    capabilities: &'a [Parsed<CapabilityName>],
+    capabilities: &'a [CapabilityName],
     bindings: &'a [Binding],
     grants: &'a [Grant],
     credentials: &'a [Credential],
@@ -75,19 +88,16 @@ impl Item {
     /// # Errors
     /// The first thing that is wrong with it.
     pub fn read(line: &str) -> Result<Self, LineError> {
-        let about_all = |message: &str| LineError {
-            column: 1,
-            pointer: String::new(),
-            message: message.into(),
-        };
         // An array would be read as the members in their order.
         if line.trim_start().starts_with('[') {
-            return Err(about_all("must be a JSON object"));
+            return Err(LineError::whole("must be a JSON object"));
         }
         let mut reader = serde_json::Deserializer::from_str(line);
         let form: Form =
             serde_path_to_error::deserialize(&mut reader).map_err(|error| wrong(&error))?;
-        reader.end().map_err(|_| about_all("has something behind the object; write one a line"))?;
+        reader
+            .end()
+            .map_err(|_| LineError::whole("has something behind the object; write one a line"))?;
         match form {
             Form { capability: Some(Object(capability)), device: None, rule: None } => {
                 Ok(Self::Capability(capability))
@@ -98,7 +108,7 @@ impl Item {
             Form { rule: Some(Object(rule)), capability: None, device: None } => {
                 Ok(Self::Rule(rule))
             }
-            _ => Err(about_all("must have one member: capability, device or rule")),
+            _ => Err(LineError::whole("must have one member: capability, device or rule")),
         }
     }
 
@@ -123,18 +133,13 @@ impl Item {
 }
 
 pub(super) fn wrong(error: &serde_path_to_error::Error<serde_json::Error>) -> LineError {
-    let step = |segment: &Segment| match segment {
-        Segment::Seq { index } => Some(format!("/{index}")),
-        Segment::Map { key } => Some(format!("/{}", key.replace('~', "~0").replace('/', "~1"))),
-        Segment::Enum { .. } | Segment::Unknown => None,
-    };
-    let pointer: String = error.path().iter().filter_map(step).collect();
+    let pointer = json_pointer::of_path(error.path());
     let error = error.inner();
     let text = error.to_string();
     let message = text.rsplit_once(" at line ").map_or(text.as_str(), |(message, _)| message);
     let message =
         if error.is_data() { without_value(message) } else { format!("is not JSON: {message}") };
-    LineError { column: error.column().max(1), pointer, message }
+    LineError::at(error.column().max(1), pointer, message)
 }
 
 /// What stands in the file may be a secret at the wrong place: serde quotes a value of a wrong type.
@@ -156,49 +161,18 @@ fn objects<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     Ok(objects.into_iter().map(|Object(one)| one).collect())
 }
 
-/// A text that is parsed; its error says what is wrong with it.
-#[derive(Clone)]
-pub struct Parsed<T>(pub T);
-
-impl<'de, T: FromStr<Err: Display>> Deserialize<'de> for Parsed<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map(Self).map_err(serde::de::Error::custom)
-    }
-}
-
-impl<T: Display> Serialize for Parsed<T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&self.0)
-    }
-}
-
-/// A word of a few.
-fn word<'de, D: Deserializer<'de>, T>(
-    deserializer: D,
-    read: impl FnOnce(&str) -> Option<T>,
-    words: &str,
-) -> Result<T, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    read(&text).ok_or_else(|| serde::de::Error::custom(format!("must be {words}")))
-}
-
 /// A capability.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Capability {
-    pub(super) name: Parsed<CapabilityName>,
+    pub(super) name: CapabilityName,
     #[serde(default)]
     pub(super) description: String,
     #[serde(default, deserialize_with = "schema")]
     pub(super) state_schema: Option<Value>,
     #[serde(default, deserialize_with = "schema")]
     pub(super) command_schema: Option<Value>,
-    #[serde(
-        default = "delivered",
-        deserialize_with = "confirmation",
-        serialize_with = "confirmation_word"
-    )]
+    #[serde(default = "delivered")]
     pub(super) confirm: Confirmation,
     #[serde(default = "sixty")]
     pub(super) command_expiry: i32,
@@ -241,31 +215,23 @@ fn thirty() -> i32 {
     30
 }
 
-fn confirmation<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Confirmation, D::Error> {
-    word(deserializer, Confirmation::of_word, "sent, delivered, state or reply")
-}
-
-fn confirmation_word<S: Serializer>(it: &Confirmation, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(it.word())
-}
-
 /// A device with what belongs to it. As a row: without that.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Device {
-    pub(super) name: Parsed<DeviceName>,
-    pub(super) client_id: Option<Parsed<ClientId>>,
-    pub(super) area: Option<Parsed<PlaceName>>,
-    pub(super) floor: Option<Parsed<PlaceName>>,
-    pub(super) kind: Parsed<DeviceKind>,
-    pub(super) gateway: Option<Parsed<DeviceName>>,
-    pub(super) availability_topic: Option<Parsed<TopicName>>,
+    pub(super) name: DeviceName,
+    pub(super) client_id: Option<ClientId>,
+    pub(super) area: Option<PlaceName>,
+    pub(super) floor: Option<PlaceName>,
+    pub(super) kind: DeviceKind,
+    pub(super) gateway: Option<DeviceName>,
+    pub(super) availability_topic: Option<TopicName>,
     /// `None`: the line does not say it.
     pub(super) enabled: Option<bool>,
     #[serde(default, deserialize_with = "meta", serialize_with = "meta_value")]
     pub(super) meta: Meta,
     #[serde(default, skip_serializing)]
-    pub(super) capabilities: Vec<Parsed<CapabilityName>>,
+    pub(super) capabilities: Vec<CapabilityName>,
     #[serde(default, skip_serializing, deserialize_with = "bindings")]
     pub(super) bindings: Vec<Binding>,
     #[serde(default, skip_serializing, deserialize_with = "objects")]
@@ -278,11 +244,11 @@ impl Device {
     /// A device with nothing that belongs to it.
     pub(super) fn new(name: DeviceName, kind: DeviceKind) -> Self {
         Self {
-            name: Parsed(name),
+            name,
             client_id: None,
             area: None,
             floor: None,
-            kind: Parsed(kind),
+            kind,
             gateway: None,
             availability_topic: None,
             enabled: None,
@@ -326,30 +292,24 @@ fn meta_value<S: Serializer>(meta: &Meta, serializer: S) -> Result<S::Ok, S::Err
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Binding {
-    pub(super) name: Parsed<BindingName>,
-    pub(super) state_topic: Option<Parsed<TopicName>>,
-    pub(super) command_topic: Option<Parsed<TopicName>>,
-    pub(super) reply_topic: Option<Parsed<TopicName>>,
+    pub(super) name: BindingName,
+    pub(super) state_topic: Option<TopicName>,
+    pub(super) command_topic: Option<TopicName>,
+    pub(super) reply_topic: Option<TopicName>,
     #[serde(default)]
     pub(super) merge: bool,
 }
 
 impl Binding {
     pub(super) fn without_topics(name: BindingName) -> Self {
-        Self {
-            name: Parsed(name),
-            state_topic: None,
-            command_topic: None,
-            reply_topic: None,
-            merge: false,
-        }
+        Self { name, state_topic: None, command_topic: None, reply_topic: None, merge: false }
     }
 }
 
 fn bindings<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Binding>, D::Error> {
     let bindings: Vec<Binding> = objects(deserializer)?;
     let mut names = BTreeSet::new();
-    match bindings.iter().all(|binding| names.insert(binding.name.0.as_str())) {
+    match bindings.iter().all(|binding| names.insert(binding.name.as_str())) {
         true => Ok(bindings),
         false => Err(serde::de::Error::custom("must not have two bindings of one name")),
     }
@@ -359,19 +319,8 @@ fn bindings<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Binding>, 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Grant {
-    #[serde(deserialize_with = "action", serialize_with = "action_word")]
     pub(super) action: Action,
-    pub(super) topic_filter: Parsed<TopicFilter>,
-}
-
-fn action<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Action, D::Error> {
-    let actions = [Action::Publish, Action::Subscribe];
-    let read = |text: &str| actions.into_iter().find(|action| action.word() == text);
-    word(deserializer, read, "publish or subscribe")
-}
-
-fn action_word<S: Serializer>(it: &Action, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(it.word())
+    pub(super) topic_filter: TopicFilter,
 }
 
 /// A credential, as the table has it.
@@ -404,9 +353,13 @@ impl Credential {
 }
 
 fn credential_kind<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    let kinds = ["secret", "password", "imported", "token", "certificate"];
-    let read = |text: &str| kinds.contains(&text).then(|| text.to_owned());
-    word(deserializer, read, "secret, password, imported, token or certificate")
+    let kind = String::deserialize(deserializer)?;
+    match kind.as_str() {
+        "secret" | "password" | "imported" | "token" | "certificate" => Ok(kind),
+        _ => Err(serde::de::Error::custom(
+            "must be secret, password, imported, token or certificate",
+        )),
+    }
 }
 
 fn hash<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
@@ -426,12 +379,12 @@ fn hash<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D:
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
-    pub(super) name: Parsed<RuleName>,
-    pub(super) capability: Parsed<CapabilityName>,
+    pub(super) name: RuleName,
+    pub(super) capability: CapabilityName,
     /// As it is written: the same selector has several forms.
     #[serde(default = "every_device", deserialize_with = "selector")]
     pub(super) selector: Value,
-    #[serde(default = "all", deserialize_with = "strategy", serialize_with = "strategy_word")]
+    #[serde(default = "all")]
     pub(super) strategy: Strategy,
     #[serde(default)]
     pub(super) priority: i32,
@@ -451,14 +404,6 @@ fn selector<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Value, D::Erro
 
 fn all() -> Strategy {
     Strategy::All
-}
-
-fn strategy<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Strategy, D::Error> {
-    word(deserializer, Strategy::of_word, "all, any or first")
-}
-
-fn strategy_word<S: Serializer>(it: &Strategy, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(it.word())
 }
 
 #[cfg(test)]

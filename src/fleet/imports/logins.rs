@@ -10,7 +10,7 @@ use super::line::{Credential, Item};
 use crate::domain::foreign_hash::ForeignHash;
 use crate::domain::name::DeviceName;
 use crate::domain::password_hash::{Cost, HashMemory, hash_password};
-use crate::fleet::credentials::NewCredential;
+use crate::fleet::credentials::generate_secret;
 use crate::secret::{Secret, random_bytes};
 
 /// Hashes the passwords of some entries, on all cores, and makes the secrets that they ask for. What was made is told, with
@@ -42,11 +42,9 @@ fn hash_login(entry: &mut Entry) -> Option<(DeviceName, Secret)> {
             None
         }
         Login::Generate => {
-            let (secret, credential) = NewCredential::generate();
-            if let NewCredential::Secret { hash } = credential {
-                device.add_credential("secret", hash);
-            }
-            Some((device.name.0.clone(), secret))
+            let (secret, hash) = generate_secret();
+            device.add_credential("secret", hash);
+            Some((device.name.clone(), secret))
         }
     }
 }

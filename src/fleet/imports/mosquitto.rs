@@ -1,7 +1,7 @@
 //! Files of mosquitto, and of what took over their form: mosquitto-go-auth, VerneMQ, `htpasswd`.
 
 use super::acl::{Acl, Rank, Right, Rule, Writing};
-use super::foreign::{Entry, Foreign, User, wrong_at};
+use super::foreign::{Entry, Foreign, User};
 use super::hashes::{SaltEncoding, of_password_file};
 use super::line::LineError;
 
@@ -27,10 +27,12 @@ impl PasswordFile {
             return Ok(None);
         }
         let Some((name, hash)) = text.split_once(':') else {
-            return Err(wrong_at(1, "has no colon; write name:hash, or begin a comment with #"));
+            return Err(LineError::whole(
+                "has no colon; write name:hash, or begin a comment with #",
+            ));
         };
-        let credential =
-            of_password_file(hash, self.salts).map_err(|why| wrong_at(name.len() + 2, why))?;
+        let credential = of_password_file(hash, self.salts)
+            .map_err(|why| LineError::at(name.len() + 2, "", why))?;
         let user = User { name, client_id: None, credential, enabled: true, is_superuser: false };
         self.foreign.entry(user).map(Some)
     }
@@ -141,7 +143,7 @@ mod tests {
     fn grants(acl: &mut Acl, user: &str) -> (Vec<String>, Vec<String>) {
         let (grants, left_out) = acl.grants(Who { user, client_id: Some(user) });
         let text =
-            |it: &super::super::line::Grant| format!("{} {}", it.action.word(), it.topic_filter.0);
+            |it: &super::super::line::Grant| format!("{} {}", it.action.word(), it.topic_filter);
         (grants.iter().map(text).collect(), left_out)
     }
 

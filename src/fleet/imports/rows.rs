@@ -133,11 +133,11 @@ pub(super) trait Named: Serialize {
 
 impl Named for Capability {
     fn name(&self) -> &str {
-        self.name.0.as_str()
+        self.name.as_str()
     }
 
     fn thing(&self) -> Thing {
-        Thing::Capability(self.name.0.clone())
+        Thing::Capability(self.name.clone())
     }
 
     const TAKEN: Rule = Rule::CapabilityExists;
@@ -145,11 +145,11 @@ impl Named for Capability {
 
 impl Named for Device {
     fn name(&self) -> &str {
-        self.name.0.as_str()
+        self.name.as_str()
     }
 
     fn thing(&self) -> Thing {
-        Thing::Device(self.name.0.clone())
+        Thing::Device(self.name.clone())
     }
 
     const TAKEN: Rule = Rule::NameTaken;
@@ -157,11 +157,11 @@ impl Named for Device {
 
 impl Named for line::Rule {
     fn name(&self) -> &str {
-        self.name.0.as_str()
+        self.name.as_str()
     }
 
     fn thing(&self) -> Thing {
-        Thing::Rule(self.name.0.to_string())
+        Thing::Rule(self.name.to_string())
     }
 
     const TAKEN: Rule = Rule::RuleExists;

@@ -8,10 +8,9 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::access::Caller;
-use super::body::Parameters;
+use super::body::{Parameters, query_value};
 use super::problem::Problems;
 use super::{Api, InPart, Problem, Read, page};
-use crate::domain::name::DeviceName;
 use crate::fleet::audit::{self, AuditFilter, AuditRow};
 
 pub(super) fn register(service: &mut ServiceConfig<'_>) {
@@ -59,8 +58,7 @@ async fn list_audit(
     api: Data<Api>,
 ) -> Result<Json<AuditPage>, Problem> {
     let limit = page::limit(query.limit)?;
-    let device = query.device.map(|name| name.parse::<DeviceName>()).transpose();
-    let device = device.map_err(|why| Problem::query(format!("device {why}")))?;
+    let device = query_value("device", query.device.as_deref())?;
     if query.actor.as_ref().is_some_and(|actor| actor.contains('\0')) {
         return Err(Problem::query("actor contains U+0000"));
     }

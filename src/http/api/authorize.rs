@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::access::Caller;
-use super::body::{Body, Checks};
+use super::body::{Body, one};
 use super::problem::Problems;
 use super::{Api, InPart, Problem, Read};
 use crate::authz::{self, AccessRequest, explain};
@@ -77,10 +77,7 @@ async fn authorize(
     Body(question): Body<Question>,
     api: Data<Api>,
 ) -> Result<Json<Answer>, Problem> {
-    let mut checks = Checks::default();
-    let name = checks.value("/device", &question.device);
-    checks.end()?;
-    let Some(name) = name else { return Err(Problem::failed()) };
+    let name = one("/device", &question.device)?;
     if !caller.part().is_whole() {
         api.see_device(&caller, &name, async |_| Ok(())).await?;
     }

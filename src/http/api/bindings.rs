@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::access::Caller;
-use super::body::{Body, Checks, Patch};
+use super::body::{Body, Checks, Patch, one};
 use super::capabilities::without;
 use super::devices::device_name;
 use super::etag::Conditions;
@@ -162,11 +162,7 @@ async fn put_binding(
 ) -> Result<HttpResponse, Problem> {
     let (device, binding) = path.into_inner();
     let device = device_name(&device)?;
-    let mut checks = Checks::default();
-    let name: Option<BindingName> = checks.value("", &binding);
-    checks.end()?;
-    let Some(name) = name else { return Err(Problem::failed()) };
-    let wanted = document.check(name)?;
+    let wanted = document.check(one("", &binding)?)?;
     let only_new = Conditions::of(&request).only_new();
     let conditions = Conditions::of_device(&request);
     let done = api.change_device(&caller, &device, &conditions, async |transaction, part| {

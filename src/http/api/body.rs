@@ -16,12 +16,12 @@ use futures_util::StreamExt;
 use futures_util::future::{Ready, ready};
 use serde::de::{DeserializeOwned, Deserializer};
 use serde_json::{Map, Value};
-use serde_path_to_error::Segment;
 use tokio::time::timeout;
 
 use super::Problem;
 use super::problem::Wrong;
 use crate::domain::json_object::Object;
+use crate::domain::json_pointer;
 use crate::http::connections::ActiveRequest;
 
 /// Largest body in bytes.
@@ -71,7 +71,7 @@ impl FromRequest for Patch {
                     Ok(Self::Members(members))
                 }
                 Value::Object(_) => Ok(Self::Merge(patch)),
-                _ => Err(whole("must be a JSON object")),
+                _ => Err(wrong("", "must be a JSON object")),
             }
         })
     }
@@ -143,23 +143,15 @@ fn at_place<T>(
     parsed: Result<T, serde_path_to_error::Error<serde_json::Error>>,
 ) -> Result<T, Problem> {
     parsed.map_err(|error| {
-        let pointer = error.path().iter().filter_map(step).collect::<String>();
+        let pointer = json_pointer::of_path(error.path());
         let error = error.into_inner();
         if !error.is_data() {
             return not_json(&error);
         }
         let text = error.to_string();
         let detail = text.split(" at line ").next().unwrap_or_default().to_owned();
-        Problem::wrong(vec![Wrong::at(pointer, detail)])
+        wrong(pointer, detail)
     })
-}
-
-fn step(segment: &Segment) -> Option<String> {
-    match segment {
-        Segment::Seq { index } => Some(format!("/{index}")),
-        Segment::Map { key } => Some(format!("/{}", key.replace('~', "~0").replace('/', "~1"))),
-        Segment::Enum { .. } | Segment::Unknown => None,
-    }
 }
 
 fn not_json(error: &serde_json::Error) -> Problem {
@@ -167,8 +159,17 @@ fn not_json(error: &serde_json::Error) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, "not_json", detail)
 }
 
-fn whole(detail: &str) -> Problem {
-    Problem::wrong(vec![Wrong::at("", detail)])
+/// One member is wrong, or the body as a whole.
+pub(super) fn wrong(pointer: impl Into<String>, detail: impl Into<String>) -> Problem {
+    Problem::wrong(vec![Wrong::at(pointer, detail)])
+}
+
+/// Reads the only member that is checked here.
+///
+/// # Errors
+/// It is wrong.
+pub(super) fn one<T: FromStr<Err: Display>>(pointer: &str, text: &str) -> Result<T, Problem> {
+    text.parse().map_err(|why: T::Err| wrong(pointer, why.to_string()))
 }
 
 /// What a body says that it is.
@@ -247,6 +248,18 @@ impl<T: DeserializeOwned> FromRequest for Parameters<T> {
             Err(error) => Err(Problem::query(format!("the query is not understood: {error}"))),
         })
     }
+}
+
+/// Reads a parameter behind `?`, if it is given.
+///
+/// # Errors
+/// It is wrong.
+pub(super) fn query_value<T: FromStr<Err: Display>>(
+    name: &str,
+    text: Option<&str>,
+) -> Result<Option<T>, Problem> {
+    let value = text.map(str::parse).transpose();
+    value.map_err(|why: T::Err| Problem::query(format!("{name} {why}")))
 }
 
 /// Reads members as the types that hold only what is valid, and notes all that are wrong.

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::access::Caller;
-use super::body::{Body, Checks, Patch};
+use super::body::{Body, Checks, Patch, one};
 use super::etag::Conditions;
 use super::problem::Problems;
 use super::{Api, Devices, InPart, Problem, Read};
@@ -32,12 +32,13 @@ pub(super) fn register(service: &mut ServiceConfig<'_>) {
 }
 
 /// What makes a command succeed.
-#[derive(Clone, Copy, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Confirm {
     /// EMQX had a subscriber for it.
     Sent,
     /// The device acknowledged it.
+    #[default]
     Delivered,
     /// The device then reported what it was told to be.
     State,
@@ -54,10 +55,6 @@ impl From<Confirm> for Confirmation {
             Confirm::Reply => Self::Reply,
         }
     }
-}
-
-fn delivered() -> Confirm {
-    Confirm::Delivered
 }
 
 fn sixty() -> u32 {
@@ -82,7 +79,7 @@ struct CapabilityDocument {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     command_schema: Option<Value>,
     /// What makes its commands succeed.
-    #[serde(default = "delivered")]
+    #[serde(default)]
     confirm: Confirm,
     /// Seconds until one expires unless it says otherwise: 1 to 30 days.
     #[serde(default = "sixty")]
@@ -204,10 +201,7 @@ async fn put_capability(
     request: HttpRequest,
     api: Data<Api>,
 ) -> Result<HttpResponse, Problem> {
-    let mut checks = Checks::default();
-    let name: Option<CapabilityName> = checks.value("", &path.0);
-    checks.end()?;
-    let Some(name) = name else { return Err(Problem::failed()) };
+    let name: CapabilityName = one("", &path.0)?;
     let wanted = document.check(&name)?;
     let done = api.change(&caller, async |transaction| {
         match capabilities::lock(transaction, &name).await {

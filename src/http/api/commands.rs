@@ -14,7 +14,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::access::Caller;
-use super::body::{Body, Checks, Parameters};
+use super::body::{Body, Checks, Parameters, one, query_value};
 use super::capabilities::Confirm;
 use super::problem::Problems;
 use super::rules::selector;
@@ -153,8 +153,7 @@ async fn list_commands(
     let limit = page::limit(query.limit)?;
     let after = page::after(query.after.as_deref())?.map(|after| ListPlace::read(&after));
     let after = after.map(|after| after.ok_or_else(page::not_next)).transpose()?;
-    let device = query.device.map(|name| name.parse::<DeviceName>()).transpose();
-    let device = device.map_err(|why| Problem::query(format!("device {why}")))?;
+    let device = query_value("device", query.device.as_deref())?;
     let found = api.see(&caller, async |fleet, part| {
         commands::list(fleet, part, device.as_ref(), after.as_ref(), limit).await
     });
@@ -337,10 +336,7 @@ struct PauseDocument {
 
 impl PauseDocument {
     fn check(&self) -> Result<Option<CapabilityName>, Problem> {
-        let mut checks = Checks::default();
-        let name = checks.optional("/capability", self.capability.as_deref());
-        checks.end()?;
-        Ok(name)
+        self.capability.as_deref().map(|name| one("/capability", name)).transpose()
     }
 }
 

@@ -14,7 +14,7 @@ use super::devices::device_name;
 use super::etag::Conditions;
 use super::problem::Problems;
 use super::{Api, Credentials, InPart, Problem, Read, page};
-use crate::domain::credential::{CertificateUse, CredentialId};
+use crate::domain::credential::CredentialId;
 use crate::fleet::Part;
 use crate::fleet::credentials::{
     self, CredentialRow, ForeignCredential, NewCredential, Revocation, Terms,
@@ -225,8 +225,7 @@ pub(super) async fn make(
             Ok((None, api.hashing.hash(password, allow_weak).await?))
         }
         (Kind::Certificate, _, Some(common_name)) => {
-            let required = if required { CertificateUse::Required } else { CertificateUse::Alone };
-            Ok((None, NewCredential::Certificate { common_name, required }))
+            Ok((None, NewCredential::certificate(common_name, required)))
         }
         _ => {
             let (secret, credential) = NewCredential::generate();

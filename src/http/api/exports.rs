@@ -25,14 +25,12 @@ use super::{Api, InPart, Problem, REQUEST_TIMEOUT, Read};
 use crate::domain::api_token::Scope;
 use crate::fleet::api_tokens::ApiToken;
 use crate::fleet::exports::{self, Export};
+use crate::fleet::wire::LEFT_OUT;
 use crate::http::connections::ActiveRequest;
 use crate::logging::log_throttled;
 
 /// Longest time of an export. While its transaction is open PostgreSQL cannot clean up behind presence and reports.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(300);
-
-/// How many credentials an answer leaves out.
-const LEFT_OUT: &str = "fleetgate-credentials-left-out";
 
 pub(super) fn register(service: &mut ServiceConfig<'_>) {
     service.service(export);

@@ -8,13 +8,12 @@ use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::access::Caller;
 use super::authorize::Action;
-use super::body::{Body, Checks};
+use super::body::{Body, one};
 use super::devices::device_name;
 use super::etag::Conditions;
 use super::problem::Problems;
 use super::{Api, Devices, InPart, Problem, Read, lock_device};
 use crate::domain::acl;
-use crate::domain::topic::TopicFilter;
 use crate::fleet::error::{FleetError, Thing};
 use crate::fleet::grants::{self, GrantRow};
 use crate::fleet::{Added, Part};
@@ -72,10 +71,7 @@ async fn add_grant(
     api: Data<Api>,
 ) -> Result<HttpResponse, Problem> {
     let name = device_name(&path.0)?;
-    let mut checks = Checks::default();
-    let filter: Option<TopicFilter> = checks.value("/topic_filter", &document.topic_filter);
-    checks.end()?;
-    let Some(filter) = filter else { return Err(Problem::failed()) };
+    let filter = one("/topic_filter", &document.topic_filter)?;
     let action = acl::Action::from(document.action);
     let conditions = Conditions::of_device(&request);
     let added = api.change(&caller, async |transaction| {

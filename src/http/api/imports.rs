@@ -29,14 +29,13 @@ use crate::fleet::error::{Rule, Thing};
 use crate::fleet::imports::{
     self, CHUNK_BYTES, CHUNK_LINES, Counts, Item, MAX_LINE_BYTES, UnknownColumn,
 };
+use crate::fleet::wire::MAX_TRIED_BYTES;
 use crate::http::connections::ActiveRequest;
 use crate::registry::error::RegistryError;
 use crate::registry::session::statements_may_take;
 
 /// Most bytes of an import.
 const MAX_BYTES: usize = 256 * 1024 * 1024;
-/// Most bytes of a dry run, which are held in memory.
-const MAX_TRIED_BYTES: usize = 16 * 1024 * 1024;
 /// Longest time of an import.
 const IMPORT_TIMEOUT: Duration = Duration::from_secs(600);
 /// Longest time until more of the body comes.

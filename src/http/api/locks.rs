@@ -7,7 +7,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::access::Caller;
-use super::body::Parameters;
+use super::body::{Parameters, query_value};
 use super::problem::Problems;
 use super::{Api, Credentials, Problem, Read};
 use crate::domain::address::AddressRange;
@@ -29,10 +29,8 @@ struct ListQuery {
 }
 
 fn scope(name: Option<&str>, address: Option<&str>) -> Result<LockScope, Problem> {
-    let name = name.map(str::parse::<DeviceName>).transpose();
-    let name = name.map_err(|why| Problem::query(format!("name {why}")))?;
-    let address = address.map(str::parse::<AddressRange>).transpose();
-    let address = address.map_err(|why| Problem::query(format!("address {why}")))?;
+    let name: Option<DeviceName> = query_value("name", name)?;
+    let address: Option<AddressRange> = query_value("address", address)?;
     Ok(LockScope { name, address: address.map(|range| range.0) })
 }
 

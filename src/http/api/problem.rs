@@ -14,12 +14,10 @@ use super::allow;
 use crate::fleet::FleetError;
 use crate::fleet::error::{ErrorKind, Field, Rule, Thing};
 use crate::fleet::imports::Counts;
+use crate::fleet::wire::PROBLEM;
 use crate::logging::log_throttled;
 use crate::registry::cache::CacheError;
 use crate::wording;
-
-/// What every problem's type begins with.
-const TYPE: &str = "urn:fleetgate:problem:";
 
 /// Why a request was not done.
 #[derive(Debug)]
@@ -263,7 +261,7 @@ impl Problem {
     pub(super) fn answer(&self, request_id: &str) -> HttpResponse {
         let import = self.import.as_deref();
         let document = Document {
-            r#type: format!("{TYPE}{}", self.word),
+            r#type: format!("{PROBLEM}{}", self.word),
             title: self.status.canonical_reason().unwrap_or("Error"),
             status: self.status.as_u16(),
             detail: &self.detail,

@@ -8,7 +8,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::access::Caller;
-use super::body::{Body, Checks, Parameters, Patch};
+use super::body::{Body, Checks, Parameters, Patch, one, query_value, wrong};
 use super::capabilities::without;
 use super::etag::Conditions;
 use super::problem::Problems;
@@ -147,8 +147,7 @@ async fn list_rules(
     Parameters(query): Parameters<ListQuery>,
     api: Data<Api>,
 ) -> Result<Json<Vec<RuleRow>>, Problem> {
-    let capability = query.capability.map(|name| name.parse::<CapabilityName>()).transpose();
-    let capability = capability.map_err(|why| Problem::query(format!("capability {why}")))?;
+    let capability = query_value("capability", query.capability.as_deref())?;
     Ok(Json(
         api.read(&caller, async |client| rules::list(client, capability.as_ref()).await).await?,
     ))
@@ -206,10 +205,7 @@ async fn put_rule(
     request: HttpRequest,
     api: Data<Api>,
 ) -> Result<HttpResponse, Problem> {
-    let mut checks = Checks::default();
-    let name: Option<RuleName> = checks.value("", &path.0);
-    checks.end()?;
-    let Some(name) = name else { return Err(Problem::failed()) };
+    let name: RuleName = one("", &path.0)?;
     let wanted = document.check()?;
     let done = api.change(&caller, async |transaction| {
         match rules::lock(transaction, &name).await {
@@ -242,9 +238,8 @@ async fn set(
     wanted: Wanted,
 ) -> Result<RuleRow, super::Refusal> {
     if wanted.capability.as_str() != capability {
-        let mut checks = Checks::default();
-        checks.add("/capability", format!("is \"{capability}\" and stays so; make another rule"));
-        checks.end()?;
+        let why = format!("is \"{capability}\" and stays so; make another rule");
+        return Err(wrong("/capability", why).into());
     }
     let change = RuleChange {
         selector: Some(wanted.selector),

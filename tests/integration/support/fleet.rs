@@ -2,7 +2,7 @@
 //! somebody in `psql` does.
 
 use fleetgate::domain::acl::Action;
-use fleetgate::domain::credential::{CertificateUse, CredentialId};
+use fleetgate::domain::credential::CredentialId;
 use fleetgate::domain::name::BindingName;
 use fleetgate::domain::password_hash::{Cost, hash_password};
 use fleetgate::fleet::bindings::{self, NewBinding};
@@ -110,20 +110,13 @@ impl Fleet {
     }
 
     /// Gives a device a `secret` or `password` with this stored hash.
-    pub(crate) async fn hash(&self, name: &str, kind: &str, hash: &str) -> &Self {
-        let hash = hash.to_owned();
-        let credential = match kind {
-            "secret" => NewCredential::Secret { hash },
-            "password" => NewCredential::Password { hash },
-            other => panic!("{other}"),
-        };
-        self.credential(name, &credential).await
+    pub(crate) async fn hash(&self, name: &str, kind: &'static str, hash: &str) -> &Self {
+        self.credential(name, &NewCredential::hashed(kind, hash.to_owned())).await
     }
 
     pub(crate) async fn certificate(&self, name: &str, common_name: &str, required: bool) -> &Self {
-        let required = if required { CertificateUse::Required } else { CertificateUse::Alone };
-        let common_name = common_name.to_owned();
-        self.credential(name, &NewCredential::Certificate { common_name, required }).await
+        let credential = NewCredential::certificate(common_name.to_owned(), required);
+        self.credential(name, &credential).await
     }
 
     async fn credential(&self, name: &str, credential: &NewCredential) -> &Self {

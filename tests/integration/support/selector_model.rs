@@ -6,9 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use serde_json::{Number, Value};
 
+use fleetgate::domain::json_pointer::Pointer;
 use fleetgate::domain::selector::{
-    Age, Comparison, Pointer, Scalar, Seen, Selector, Test, TextCheck, TextField, TextTest,
-    ValueCheck, ValueTest, array_index,
+    Age, Comparison, Scalar, Seen, Selector, Test, TextCheck, TextField, TextTest, ValueCheck,
+    ValueTest, array_index,
 };
 
 /// What is known of a device.
